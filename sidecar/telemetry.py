@@ -1,0 +1,70 @@
+"""What the sidecar knows about itself: counters and health, one place, read by every outlet.
+
+Given: increments from the intake, journal, collectors and sinks. Hands on: plain structs.
+Never: computes a rate, blocks, or forgets a loss.
+
+Each field has one writer thread; readers take whatever is there (ints and strings are replaced whole).
+"""
+
+from collections import Counter
+
+import msgspec
+
+
+class SinkHealth(msgspec.Struct):
+    state: str = "starting"
+    """starting | ok | offline | paused | failing | disabled"""
+    reason: str | None = None
+    """Why it is not simply ok, in one line, with the remedy."""
+    url: str | None = None
+    delivered_rows: int = 0
+    lag_events: int = 0
+    """Journal rows not yet delivered."""
+    lag_seconds: float | None = None
+    """Age of the oldest journal row not yet delivered; None when there is none."""
+    failures_total: int = 0
+    restarts_total: int = 0
+    dead_letters_total: int = 0
+    last_success_ns: int | None = None
+    latency_seconds: list[float] = []
+    """Latest event-to-delivered times, newest last, at most 512: source of p50 and p99."""
+
+
+class CollectorHealth(msgspec.Struct):
+    success: bool = False
+    duration_seconds: float = 0.0
+    reason: str | None = None
+    last_success_ns: int | None = None
+
+
+class JournalHealth(msgspec.Struct):
+    state: str = "ok"
+    """ok | full (no space: trainers hold their events) | failing"""
+    reason: str | None = None
+    bytes: int = 0
+    commits_total: int = 0
+    commit_failures_total: int = 0
+
+
+class Telemetry(msgspec.Struct):
+    started_ns: int = 0
+    version: str = ""
+    pid: int = 0
+    data_dir: str = ""
+    http_url: str | None = None
+    events_endpoint: str = ""
+    events_total: int = 0
+    frames_total: int = 0
+    duplicates_total: int = 0
+    events_lost_total: Counter[str] = msgspec.field(default_factory=Counter)
+    """Declared losses by reason: ring_overwritten, journal_cap, client_rejected, ..."""
+    frames_rejected_total: Counter[str] = msgspec.field(default_factory=Counter)
+    """Messages refused at the border, by reason."""
+    streams: int = 0
+    rings_recovered_total: int = 0
+    rings_refused_total: Counter[str] = msgspec.field(default_factory=Counter)
+    intake_latency_seconds: list[float] = msgspec.field(default_factory=list)
+    """Latest emit-to-committed times, newest last, at most 512."""
+    journal: JournalHealth = msgspec.field(default_factory=JournalHealth)
+    sinks: dict[str, SinkHealth] = msgspec.field(default_factory=dict)
+    collectors: dict[str, CollectorHealth] = msgspec.field(default_factory=dict)
