@@ -1,0 +1,60 @@
+"""What a person did wrong or must know, as a cause and a remedy; and the exit codes that tell scripts the same.
+
+Given: a sentence each. Hands on: an exception the command line prints as two lines.
+Never: carries a traceback to the user, or a secret.
+"""
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of every ``sidecar`` command; ``run`` returns its command's own code once that has started."""
+
+    OK = 0
+    WARNINGS = 1
+    """``doctor``: works, with warnings."""
+    ERRORS = 2
+    """``doctor``: something is broken."""
+    USAGE = 2
+    """Unknown option, bad value, bad configuration file."""
+    NO_DATA = 3
+    """No run, no such run, or no sidecar to ask."""
+    FAILED = 70
+    """The sidecar could not start, or stopped by itself, for a reason of its own."""
+    NOT_WRITABLE = 71
+    """The data or runtime directory cannot be written."""
+    BUSY = 72
+    """Another sidecar owns the data directory or the endpoint."""
+    PORT = 73
+    """No port could be bound."""
+    NO_START = 74
+    """The sidecar did not get ready in time."""
+    MISSING = 75
+    """A package that this command needs is not installed."""
+    NOT_EXECUTABLE = 76
+    """The command after ``--`` exists but cannot be executed."""
+    NOT_FOUND = 77
+    """The command after ``--`` does not exist."""
+
+
+class UserError(Exception):
+    """Something its reader can put right: one line of cause, one line of remedy, a documented exit code."""
+
+    def __init__(self, cause: str, remedy: str = "", exit_code: int = Exit.USAGE) -> None:
+        super().__init__(cause)
+        self.cause = one_line(cause)
+        self.remedy = one_line(remedy)
+        self.exit_code = int(exit_code)
+
+    def __str__(self) -> str:
+        """The two lines a terminal shows; the second is absent when there is no remedy."""
+        lines = [f"error: {self.cause}"]
+        if self.remedy:
+            lines.append(f"fix: {self.remedy}")
+        return "\n".join(lines)
+
+
+def one_line(text: str) -> str:
+    """``text`` with every run of white space made one blank, and control characters made visible."""
+    joined = " ".join(text.split())
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in joined)
