@@ -1,0 +1,70 @@
+"""The entry point: pick the stage, hand it the remaining words, turn a UserError into two lines.
+
+    python -m trainer pretrain --steps 300
+    torchrun --nproc_per_node=2 -m trainer pretrain
+
+Given: the command line. Hands on: an exit code (0 done, 2 wrong usage or input, 130 interrupted).
+Never: imports torch before the command is known to make sense.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from trainer.config import Config, parse
+from trainer.errors import UserError
+
+
+
+class Stage(NamedTuple):
+    run: str
+    """Where its ``run(config)`` lives, as "module:function"."""
+    config: type[Config]
+    what: str
+
+
+STAGES = {
+    "pretrain": Stage("trainer.stages.pretrain:run", Config, "a small GPT learns plain text from nothing"),
+}
+"""Command -> stage. Importing this table loads neither torch nor a stage."""
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def usage() -> str:
+    stages = "\n".join(f"  {name:<10} {stage.what}" for name, stage in STAGES.items())
+    return f"usage: python -m trainer STAGE [flags]\n\nstages:\n{stages}\n\nflags of one stage: python -m trainer STAGE --help"
+
+
+def run_stage(arguments: Sequence[str]) -> None:
+    """Run the stage named by the first word. Raises UserError if there is no such stage."""
+    name = arguments[0]
+    if name not in STAGES:
+        raise UserError(f"there is no stage called {name!r}", f"choose one of: {', '.join(STAGES)}")
+    config = parse(STAGES[name].config, name, arguments[1:])
+    module, function = STAGES[name].run.split(":")
+    getattr(importlib.import_module(module), function)(config)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage(), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else EXIT_USAGE
+    try:
+        run_stage(arguments)
+    except UserError as error:
+        if int(os.environ.get("RANK", 0)) == 0:  # Under torchrun every rank meets the same error: say it once.
+            print(f"trainer: {error.cause}\n  try: {error.remedy}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("trainer: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

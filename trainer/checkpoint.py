@@ -1,0 +1,91 @@
+"""All that a run needs to go on as if it had never stopped, in one file that is either whole or not there.
+
+    python -m trainer pretrain --out runs/a --checkpoint_freq 100
+    python -m trainer pretrain --out runs/a --resume runs/a
+
+Given: model, optimizer, positions. Hands on: FOLDER/checkpoint_000300.pt.
+Never: leaves half a file (written aside, synced, renamed), nor runs code from one (loaded with weights_only).
+"""
+
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.distributed import World
+from trainer.errors import UserError
+
+FORMAT = 1
+
+
+def path_for(folder: str | Path, step: int) -> Path:
+    return Path(folder) / f"checkpoint_{step:06d}.pt"
+
+
+def save(path: Path, state: dict[str, Any]) -> int:
+    """Write atomically; the number of bytes. Raises OSError if the disk will not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".checkpoint_", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+    return path.stat().st_size
+
+
+def load(where: str) -> dict[str, Any]:
+    """The checkpoint at ``where``, or the newest in that folder, on the CPU. Raises UserError."""
+    path = Path(where)
+    if path.is_dir():
+        path = max(path.glob("checkpoint_*.pt"), default=path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {where}", "give --resume a checkpoint_*.pt, or a folder that holds one")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is not a checkpoint that can be read", "resume from an earlier one in the same folder") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"{path} is not a checkpoint of this version of the trainer", "resume from one that it wrote")
+    return state
+
+
+def check_matches(state: dict[str, Any], expected: dict[str, Any], where: str) -> None:
+    """Raises UserError if the checkpoint is of another model, data or number of ranks than this run."""
+    for key, value in expected.items():
+        if state.get(key) != value:
+            raise UserError(
+                f"{where} was written with {key} = {state.get(key)}, this run has {value}",
+                "resume with the flags and the number of ranks the run was started with",
+            )
+
+
+def random_state(world: World) -> dict[str, list[torch.Tensor]]:
+    """Every rank's random numbers; all ranks must call this together."""
+    state = {"cpu": world.gather(torch.get_rng_state())}
+    if world.device.type == "cuda":
+        state["cuda"] = world.gather(torch.cuda.get_rng_state(world.device))
+    return state
+
+
+def restore_random_state(state: dict[str, list[torch.Tensor]], world: World) -> None:
+    torch.set_rng_state(state["cpu"][world.rank])
+    if world.device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"][world.rank], world.device)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The rename itself must survive a power cut as well."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,56 @@
+"""What a person sees while it trains: plain lines, from the main rank only.
+
+    Epoch:[1/1](10/300) loss:4.2170 lr:0.00066667 grad_norm:1.0312 tokens/s:21504 MFU:31.20% epoch_Time:0.02min ETA:0.5min
+    Step 75: val_loss=2.9120, val_ppl=18.39
+
+Given: numbers, None for the unknown, which prints as "-". Never: writes control characters.
+"""
+
+import sys
+from typing import TextIO
+
+QUIET, NORMAL, VERBOSE = 0, 1, 2
+
+
+class Console:
+    def __init__(self, *, is_main: bool = True, level: int = NORMAL, stream: TextIO | None = None) -> None:
+        self.level = level if is_main else QUIET - 1
+        self._stream = stream or sys.stdout
+
+    def say(self, text: str, level: int = NORMAL) -> None:
+        """Print one line if the user wants to hear as much."""
+        if self.level >= level:
+            print(text, file=self._stream, flush=True)
+
+    def train(
+        self, *, epoch: int, epochs: int, step: int, iters: int, loss: float | None, lr: float, grad_norm: float | None,
+        tokens_per_second: float | None, mfu: float | None, epoch_seconds: float | None, eta_seconds: float | None,
+    ) -> None:  # fmt: skip
+        """``mfu`` is a ratio; ``step`` of ``iters`` counts within the epoch."""
+        self.say(
+            f"Epoch:[{epoch}/{epochs}]({step}/{iters}) loss:{_number(loss, '.4f')} lr:{lr:.8f} "
+            f"grad_norm:{_number(grad_norm, '.4f')} tokens/s:{_number(tokens_per_second, '.0f')} "
+            f"MFU:{_number(mfu and 100 * mfu, '.2f')}% epoch_Time:{_number(_minutes(epoch_seconds), '.2f')}min "
+            f"ETA:{_number(_minutes(eta_seconds), '.2f')}min"
+        )
+
+    def validation(self, step: int, numbers: dict[str, float]) -> None:
+        loss, perplexity = numbers.get("val/loss"), numbers.get("val/perplexity")
+        self.say(f"Step {step}: val_loss={_number(loss, '.4f')}, val_ppl={_number(perplexity, '.2f')}")
+
+    def samples(self, texts: dict[str, str]) -> None:
+        for text in texts.values():
+            self.say(f"  sample: {printable(text)}")
+
+
+def printable(text: str) -> str:
+    """Model output on one line, with nothing in it that a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _minutes(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds / 60

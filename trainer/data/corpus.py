@@ -1,0 +1,41 @@
+"""A corpus: named documents in two halves that share no file.
+
+Given: files (or rows) by name. Hands on: which of them are for training and which for validation.
+The choice depends on the names alone: the same on every machine and rank, whatever order the disk lists them in.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from trainer.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    name: str
+    """As the sidecar shows it, e.g. "python-stdlib"."""
+    train: list[bytes]
+    """One UTF-8 document each."""
+    val: list[bytes]
+    skipped: int = 0
+    """Files or rows that are not text."""
+
+
+def shuffled_by_name(names: Sequence[str]) -> list[str]:
+    """A fixed order that has nothing to do with the alphabet: by checksum, so that any prefix is a fair sample."""
+    return sorted(names, key=lambda name: (zlib.crc32(name.encode("utf-8", "surrogateescape")), name))
+
+
+def split(items: Sequence[T], val_fraction: float, what: str) -> tuple[list[T], list[T]]:
+    """(train, validation): the first items become validation, at least one. Raises UserError if a half would be empty."""
+    if len(items) < 2:
+        raise UserError(
+            f"{what} has {len(items)} readable document{'s' * (len(items) != 1)}: too few to hold some back for validation",
+            "give --data at least two documents that hold text",
+        )
+    held_back = min(len(items) - 1, max(1, round(val_fraction * len(items))))
+    return list(items[held_back:]), list(items[:held_back])

@@ -1,0 +1,72 @@
+"""Plain text: the sources of this machine's Python standard library, or any folder of text files.
+
+    python -m trainer pretrain                      the standard library: code, comments, docstrings; nothing to download
+    python -m trainer pretrain --data ./my_texts    every UTF-8 file below that folder
+
+Given: a folder. Hands on: a Corpus, one document per file, split by file.
+Never: reads more than it was told to, nor follows hidden folders.
+"""
+
+import os
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from trainer.data.corpus import Corpus, shuffled_by_name, split
+from trainer.errors import UserError
+
+NOT_THE_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "encodings"})
+"""Installed packages differ from machine to machine; tests and character tables teach a language model little."""
+
+
+def standard_library(bytes_max: int, val_fraction: float) -> Corpus:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    return _read("python-stdlib", root, bytes_max, val_fraction, lambda name: name.endswith(".py"), NOT_THE_LIBRARY)
+
+
+def load(path: Path, bytes_max: int, val_fraction: float) -> Corpus:
+    """Raises UserError if ``path`` is not a readable folder with at least two text files."""
+    if not path.is_dir():
+        raise UserError(f"{path} is neither a folder nor a .parquet file", "give --data the folder that holds the file")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise UserError(f"no permission to read {path}", "change its permissions, or give --data another folder")
+    return _read(path.resolve().name or "text", path, bytes_max, val_fraction, lambda name: True, frozenset())
+
+
+def _read(
+    name: str, root: Path, bytes_max: int, val_fraction: float, wanted: Callable[[str], bool], pruned: frozenset[str]
+) -> Corpus:
+    documents: list[bytes] = []
+    bytes_read = skipped = 0
+    for relative in shuffled_by_name(list(_files(root, wanted, pruned))):
+        if bytes_read >= bytes_max:
+            break
+        document = _text_of(root / relative, bytes_max - bytes_read)
+        if document is None:
+            skipped += 1
+        elif document:
+            documents.append(document)
+            bytes_read += len(document)
+    train, val = split(documents, val_fraction, str(root))
+    return Corpus(name, train, val, skipped)
+
+
+def _files(root: Path, wanted: Callable[[str], bool], pruned: frozenset[str]) -> Iterator[str]:
+    """Relative paths of the files below ``root``."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = [f for f in folders if f not in pruned and not f.startswith(".")]
+        for file in files:
+            if wanted(file) and not file.startswith("."):
+                yield os.path.relpath(os.path.join(folder, file), root)
+
+
+def _text_of(path: Path, bytes_max: int) -> bytes | None:
+    """The file's bytes if they are UTF-8 text, cut to ``bytes_max`` (never within a character); None if they are not."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(bytes_max)
+    except OSError:
+        return None
+    text = data.decode("utf-8", errors="ignore").encode("utf-8")
+    is_text = b"\0" not in data and len(data) - len(text) < 4
+    return text if is_text else None

@@ -1,0 +1,77 @@
+"""Which rank am I, on what device, and how do ranks add up their numbers.
+
+    torchrun --nproc_per_node=2 -m trainer pretrain      (gloo on CPUs, nccl on GPUs)
+
+Given: torchrun's RANK, LOCAL_RANK and WORLD_SIZE. Hands on: a World for the length of a run.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainer.errors import UserError
+
+THREADS_MAX = 8
+"""A model that fits this trainer's defaults gains nothing from more, and the sidecar wants some air."""
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int
+    local_rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sums(self, *values: float) -> list[float]:
+        """Each value added up over all ranks, in double precision."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """One CPU tensor from every rank, in the order of ranks; the tensors must have one shape."""
+        if self.size == 1:
+            return [value]
+        mine = value.to(self.device)
+        parts = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(parts, mine)
+        return [part.cpu() for part in parts]
+
+
+@contextmanager
+def world(device: str = "auto", threads: int | None = None) -> Iterator[World]:
+    """Join the process group if there is one, and leave it at the end. Raises UserError for a device that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("there is no CUDA device here", "leave --device out, or say --device cpu")
+    on_gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"
+    rank, local_rank, size = (int(os.environ.get(name, value)) for name, value in _DEFAULTS.items())
+    place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(place)
+    torch.set_num_threads(threads or _thread_count())
+    if size > 1:
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield World(rank, local_rank, size, place)
+    finally:
+        if size > 1:
+            dist.destroy_process_group()
+
+
+_DEFAULTS = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
+
+
+def _thread_count() -> int:
+    """torch's own choice, which honours OMP_NUM_THREADS (torchrun sets it to 1), but no more than we may really use."""
+    return max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)), THREADS_MAX))

@@ -1,0 +1,13 @@
+"""The one error that users see: what is wrong in one line, what to do about it in another.
+
+Raised anywhere before training starts; ``python -m trainer`` prints both lines and exits with code 2.
+"""
+
+
+class UserError(Exception):
+    """Something the user gave us cannot work. Never used for faults of our own: those keep their traceback."""
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.remedy = remedy

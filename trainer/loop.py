@@ -1,0 +1,273 @@
+"""The training loop, the same for every stage: batch, forward, backward, step, tell the sidecar; now and then look up.
+
+Given: a Stage, the flags, this process' World. Hands on: a trained model, and every number to the sidecar.
+Never: waits for the sidecar, and never lets validation or samples change what is trained: no random number moves.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import sidecar
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainer import checkpoint, report
+from trainer.config import Config
+from trainer.console import QUIET, VERBOSE, Console
+from trainer.data.windows import Batch
+from trainer.distributed import World
+from trainer.errors import UserError
+from trainer.evaluate import evaluate
+from trainer.generate import generate_samples, sample_names, scores
+from trainer.model import GPT
+from trainer.optimizer import build_optimizer
+from trainer.pace import Pace
+from trainer.schedule import learning_rate_at, plan
+
+
+class Stage(Protocol):
+    """What a stage brings to the loop."""
+
+    name: str
+    prompts: tuple[str, ...]
+    batches_per_epoch: int
+    """Micro-batches of this rank in one pass over the data."""
+    data_facts: dict[str, Any]
+
+    def build_model(self, config: Config) -> GPT: ...
+    def next_batch(self) -> Batch: ...
+    def begin_validation(self) -> None: ...
+    def next_validation_batch(self) -> Batch: ...
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Any]]: ...
+    def state(self) -> dict[str, Any]: ...
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+def train(stage: Stage, config: Config, world: World) -> None:
+    """Everything from drawing the weights to the last checkpoint. Raises UserError before training starts."""
+    console = Console(is_main=world.is_main, level=QUIET if config.quiet else VERBOSE if config.verbose else 1)
+    loop = Loop(stage, config, world, console)
+    loop.open()
+    try:
+        loop.run_to_the_end()
+    except BaseException as error:
+        loop.close(failure=type(error).__name__)
+        raise
+    loop.close()
+
+
+class Loop:
+    def __init__(self, stage: Stage, config: Config, world: World, console: Console) -> None:
+        self.stage, self.config, self.world, self.console = stage, config, world, console
+        self.schedule = plan(config, max(1, stage.batches_per_epoch // config.grad_accum))
+        self.dtype = _dtype(config, world)
+        torch.set_float32_matmul_precision("high")
+        torch.manual_seed(config.seed)  # Every rank draws the same weights ...
+        self.model = stage.build_model(config).to(world.device)
+        torch.manual_seed(config.seed + 1 + world.rank)  # ... and its own dropout.
+        self.optimizer = build_optimizer(self.model, config, world.device)
+        self.step = 0
+        """Optimizer steps done."""
+        self.resumed_id: str | None = None
+        if config.resume:
+            self._resume(config.resume)
+        self.trained = self._wrap()
+        self.run: sidecar.Run
+
+    def open(self) -> None:
+        """Introduce ourselves to the sidecar."""
+        if self.config.out:
+            _check_writable(self.config.out)
+        facts = report.model_facts(self.model, self.config, self.world, self.dtype)
+        settings = report.run_config(self.model, self.config, self.schedule, self.stage.data_facts, self.world)
+        total = self.schedule.total_steps
+        self.run = report.begin(self.stage.name, self.config, facts, settings, total, self.resumed_id)
+        self.pace = Pace(self.schedule, facts["flops_per_token"], facts.get("peak_flops"), self.world.size, self.step)
+        if self.world.is_main:
+            self.run.log({k: v for k, v in self.stage.data_facts.items() if not isinstance(v, str)}, step=self.step)
+        self.console.say(
+            f"{self.stage.name}: {facts['params']:,} parameters, {total} steps of "
+            f"{self.config.batch_size * self.config.grad_accum * self.world.size} x {facts['seq_len']} tokens from "
+            f"{self.stage.data_facts['dataset/name']} on {facts['device_name']} ({facts['dtype']}, {self.world.size} rank(s))"
+        )
+
+    def run_to_the_end(self) -> None:
+        total = self.schedule.total_steps
+        self.trained.train()
+        while self.step < total:
+            self._train_step()
+            if self.step % self.schedule.eval_freq == 0 or self.step == total:
+                self._validate()
+            if self.step % self.schedule.generate_freq == 0 or self.step == total:
+                self._sample()
+            if self.config.out and (self.step % (self.config.checkpoint_freq or total) == 0 or self.step == total):
+                self._save(self.config.out)
+
+    def close(self, failure: str | None = None) -> None:
+        if failure is None:
+            self.console.say(self.pace.summary(), QUIET)
+            self.run.finish()
+        else:
+            self.run.finish(state="failed", reason=failure)
+
+    def _train_step(self) -> None:
+        """One optimizer step over ``grad_accum`` micro-batches, and its event."""
+        self.pace.begin()
+        lr = self._set_learning_rate()
+        losses, samples, tokens, metrics = [], 0, 0, {}
+        for micro in range(self.config.grad_accum):
+            with self.run.phase("data_wait"):
+                batch = self.stage.next_batch().to(self.world.device)
+            with self._gradients_stay_home(micro):
+                loss, metrics = self._forward_backward(batch)
+            losses.append(loss)
+            samples, tokens = samples + batch.samples, tokens + batch.tokens
+            for name, (dataset_samples, dataset_tokens) in batch.datasets.items():
+                self.run.dataset(name, samples=dataset_samples, tokens=dataset_tokens)
+        with self.run.phase("optimizer"):
+            grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        mean_loss = _number(torch.stack(losses).mean())
+        epoch = self.step / self.schedule.steps_per_epoch
+        self.run.step(
+            self.step, loss=mean_loss, learning_rate=lr, grad_norm=_number(grad_norm),
+            tokens=tokens, samples=samples, epoch=epoch, metrics=metrics,
+        )  # fmt: skip
+        self.pace.end(self.step, mean_loss, tokens)
+        if self.step % self.config.log_train_freq == 0 or self.step == self.schedule.total_steps:
+            self.console.train(lr=lr, grad_norm=float(grad_norm), **self.pace.report(self.step))
+        elif self.console.level >= VERBOSE:
+            self.console.say(f"Step {self.step}: loss={float(mean_loss):.4f}", VERBOSE)
+
+    def _forward_backward(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+        with self.run.phase("forward"), self._autocast():
+            loss, metrics = self.stage.loss(self.trained, batch)
+        with self.run.phase("backward"):
+            (loss / self.config.grad_accum).backward()
+        return loss.detach(), metrics
+
+    def _set_learning_rate(self) -> float:
+        config = self.config
+        lr = learning_rate_at(
+            self.step, self.schedule.total_steps, peak=config.learning_rate, warmup=config.warmup, min_share=config.min_lr
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _validate(self) -> None:
+        with self.run.phase("evaluation"):
+            self.stage.begin_validation()
+            next_batch, iters = self.stage.next_validation_batch, self.schedule.eval_iters
+            numbers = evaluate(self.model, next_batch, iters, self.world, self._autocast)
+        if self.world.is_main:
+            self.run.log(numbers, step=self.step)
+        self.console.validation(self.step, numbers)
+
+    def _sample(self) -> None:
+        if not self.world.is_main:
+            return
+        with self.run.phase("sampling"):
+            texts = generate_samples(self.model, self.stage.prompts, seed=self.config.seed)
+        for prompt, name in sample_names(self.stage.prompts).items():
+            self.run.text(name, texts[prompt], step=self.step)
+        self.run.log(scores([text[len(prompt) :] for prompt, text in texts.items()]), step=self.step)
+        self.console.samples(texts)
+
+    def _save(self, folder: str) -> None:
+        """A failing disk ends the run only at the last checkpoint: until then there is something to lose."""
+        randomness = checkpoint.random_state(self.world)
+        if not self.world.is_main:
+            return
+        path, start = checkpoint.path_for(folder, self.step), time.perf_counter()
+        try:
+            with self.run.phase("checkpoint"):
+                size = checkpoint.save(path, self._state(randomness))
+        except OSError as error:
+            if self.step == self.schedule.total_steps:
+                raise UserError(f"cannot write {path}: {error.strerror}", "free some space, or give --out another folder") from error
+            self.console.say(f"Step {self.step}: no checkpoint, cannot write {path}: {error.strerror}", QUIET)
+            return
+        self.run.checkpoint(self.step, seconds=time.perf_counter() - start, bytes=size, name=path.name)
+        self.console.say(f"Step {self.step}: checkpoint {path} ({size / 1e6:.1f} MB)")
+
+    def _state(self, randomness: dict[str, list[Tensor]]) -> dict[str, Any]:
+        return {
+            **self._identity(),
+            "step": self.step,
+            "run_id": self.run.id,
+            "weights": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": randomness,
+            "data": self.stage.state(),
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must share with the run that resumes it."""
+        return {
+            "stage": self.stage.name,
+            "model": dataclasses.asdict(self.model.config),
+            "dataset": {name: value for name, value in self.stage.data_facts.items()},
+            "seed": self.config.seed,
+            "batch_size": self.config.batch_size,
+            "world_size": self.world.size,
+        }
+
+    def _resume(self, where: str) -> None:
+        state = checkpoint.load(where)
+        checkpoint.check_matches(state, self._identity(), where)
+        if state["step"] >= self.schedule.total_steps:
+            raise UserError(f"{where} is already at step {state['step']} of {self.schedule.total_steps}", "give more --steps")
+        self.model.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        checkpoint.restore_random_state(state["random"], self.world)
+        self.stage.load_state(state["data"])
+        self.step, self.resumed_id = state["step"], state["run_id"]
+
+    def _wrap(self) -> nn.Module:
+        """The model as it is trained: compiled, and with gradients averaged over ranks."""
+        model: nn.Module = torch.compile(self.model) if self.config.compile else self.model  # type: ignore[assignment]
+        if self.world.size == 1:
+            return model
+        return DistributedDataParallel(model, device_ids=[self.world.local_rank] if self.world.device.type == "cuda" else None)
+
+    def _gradients_stay_home(self, micro: int) -> AbstractContextManager[Any]:
+        """Ranks average their gradients once per step, with the last micro-batch."""
+        if isinstance(self.trained, DistributedDataParallel) and micro < self.config.grad_accum - 1:
+            return self.trained.no_sync()
+        return nullcontext()
+
+    @property
+    def _autocast(self) -> Callable[[], AbstractContextManager[Any]]:
+        if self.dtype == torch.float32:
+            return nullcontext
+        return functools.partial(torch.autocast, self.world.device.type, dtype=self.dtype)
+
+
+def _dtype(config: Config, world: World) -> torch.dtype:
+    """bfloat16 where there are units for it: on GPUs. On CPUs autocast mostly costs, so it must be asked for."""
+    if config.dtype == "auto":
+        return torch.bfloat16 if world.device.type == "cuda" else torch.float32
+    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+
+
+def _number(value: Tensor) -> float | Tensor:
+    """On a CPU the number is there; on a GPU asking for it would stall the queue, so the sidecar gets the tensor."""
+    return value.item() if value.device.type == "cpu" else value
+
+
+def _check_writable(folder: str) -> None:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / ".writable").touch()
+        (Path(folder) / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}", "give --out a folder of your own") from error

@@ -1,0 +1,70 @@
+"""What the trainer tells the sidecar about itself before the first step. The only file that calls ``sidecar.init``.
+
+Given: a stage, its model and the flags. Hands on: a ``sidecar.Run``.
+"""
+
+import dataclasses
+from typing import Any
+
+import sidecar
+import torch
+
+from trainer.config import Config
+from trainer.distributed import World
+from trainer.flops import cpu_name, flops_per_token, measured_peak_flops
+from trainer.model import GPT
+from trainer.schedule import Schedule
+
+
+def model_facts(model: GPT, config: Config, world: World, dtype: torch.dtype) -> dict[str, Any]:
+    """What the sidecar needs for MFU. On a CPU the peak is measured; for a GPU the sidecar has a table."""
+    facts = {
+        "flops_per_token": flops_per_token(model),
+        "params": model.params(),
+        "trainable_params": model.trainable_params(),
+        "layers": model.config.n_layer,
+        "heads": model.config.n_head,
+        "head_dim": model.config.head_dim,
+        "seq_len": model.config.seq_len,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    if world.device.type == "cuda":
+        return {**facts, "device_name": torch.cuda.get_device_name(world.device)}
+    rows = config.batch_size * model.config.seq_len
+    peak = measured_peak_flops(rows, model.config.n_embd, dtype)
+    return {**facts, "device_name": cpu_name(), "peak_flops": peak, "peak_source": "measured"}
+
+
+def run_config(model: GPT, config: Config, schedule: Schedule, data_facts: dict[str, Any], world: World) -> dict[str, Any]:
+    """The flags as given, and the same under the documents' ``model/`` and ``hyperparams/`` names."""
+    return {
+        **{name: value for name, value in dataclasses.asdict(config).items() if value is not None},
+        **dataclasses.asdict(schedule),
+        **data_facts,
+        "world_size": world.size,
+        "threads": torch.get_num_threads(),
+        "model/name": "gpt",
+        "model/total_params": model.params(),
+        "model/trainable_params": model.trainable_params(),
+        **{f"model/{name}": value for name, value in dataclasses.asdict(model.config).items()},
+        "hyperparams/batch_size": config.batch_size,
+        "hyperparams/learning_rate": config.learning_rate,
+        "hyperparams/max_length": model.config.seq_len,
+        "hyperparams/grad_accum": config.grad_accum,
+        "hyperparams/weight_decay": config.weight_decay,
+        "hyperparams/total_steps": schedule.total_steps,
+    }
+
+
+def begin(stage: str, config: Config, facts: dict[str, Any], settings: dict[str, Any], total_steps: int, run_id: str | None) -> sidecar.Run:
+    """Open the run. ``run_id`` is that of the checkpoint we resume from, so that the curves continue."""
+    return sidecar.init(
+        project=config.project,
+        name=config.run,
+        stage=stage,
+        config=settings,
+        total_steps=total_steps,
+        model_facts=facts,
+        run_id=config.run_id or run_id,
+        entity=config.wandb_entity,
+    )

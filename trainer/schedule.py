@@ -1,0 +1,55 @@
+"""How many steps, how often to look up from training, and the learning rate at each step. Pure.
+
+Given: the flags and the number of micro-batches in one pass over the data. Hands on: a Schedule.
+"""
+
+import math
+from dataclasses import dataclass
+
+from trainer.config import Config
+
+DEFAULT_STEPS = 300
+
+
+@dataclass(frozen=True)
+class Schedule:
+    total_steps: int
+    steps_per_epoch: int
+    eval_freq: int
+    eval_iters: int
+    generate_freq: int
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the data that were begun, at least 1."""
+        return max(1, math.ceil(self.total_steps / self.steps_per_epoch))
+
+
+def plan(config: Config, steps_per_epoch: int) -> Schedule:
+    """Flags win. The documents' 500 / 100 / 1000 are for long runs: a short one looks up four times as well."""
+    if config.steps is not None:
+        total = config.steps
+    elif config.epochs is not None:
+        total = max(1, round(config.epochs * steps_per_epoch))
+    else:
+        total = DEFAULT_STEPS
+    return Schedule(
+        total_steps=total,
+        steps_per_epoch=steps_per_epoch,
+        eval_freq=config.eval_freq or min(500, math.ceil(total / 4)),
+        eval_iters=config.eval_iters or min(100, math.ceil(total / 40)),
+        generate_freq=config.generate_freq or min(1000, math.ceil(total / 2)),
+    )
+
+
+def learning_rate_at(step: int, total_steps: int, *, peak: float, warmup: float, min_share: float) -> float:
+    """Linear warm-up over ``warmup * total_steps``, then half a cosine down to ``peak * min_share`` at the last step.
+
+    ``step`` counts from 0 to total_steps - 1; the first step already moves, the last one gets exactly the floor.
+    """
+    warmup_steps = round(warmup * total_steps)
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+    return peak * (min_share + (1.0 - min_share) * cosine)

@@ -1,0 +1,25 @@
+"""Text to numbers and back: one token per UTF-8 byte, plus a few marks. Nothing to train, nothing to download.
+
+    >>> ByteTokenizer().encode("hi")
+    [104, 105]
+"""
+
+from collections.abc import Iterable
+
+BOS = 256
+"""Begins every document."""
+
+VOCAB_SIZE = 320
+"""256 bytes and the marks, rounded up to a multiple of 64: matrix units like round numbers, and later stages add marks."""
+
+
+class ByteTokenizer:
+    vocab_size = VOCAB_SIZE
+    bos = BOS
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode("utf-8", errors="surrogatepass"))
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Marks are left out; bytes that are not UTF-8 (a model may write anything) show as \\xNN."""
+        return bytes(token for token in tokens if token < 256).decode("utf-8", errors="backslashreplace")
