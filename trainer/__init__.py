@@ -3,5 +3,6 @@
     python -m trainer pretrain                 train a small GPT on the text of this machine's Python standard library
     sidecar run -- python -m trainer pretrain  the same, with a sidecar beside it
 
-It runs from a checkout and is not part of the installed package. It talks to the sidecar through ``import sidecar`` only.
+It runs from a checkout and is not part of the installed package. It talks to the sidecar only through
+``import sidecar``, like anybody's code.
 """

@@ -52,7 +52,9 @@ def load(where: str) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is not a checkpoint that can be read", "resume from an earlier one in the same folder") from error
+        raise UserError(
+            f"{path} is not a checkpoint that can be read", "resume from an earlier one in the same folder"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this version of the trainer", "resume from one that it wrote")
     return state

@@ -62,7 +62,9 @@ class Config:
     generate_freq: int | None = flag(None, "steps between samples [1000, sooner in a short run]", group="cadence")
 
     device: str = flag("auto", "auto, cpu or cuda", group="machine", choices=("auto", "cpu", "cuda"))
-    dtype: str = flag("auto", "bfloat16 is autocast [on GPUs]", group="machine", choices=("auto", "float32", "bfloat16"))
+    dtype: str = flag(
+        "auto", "bfloat16 is autocast [on GPUs]", group="machine", choices=("auto", "float32", "bfloat16")
+    )
     compile: bool = flag(False, "torch.compile the model", group="machine")
     threads: int | None = flag(None, "CPU threads per process [cores, at most 8]", group="machine")
 
@@ -165,13 +167,17 @@ def _check(config: Config) -> None:
     for name in POSITIVE:
         value = getattr(config, name)
         if value is not None and not value > 0:
-            raise UserError(f"--{name} is {value}, which is not above zero", f"leave --{name} out, or give it a positive number")
+            raise UserError(
+                f"--{name} is {value}, which is not above zero", f"leave --{name} out, or give it a positive number"
+            )
     if config.n_embd % (2 * config.n_head):
         raise UserError(
             f"--n_embd {config.n_embd} does not give {config.n_head} heads of an even size",
             "make --n_embd a multiple of twice --n_head",
         )
     if not 0 < config.val_fraction < 1:
-        raise UserError(f"--val_fraction is {config.val_fraction}, which is not between 0 and 1", "leave it out, or try 0.1")
+        raise UserError(
+            f"--val_fraction is {config.val_fraction}, which is not between 0 and 1", "leave it out, or try 0.1"
+        )
     if config.checkpoint_freq and not config.out:
         raise UserError("--checkpoint_freq needs a folder to write to", "add --out FOLDER")

@@ -1,6 +1,7 @@
 """What a person sees while it trains: plain lines, from the main rank only.
 
-    Epoch:[1/1](10/300) loss:4.2170 lr:0.00066667 grad_norm:1.0312 tokens/s:21504 MFU:31.20% epoch_Time:0.02min ETA:0.5min
+    Epoch:[1/1](10/300) loss:5.5165 lr:0.00066667 grad_norm:3.0159 tokens/s:13292 MFU:38.20% epoch_Time:0.03min
+        ETA:0.74min
     Step 75: val_loss=2.9120, val_ppl=18.39
 
 Given: numbers, None for the unknown, which prints as "-". Never: writes control characters.

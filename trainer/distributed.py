@@ -51,7 +51,7 @@ class World:
 
 @contextmanager
 def world(device: str = "auto", threads: int | None = None) -> Iterator[World]:
-    """Join the process group if there is one, and leave it at the end. Raises UserError for a device that is not there."""
+    """Join the process group if there is one, leave it at the end. Raises UserError for a device that is not there."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here", "leave --device out, or say --device cpu")
     on_gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"

@@ -32,7 +32,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def token_counts(logits: Tensor, targets: Tensor) -> tuple[float, int, int]:
-    """(sum of the losses in nats, targets the most likely token hits, targets that count). Logits: (batch, time, vocab)."""
+    """(sum of losses in nats, targets hit by the likeliest token, targets that count) of logits (batch, time, vocab)."""
     loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
     counts = targets != IGNORE
     hits = (logits.argmax(dim=-1) == targets) & counts
@@ -60,7 +60,7 @@ def evaluate(
 
 
 def summary(loss_sum: float, hits: float, count: float) -> dict[str, float]:
-    """Perplexity is exp(mean loss), not the mean of exponentials; one token is one byte, so bits per byte is loss / ln 2."""
+    """Perplexity is exp(mean loss), not the mean of exponentials. A token is a byte: bits per byte are loss / ln 2."""
     if not count:
         return {}
     loss = loss_sum / count

@@ -17,10 +17,10 @@ PEAK_SECONDS = 0.3
 def flops_per_token(model: GPT) -> float:
     """FLOPs of forward and backward for one token: 6 N + 12 L H Q T, the full-attention convention.
 
-    N: weights in matrix products (the embedding lookup is none, the head is one), L layers, H heads of size Q, T context.
-    Each weight is multiplied and added once forward and twice backward: 6. Attention does two products of H Q T forward,
-    four backward. Source: PaLM (Chowdhery et al. 2022), appendix B. The causal mask is not credited, nor the optimizer,
-    norms and softmax, which are below 1 %.
+    N: weights in matrix products (the embedding's lookup is none, the head is one), L layers, H heads of size Q,
+    T tokens of context. Each weight is multiplied and added once forward and twice backward: 6. Attention does two
+    products of H Q T forward and four backward: 12. Source: PaLM (Chowdhery et al. 2022), appendix B. The causal mask
+    is not credited; the optimizer, norms and softmax are not counted.
     """
     config = model.config
     attention = 12 * config.n_layer * config.n_head * config.head_dim * config.seq_len

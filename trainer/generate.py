@@ -17,7 +17,9 @@ from trainer.tokenizer import ByteTokenizer
 TEMPERATURE = 0.8
 
 
-def continue_tokens(model: GPT, prompt: Sequence[int], max_tokens: int, *, seed: int, temperature: float = TEMPERATURE) -> list[int]:
+def continue_tokens(
+    model: GPT, prompt: Sequence[int], max_tokens: int, *, seed: int, temperature: float = TEMPERATURE
+) -> list[int]:
     """``max_tokens`` tokens that follow ``prompt``; at temperature 0 the most likely ones."""
     device = model.head.weight.device
     generator = torch.Generator(device).manual_seed(seed)

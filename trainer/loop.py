@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
-import sidecar
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+import sidecar
 from trainer import checkpoint, report
 from trainer.config import Config
 from trainer.console import QUIET, VERBOSE, Console
@@ -94,7 +94,7 @@ class Loop:
         self.console.say(
             f"{self.stage.name}: {facts['params']:,} parameters, {total} steps of "
             f"{self.config.batch_size * self.config.grad_accum * self.world.size} x {facts['seq_len']} tokens from "
-            f"{self.stage.data_facts['dataset/name']} on {facts['device_name']} ({facts['dtype']}, {self.world.size} rank(s))"
+            f"{self.stage.data_facts['dataset/name']} on {self.world.size} x {facts['device_name']} ({facts['dtype']})"
         )
 
     def run_to_the_end(self) -> None:
@@ -120,7 +120,8 @@ class Loop:
         """One optimizer step over ``grad_accum`` micro-batches, and its event."""
         self.pace.begin()
         lr = self._set_learning_rate()
-        losses, samples, tokens, metrics = [], 0, 0, {}
+        losses, samples, tokens = [], 0, 0
+        metrics: dict[str, Any] = {}
         for micro in range(self.config.grad_accum):
             with self.run.phase("data_wait"):
                 batch = self.stage.next_batch().to(self.world.device)
@@ -135,17 +136,18 @@ class Loop:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        mean_loss = _number(torch.stack(losses).mean())
+        loss_and_norm = torch.stack((torch.stack(losses).mean(), grad_norm))
+        mean_loss, norm = loss_and_norm.tolist()  # One wait for the device, not two.
         epoch = self.step / self.schedule.steps_per_epoch
         self.run.step(
-            self.step, loss=mean_loss, learning_rate=lr, grad_norm=_number(grad_norm),
+            self.step, loss=mean_loss, learning_rate=lr, grad_norm=norm,
             tokens=tokens, samples=samples, epoch=epoch, metrics=metrics,
         )  # fmt: skip
         self.pace.end(self.step, mean_loss, tokens)
         if self.step % self.config.log_train_freq == 0 or self.step == self.schedule.total_steps:
-            self.console.train(lr=lr, grad_norm=float(grad_norm), **self.pace.report(self.step))
+            self.console.train(lr=lr, grad_norm=norm, **self.pace.report(self.step))
         elif self.console.level >= VERBOSE:
-            self.console.say(f"Step {self.step}: loss={float(mean_loss):.4f}", VERBOSE)
+            self.console.say(f"Step {self.step}: loss={mean_loss:.4f}", VERBOSE)
 
     def _forward_backward(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         with self.run.phase("forward"), self._autocast():
@@ -157,7 +159,11 @@ class Loop:
     def _set_learning_rate(self) -> float:
         config = self.config
         lr = learning_rate_at(
-            self.step, self.schedule.total_steps, peak=config.learning_rate, warmup=config.warmup, min_share=config.min_lr
+            self.step,
+            self.schedule.total_steps,
+            peak=config.learning_rate,
+            warmup=config.warmup,
+            min_share=config.min_lr,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -193,7 +199,9 @@ class Loop:
                 size = checkpoint.save(path, self._state(randomness))
         except OSError as error:
             if self.step == self.schedule.total_steps:
-                raise UserError(f"cannot write {path}: {error.strerror}", "free some space, or give --out another folder") from error
+                raise UserError(
+                    f"cannot write {path}: {error.strerror}", "free some space, or give --out another folder"
+                ) from error
             self.console.say(f"Step {self.step}: no checkpoint, cannot write {path}: {error.strerror}", QUIET)
             return
         self.run.checkpoint(self.step, seconds=time.perf_counter() - start, bytes=size, name=path.name)
@@ -215,7 +223,7 @@ class Loop:
         return {
             "stage": self.stage.name,
             "model": dataclasses.asdict(self.model.config),
-            "dataset": {name: value for name, value in self.stage.data_facts.items()},
+            "dataset": self.stage.data_facts,
             "seed": self.config.seed,
             "batch_size": self.config.batch_size,
             "world_size": self.world.size,
@@ -225,7 +233,9 @@ class Loop:
         state = checkpoint.load(where)
         checkpoint.check_matches(state, self._identity(), where)
         if state["step"] >= self.schedule.total_steps:
-            raise UserError(f"{where} is already at step {state['step']} of {self.schedule.total_steps}", "give more --steps")
+            raise UserError(
+                f"{where} is already at step {state['step']} of {self.schedule.total_steps}", "give more --steps"
+            )
         self.model.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         checkpoint.restore_random_state(state["random"], self.world)
@@ -237,7 +247,9 @@ class Loop:
         model: nn.Module = torch.compile(self.model) if self.config.compile else self.model  # type: ignore[assignment]
         if self.world.size == 1:
             return model
-        return DistributedDataParallel(model, device_ids=[self.world.local_rank] if self.world.device.type == "cuda" else None)
+        return DistributedDataParallel(
+            model, device_ids=[self.world.local_rank] if self.world.device.type == "cuda" else None
+        )
 
     def _gradients_stay_home(self, micro: int) -> AbstractContextManager[Any]:
         """Ranks average their gradients once per step, with the last micro-batch."""
@@ -257,11 +269,6 @@ def _dtype(config: Config, world: World) -> torch.dtype:
     if config.dtype == "auto":
         return torch.bfloat16 if world.device.type == "cuda" else torch.float32
     return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-
-
-def _number(value: Tensor) -> float | Tensor:
-    """On a CPU the number is there; on a GPU asking for it would stall the queue, so the sidecar gets the tensor."""
-    return value.item() if value.device.type == "cpu" else value
 
 
 def _check_writable(folder: str) -> None:

@@ -6,8 +6,6 @@ Given: the begin and end of each step. Hands on: the fields of the console's lin
 import time
 from typing import Any
 
-from torch import Tensor
-
 from trainer.schedule import Schedule
 
 
@@ -15,31 +13,36 @@ class Pace:
     def __init__(
         self, schedule: Schedule, flops_per_token: float, peak_flops: float | None, world_size: int, first_step: int
     ) -> None:
-        self.schedule, self.flops_per_token, self.peak_flops, self.world_size = schedule, flops_per_token, peak_flops, world_size
+        self.schedule, self.flops_per_token, self.peak_flops, self.world_size = (
+            schedule,
+            flops_per_token,
+            peak_flops,
+            world_size,
+        )
         self.started = self.epoch_started = time.perf_counter()
         self.first_step, self.seconds_training, self.tokens = first_step, 0.0, 0
         self.first_loss: float | None = None
         self.last_loss: float | None = None
-        self._losses: list[float | Tensor] = []
+        self._losses: list[float] = []
         self._window_tokens, self._window_seconds, self._began = 0, 0.0, 0.0
 
     def begin(self) -> None:
         self._began = time.perf_counter()
 
-    def end(self, step: int, loss: float | Tensor, tokens: int) -> None:
+    def end(self, step: int, loss: float, tokens: int) -> None:
         """``tokens`` of this rank; time outside of steps (validation, samples) is not counted as training."""
         now = time.perf_counter()
         self._window_seconds += now - self._began
         self._window_tokens += tokens * self.world_size
         self._losses.append(loss)
-        if step % self.schedule.steps_per_epoch == 1:
+        if (step - 1) % self.schedule.steps_per_epoch == 0:
             self.epoch_started = self._began
 
     def report(self, step: int) -> dict[str, Any]:
         """Mean loss and speed since the last report, as arguments of Console.train; begins a new window."""
-        loss = sum(map(float, self._losses)) / len(self._losses)
-        self.first_loss = float(self._losses[0]) if self.first_loss is None else self.first_loss
-        self.last_loss = float(self._losses[-1])
+        loss = sum(self._losses) / len(self._losses)
+        self.first_loss = self._losses[0] if self.first_loss is None else self.first_loss
+        self.last_loss = self._losses[-1]
         self.tokens += self._window_tokens
         self.seconds_training += self._window_seconds
         speed = self._window_tokens / self._window_seconds

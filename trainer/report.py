@@ -6,9 +6,9 @@ Given: a stage, its model and the flags. Hands on: a ``sidecar.Run``.
 import dataclasses
 from typing import Any
 
-import sidecar
 import torch
 
+import sidecar
 from trainer.config import Config
 from trainer.distributed import World
 from trainer.flops import cpu_name, flops_per_token, measured_peak_flops
@@ -35,7 +35,9 @@ def model_facts(model: GPT, config: Config, world: World, dtype: torch.dtype) ->
     return {**facts, "device_name": cpu_name(), "peak_flops": peak, "peak_source": "measured"}
 
 
-def run_config(model: GPT, config: Config, schedule: Schedule, data_facts: dict[str, Any], world: World) -> dict[str, Any]:
+def run_config(
+    model: GPT, config: Config, schedule: Schedule, data_facts: dict[str, Any], world: World
+) -> dict[str, Any]:
     """The flags as given, and the same under the documents' ``model/`` and ``hyperparams/`` names."""
     return {
         **{name: value for name, value in dataclasses.asdict(config).items() if value is not None},
@@ -56,7 +58,9 @@ def run_config(model: GPT, config: Config, schedule: Schedule, data_facts: dict[
     }
 
 
-def begin(stage: str, config: Config, facts: dict[str, Any], settings: dict[str, Any], total_steps: int, run_id: str | None) -> sidecar.Run:
+def begin(
+    stage: str, config: Config, facts: dict[str, Any], settings: dict[str, Any], total_steps: int, run_id: str | None
+) -> sidecar.Run:
     """Open the run. ``run_id`` is that of the checkpoint we resume from, so that the curves continue."""
     return sidecar.init(
         project=config.project,

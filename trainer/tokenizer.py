@@ -1,7 +1,7 @@
 """Text to numbers and back: one token per UTF-8 byte, plus a few marks. Nothing to train, nothing to download.
 
-    >>> ByteTokenizer().encode("hi")
-    [104, 105]
+>>> ByteTokenizer().encode("hi")
+[104, 105]
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ BOS = 256
 """Begins every document."""
 
 VOCAB_SIZE = 320
-"""256 bytes and the marks, rounded up to a multiple of 64: matrix units like round numbers, and later stages add marks."""
+"""256 bytes and the marks, rounded up to a multiple of 64: matrix units like round numbers, later stages add marks."""
 
 
 class ByteTokenizer:

@@ -1,4 +1,4 @@
-"""A stand-in for ``sidecar.Run`` that writes down what it is told. Faked at our own API, for the trainer's tests only."""
+"""A stand-in for ``sidecar.Run`` that writes down what it is told: faked at our own API, for the trainer's tests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

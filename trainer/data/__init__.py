@@ -1,4 +1,4 @@
-"""Where text comes from: the standard library or a folder (text.py), parquet shards (parquet.py); windows.py cuts batches.
+"""Where text comes from: the standard library or a folder (text.py), or parquet (parquet.py); windows.py cuts batches.
 
 ``load`` is the one door: it decides by the path, and gives documents already split into training and validation.
 """

@@ -31,10 +31,10 @@ def shuffled_by_name(names: Sequence[str]) -> list[str]:
 
 
 def split(items: Sequence[T], val_fraction: float, what: str) -> tuple[list[T], list[T]]:
-    """(train, validation): the first items become validation, at least one. Raises UserError if a half would be empty."""
+    """(train, validation): the first items validate, at least one. Raises UserError if a half would be empty."""
     if len(items) < 2:
         raise UserError(
-            f"{what} has {len(items)} readable document{'s' * (len(items) != 1)}: too few to hold some back for validation",
+            f"{what} has {len(items)} document(s) of text: too few to hold some back for validation",
             "give --data at least two documents that hold text",
         )
     held_back = min(len(items) - 1, max(1, round(val_fraction * len(items))))

@@ -4,7 +4,7 @@
     python -m trainer pretrain --data ./000_00000.parquet      one shard: some of its rows validate
 
 Given: a .parquet file or a folder of them. Hands on: a Corpus.
-Never: loads a whole shard (it reads row group by row group, up to the limit); imports pyarrow unless parquet is asked for.
+Never: loads a whole shard (it reads batch by batch, up to the limit), nor imports pyarrow unless parquet is asked for.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,9 @@ def load(path: Path, bytes_max: int, val_fraction: float) -> Corpus:
         bytes_left -= sum(map(len, documents))
         train += documents
     if not train or not val:
-        raise UserError(f"{path} leaves the {'training' if not train else 'validation'} split empty", "add shards that hold text")
+        raise UserError(
+            f"{path} leaves the {'training' if not train else 'validation'} split empty", "add shards that hold text"
+        )
     return Corpus(name, train, val)
 
 
@@ -63,7 +65,9 @@ def _texts(shard: Path) -> Iterator[str]:
                 yield from (text for text in batch.column(0).to_pylist() if text)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"cannot read {shard}: {reason}", "fetch the file again, or remove it from the folder") from error
+        raise UserError(
+            f"cannot read {shard}: {reason}", "fetch the file again, or remove it from the folder"
+        ) from error
 
 
 def _pyarrow() -> tuple[Any, Any]:

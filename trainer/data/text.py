@@ -1,6 +1,6 @@
 """Plain text: the sources of this machine's Python standard library, or any folder of text files.
 
-    python -m trainer pretrain                      the standard library: code, comments, docstrings; nothing to download
+    python -m trainer pretrain                      the standard library: code, comments, docstrings
     python -m trainer pretrain --data ./my_texts    every UTF-8 file below that folder
 
 Given: a folder. Hands on: a Corpus, one document per file, split by file.
@@ -61,7 +61,7 @@ def _files(root: Path, wanted: Callable[[str], bool], pruned: frozenset[str]) ->
 
 
 def _text_of(path: Path, bytes_max: int) -> bytes | None:
-    """The file's bytes if they are UTF-8 text, cut to ``bytes_max`` (never within a character); None if they are not."""
+    """The file's first ``bytes_max`` bytes, cut between characters; None if they are not UTF-8 text."""
     try:
         with path.open("rb") as file:
             data = file.read(bytes_max)

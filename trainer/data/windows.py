@@ -3,8 +3,7 @@
 Given: documents, and this process' rank among how many. Hands on: Batches, for ever; each pass in a new order.
 Never: uses the global random numbers. Its whole position is two integers, so resuming is exact.
 
-Rank r of w takes windows r, r + w, r + 2w ... of the shuffled order: no window is read twice in a pass, and no rank waits
-for another's disk.
+Rank r of w takes windows r, r + w, r + 2w ... of the shuffled order: no window is read twice in a pass.
 """
 
 from collections.abc import Sequence
@@ -57,7 +56,15 @@ class Windows:
     """An endless source of batches of ``batch_size`` windows of ``seq_len`` tokens."""
 
     def __init__(
-        self, tokens: Tensor, *, name: str, seq_len: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        tokens: Tensor,
+        *,
+        name: str,
+        seq_len: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.tokens, self.name = tokens, name
         self.seq_len, self.batch_size, self.seed = seq_len, batch_size, seed
@@ -67,7 +74,8 @@ class Windows:
         self.batches_per_epoch = self.count // (world_size * batch_size)
         if not self.batches_per_epoch:
             raise UserError(
-                f"{name} holds {self.count} windows of {seq_len} tokens: less than one batch of {batch_size} for {world_size} rank(s)",
+                f"{name} holds {self.count} windows of {seq_len} tokens, too few for one batch of {batch_size} "
+                f"on {world_size} rank(s)",
                 "give more text, or lower --batch_size or --seq_len",
             )
         self.epoch = self.position = 0

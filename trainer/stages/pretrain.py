@@ -24,24 +24,27 @@ from trainer.tokenizer import VOCAB_SIZE
 
 class Pretraining:
     name = "pretrain"
-    prompts = GENERATION_PROMPTS
+    prompts: tuple[str, ...] = GENERATION_PROMPTS
 
     def __init__(self, config: Config, world: World) -> None:
         corpus = data.load(config.data, bytes_max=config.data_bytes, val_fraction=config.val_fraction)
-        cut = {"name": corpus.name, "seq_len": config.seq_len, "rank": world.rank, "world_size": world.size}
+        share = {"batch_size": config.batch_size, "rank": world.rank, "world_size": world.size}
         train_tokens, val_tokens = concatenate(corpus.train), concatenate(corpus.val)
-        self.train = Windows(train_tokens, **cut, batch_size=config.batch_size, seed=config.seed)
-        self.val = Windows(val_tokens, **cut, batch_size=config.batch_size)
+        self.train = Windows(train_tokens, name=corpus.name, seq_len=config.seq_len, seed=config.seed, **share)
+        self.val = Windows(val_tokens, name=f"{corpus.name} (validation)", seq_len=config.seq_len, **share)
         self.batches_per_epoch = self.train.batches_per_epoch
-        documents = len(corpus.train) + len(corpus.val)
         self.data_facts = {
             "dataset/name": corpus.name,
             "dataset/train_size": self.train.count,
             "dataset/eval_size": self.val.count,
+            "dataset/total_size": self.train.count + self.val.count,
+            "dataset/train_eval_ratio": self.train.count / self.val.count,
+            "dataset/avg_tokens_per_sample": config.seq_len,
+            "dataset/min_tokens": config.seq_len,
+            "dataset/max_tokens": config.seq_len,
             "dataset/train_documents": len(corpus.train),
             "dataset/eval_documents": len(corpus.val),
             "dataset/skipped_documents": corpus.skipped,
-            "dataset/avg_tokens_per_document": (len(train_tokens) + len(val_tokens)) / documents,
         }
 
     def build_model(self, config: Config) -> GPT:
