@@ -61,6 +61,8 @@ class Telemetry(msgspec.Struct):
     frames_rejected_total: Counter[str] = msgspec.field(default_factory=Counter)
     """Messages refused at the border, by reason."""
     streams: int = 0
+    scrapes_total: int = 0
+    """Requests for /metrics answered."""
     rings_recovered_total: int = 0
     rings_refused_total: Counter[str] = msgspec.field(default_factory=Counter)
     intake_latency_seconds: list[float] = msgspec.field(default_factory=list)

@@ -1,0 +1,202 @@
+"""The only thread of the client, and the only owner of its socket: it moves the ring to the sidecar.
+
+Given: the ring. Hands on: frames over ZeroMQ; takes back acknowledgements and frees what they cover.
+Never: is woken by a step. It wakes by the clock, because waking a sleeping reader is what makes a hand-off dear.
+
+The protocol is go-back-N with cumulative acknowledgements. A Hello asks where to begin; its Ack answers. Then frames
+flow inside a window. A Resend, or silence for a while, sends us back to the oldest event that is not acknowledged.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import zmq
+
+from sidecar import wire
+from sidecar.ring import Ring
+
+log = logging.getLogger("sidecar")
+
+TICK_SECONDS = 0.1  # At 1 ms steps a 20 ms tick inflates them by 1.0 %, a 100 ms tick by no more than the emit alone.
+BACKLOG_TICK_SECONDS = 0.002
+FLUSH_TICK_SECONDS = 0.005
+FRAMES_PER_TICK_MAX = 8  # About 1 ms of work: the training thread shares the interpreter lock with us.
+FRAMES_IN_FLIGHT_MAX = 64
+SILENCE_SECONDS_MIN = 0.5  # Nothing acknowledged for so long: ask again. Doubles up to the maximum.
+SILENCE_SECONDS_MAX = 5.0
+HELLO_SECONDS = 0.5
+REFUSED_SECONDS = 30.0
+REWIND_SECONDS = 0.1  # At most one rewind in this time: each duplicate frame in a burst asks for one.
+CONNECT_SECONDS = 1.0  # How long a flush waits for a sidecar that never answered.
+
+
+class Pump:
+    def __init__(
+        self, ring: Ring, lock: threading.Lock, hello: wire.Hello, endpoint: str, on_tick: Callable[[], None]
+    ) -> None:
+        """``on_tick`` is called at each wake-up, before anything is sent: the run's own housekeeping."""
+        self.connected = False
+        self.refused_reason: str | None = None
+        self._ring, self._lock, self._hello, self._endpoint, self._on_tick = ring, lock, hello, endpoint, on_tick
+        self._position, self._seq = ring.tail, ring.tail_seq
+        self._in_flight: deque[tuple[int, int]] = deque()  # (seq, position) after each frame not yet acknowledged
+        self._next_hello = self._last_progress = self._last_rewind = 0.0
+        self._silence_seconds = SILENCE_SECONDS_MIN
+        self._flush_until: float | None = None
+        self._stopping = False
+        self._wake = threading.Event()
+        self._idle = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sidecar-pump", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Wait until everything is acknowledged, at most ``timeout_seconds``. True: nothing is left in the ring."""
+        if self._thread.is_alive():
+            self._idle.clear()
+            self._flush_until = time.monotonic() + timeout_seconds
+            self._wake.set()
+            self._idle.wait(timeout_seconds + 1.0)
+        return self._ring.tail_seq == self._ring.head_seq
+
+    def stop(self) -> None:
+        """End the thread and close the socket. Bounded: the thread never waits longer than a tick."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(2.0)
+
+    def _run(self) -> None:
+        context = zmq.Context()  # Private, with LINGER 0: the default instance can hang the interpreter's exit.
+        socket = context.socket(zmq.DEALER)
+        try:
+            self._configure(socket)
+            socket.connect(self._endpoint)
+            while not self._stopping:
+                self._tick(socket, time.monotonic())
+                self._wake.wait(self._pause_seconds())
+                self._wake.clear()
+        except Exception as error:  # Task boundary: the training process must not notice, the ring keeps everything.
+            log.warning("sidecar: events stay in the ring, the pump stopped: %s", error)
+        finally:
+            self._idle.set()
+            context.destroy(linger=0)
+
+    @staticmethod
+    def _configure(socket: "zmq.Socket[bytes]") -> None:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, FRAMES_IN_FLIGHT_MAX + 8)
+        socket.setsockopt(zmq.RCVHWM, 1000)
+        socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.setsockopt(zmq.MAXMSGSIZE, wire.MESSAGE_BYTES_MAX)
+
+    def _tick(self, socket: "zmq.Socket[bytes]", now: float) -> None:
+        self._on_tick()
+        self._receive(socket, now)
+        if not self.connected:
+            self._greet(socket, now)
+        elif self._in_flight and now - self._last_progress > self._silence_seconds:
+            self.connected = False
+            self._silence_seconds = min(2 * self._silence_seconds, SILENCE_SECONDS_MAX)
+            self._greet(socket, now)
+        if self.connected:
+            self._send_frames(socket, now)
+        self._finish_flush(now)
+
+    def _pause_seconds(self) -> float:
+        if self._flush_until is not None:
+            return FLUSH_TICK_SECONDS
+        backlog = self.connected and self._ring.head_seq - self._seq > wire.FRAME_EVENTS_MAX
+        return BACKLOG_TICK_SECONDS if backlog else TICK_SECONDS
+
+    def _finish_flush(self, now: float) -> None:
+        if self._flush_until is None:
+            return
+        done = self._ring.tail_seq == self._ring.head_seq
+        if done or now > self._flush_until or self.refused_reason:
+            self._flush_until = None
+            self._idle.set()
+
+    def _greet(self, socket: "zmq.Socket[bytes]", now: float) -> None:
+        if now >= self._next_hello:
+            self._next_hello = now + (REFUSED_SECONDS if self.refused_reason else HELLO_SECONDS)
+            self._send(socket, wire.encode(self._hello))
+
+    def _receive(self, socket: "zmq.Socket[bytes]", now: float) -> None:
+        for _ in range(4 * FRAMES_IN_FLIGHT_MAX):
+            try:
+                reply = wire.decode_from_sidecar(socket.recv(zmq.NOBLOCK))
+            except zmq.Again:
+                return
+            except Exception as error:  # Whatever answers there does not speak our protocol: keep asking slowly.
+                self.refused_reason = f"unreadable answer: {error}"
+                continue
+            if reply.session == self._hello.session:
+                self._handle(reply, now)
+
+    def _handle(self, reply: wire.Ack | wire.Resend | wire.WantHello | wire.Refused, now: float) -> None:
+        if isinstance(reply, wire.Refused):
+            if self.refused_reason is None:
+                log.warning("sidecar: the sidecar refuses this run: %s", reply.reason)
+            self.connected, self.refused_reason = False, reply.reason
+            self._next_hello = now + REFUSED_SECONDS
+        elif isinstance(reply, wire.WantHello):
+            self.connected, self._next_hello = False, now
+        elif isinstance(reply, wire.Resend):
+            self._acknowledge(reply.next_seq, now)
+            if now - self._last_rewind > REWIND_SECONDS:
+                self._rewind(now)
+        else:
+            self._acknowledge(reply.next_seq, now)
+            if not self.connected:
+                self.connected = True
+                self.refused_reason = None
+                self._rewind(now)
+
+    def _acknowledge(self, next_seq: int, now: float) -> None:
+        if next_seq > self._ring.head_seq:
+            return  # A lie or a bug on the other side: believing it would forget events.
+        position = None
+        while self._in_flight and self._in_flight[0][0] <= next_seq:
+            position = self._in_flight.popleft()
+        if position is not None:
+            self._last_progress, self._silence_seconds = now, SILENCE_SECONDS_MIN
+            with self._lock:
+                self._ring.release(position[1], position[0])
+
+    def _rewind(self, now: float) -> None:
+        self._last_rewind = self._last_progress = now
+        self._in_flight.clear()
+        with self._lock:
+            self._position, self._seq = self._ring.tail, self._ring.tail_seq
+
+    def _send_frames(self, socket: "zmq.Socket[bytes]", now: float) -> None:
+        ring, hello = self._ring, self._hello
+        for _ in range(FRAMES_PER_TICK_MAX):
+            if self._seq >= ring.head_seq or len(self._in_flight) >= FRAMES_IN_FLIGHT_MAX:
+                return
+            records, position = ring.read(
+                self._position, self._seq, bytes_max=wire.FRAME_BYTES_MAX, events_max=wire.FRAME_EVENTS_MAX
+            )
+            if not records:  # The ring overwrote what we were about to send: go on with what is left.
+                self._rewind(now)
+                continue
+            frame = wire.Frame(hello.run_id, hello.rank, hello.session, self._seq, min(ring.tail_seq, self._seq), records)
+            if not self._send(socket, wire.encode(frame)):
+                return
+            if not self._in_flight:
+                self._last_progress = now
+            self._position, self._seq = position, self._seq + len(records)
+            self._in_flight.append((self._seq, position))
+
+    @staticmethod
+    def _send(socket: "zmq.Socket[bytes]", message: bytes) -> bool:
+        try:
+            socket.send(message, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True

@@ -1,0 +1,94 @@
+"""From whatever a training loop holds to what the wire carries, without ever raising or synchronising a device.
+
+Given: Python numbers, numpy scalars and arrays, tensors, strings, lists, maps. Hands on: wire values.
+Never: imports numpy or torch (an object that comes from them brings its own methods), or waits for a device.
+"""
+
+from typing import Any
+
+from sidecar.wire import STEP_MAX, Metrics
+
+ARRAY_ITEMS_MAX = 512
+INT64 = range(-(2**63), 2**63)
+
+
+class Unsupported(TypeError):
+    """This value has no form on the wire; ``reason`` names the counter."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def plain(value: Any) -> Any:
+    """The wire value of an object that the encoder does not know. Raises Unsupported."""
+    if getattr(value, "is_cpu", True) is False:
+        raise Unsupported("device_tensor")  # Reading it now would wait for the device.
+    try:
+        size = getattr(value, "size", 1)
+        items = value.numel() if hasattr(value, "numel") else size
+        if items == 1 and hasattr(value, "item"):
+            return value.item()
+        if hasattr(value, "tolist") and items <= ARRAY_ITEMS_MAX:
+            return value.tolist()
+        return float(value)
+    except Exception as error:  # Foreign code: any of its methods may raise anything.
+        raise Unsupported("unsupported_type") from error
+
+
+def metrics(values: dict[Any, Any], rejected: dict[str, int]) -> Metrics:
+    """The part of ``values`` that the wire can carry; what it cannot is counted in ``rejected`` by reason."""
+    kept: Metrics = {}
+    for name, value in list(values.items()):
+        try:
+            if not isinstance(name, str):
+                raise Unsupported("name_not_string")
+            name.encode()
+            kept[str(name)] = _value(value, depth=0)
+        except Unsupported as error:
+            count(rejected, error.reason)
+        except UnicodeError:
+            count(rejected, "text_not_unicode")
+    return kept
+
+
+def _value(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value) if int(value) in INT64 else float(value) if abs(value) < 1e308 else _reject("integer_too_large")
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, str):
+        value.encode()
+        return str(value)
+    if depth > 8:
+        return _reject("nested_too_deep")
+    if isinstance(value, list | tuple):
+        return [_value(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _value(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, bytes | bytearray | memoryview | set | frozenset):
+        return _reject("unsupported_type")
+    return _value(plain(value), depth + 1)
+
+
+def step_number(step: Any) -> int | None:
+    """The step as an int, None when it is not a whole number from 0 to 2**53."""
+    if type(step) is int:
+        return step if 0 <= step <= STEP_MAX else None
+    try:
+        if isinstance(step, bool) or getattr(step, "is_cpu", True) is False:
+            return None
+        number = int(step)
+        return number if number == step and 0 <= number <= STEP_MAX else None
+    except Exception:  # Foreign code, see plain().
+        return None
+
+
+def count(counters: dict[str, int], reason: str, amount: int = 1) -> None:
+    counters[reason] = counters.get(reason, 0) + amount
+
+
+def _reject(reason: str) -> Any:
+    raise Unsupported(reason)

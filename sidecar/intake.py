@@ -1,0 +1,304 @@
+"""Where events enter: a ROUTER socket, sequence numbers, the journal, and only then the acknowledgement.
+
+Given: messages from trainers, orphaned rings, readings of the sidecar's own collectors. Hands on: committed batches.
+Never: acknowledges what is not committed, does unbounded work in one round, or dies of what a peer sends.
+"""
+
+import logging
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import zmq
+
+from sidecar import wire
+from sidecar.journal import Chunk, Journal, JournalFull, Stream
+from sidecar.store import Store
+from sidecar.telemetry import Telemetry
+
+log = logging.getLogger("sidecar.intake")
+
+MESSAGES_PER_ROUND_MAX = 256
+ROUND_SECONDS_MAX = 0.02  # Also the shortest time between commits: at most 50 a second.
+POLL_SECONDS = 0.1
+LATENCIES_MAX = 512
+
+
+class Committed(NamedTuple):
+    """A chunk that is safe: its run, the journal row that holds it, and its stream."""
+
+    run_id: str
+    row: int
+    rank: int
+    chunk: Chunk
+
+
+class _Pending:
+    """What one round has accepted for one run and not yet committed."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+        self.ranks: list[int] = []
+        self.next_seqs: dict[int, int] = {}
+
+
+class Intake:
+    """Owned by one thread; only :meth:`submit` may be called from others."""
+
+    def __init__(self, store: Store, telemetry: Telemetry, *, streams_max: int, runs_max: int) -> None:
+        self._store, self._telemetry = store, telemetry
+        self._streams_max, self._runs_max = streams_max, runs_max
+        self._journals: dict[str, Journal] = {}
+        self._runs_by_session: dict[int, str] = {}
+        self._own_session = secrets.randbits(63)
+        self._own_lock = threading.Lock()
+        self._own_events: list[tuple[str, wire.Event]] = []
+        self._pending: dict[str, _Pending] = {}
+        self._replies: dict[int, bytes] = {}  # session -> peer to answer after the commit
+        self.on_hello: Callable[[wire.Hello, int], None] = lambda hello, received_ns: None
+        self.on_committed: Callable[[list[Committed]], None] = lambda batch: None
+        self.summary_of: Callable[[str], bytes | None] = lambda run_id: None
+
+    def bind(self, endpoint: str) -> None:
+        """Open the socket. Raises zmq.ZMQError when the endpoint cannot be bound."""
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        for option, value in (
+            (zmq.LINGER, 0), (zmq.MAXMSGSIZE, wire.MESSAGE_BYTES_MAX), (zmq.HANDSHAKE_IVL, 3000),
+            (zmq.RCVHWM, 1000), (zmq.SNDHWM, 1000),
+        ):  # fmt: skip
+            self._socket.setsockopt(option, value)
+        self._socket.bind(endpoint)
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+        for journal in self._journals.values():
+            journal.close()
+
+    def submit(self, run_id: str, event: wire.Event) -> None:
+        """Journal an event of the sidecar's own in the next round. Thread-safe; bounded by the collectors' pace."""
+        with self._own_lock:
+            self._own_events.append((run_id, event))
+
+    def open_run(self, run_id: str) -> Journal | None:
+        """The journal of a run, opened on first use. None when there are too many, or the file is not usable."""
+        journal = self._journals.get(run_id)
+        if journal is None:
+            if len(self._journals) >= self._runs_max:
+                return None
+            try:
+                journal = self._store.journal(run_id)
+            except (sqlite3.Error, OSError) as error:
+                self._journal_failed(f"cannot open the journal of {run_id}: {error}")
+                return None
+            self._journals[run_id] = journal
+            self._runs_by_session.update(dict.fromkeys(journal.streams, run_id))
+        return journal
+
+    def round(self, poll_seconds: float = POLL_SECONDS) -> bool:
+        """Receive for a while, commit once, acknowledge, hand on. True when anything came."""
+        began = time.monotonic()
+        received = 0
+        if self._socket.poll(int(poll_seconds * 1000)):
+            began = time.monotonic()
+            while received < MESSAGES_PER_ROUND_MAX:
+                left = ROUND_SECONDS_MAX - (time.monotonic() - began)
+                if left <= 0 or not self._socket.poll(max(0, int(left * 1000))):
+                    break
+                peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                self._take(peer, frames)
+                received += 1
+        self._take_own()
+        return self.commit() or received > 0
+
+    def ingest(self, hello: wire.Hello, first_seq: int, oldest_seq: int, records: list[bytes]) -> Stream | None:
+        """Accept events that did not come over the socket (an orphaned ring). Commit with :meth:`commit`."""
+        if not self._greet(hello):
+            return None
+        frame = wire.Frame(hello.run_id, hello.rank, hello.session, first_seq, oldest_seq, records)
+        journal = self._journals[hello.run_id]
+        self._accept(journal, journal.streams[hello.session], frame)
+        return journal.streams[hello.session]
+
+    def commit(self) -> bool:
+        """Write what was accepted, acknowledge it, hand it on. False when there was nothing."""
+        if not self._pending and not self._replies:
+            return False
+        pending, self._pending = self._pending, {}
+        committed: list[Committed] = []
+        for run_id, batch in pending.items():
+            rows = self._append(run_id, batch)
+            committed += [
+                Committed(run_id, *facts) for facts in zip(rows, batch.ranks, batch.chunks, strict=False)
+            ]  # fmt: skip
+        self._acknowledge()
+        if committed:
+            self._count(committed)
+            self.on_committed(committed)
+        return True
+
+    def _append(self, run_id: str, batch: _Pending) -> list[int]:
+        health = self._telemetry.journal
+        try:
+            rows = self._journals[run_id].append(batch.chunks, self.summary_of(run_id))
+        except (JournalFull, sqlite3.Error) as error:
+            state = "full" if isinstance(error, JournalFull) else "failing"
+            self._journal_failed(str(error), state)
+            for session in batch.next_seqs:
+                self._replies.pop(session, None)  # Not committed, so not acknowledged: the trainers hold their events.
+            return []
+        health.commits_total += 1
+        if health.state != "ok":
+            log.warning("the journal takes events again")
+            health.state, health.reason = "ok", None
+        return rows
+
+    def _journal_failed(self, reason: str, state: str = "failing") -> None:
+        health = self._telemetry.journal
+        if health.state == "ok":
+            log.error("%s; trainers hold their events until it works again", reason)
+        health.state, health.reason = state, f"{reason}; free some space, events wait in the trainers' rings"
+        health.commit_failures_total += 1
+
+    def _take(self, peer: bytes, frames: list[bytes]) -> None:
+        if len(frames) != 1:
+            return self._reject("not_one_frame")
+        try:
+            message = wire.decode_from_trainer(frames[0])
+        except wire.WrongVersion as error:
+            self._answer(peer, wire.Refused(0, str(error)))
+            return self._reject("wrong_version" if frames[0][:2] == wire.MAGIC else "not_this_protocol")
+        except Exception:  # Hostile bytes raise more than msgspec's own errors (UnicodeDecodeError, RecursionError).
+            return self._reject("malformed")
+        if isinstance(message, wire.Hello):
+            self._take_hello(peer, message)
+        else:
+            self._take_frame(peer, message)
+
+    def _take_hello(self, peer: bytes, hello: wire.Hello) -> None:
+        if reason := self._reason_to_refuse(hello):
+            self._answer(peer, wire.Refused(hello.session, reason))
+            return self._reject("hello_refused")
+        if self._greet(hello):
+            stream = self._journals[hello.run_id].streams[hello.session]
+            waiting = self._pending.get(hello.run_id)
+            if waiting is None or hello.session not in waiting.next_seqs:
+                self._answer(peer, wire.Ack(hello.session, stream.next_seq))
+
+    def _reason_to_refuse(self, hello: wire.Hello) -> str | None:
+        if hello.session in self._runs_by_session:
+            return None if self._runs_by_session[hello.session] == hello.run_id else "session belongs to another run"
+        if not 0 < len(hello.run_id.encode(errors="replace")) <= wire.NAME_BYTES_MAX:
+            return f"a run id has 1 to {wire.NAME_BYTES_MAX} bytes"
+        if not 0 <= hello.rank < 2**31 or not 0 <= hello.session < 2**63 or not 1 <= hello.world_size < 2**31:
+            return "impossible rank, world size or session"
+        if len(self._runs_by_session) >= self._streams_max:
+            return f"more than {self._streams_max} training processes; raise streams_max"
+        if hello.run_id not in self._journals and len(self._journals) >= self._runs_max:
+            return f"more than {self._runs_max} runs; raise runs_max"
+        return None
+
+    def _greet(self, hello: wire.Hello) -> bool:
+        """Make sure the journal knows this stream and what it said of itself. False: it could not be stored."""
+        journal = self.open_run(hello.run_id)
+        if journal is None:
+            return False
+        known = journal.streams.get(hello.session)
+        if known is not None and known.hello == hello:
+            return True
+        received_ns = time.time_ns()
+        try:
+            journal.greet(hello, received_ns)
+        except (JournalFull, sqlite3.Error) as error:
+            self._journal_failed(str(error), "full" if isinstance(error, JournalFull) else "failing")
+            return False
+        self._runs_by_session[hello.session] = hello.run_id
+        self._telemetry.streams = len(self._runs_by_session)
+        self.on_hello(hello, received_ns)
+        return True
+
+    def _take_frame(self, peer: bytes, frame: wire.Frame) -> None:
+        run_id = self._runs_by_session.get(frame.session)
+        if run_id is None:
+            return self._answer(peer, wire.WantHello(frame.session))
+        if len(frame.records) > wire.FRAME_EVENTS_MAX or run_id != frame.run_id or frame.first_seq < 0:
+            return self._reject("impossible_frame")
+        journal = self._journals[run_id]
+        stream = journal.streams[frame.session]
+        self._telemetry.frames_total += 1
+        if self._accept(journal, stream, frame):
+            self._replies[frame.session] = peer
+        else:
+            self._answer(peer, wire.Resend(frame.session, stream.next_seq))
+
+    def _accept(self, journal: Journal, stream: Stream, frame: wire.Frame) -> bool:
+        """Queue the new part of a frame. False: something before it is missing and can still be sent."""
+        waiting = self._pending.get(frame.run_id)
+        expected = stream.next_seq if waiting is None else waiting.next_seqs.get(stream.session, stream.next_seq)
+        end = frame.first_seq + len(frame.records)
+        if frame.first_seq > expected:
+            if frame.oldest_seq <= expected:
+                return False
+            missing = min(frame.oldest_seq, frame.first_seq) - expected
+            self._declare_gap(journal, frame, expected, missing)
+            if frame.first_seq > expected + missing:
+                return False
+            expected += missing
+        self._telemetry.duplicates_total += max(0, min(end, expected) - frame.first_seq)
+        fresh = frame.records[expected - frame.first_seq :] if end > expected else []
+        if fresh:
+            self._queue(frame.run_id, frame.rank, Chunk(frame.session, expected, time.time_ns(), fresh))
+        return True
+
+    def _queue(self, run_id: str, rank: int, chunk: Chunk) -> None:
+        waiting = self._pending.setdefault(run_id, _Pending())
+        waiting.chunks.append(chunk)
+        waiting.ranks.append(rank)
+        waiting.next_seqs[chunk.session] = chunk.first_seq + len(chunk.records)
+
+    def _declare_gap(self, journal: Journal, frame: wire.Frame, first_seq: int, count: int) -> None:
+        """The ring had to overwrite these events: say so in the journal, once, in front of what follows."""
+        reason = "ring_overwritten"
+        gap = wire.Gap(time.time_ns(), time.monotonic_ns(), frame.rank, frame.session, first_seq, count, reason)
+        self._queue_own(frame.run_id, journal, [wire.encode_event(gap)])
+        self._queue(frame.run_id, frame.rank, Chunk(frame.session, first_seq + count, time.time_ns(), []))
+        self._telemetry.events_lost_total[reason] += count
+        log.warning("%d events of rank %d are lost: the sidecar was away for longer than its ring holds", count, frame.rank)
+
+    def _take_own(self) -> None:
+        with self._own_lock:
+            events, self._own_events = self._own_events, []
+        for run_id, event in events:
+            journal = self.open_run(run_id)
+            if journal is not None:
+                self._queue_own(run_id, journal, [wire.encode_event(event)])
+
+    def _queue_own(self, run_id: str, journal: Journal, records: list[bytes]) -> None:
+        try:
+            stream = journal.own_stream(self._own_session, time.time_ns())
+        except (JournalFull, sqlite3.Error) as error:
+            return self._journal_failed(str(error), "full" if isinstance(error, JournalFull) else "failing")
+        waiting = self._pending.get(run_id)
+        seq = stream.next_seq if waiting is None else waiting.next_seqs.get(stream.session, stream.next_seq)
+        self._queue(run_id, wire.SIDECAR_RANK, Chunk(stream.session, seq, time.time_ns(), records))
+
+    def _acknowledge(self) -> None:
+        replies, self._replies = self._replies, {}
+        for session, peer in replies.items():
+            stream = self._journals[self._runs_by_session[session]].streams[session]
+            self._answer(peer, wire.Ack(session, stream.next_seq))
+
+    def _answer(self, peer: bytes, reply: wire.Ack | wire.Resend | wire.WantHello | wire.Refused) -> None:
+        try:
+            self._socket.send_multipart([peer, wire.encode(reply)], zmq.NOBLOCK)
+        except zmq.ZMQError as error:  # The peer is gone or does not read: acknowledgements are cumulative.
+            log.debug("no answer to a trainer: %s", error)
+
+    def _reject(self, reason: str) -> None:
+        self._telemetry.frames_rejected_total[reason] += 1
+
+    def _count(self, committed: list[Committed]) -> None:
+        self._telemetry.events_total += sum(len(item.chunk.records) for item in committed)

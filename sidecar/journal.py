@@ -1,0 +1,278 @@
+"""One run's journal: every event as it was sent, committed before it is acknowledged, in one SQLite file.
+
+Given: frames in stream order. Hands on: the same events as Records, to any number of readers in any process.
+Never: acknowledges, interprets an event, or stores a part of a batch.
+
+A row holds up to 128 consecutive events of one stream. The next expected sequence number of each stream is stored in
+the same transaction as its events, so "committed" and "will not be taken twice" are one fact.
+"""
+
+import contextlib
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from sidecar import wire
+
+FORMAT = 1
+READ_ROWS = 128  # Rows fetched per read transaction: short ones let SQLite check-point its log.
+BUSY_SECONDS = 10.0
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS streams (
+    id INTEGER PRIMARY KEY, rank INTEGER NOT NULL, session INTEGER NOT NULL UNIQUE,
+    next_seq INTEGER NOT NULL DEFAULT 0, received_ns INTEGER NOT NULL, hello BLOB
+);
+CREATE TABLE IF NOT EXISTS frames (
+    row INTEGER PRIMARY KEY AUTOINCREMENT, stream INTEGER NOT NULL, first_seq INTEGER NOT NULL,
+    count INTEGER NOT NULL, received_ns INTEGER NOT NULL, crc INTEGER NOT NULL, records BLOB NOT NULL
+);
+"""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_records = msgspec.msgpack.Decoder(list[bytes]).decode
+
+
+class Record(NamedTuple):
+    """One event as journaled. Parts have been rejoined: ``seq`` is then that of the last part."""
+
+    row: int
+    rank: int
+    session: int
+    seq: int
+    received_ns: int
+    event: wire.AnyEvent
+
+
+class Chunk(NamedTuple):
+    """Consecutive events of one stream, about to be appended."""
+
+    session: int
+    first_seq: int
+    received_ns: int
+    records: list[bytes]
+
+
+class JournalFull(OSError):
+    """There is no space for the batch. Nothing of it was stored; the same batch may be tried again."""
+
+
+class Stream:
+    """What the journal knows of one stream. ``next_seq`` counts committed events only."""
+
+    __slots__ = ("hello", "id", "next_seq", "rank", "session")
+
+    def __init__(self, id: int, rank: int, session: int, next_seq: int, hello: wire.Hello | None) -> None:
+        self.id, self.rank, self.session, self.next_seq, self.hello = id, rank, session, next_seq, hello
+
+
+class Journal:
+    """The one writer of a run's journal. Raises sqlite3.Error from the constructor when the file is not usable."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")  # Acknowledged means on the disk.
+        self._db.executescript(SCHEMA)
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?)", (FORMAT,))
+        self.streams = {stream.session: stream for stream in _streams(self._db)}
+
+    def greet(self, hello: wire.Hello, received_ns: int) -> Stream:
+        """Store who is speaking; a known session keeps its place. Raises JournalFull."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO streams (rank, session, received_ns, hello) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (session) DO UPDATE SET hello = excluded.hello",
+                (hello.rank, hello.session, received_ns, wire.encode(hello)),
+            )
+        return self._load_stream(hello.session)
+
+    def own_stream(self, session: int, received_ns: int) -> Stream:
+        """The sidecar's own stream in this journal. Raises JournalFull."""
+        if session not in self.streams:
+            with self._transaction():
+                self._db.execute(
+                    "INSERT INTO streams (rank, session, received_ns) VALUES (?, ?, ?)",
+                    (wire.SIDECAR_RANK, session, received_ns),
+                )
+            self._load_stream(session)
+        return self.streams[session]
+
+    def append(self, chunks: Iterable[Chunk], summary: bytes | None = None) -> list[int]:
+        """Commit all chunks or none; return the row of each (0 for an empty one). Raises JournalFull, or sqlite3.Error for other faults.
+
+        ``summary`` is stored beside them: what `sidecar runs` shows without reading the events.
+        """
+        rows: list[int] = []
+        next_seqs: dict[int, int] = {}
+        with self._transaction():
+            for session, first_seq, received_ns, records in chunks:
+                next_seqs[session] = first_seq + len(records)
+                if not records:  # Only moves the stream on, past events that are lost.
+                    rows.append(0)
+                    continue
+                stream, blob = self.streams[session], _encode(records)
+                values = (stream.id, first_seq, len(records), received_ns, zlib.crc32(blob), blob)
+                cursor = self._db.execute(
+                    "INSERT INTO frames (stream, first_seq, count, received_ns, crc, records) VALUES (?, ?, ?, ?, ?, ?)",
+                    values,
+                )
+                rows.append(cursor.lastrowid or 0)
+            self._db.executemany(
+                "UPDATE streams SET next_seq = ? WHERE session = ?", [(seq, s) for s, seq in next_seqs.items()]
+            )
+            if summary is not None:
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES ('summary', ?)", (summary,))
+        for session, seq in next_seqs.items():  # Only now: a failed batch must not look like a duplicate when retried.
+            self.streams[session].next_seq = seq
+        return rows
+
+    def put(self, key: str, value: bytes) -> None:
+        """Store a small fact about the run. Raises JournalFull."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def size_bytes(self) -> int:
+        with contextlib.suppress(OSError):
+            wal = self.path.with_name(self.path.name + "-wal")
+            return self.path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)
+        return 0
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _load_stream(self, session: int) -> Stream:
+        (stream,) = _streams(self._db, "WHERE session = ?", (session,))
+        self.streams[session] = stream
+        return stream
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            if getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
+                raise JournalFull(f"no space left for {self.path}") from error
+            raise
+
+
+class JournalReader:
+    """Reads a journal that may still be written, in this or another process. Raises sqlite3.Error if it cannot."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damaged_rows = 0
+        """Rows whose checksum is wrong, skipped."""
+        self.bad_records = 0
+        """Records that are no event of this version even after their bad values were dropped."""
+        self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+        self._parts: dict[int, list[bytes]] = {}
+
+    def hellos(self) -> list[wire.Hello]:
+        """Who has spoken, in order of arrival. Grows when a trainer restarts."""
+        return [stream.hello for stream in _streams(self._db) if stream.hello is not None]
+
+    def records(self, after_row: int = 0, rows_max: int | None = None) -> Iterator[Record]:
+        """Events of the rows after ``after_row``, oldest first, up to what is committed when the reader gets there."""
+        streams: dict[int, tuple[int, int]] = {}
+        left = rows_max
+        while left is None or left > 0:
+            limit = READ_ROWS if left is None else min(READ_ROWS, left)
+            rows = self._db.execute(
+                "SELECT row, stream, first_seq, received_ns, crc, records FROM frames WHERE row > ? ORDER BY row LIMIT ?",
+                (after_row, limit),
+            ).fetchall()
+            if not rows:
+                return
+            if any(row[1] not in streams for row in rows):
+                streams = {s.id: (s.rank, s.session) for s in _streams(self._db)}
+            for row, stream_id, first_seq, received_ns, crc, blob in rows:
+                rank, session = streams.get(stream_id, (wire.SIDECAR_RANK, 0))
+                yield from self._row(row, rank, session, first_seq, received_ns, crc, blob)
+            after_row = rows[-1][0]
+            left = None if left is None else left - len(rows)
+
+    def last_row(self) -> int:
+        return int(self._db.execute("SELECT coalesce(max(row), 0) FROM frames").fetchone()[0])
+
+    def get(self, key: str) -> bytes | None:
+        found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if found is None else found[0]
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _row(
+        self, row: int, rank: int, session: int, first_seq: int, received_ns: int, crc: int, blob: bytes
+    ) -> Iterator[Record]:
+        if zlib.crc32(blob) != crc:
+            self.damaged_rows += 1
+            return
+        for seq, data in enumerate(_decode_records(blob), first_seq):
+            event = decode(data, session, self._parts)
+            if event is not None:
+                yield Record(row, rank, session, seq, received_ns, event)
+            elif session not in self._parts:
+                self.bad_records += 1
+
+
+def decode(data: bytes, session: int, parts: dict[int, list[bytes]]) -> wire.AnyEvent | None:
+    """One record as an event. None: it is no event, or a part whose record is not complete (``parts`` keeps those)."""
+    event = _decode_or_repair(data)
+    if not isinstance(event, wire.Part):
+        parts.pop(session, None)  # A record that stopped in the middle never comes back.
+        return event
+    if event.index == 0:
+        parts[session] = []
+    collected = parts.get(session)
+    if collected is None or event.index != len(collected) or event.count * wire.FRAME_BYTES_MAX > 64 * wire.RECORD_BYTES_MAX:
+        parts.pop(session, None)
+        return None
+    collected.append(event.data)
+    if len(collected) < event.count:
+        return None
+    del parts[session]
+    whole = _decode_or_repair(b"".join(collected))
+    return None if isinstance(whole, wire.Part) else whole
+
+
+def _decode_or_repair(data: bytes) -> wire.AnyEvent | None:
+    """Strict first. A row with one impossible value or name loses that value, not the row."""
+    try:
+        return wire.decode_event(data)
+    except Exception:  # msgspec raises more than its own errors for hostile bytes (UnicodeDecodeError, RecursionError).
+        pass
+    try:
+        raw = msgspec.msgpack.decode(data)
+        if raw[0] in ("step", "log") and isinstance(raw[4], dict):
+            raw[4] = {name: value for name, value in raw[4].items() if _fits(name, value)}
+        return msgspec.convert(raw, wire.AnyEvent, strict=True)
+    except Exception:
+        return None
+
+
+def _fits(name: Any, value: Any) -> bool:
+    try:
+        msgspec.convert({name: value}, wire.Metrics, strict=True)
+    except Exception:
+        return False
+    return True
+
+
+def _streams(db: sqlite3.Connection, where: str = "", values: tuple[Any, ...] = ()) -> list[Stream]:
+    rows = db.execute(f"SELECT id, rank, session, next_seq, hello FROM streams {where} ORDER BY id", values).fetchall()
+    result = []
+    for id, rank, session, next_seq, blob in rows:
+        hello = wire.decode_from_trainer(blob) if blob else None
+        result.append(Stream(id, rank, session, next_seq, hello if isinstance(hello, wire.Hello) else None))
+    return result

@@ -1,0 +1,94 @@
+"""The tails of dead trainers: events that are in a ring and nowhere else.
+
+Given: the ring folders and an endpoint. Hands on: orphaned events to the intake, like any other frame.
+Never: touches the ring of a living trainer, trusts a file of another user, or removes a ring before its commit.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from sidecar import wire
+from sidecar.intake import Intake
+from sidecar.rendezvous import endpoint_key, ring_directories
+from sidecar.ring import SUFFIX, Orphan, RingRefused
+from sidecar.telemetry import Telemetry
+
+log = logging.getLogger("sidecar.recovery")
+
+FRAMES_PER_COMMIT = 256
+
+
+class Recovery:
+    """Call :meth:`scan` at start and every second or two; it looks at file names and locks only, until one is free."""
+
+    def __init__(self, intake: Intake, telemetry: Telemetry, endpoint: str) -> None:
+        self._intake, self._telemetry = intake, telemetry
+        self._prefix = f"{endpoint_key(endpoint)}-"
+        self._refused: set[str] = set()
+
+    def scan(self) -> list[wire.Hello]:
+        """Journal every orphaned ring of our endpoint; return the Hello of each trainer found to be gone."""
+        gone: list[wire.Hello] = []
+        for path in self._rings():
+            try:
+                hello = self._recover(path)
+            except FileNotFoundError:
+                continue  # Its trainer finished between the listing and now.
+            except (OSError, ValueError) as error:
+                self._refuse(path, error)
+                continue
+            if hello is not None:
+                gone.append(hello)
+        return gone
+
+    def _rings(self) -> Iterator[Path]:
+        for directory in ring_directories():
+            try:
+                names = os.listdir(directory)
+            except OSError:
+                continue
+            for name in sorted(names):
+                if name.startswith(self._prefix) and name.endswith(SUFFIX) and name not in self._refused:
+                    yield directory / name
+
+    def _recover(self, path: Path) -> wire.Hello | None:
+        ring = Orphan(path)
+        try:
+            if not ring.claim():
+                return None
+            hello = wire.decode_from_trainer(ring.hello())
+            if not isinstance(hello, wire.Hello):
+                raise RingRefused("no hello in it")
+            if not self._ingest(ring, hello):
+                return None
+            ring.remove()
+            self._telemetry.rings_recovered_total += 1
+            return hello
+        finally:
+            ring.close()
+
+    def _ingest(self, ring: Orphan, hello: wire.Hello) -> bool:
+        """Journal the tail. False: the journal does not take it now, so the ring stays for the next scan."""
+        oldest, events = ring.oldest_seq(), ring.events()
+        stream = self._intake.ingest(hello, oldest, oldest, [])
+        if stream is None:
+            return False
+        end = oldest
+        while True:
+            for _ in range(FRAMES_PER_COMMIT):
+                batch = list(islice(events, wire.FRAME_EVENTS_MAX))
+                if not batch:
+                    break
+                first_seq, end = batch[0][0], batch[-1][0] + 1
+                self._intake.ingest(hello, first_seq, first_seq, [payload for _, payload in batch])
+            if not self._intake.commit():
+                break
+        return stream.next_seq >= end
+
+    def _refuse(self, path: Path, error: Exception) -> None:
+        self._refused.add(path.name)
+        self._telemetry.rings_refused_total[type(error).__name__] += 1
+        log.warning("the ring %s is not taken: %s", path, error)

@@ -1,0 +1,68 @@
+"""Where the two worlds meet on one machine: the default endpoint and the folders of sockets and rings.
+
+Given: the environment and the user id. Hands on: paths in private folders that were verified.
+Never: trusts a folder that another user could have prepared.
+"""
+
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+APPLICATION = "trainer-sidecar"
+IPC_PATH_BYTES_MAX = 107  # sockaddr_un; $TMPDIR on clusters is long.
+
+
+class UnsafeDirectory(OSError):
+    """The folder exists but is not a private folder of ours (owner, mode or symlink)."""
+
+
+def private_directory(path: Path) -> Path:
+    """Create ``path`` with mode 0700, or verify that it already is ours alone. Raises UnsafeDirectory or OSError."""
+    try:
+        path.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        pass
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise UnsafeDirectory(f"{path} is not a directory")
+    if found.st_uid != os.getuid():
+        raise UnsafeDirectory(f"{path} belongs to user {found.st_uid}, not to {os.getuid()}")
+    if found.st_mode & 0o077:
+        raise UnsafeDirectory(f"{path} is open to others (mode {stat.S_IMODE(found.st_mode):o}, need 700)")
+    return path
+
+
+def runtime_directory() -> Path:
+    """The private folder of sockets: $XDG_RUNTIME_DIR/trainer-sidecar, else a folder of ours in the temp folder."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base and os.path.isdir(base) and os.access(base, os.W_OK):
+        return private_directory(Path(base) / APPLICATION)
+    return private_directory(Path(tempfile.gettempdir()) / f"{APPLICATION}-{os.getuid()}")
+
+
+def default_endpoint() -> str:
+    """The endpoint that trainers and sidecars use when nothing else is said."""
+    return ipc_endpoint("events")
+
+
+def ipc_endpoint(name: str) -> str:
+    path = str(runtime_directory() / name)
+    if len(os.fsencode(path)) > IPC_PATH_BYTES_MAX:
+        short = hashlib.blake2s(os.fsencode(path), digest_size=8).hexdigest()
+        path = str(private_directory(Path("/tmp") / f"{APPLICATION}-{os.getuid()}") / short)
+    return f"ipc://{path}"
+
+
+def endpoint_key(endpoint: str) -> str:
+    """Eight hex digits that stand for an endpoint in a ring's file name: only its sidecar claims the ring."""
+    return hashlib.blake2s(endpoint.encode(), digest_size=4).hexdigest()
+
+
+def ring_directories() -> list[Path]:
+    """Folders that may hold rings, best first: memory under /dev/shm, else the temp folder."""
+    name = f"{APPLICATION}-rings-{os.getuid()}"
+    shared_memory = Path("/dev/shm")
+    bases = [shared_memory] if shared_memory.is_dir() and os.access(shared_memory, os.W_OK) else []
+    return [base / name for base in [*bases, Path(tempfile.gettempdir())]]

@@ -1,0 +1,252 @@
+"""The sidecar process: what starts in which order, what stops in the opposite one.
+
+Given: a Config. Hands on: an exit code. Never: serves a folder that another sidecar serves, announces itself before
+it is ready, or waits without a limit when it is told to stop.
+
+Consumers start before producers (web and sinks, then collectors, then the intake), and stop after them, so that
+everything that was accepted still finds its way out.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import resource
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import zmq
+
+import sidecar
+from sidecar import wire
+from sidecar.config import Config
+from sidecar.errors import Exit, UserError
+from sidecar.hardware.sampler import Sampler
+from sidecar.intake import Intake
+from sidecar.pipeline import Pipeline
+from sidecar.recovery import Recovery
+from sidecar.rendezvous import default_endpoint, endpoint_key, ipc_endpoint
+from sidecar.sinks.manager import SinkManager
+from sidecar.store import SUMMARY_KEY, Store
+from sidecar.telemetry import Telemetry
+from sidecar.web.app import create_app
+from sidecar.web.security import Security, bind, check_bind, serve_config
+
+if TYPE_CHECKING:
+    import uvicorn
+
+log = logging.getLogger("sidecar.service")
+
+SCAN_SECONDS = 1.0  # How soon a dead trainer's tail is in the journal.
+PORTS_TRIED = 20
+DRAIN_SECONDS_MAX = 5.0
+LAUNCHER_VARIABLE = "SIDECAR_LAUNCHER_PID"
+
+
+class Service:
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stop = threading.Event()
+        self._store = Store(config.data_directory)
+        self._telemetry = Telemetry(
+            started_ns=time.time_ns(), version=sidecar.__version__, pid=os.getpid(), data_dir=config.dir
+        )
+        self._intake = Intake(
+            self._store, self._telemetry, streams_max=config.streams_max, runs_max=config.runs_max
+        )
+        self._pipeline = Pipeline(self._store, self._telemetry, snapshot_steps=config.snapshot_steps)
+        self._sinks = SinkManager(config, self._store, self._telemetry)
+        self._sampler = Sampler(self._telemetry, self._journal_hardware, config.sample_seconds)
+        self._trainers: dict[int, wire.Hello] = {}  # session -> a training process of this host
+        self._endpoint_lock: int | None = None
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT. Raises UserError when it cannot start."""
+        self._store.prepare()
+        self._store.lock()
+        _raise_descriptor_limit()
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            http_socket = self._bind_http()
+            endpoint = self._bind_events()
+            self._connect_parts(endpoint)
+            server, web = self._start_web(http_socket)
+            core = threading.Thread(target=self._serve_events, name="intake", daemon=True)
+            self._sampler.start()
+            core.start()
+            self._announce(endpoint)
+            self._stop.wait()
+            self._shut_down(core, server, web)
+        finally:
+            self._config.endpoints_file.unlink(missing_ok=True)
+            self._store.unlock()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return 0
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self._stop.is_set():
+            os._exit(128 + number)  # Asked twice: everything committed is safe, nothing else is worth waiting for.
+        self._stop.set()
+
+    def _bind_http(self) -> socket.socket:
+        config = self._config
+        self._security = Security(host=config.host, token=config.token, allowed_hosts=config.allowed_hosts)
+        check_bind(self._security)
+        try:
+            bound = bind(config.host, config.port, tries=PORTS_TRIED)
+        except OSError as error:
+            raise UserError(
+                f"cannot listen on {config.host}:{config.port}: {error.strerror or error}",
+                "choose another with --port N (0: any free one) or --host ADDRESS",
+                Exit.PORT_IN_USE,
+            ) from error
+        host, port = bound.getsockname()[:2]
+        self._telemetry.http_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return bound
+
+    def _bind_events(self) -> str:
+        """The endpoint asked for; else the default one, or one of this folder's own when the default is taken."""
+        wanted = self._config.endpoint
+        endpoint = wanted or default_endpoint()
+        if not self._lock_endpoint(endpoint):
+            if wanted:
+                raise UserError(
+                    f"another sidecar already listens at {endpoint}",
+                    "stop it, or choose another with --endpoint",
+                    Exit.ALREADY_RUNNING,
+                )
+            endpoint = ipc_endpoint(f"events-{endpoint_key(self._config.dir)}")
+            self._lock_endpoint(endpoint)
+        try:
+            self._intake.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise UserError(
+                f"cannot listen for events at {endpoint}: {error.strerror}",
+                "choose another with --endpoint",
+                Exit.PORT_IN_USE,
+            ) from error
+        self._telemetry.events_endpoint = endpoint
+        return endpoint
+
+    def _lock_endpoint(self, endpoint: str) -> bool:
+        """A second bind to an ipc path silently steals it: hold a lock beside it."""
+        if not endpoint.startswith("ipc://") or endpoint.startswith("ipc://@"):
+            return True
+        fd = os.open(endpoint.removeprefix("ipc://") + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        self._endpoint_lock = fd
+        return True
+
+    def _connect_parts(self, endpoint: str) -> None:
+        self._recovery = Recovery(self._intake, self._telemetry, endpoint)
+        self._intake.on_hello = self._greet
+        self._intake.on_committed = self._pipeline.committed
+        self._intake.summary_of = self._pipeline.summary_of
+        self._pipeline.on_snapshot_due = self._sampler.request_snapshot
+        self._pipeline.on_rows = self._sinks.notify
+
+    def _greet(self, hello: wire.Hello, received_ns: int) -> None:
+        self._pipeline.greet(hello, received_ns)
+        self._sinks.run_started(hello)
+        if hello.host == socket.gethostname() and hello.pid:
+            self._trainers[hello.session] = hello
+            self._sampler.set_trainers(sorted({trainer.pid for trainer in self._trainers.values()}))
+
+    def _journal_hardware(self, reading: wire.Hardware) -> None:
+        for run_id in self._pipeline.live_run_ids():
+            self._intake.submit(run_id, reading)
+
+    def _start_web(self, bound: socket.socket) -> tuple["uvicorn.Server", threading.Thread]:
+        import uvicorn
+
+        app = create_app(self._pipeline.views, self._security)
+        server = uvicorn.Server(serve_config(app))
+        web = threading.Thread(
+            target=lambda: asyncio.run(server.serve(sockets=[bound])), name="web", daemon=True
+        )
+        web.start()
+        while not server.started and web.is_alive():
+            time.sleep(0.005)
+        return server, web
+
+    def _serve_events(self) -> None:
+        """The intake's thread: recover what others left, then round after round."""
+        next_scan = 0.0
+        while not self._stop.is_set():
+            try:
+                if time.monotonic() >= next_scan:
+                    self._look_after_trainers()
+                    next_scan = time.monotonic() + SCAN_SECONDS
+                self._intake.round()
+                self._pipeline.publish_if_due()
+            except Exception:  # Task boundary: one batch that we mishandle must not end the intake of all others.
+                log.exception("a round of the intake failed")
+                self._telemetry.frames_rejected_total["internal_error"] += 1
+                time.sleep(0.1)
+
+    def _look_after_trainers(self) -> None:
+        for hello in self._recovery.scan():
+            self._trainers.pop(hello.session, None)
+            self._note_end(hello)
+        launcher = os.environ.get(LAUNCHER_VARIABLE, "")
+        if launcher.isdigit() and not Path(f"/proc/{launcher}").exists() and not self._config.keep:
+            log.warning("the launcher is gone, and the training processes with it")
+            self._stop.set()
+
+    def _note_end(self, hello: wire.Hello) -> None:
+        """A ring that could be claimed: its process is gone. Unless it said goodbye, say so in the journal."""
+        snapshot = self._pipeline.views.snapshot(hello.run_id)
+        if snapshot is None or snapshot.state not in ("finished", "failed"):
+            ended = wire.RankEnded(
+                time.time_ns(), time.monotonic_ns(), hello.rank, hello.session, "the training process is gone"
+            )
+            self._intake.submit(hello.run_id, ended)
+
+    def _announce(self, endpoint: str) -> None:
+        """Atomically, once ready: whoever waits for this file may connect."""
+        file = self._config.endpoints_file
+        facts = {"http": self._telemetry.http_url, "events": endpoint, "pid": os.getpid()}
+        draft = file.with_suffix(".draft")
+        draft.write_bytes(msgspec.json.encode(facts))
+        draft.replace(file)
+
+    def _shut_down(self, core: threading.Thread, server: "uvicorn.Server", web: threading.Thread) -> None:
+        self._sampler.stop()
+        core.join(5.0)
+        while self._intake.round(poll_seconds=0.05):
+            pass
+        self._pipeline.publish_if_due()
+        self._store_summaries()
+        deadline = time.monotonic() + DRAIN_SECONDS_MAX
+        while not self._sinks.drained() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self._sinks.close(timeout_seconds=DRAIN_SECONDS_MAX)
+        server.should_exit = True
+        web.join(5.0)
+        self._intake.close()
+
+    def _store_summaries(self) -> None:
+        for run_id, blob in self._pipeline.summaries().items():
+            journal = self._intake.open_run(run_id)
+            if journal is not None:
+                try:
+                    journal.put(SUMMARY_KEY, blob)
+                except (OSError, sqlite3.Error) as error:
+                    log.warning("the summary of %s is not stored: %s", run_id, error)
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

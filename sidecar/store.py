@@ -1,0 +1,131 @@
+"""The data directory: which runs there are, and where each has its journal.
+
+Given: a folder. Hands on: run entries, paths, open journals. Never: builds a file name from what a trainer said
+without making it harmless, or lets two sidecars write to one folder.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from sidecar.errors import UserError
+from sidecar.journal import Journal, JournalReader
+
+SUFFIX = ".sqlite"
+SUMMARY_KEY = "summary"
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """Stored in the journal beside the events, so that listing runs need not read them."""
+
+    run_id: str
+    project: str
+    name: str | None
+    stage: str | None
+    state: str
+    last_step: int | None
+    started_ns: int
+
+
+class RunEntry(NamedTuple):
+    run_id: str
+    project: str
+    name: str | None
+    stage: str | None
+    state: str
+    last_step: int | None
+    started_ns: int
+    path: Path
+
+
+class Store:
+    """Reading needs no lock; a sidecar that writes takes :meth:`lock` first."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._runs = directory / "runs"
+        self._lock_fd: int | None = None
+
+    def prepare(self) -> None:
+        """Create the folders. Raises UserError when that is not allowed."""
+        try:
+            self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(self._runs, os.W_OK):
+                raise PermissionError(13, "Permission denied", str(self._runs))
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the data directory {self.directory}: {error.strerror}",
+                "choose another with --dir PATH or SIDECAR_DIR",
+                exit_code=73,
+            ) from error
+
+    def lock(self) -> None:
+        """Become the one sidecar of this folder. Raises UserError naming the pid of the other."""
+        fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            raise UserError(
+                f"another sidecar (pid {owner}) already serves {self.directory}",
+                f"use it, stop it with `kill {owner}`, or choose another folder with --dir PATH",
+                exit_code=74,
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        self._lock_fd = fd
+
+    def unlock(self) -> None:
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def path(self, run_id: str) -> Path:
+        """The journal of a run. The name is for people; the digest makes it unique and harmless."""
+        slug = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in run_id)[:40].strip("-") or "run"
+        digest = hashlib.blake2s(run_id.encode(errors="surrogatepass"), digest_size=6).hexdigest()
+        return self._runs / f"{slug}-{digest}{SUFFIX}"
+
+    def journal(self, run_id: str) -> Journal:
+        """Open a run's journal for writing, and create it if need be. Raises sqlite3.Error or OSError."""
+        path = self.path(run_id)
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        return Journal(path)
+
+    def runs(self) -> list[RunEntry]:
+        """All runs, the one last started first. A journal that cannot be read is listed as damaged."""
+        entries = [self._entry(path) for path in self._runs.glob(f"*{SUFFIX}")]
+        return sorted((entry for entry in entries if entry), key=lambda entry: entry.started_ns, reverse=True)
+
+    def find(self, word: str) -> RunEntry | None:
+        """A run by its id, else the newest of that name, else for "latest" the one last started."""
+        runs = self.runs()
+        for entry in runs:
+            if entry.run_id == word:
+                return entry
+        for entry in runs:
+            if entry.name == word:
+                return entry
+        return runs[0] if word == "latest" and runs else None
+
+    def _entry(self, path: Path) -> RunEntry | None:
+        try:
+            with contextlib.closing(JournalReader(path)) as reader:
+                blob = reader.get(SUMMARY_KEY)
+                if blob is not None:
+                    return RunEntry(**msgspec.structs.asdict(msgspec.msgpack.decode(blob, type=Summary)), path=path)
+                hellos = reader.hellos()
+        except (sqlite3.Error, msgspec.MsgspecError):
+            return RunEntry(path.stem, "", None, None, "damaged", None, 0, path)
+        if not hellos:
+            return None
+        first = hellos[0]
+        return RunEntry(first.run_id, first.project, first.name, first.stage, "starting", None, first.time_ns, path)
