@@ -1,0 +1,281 @@
+"""The HTTP application: every route on one page.
+
+Given: ``Views`` and ``Security``. Hands on: a FastAPI application behind its guard.
+Never: changes anything, computes a number, waits for training, or answers 500 to a NaN.
+
+What is sent was rendered once per published version: a thousand readers cost what one does.
+"""
+
+import time
+from collections.abc import Callable
+from importlib import resources
+from typing import Annotated, Any, Literal, Protocol
+
+import msgspec
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from sidecar import __version__
+from sidecar.history import History
+from sidecar.snapshot import RunSnapshot
+from sidecar.telemetry import Telemetry
+from sidecar.web import status as status_view
+from sidecar.web.exposition import Exposition
+from sidecar.web.security import Guard, Security
+from sidecar.web.status import RunEntryLike, RunSummary, Status
+from sidecar.web.stream import EventStream, Hub
+
+NAMES_MAX = 64
+RUNS_SECONDS = 1.0  # The list of runs comes from the store: read at most so often.
+CACHED_MAX = 16
+STUCK_STATES = frozenset({"stalled", "lost"})
+PAGE_FILES = {
+    "app.js": "text/javascript; charset=utf-8",
+    "style.css": "text/css; charset=utf-8",
+    "uPlot.iife.min.js": "text/javascript; charset=utf-8",
+    "uPlot.min.css": "text/css; charset=utf-8",
+    "uPlot.LICENSE.txt": "text/plain; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+
+
+class Views(Protocol):
+    """What is published; see sidecar.pipeline.Views. Safe to read from any thread."""
+
+    version: int
+    telemetry: Telemetry
+
+    def run_ids(self) -> list[str]: ...
+
+    def snapshot(self, run_id: str | None = None) -> RunSnapshot | None: ...
+
+    def history(self, run_id: str) -> History | None: ...
+
+    def runs(self) -> list[Any]: ...
+
+
+class Json(Response):
+    """msgspec's JSON: NaN and infinities are null."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return content if isinstance(content, bytes) else status_view.encode(content)
+
+
+class Reader:
+    """Composes status objects from what is published, and remembers them until the next publish."""
+
+    def __init__(self, views: Views, now_ns: Callable[[], int] = time.time_ns) -> None:
+        self._views, self._now_ns = views, now_ns
+        self._encoded: dict[str | None, tuple[int, bytes]] = {}
+        self._runs: tuple[float, list[RunSummary]] = (-RUNS_SECONDS, [])
+
+    def known(self) -> list[str]:
+        """Ids of all runs that can be asked for, newest first, those of earlier days included."""
+        return list(dict.fromkeys([*self._views.run_ids(), *(run.run_id for run in self.runs())]))
+
+    def runs(self) -> list[RunSummary]:
+        read_at, listed = self._runs
+        if time.monotonic() - read_at >= RUNS_SECONDS:
+            listed = status_view.summaries(self._views.runs())
+            self._runs = (time.monotonic(), listed)
+        return listed
+
+    def status(self, run_id: str | None = None) -> Status:
+        """Raises HTTPException 404, naming the known runs, for a run that is not there."""
+        snapshot = self._views.snapshot(run_id)
+        if snapshot is None and run_id is not None:
+            raise HTTPException(404, {"error": f"no such run: {status_view.clean(run_id)}", "runs": self.known()[:50]})
+        return status_view.compose(snapshot, self._views.telemetry, self.runs(), now_ns=self._now_ns())
+
+    def encoded(self, run_id: str | None = None) -> bytes:
+        version = self._views.version
+        known = self._encoded.get(run_id)
+        if known is None or known[0] != version:
+            known = (version, status_view.encode(self.status(run_id)))
+            if len(self._encoded) >= CACHED_MAX:
+                self._encoded.clear()
+            self._encoded[run_id] = known
+        return known[1]
+
+
+def create_app(views: Views, security: Security | None = None) -> FastAPI:
+    """The application. ``app.state`` has ``exposition`` (scrapes_total), ``hub`` (clients) and ``reader``."""
+    security = security or Security()
+    app = FastAPI(title="trainer-sidecar", version=__version__, docs_url=None, redoc_url=None,
+                  default_response_class=Json, description="What one training run is doing. Read-only.")
+    app.state.reader = reader = Reader(views)
+    app.state.exposition = exposition = Exposition(views)
+    app.state.hub = Hub(lambda run_id: msgspec.to_builtins(reader.status(run_id)), lambda: views.version,
+                        security.streams_max)
+    _add_errors(app)
+    _add_page(app)
+    _add_status(app, reader)
+    _add_probes(app, views)
+    _add_metrics(app, exposition)
+    _add_api(app, views, reader)
+    _add_schema(app)
+    app.add_middleware(Guard, security=security)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> Response:
+        body = error.detail if isinstance(error.detail, dict) else {"error": str(error.detail)}
+        return Json(body, error.status_code)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return Json({"error": status_view.clean(f"{where}: {first['msg']}")}, 422)
+
+
+def _add_page(app: FastAPI) -> None:
+    folder = resources.files("sidecar.web") / "page"
+    files = {name: (folder / name).read_bytes() for name in ("index.html", *PAGE_FILES)}
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return Response(files["index.html"], media_type="text/html; charset=utf-8")
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def page_file(name: str) -> Response:
+        if name not in PAGE_FILES:
+            raise HTTPException(404, "no such file")
+        return Response(files[name], media_type=PAGE_FILES[name])
+
+
+def _add_status(app: FastAPI, reader: Reader) -> None:
+    @app.get("/status", responses=_documented("Status", "The run last started, or ?run=ID"))
+    async def status(
+        run: Annotated[str | None, Query(max_length=500)] = None,
+        format: Annotated[Literal["json", "text"], Query()] = "json",
+    ) -> Response:
+        if format == "text":
+            return Response(status_view.to_text(await run_in_threadpool(reader.status, run)),
+                            media_type="text/plain; charset=utf-8")
+        return Json(await run_in_threadpool(reader.encoded, run))
+
+
+def _add_probes(app: FastAPI, views: Views) -> None:
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        """The process answers."""
+        return Json({"status": "ok"})
+
+    @app.get("/livez", responses={503: {"description": "Training has stalled or its process is gone"}})
+    async def livez(run: Annotated[str | None, Query(max_length=500)] = None) -> Response:
+        """Training makes progress, has ended, or has not begun."""
+        snapshot = views.snapshot(run)
+        if snapshot is None and run is not None:
+            raise HTTPException(404, "no such run")
+        state = snapshot.state if snapshot else "waiting"
+        return Json({"status": state}, 503 if state in STUCK_STATES else 200)
+
+    @app.get("/readyz", responses={503: {"description": "Events cannot be taken in at the moment"}})
+    async def readyz() -> Response:
+        """The journal takes events."""
+        state = views.telemetry.journal.state
+        return Json({"status": "ok" if state == "ok" else f"journal {state}"}, 200 if state == "ok" else 503)
+
+
+def _add_metrics(app: FastAPI, exposition: Exposition) -> None:
+    @app.get("/metrics", responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}})
+    async def metrics(request: Request) -> Response:
+        accept = ",".join(request.headers.getlist("accept"))
+        encoding = ",".join(request.headers.getlist("accept-encoding"))
+        rendered = await run_in_threadpool(exposition.serve, accept, encoding)
+        headers = {"content-type": rendered.content_type, "vary": "accept, accept-encoding"}
+        if rendered.gzipped:
+            headers["content-encoding"] = "gzip"
+        return Response(rendered.body, headers=headers)
+
+
+def _add_api(app: FastAPI, views: Views, reader: Reader) -> None:
+    @app.get("/api/v1/runs")
+    async def runs() -> Response:
+        """Every run, newest first, those of earlier days included."""
+        return Json({"runs": await run_in_threadpool(reader.runs)})
+
+    @app.get("/api/v1/runs/{run_id}", responses=_documented("Status", "One run"))
+    async def run(run_id: str) -> Response:
+        if run_id not in views.run_ids():
+            entry = await run_in_threadpool(_entry, reader, run_id)
+            return Json(entry)
+        return Json(await run_in_threadpool(reader.encoded, run_id))
+
+    @app.get("/api/v1/runs/{run_id}/history")
+    async def history(
+        run_id: str,
+        names: Annotated[str, Query(max_length=8_000)] = "",
+        points: Annotated[int, Query(ge=1, le=5_000)] = 500,
+        x: Annotated[Literal["step", "tokens", "time"], Query()] = "step",
+    ) -> Response:
+        """Series thinned to ``points``, extremes kept. Without names: which names there are."""
+        series = views.history(run_id)
+        if series is None:
+            raise HTTPException(404, {"error": "no history of that run is in memory", "runs": views.run_ids()})
+        wanted = list(dict.fromkeys(name for name in names.split(",") if name))
+        if len(wanted) > NAMES_MAX:
+            raise HTTPException(422, f"at most {NAMES_MAX} names at once")
+        if not wanted:
+            return Json({"names": await run_in_threadpool(series.names)})
+        return Json(await run_in_threadpool(series.query, wanted, points, x))
+
+    @app.get("/api/v1/stream", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
+    async def stream(request: Request, run: Annotated[str | None, Query(max_length=500)] = None) -> Any:
+        """Server-sent events: ``snapshot`` once, then ``delta`` (JSON merge patch), at most two a second."""
+        if run is not None and views.snapshot(run) is None:
+            raise HTTPException(404, "no such run")
+        return _as_response(EventStream(request.app.state.hub, run))
+
+    @app.get("/api/v1/schema/status")
+    async def schema() -> Response:
+        """JSON Schema of /status."""
+        return Json(status_view.schema())
+
+
+def _entry(reader: Reader, run_id: str) -> RunSummary:
+    """A run of which only the journal is left."""
+    for entry in reader.runs():
+        if entry.run_id == run_id:
+            return entry
+    raise HTTPException(404, {"error": f"no such run: {status_view.clean(run_id)}", "runs": reader.known()[:50]})
+
+
+def _as_response(stream: EventStream) -> Response:
+    """FastAPI hands on only what is a Response; this one writes itself."""
+
+    class _Stream(Response):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await stream(scope, receive, send)
+
+    return _Stream()
+
+
+def _documented(name: str, description: str) -> dict[int | str, dict[str, Any]]:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+    return {200: {"description": description, "content": content}, 404: {"description": "No such run"}}
+
+
+def _add_schema(app: FastAPI) -> None:
+    """Put msgspec's own schemas into the OpenAPI document: what is published is what is sent."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = plain()
+            _, components = msgspec.json.schema_components([Status], ref_template="#/components/schemas/{name}")
+            document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+__all__ = ["Json", "Reader", "RunEntryLike", "Views", "create_app"]

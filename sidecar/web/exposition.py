@@ -1,0 +1,212 @@
+"""``/metrics``: the Prometheus view of all current runs and of the sidecar itself.
+
+Given: ``Views``, a monotonic clock, the two request headers that matter. Hands on: bytes and their content type.
+Never: renders twice for the same published version, lets a counter go down, or keeps a device or rank that is gone.
+
+A custom collector builds fresh samples for each publish, so what vanished is not exported. Values of a run that has
+ended are held for ``HOLD_SECONDS`` (Prometheus' own look-back), then the run disappears from ``/metrics``; it stays
+in ``/status``, the journal and every sink.
+"""
+
+import gzip
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest as render_text
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as render_openmetrics
+from prometheus_client.registry import Collector
+
+from sidecar.snapshot import RunSnapshot
+from sidecar.telemetry import Telemetry
+from sidecar.web import samples
+from sidecar.web.samples import Buckets, Labels, Sample
+
+HOLD_SECONDS = 300.0
+GZIP_LEVEL = 1  # 2.5 ms for 160 kB, a tenth of the size; level 9 saves another fifth for ten times the work.
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+class ViewsLike(Protocol):
+    """What is read of sidecar.pipeline.Views."""
+
+    version: int
+    telemetry: Telemetry
+
+    def run_ids(self) -> list[str]: ...
+
+    def snapshot(self, run_id: str | None = None) -> RunSnapshot | None: ...
+
+
+class Rendered(NamedTuple):
+    body: bytes
+    content_type: str
+    gzipped: bool
+
+
+class Exposition:
+    """Renders at most once per published version and format. Thread-safe."""
+
+    def __init__(self, views: ViewsLike, clock: Callable[[], float] = time.monotonic) -> None:
+        self._views = views
+        self._collector = RunsCollector(views, clock)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self._collector)
+        self._lock = threading.Lock()
+        self._cached: dict[tuple[str, bool], tuple[int, bytes]] = {}
+        self.renders_total = 0
+        self.scrapes_total = 0
+        """How often /metrics was served: the end of a run waits for one more scrape by a scraper that was there."""
+
+    def serve(self, accept: str = "", accept_encoding: str = "") -> Rendered:
+        """The page in the format and encoding that these request headers prefer."""
+        kind, gzipped = negotiate(accept), accepts_gzip(accept_encoding)
+        with self._lock:
+            version = self._views.version
+            body = self._body(kind, version)
+            if gzipped:
+                body = self._gzipped(kind, version, body)
+            self.scrapes_total += 1
+        return Rendered(body, kind, gzipped)
+
+    def _body(self, kind: str, version: int) -> bytes:
+        known = self._cached.get((kind, False))
+        if known is not None and known[0] == version:
+            return known[1]
+        if kind == OPENMETRICS:
+            body = render_openmetrics(self._registry, version="1.0.0")
+        else:
+            body = render_text(self._registry)
+        self.renders_total += 1
+        self._cached[kind, False] = (version, body)
+        return body
+
+    def _gzipped(self, kind: str, version: int, body: bytes) -> bytes:
+        known = self._cached.get((kind, True))
+        if known is None or known[0] != version:
+            known = self._cached[kind, True] = (version, gzip.compress(body, GZIP_LEVEL, mtime=0))
+        return known[1]
+
+
+class RunsCollector(Collector):
+    """prometheus_client's way in: yields every family, freshly built, in a fixed order."""
+
+    def __init__(self, views: ViewsLike, clock: Callable[[], float]) -> None:
+        self._views, self._clock = views, clock
+        self._ended_at: dict[str, float] = {}
+        self._floors: dict[str, dict[tuple[str, tuple[str, ...]], float]] = {}
+        self._dropped: dict[str, int] = {}
+
+    def collect(self) -> Iterable[Metric]:
+        families = Families()
+        own_names = own_family_names()
+        shown = list(self._shown())
+        for run in shown:
+            floor = self._floors.setdefault(run.run_id, {})
+            for sample in samples.of_run(run, own_names):
+                families.add(sample, floor)
+            self._dropped[run.run_id] = max(self._dropped.get(run.run_id, 0), samples.series_dropped(run, own_names))
+        self._floors = {run.run_id: self._floors[run.run_id] for run in shown}
+        for sample in samples.of_telemetry(self._views.telemetry):
+            families.add(sample, {})
+        families.add(Sample("sidecar_series_dropped_total", {}, sum(self._dropped.values())), {})
+        return families.in_order()
+
+    def _shown(self) -> Iterator[RunSnapshot]:
+        now = self._clock()
+        known = set()
+        for run_id in self._views.run_ids():
+            run = self._views.snapshot(run_id)
+            if run is None:
+                continue
+            known.add(run_id)
+            if run.state not in samples.ENDED_STATES:
+                self._ended_at.pop(run_id, None)
+                yield run
+            elif now - self._ended_at.setdefault(run_id, now) < HOLD_SECONDS:
+                yield run
+        self._ended_at = {run_id: since for run_id, since in self._ended_at.items() if run_id in known}
+
+
+class Families:
+    """Samples collected into metric families; the type and help of each come from the catalogue."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, Metric] = {}
+
+    def add(self, sample: Sample | Buckets, floor: dict[tuple[str, tuple[str, ...]], float]) -> None:
+        metric = self._families.get(sample.name) or self._new(sample.name)
+        if isinstance(sample, Buckets):
+            for bound, count in sample.cumulative:
+                metric.add_sample(f"{sample.name}_bucket", sample.labels | {"le": bound}, count)
+            metric.add_sample(f"{sample.name}_count", sample.labels, sample.cumulative[-1][1])
+            metric.add_sample(f"{sample.name}_sum", sample.labels, sample.total)
+            return
+        value = sample.value
+        if metric.type == "counter":
+            value = _monotonic(sample.name, sample.labels, value, floor)
+        metric.add_sample(sample.name, sample.labels, value)
+
+    def in_order(self) -> list[Metric]:
+        return [self._families[name] for name in sorted(self._families)]
+
+    def _new(self, name: str) -> Metric:
+        kind, documentation = describe(name)
+        base = name.removesuffix("_total") if kind == "counter" else name
+        base = base.removesuffix("_info") if kind == "info" else base
+        metric = self._families[name] = Metric(base, documentation, kind)
+        return metric
+
+
+def _monotonic(
+    name: str, labels: Labels, value: float, floor: dict[tuple[str, tuple[str, ...]], float]
+) -> float:
+    """A counter never goes down while this process lives: a rewind of the run is rework, not less work."""
+    key = (name, tuple(labels.values()))
+    highest = floor[key] = max(value, floor.get(key, value))
+    return highest
+
+
+def negotiate(accept: str) -> str:
+    """OpenMetrics only for whom asks for it, at least as much as for text; quality values count."""
+    wanted = {"application/openmetrics-text": -1.0, "text/plain": -1.0}
+    for part in accept.split(","):
+        media, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        if media in wanted:
+            wanted[media] = max(wanted[media], _quality(parameters))
+    openmetrics = wanted["application/openmetrics-text"]
+    return OPENMETRICS if openmetrics > 0 and openmetrics >= wanted["text/plain"] else TEXT
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Whether gzip is named with a quality above 0."""
+    for part in accept_encoding.split(","):
+        coding, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        if coding == "gzip":
+            return _quality(parameters) > 0
+    return False
+
+
+def _quality(parameters: list[str]) -> float:
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return float(parameter[2:])
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def describe(name: str) -> tuple[str, str]:
+    """Type and help of a family."""
+    kind = "counter" if name.endswith("_total") else "info" if name.endswith("_info") else "gauge"
+    return ("histogram" if name == "training_step_duration_seconds" else kind), name.replace("_", " ")
+
+
+def own_family_names() -> frozenset[str]:
+    """Logged metrics that have a Prometheus family of their own and so stay out of training_metric."""
+    return frozenset()

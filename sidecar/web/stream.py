@@ -1,0 +1,152 @@
+"""``/api/v1/stream``: the status object as it changes, by server-sent events.
+
+Given: a function that makes the current status object. Hands on: an ASGI response per reader.
+Never: queues for a slow reader (it skips to the newest state), computes for nobody, or keeps one that has gone.
+
+Events: ``snapshot`` is the whole object; ``delta`` is a JSON merge patch (RFC 7386) to the one before, at most
+two a second; comments keep the connection alive. Lists are replaced whole. Ages of single metrics are left out:
+they change all the time and follow from their step.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from sidecar.web.security import Message, Receive, Scope, Send
+
+PERIOD_SECONDS = 0.5
+HEARTBEAT_SECONDS = 10.0
+STALLED_READER_SECONDS = 30.0
+RETRY_MILLISECONDS = 2_000
+RUNS_CACHED_MAX = 32
+HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no"))
+
+StatusOf = Callable[[str | None], dict[str, Any]]
+
+
+class Frame(NamedTuple):
+    serial: int
+    made_at: float
+    version: int
+    whole: dict[str, Any]
+    snapshot: bytes
+    delta: bytes
+    """Patch from the frame with the serial before this one."""
+
+
+class Hub:
+    """Makes each frame once for all readers, and only when there are readers. One event loop, no locks."""
+
+    def __init__(self, status_of: StatusOf, version_of: Callable[[], int], clients_max: int) -> None:
+        self._status_of, self._version_of = status_of, version_of
+        self._frames: dict[str | None, Frame] = {}
+        self.clients_max = clients_max
+        self.clients = 0
+        self.refused_total = 0
+
+    def frame(self, run_id: str | None) -> Frame:
+        """The newest state of a run, renewed at most every PERIOD_SECONDS and only after a publish."""
+        now = asyncio.get_running_loop().time()
+        known = self._frames.get(run_id)
+        version = self._version_of()
+        if known is not None and (known.version == version or now - known.made_at < PERIOD_SECONDS * 0.9):
+            return known
+        whole = self._status_of(run_id)
+        for metric in whole.get("metrics", {}).values():
+            metric.pop("age_seconds", None)
+        serial = known.serial + 1 if known else 1
+        delta = _event("delta", serial, patch(known.whole, whole)) if known else b""
+        made = Frame(serial, now, version, whole, _event("snapshot", serial, whole), delta)
+        if known is None and len(self._frames) >= RUNS_CACHED_MAX:
+            self._frames.pop(next(iter(self._frames)))
+        self._frames[run_id] = made
+        return made
+
+    def left(self) -> None:
+        self.clients -= 1
+        if self.clients == 0:
+            self._frames.clear()
+
+
+class EventStream:
+    """One reader's response: an ASGI application."""
+
+    def __init__(self, hub: Hub, run_id: str | None) -> None:
+        self._hub, self._run_id = hub, run_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._hub.clients >= self._hub.clients_max:
+            self._hub.refused_total += 1
+            await _busy(send)
+            return
+        if scope.get("sidecar.head"):
+            await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        self._hub.clients += 1
+        gone = asyncio.create_task(_until_gone(receive))
+        writing = asyncio.create_task(self._write(send))
+        try:
+            await asyncio.wait((gone, writing), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (gone, writing):
+                task.cancel()
+            await asyncio.gather(gone, writing, return_exceptions=True)
+            self._hub.left()
+
+    async def _write(self, send: Send) -> None:
+        await _sent(send, {"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
+        await _sent(send, _body(b"retry: %d\n\n" % RETRY_MILLISECONDS))
+        serial, quiet_seconds = 0, 0.0
+        while True:
+            frame = self._hub.frame(self._run_id)
+            if frame.serial != serial:
+                await _sent(send, _body(frame.delta if frame.serial == serial + 1 and serial else frame.snapshot))
+                serial, quiet_seconds = frame.serial, 0.0
+            elif quiet_seconds >= HEARTBEAT_SECONDS:
+                await _sent(send, _body(b": still here\n\n"))
+                quiet_seconds = 0.0
+            await asyncio.sleep(PERIOD_SECONDS)
+            quiet_seconds += PERIOD_SECONDS
+
+
+def patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """JSON merge patch from old to new. A key that became null and a key that vanished are both null, as RFC 7386 has
+    it; readers treat the two alike."""
+    changes: dict[str, Any] = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        before = old.get(key, msgspec.UNSET)
+        if isinstance(value, dict) and isinstance(before, dict):
+            inner = patch(before, value)
+            if inner:
+                changes[key] = inner
+        elif before != value or before is msgspec.UNSET:
+            changes[key] = value
+    return changes
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _sent(send: Send, message: Message) -> None:
+    """A reader that takes nothing for so long is not there any more."""
+    await asyncio.wait_for(send(message), STALLED_READER_SECONDS)
+
+
+def _body(data: bytes) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": True}
+
+
+def _event(name: str, serial: int, data: dict[str, Any]) -> bytes:
+    return b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), serial, msgspec.json.encode(data))
+
+
+async def _busy(send: Send) -> None:
+    body = msgspec.json.encode({"error": "too many open streams; poll /status instead"})
+    headers = [(b"content-type", b"application/json"), (b"retry-after", b"5")]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

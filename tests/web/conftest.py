@@ -1,0 +1,102 @@
+"""What the tests of the HTTP side share: a client without a network, and a real server on a free loopback port."""
+
+import asyncio
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+import uvicorn
+
+from sidecar.web.app import create_app
+from sidecar.web.security import Security, bind, serve_config
+from tests.web.fakes import FakeViews, make_snapshot
+
+
+class Client:
+    """A synchronous face on httpx' in-process transport."""
+
+    def __init__(self, views: FakeViews, security: Security | None = None) -> None:
+        self.views = views
+        self.app = create_app(views, security)
+
+    def request(self, method: str, path: str, **options: object) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9797") as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(send())
+
+    def get(self, path: str, **options: object) -> httpx.Response:
+        return self.request("GET", path, **options)
+
+
+class Server:
+    """The application behind the real uvicorn, with the configuration the sidecar uses."""
+
+    def __init__(self, views: FakeViews, security: Security | None = None) -> None:
+        self.views = views
+        self.app = create_app(views, security)
+        self._socket = bind("127.0.0.1", 0)
+        self.port: int = self._socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._server = uvicorn.Server(serve_config(self.app))
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            self._thread.join(0.01)
+
+    def _run(self) -> None:
+        asyncio.run(self._server.serve(sockets=[self._socket]))
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        self._socket.close()
+
+
+@pytest.fixture
+def views() -> FakeViews:
+    return FakeViews(make_snapshot())
+
+
+@pytest.fixture
+def client(views: FakeViews) -> Client:
+    return Client(views)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    started: list[Server] = []
+
+    def start(views: FakeViews, security: Security | None = None) -> Server:
+        started.append(Server(views, security))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
+
+
+def needed(program: str, package: str) -> str:
+    """Path of a program from a Debian package. Missing: a failure in CI, a skip elsewhere."""
+    path = shutil.which(program)
+    if path is None:
+        cause = f"{program} is not installed: apt-get install {package}"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(cause)
+        pytest.skip(cause)
+    return path
+
+
+@pytest.fixture
+def promtool() -> str:
+    return needed("promtool", "prometheus")
+
+
+@pytest.fixture
+def chromium() -> str:
+    return needed("chromium", "chromium")
