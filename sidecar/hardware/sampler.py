@@ -1,0 +1,208 @@
+"""When readings are taken: by the clock, and at the steps the pipeline asks for.
+
+Given: the collectors' health to write, a callback, a period, the mounts to watch. Hands on: wire.Hardware events.
+Never: blocks the caller, lets a collector's error out, or lets a driver that hangs stop the host's readings.
+
+Two threads. The sampler's reads the host and calls ``emit``; NVML has its own, because a driver in trouble can keep
+a call for minutes. A reading waits for NVML up to a deadline and then goes without GPUs, and says so.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from sidecar import wire
+from sidecar.hardware.host import Host, Numbers
+from sidecar.hardware.nvml import Nvml, Reading
+from sidecar.telemetry import CollectorHealth, Telemetry
+
+log = logging.getLogger(__name__)
+
+SPACING_SECONDS = 0.25
+"""Snapshots asked for faster than this are merged into one, of the latest step."""
+GPU_DEADLINE_SECONDS = 0.5
+GPU_DEADLINE_FIRST_SECONDS = 5.0
+"""The first answer may take seconds: without persistence mode the driver starts only then."""
+
+
+class Sampler:
+    """Takes readings until stopped. ``emit`` is called from the sampler's thread, one reading at a time."""
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        emit: Callable[[wire.Hardware], None],
+        period_seconds: float = 1.0,
+        disks: Sequence[str | Path] = (),
+        nvml: Nvml | None = None,
+    ) -> None:
+        """``disks``: paths on the file systems to watch; the telemetry's data directory when empty."""
+        if period_seconds <= 0:
+            raise ValueError(f"period_seconds must be above 0, got {period_seconds}")
+        self._telemetry = telemetry
+        self._emit = emit
+        self._period_seconds = period_seconds
+        self._host = Host(disks or [telemetry.data_dir or "."])
+        self._gpus = GpuReader(nvml or Nvml())
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._step: int | None = None
+        self._trainers: list[int] | None = None
+        self._thread = threading.Thread(target=self._run, name="hardware", daemon=True)
+        telemetry.collectors["host"] = CollectorHealth(reason="not read yet")
+        telemetry.collectors["nvml"] = CollectorHealth(reason="not read yet")
+
+    def start(self) -> None:
+        self._gpus.start()
+        self._thread.start()
+
+    def request_snapshot(self, step: int) -> None:
+        """Take a reading for ``step`` soon. Returns at once; a newer request replaces one still waiting."""
+        with self._wake:
+            self._step = step
+            self._wake.notify()
+
+    def set_trainers(self, pids: Iterable[int]) -> None:
+        """The local training processes to watch from now on. Returns at once."""
+        with self._wake:
+            self._trainers = list(pids)
+
+    def stop(self, timeout_seconds: float = 2.0) -> None:
+        """No reading begins after this. A driver that hangs is left behind: its thread ends with the process."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_seconds)
+            self._gpus.stop(timeout_seconds)
+
+    def _run(self) -> None:
+        """Readings by the clock keep to a fixed grid; those that fall due while one is taken are left out."""
+        due = earliest = time.monotonic()
+        while True:
+            stopping, step = self._wait(due, earliest)
+            if stopping:
+                return
+            started = time.monotonic()
+            earliest = started + SPACING_SECONDS
+            if started >= due:
+                due += self._period_seconds * (1 + (started - due) // self._period_seconds)
+            try:
+                self._emit(self._read(step))
+            except Exception:  # The boundary of this thread: without it one bad reading would end them all.
+                log.exception("a hardware reading was lost")
+
+    def _wait(self, due: float, earliest: float) -> tuple[bool, int | None]:
+        """Sleep until a reading is due or a snapshot may be taken. Returns (stopping, step asked for)."""
+        with self._wake:
+            while not self._stopping:
+                now = time.monotonic()
+                until = due if self._step is None else min(due, earliest)
+                if now >= until:
+                    break
+                self._wake.wait(until - now)
+            step, self._step = self._step, None
+            return self._stopping, step
+
+    def _read(self, step: int | None) -> wire.Hardware:
+        time_ns, mono_ns = time.time_ns(), time.monotonic_ns()
+        self._gpus.request()  # NVML works while the host is read.
+        host = self._read_host(mono_ns * 1e-9)
+        reading = self._read_gpus()
+        return wire.Hardware(time_ns, mono_ns, step, host, reading.gpus)
+
+    def _read_host(self, now_seconds: float) -> Numbers:
+        with self._wake:
+            trainers, self._trainers = self._trainers, None
+        began = time.perf_counter()
+        if trainers is not None:
+            self._host.set_trainers(trainers)
+        numbers = self._host.read(now_seconds)
+        reason = None if numbers else "the system gives no readings"
+        self._report("host", bool(numbers), time.perf_counter() - began, reason)
+        return numbers
+
+    def _read_gpus(self) -> Reading:
+        reading = self._gpus.answer()
+        if reading is None:
+            waited = self._gpus.busy_seconds()
+            reading = Reading(False, f"the NVIDIA driver has not answered for {waited:.1f} s")
+            self._report("nvml", False, waited, reading.reason)
+        else:
+            self._report("nvml", reading.available, self._gpus.duration_seconds, reading.reason)
+        return reading
+
+    def _report(self, collector: str, success: bool, duration_seconds: float, reason: str | None) -> None:
+        last = self._telemetry.collectors[collector].last_success_ns
+        self._telemetry.collectors[collector] = CollectorHealth(
+            success, duration_seconds, reason, time.time_ns() if success else last
+        )
+
+
+class GpuReader:
+    """NVML on a thread of its own, so that a call that hangs keeps only that thread."""
+
+    def __init__(self, nvml: Nvml) -> None:
+        self.duration_seconds = 0.0
+        """What the latest complete reading took."""
+        self._nvml = nvml
+        self._changed = threading.Condition()
+        self._wanted = False
+        self._stopping = False
+        self._began: float | None = None
+        self._reading: Reading | None = None
+        self._deadline_seconds = GPU_DEADLINE_FIRST_SECONDS
+        self._thread = threading.Thread(target=self._run, name="nvml", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def request(self) -> None:
+        """Begin a reading, unless the previous one is still at it."""
+        with self._changed:
+            if self._began is None:
+                self._reading, self._wanted, self._began = None, True, time.monotonic()
+                self._changed.notify_all()
+
+    def answer(self) -> Reading | None:
+        """The reading just requested; None if the driver does not answer in time. Waits for a slow one only once."""
+        with self._changed:
+            deadline_seconds, self._deadline_seconds = self._deadline_seconds, 0.0
+            self._changed.wait_for(lambda: self._began is None, deadline_seconds)
+            if self._began is not None:
+                return None
+            self._deadline_seconds = GPU_DEADLINE_SECONDS
+            return self._reading
+
+    def busy_seconds(self) -> float:
+        """For how long the reading in progress has been at it."""
+        with self._changed:
+            return 0.0 if self._began is None else time.monotonic() - self._began
+
+    def stop(self, timeout_seconds: float) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        while self._next():
+            began = time.monotonic()
+            try:
+                reading = self._nvml.read(began)
+            except Exception as error:  # The boundary of this thread: the host's readings go on without GPUs.
+                log.exception("reading the GPUs failed")
+                reading = Reading(False, f"reading the GPUs failed: {error}")
+            with self._changed:
+                self._reading, self._began = reading, None
+                self.duration_seconds = time.monotonic() - began
+                self._changed.notify_all()
+        self._nvml.close()
+
+    def _next(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._wanted or self._stopping)
+            self._wanted = False
+            return not self._stopping
