@@ -153,7 +153,8 @@ class GpuReader:
         self._stopping = False
         self._began: float | None = None
         self._reading: Reading | None = None
-        self._deadline_seconds = GPU_DEADLINE_FIRST_SECONDS
+        self._late = False
+        self._answered = False
         self._thread = threading.Thread(target=self._run, name="nvml", daemon=True)
 
     def start(self) -> None:
@@ -162,19 +163,17 @@ class GpuReader:
     def request(self) -> None:
         """Begin a reading, unless the previous one is still at it."""
         with self._changed:
-            if self._began is None:
+            self._late = self._began is not None
+            if not self._late:
                 self._reading, self._wanted, self._began = None, True, time.monotonic()
                 self._changed.notify_all()
 
     def answer(self) -> Reading | None:
-        """The reading just requested; None if the driver does not answer in time. Waits for a slow one only once."""
+        """The reading just requested; None if the driver does not answer in time, at once if it was late already."""
         with self._changed:
-            deadline_seconds, self._deadline_seconds = self._deadline_seconds, 0.0
-            self._changed.wait_for(lambda: self._began is None, deadline_seconds)
-            if self._began is not None:
-                return None
-            self._deadline_seconds = GPU_DEADLINE_SECONDS
-            return self._reading
+            deadline_seconds = GPU_DEADLINE_SECONDS if self._answered else GPU_DEADLINE_FIRST_SECONDS
+            self._changed.wait_for(lambda: self._began is None, 0.0 if self._late else deadline_seconds)
+            return self._reading if self._began is None else None
 
     def busy_seconds(self) -> float:
         """For how long the reading in progress has been at it."""
@@ -196,7 +195,7 @@ class GpuReader:
                 log.exception("reading the GPUs failed")
                 reading = Reading(False, f"reading the GPUs failed: {error}")
             with self._changed:
-                self._reading, self._began = reading, None
+                self._reading, self._began, self._answered = reading, None, True
                 self.duration_seconds = time.monotonic() - began
                 self._changed.notify_all()
         self._nvml.close()
