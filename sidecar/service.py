@@ -105,7 +105,7 @@ class Service:
             raise UserError(
                 f"cannot listen on {config.host}:{config.port}: {error.strerror or error}",
                 "choose another with --port N (0: any free one) or --host ADDRESS",
-                Exit.PORT_IN_USE,
+                Exit.PORT,
             ) from error
         host, port = bound.getsockname()[:2]
         self._telemetry.http_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -120,7 +120,7 @@ class Service:
                 raise UserError(
                     f"another sidecar already listens at {endpoint}",
                     "stop it, or choose another with --endpoint",
-                    Exit.ALREADY_RUNNING,
+                    Exit.BUSY,
                 )
             endpoint = ipc_endpoint(f"events-{endpoint_key(self._config.dir)}")
             self._lock_endpoint(endpoint)
@@ -130,7 +130,7 @@ class Service:
             raise UserError(
                 f"cannot listen for events at {endpoint}: {error.strerror}",
                 "choose another with --endpoint",
-                Exit.PORT_IN_USE,
+                Exit.PORT,
             ) from error
         self._telemetry.events_endpoint = endpoint
         return endpoint

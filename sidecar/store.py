@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sidecar.errors import UserError
+from sidecar.errors import Exit, UserError
 from sidecar.journal import Journal, JournalReader
 
 SUFFIX = ".sqlite"
@@ -62,7 +62,7 @@ class Store:
             raise UserError(
                 f"cannot write to the data directory {self.directory}: {error.strerror}",
                 "choose another with --dir PATH or SIDECAR_DIR",
-                exit_code=73,
+                exit_code=Exit.NOT_WRITABLE,
             ) from error
 
     def lock(self) -> None:
@@ -76,7 +76,7 @@ class Store:
             raise UserError(
                 f"another sidecar (pid {owner}) already serves {self.directory}",
                 f"use it, stop it with `kill {owner}`, or choose another folder with --dir PATH",
-                exit_code=74,
+                exit_code=Exit.BUSY,
             ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)

@@ -185,32 +185,33 @@ class Run:
     def text(self, name: str, text: str, step: int | None = None) -> None:
         """A text, such as a sample. It stays on this machine unless the sidecar is told otherwise."""
         with self._guard():
-            self._emit(wire.Text(time_ns(), monotonic_ns(), self._step(step), str(name), str(text)))
+            self._emit(wire.Text(time_ns(), monotonic_ns(), self._step(step), values.label(name), str(text)))
 
     def histogram(self, name: str, values_: Any, step: int | None = None, *, bins: int = 64) -> None:
         """The distribution of a tensor, array or list, in ``bins`` equal bins; only the bins leave the process."""
         with self._guard("bad_histogram"):
             edges, counts = binned(values_, bins)
-            self._emit(wire.Histogram(time_ns(), monotonic_ns(), self._step(step), str(name), edges, counts))
+            self._emit(wire.Histogram(time_ns(), monotonic_ns(), self._step(step), values.label(name), edges, counts))
 
     def phase(self, name: str) -> "Phase":
         """``with run.phase("evaluation"):`` - what the loop is doing, for its time and for knowing a stall from work.
 
         data_wait, forward, backward and optimizer belong to each step; all others pause the training clock.
         """
-        return Phase(self, name)
+        return Phase(self, values.label(name))
 
     def dataset(self, name: str, *, samples: int = 0, tokens: int = 0) -> None:
         """What the current step consumed from a dataset, on this rank. Counted when the step ends."""
         with self._guard("bad_dataset"):
-            old_samples, old_tokens = self._datasets.get(str(name), (0, 0))
-            self._datasets[str(name)] = (old_samples + int(samples), old_tokens + int(tokens))
+            name = values.label(name)
+            old_samples, old_tokens = self._datasets.get(name, (0, 0))
+            self._datasets[name] = (old_samples + int(samples), old_tokens + int(tokens))
 
     def checkpoint(self, step: int | None = None, *, seconds: float | None = None, bytes: int | None = None, name: str = "") -> None:
         """A checkpoint has been written: how long it took and how large it is."""
         with self._guard():
             event = wire.Checkpoint(
-                time_ns(), monotonic_ns(), self._step(step), None if seconds is None else float(seconds), bytes, str(name)
+                time_ns(), monotonic_ns(), self._step(step), None if seconds is None else float(seconds), bytes, values.label(name)
             )
             self._emit(event)
 
@@ -364,7 +365,7 @@ class Phase:
         self._started_ns = monotonic_ns()
         if self._name not in wire.STEP_PHASES:
             with run._guard():
-                run._emit(wire.PhaseEntered(time_ns(), self._started_ns, run._last_step, str(self._name)))
+                run._emit(wire.PhaseEntered(time_ns(), self._started_ns, run._last_step, self._name))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -376,7 +377,7 @@ class Phase:
         seconds = (elapsed_ns - self._nested_ns) / 1e9
         if self._name not in wire.STEP_PHASES:
             with run._guard():
-                run._emit(wire.PhaseExited(time_ns(), ended_ns, run._last_step, str(self._name), seconds))
+                run._emit(wire.PhaseExited(time_ns(), ended_ns, run._last_step, self._name, seconds))
         elif self._outer is None or self._outer._name in wire.STEP_PHASES:
             run._phases[self._name] = run._phases.get(self._name, 0.0) + seconds
 

@@ -6,7 +6,7 @@ Never: imports numpy or torch (an object that comes from them brings its own met
 
 from typing import Any
 
-from sidecar.wire import STEP_MAX, Metrics
+from sidecar.wire import NAME_BYTES_MAX, STEP_MAX, Metrics
 
 ARRAY_ITEMS_MAX = 512
 INT64 = range(-(2**63), 2**63)
@@ -84,6 +84,15 @@ def step_number(step: Any) -> int | None:
         return number if number == step and 0 <= number <= STEP_MAX else None
     except Exception:  # Foreign code, see plain().
         return None
+
+
+def label(name: Any) -> str:
+    """A name as text that fits the wire, whatever was passed."""
+    try:
+        text = name if type(name) is str else str(name)
+        return text.encode(errors="replace")[:NAME_BYTES_MAX].decode(errors="ignore")
+    except Exception:  # Foreign code, see plain().
+        return "unnamed"
 
 
 def count(counters: dict[str, int], reason: str, amount: int = 1) -> None:

@@ -1,0 +1,250 @@
+"""The promises of the client: it never raises, never blocks, and says what it could not take."""
+
+import decimal
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import sidecar
+from sidecar import wire
+from sidecar.client.run import Run
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture()
+def run(tmp_path: Path) -> Iterator[Run]:
+    """A run with no sidecar: what it emitted is in its ring."""
+    made = sidecar.init("tests", endpoint=f"ipc://{tmp_path}/nobody")
+    yield made
+    made._pump.stop()
+    if made._emit != made._emit_after_finish:
+        made._emit = made._emit_after_finish
+        made._ring.remove()
+
+
+def events(run: Run) -> list[wire.AnyEvent]:
+    records, _ = run._ring.read(run._ring.tail, run._ring.tail_seq, bytes_max=1 << 26, events_max=100_000)
+    return [wire.decode_event(record) for record in records]
+
+
+def of_kind(run: Run, kind: type) -> list[Any]:
+    return [event for event in events(run) if isinstance(event, kind)]
+
+
+def test_a_step_carries_its_numbers_under_their_catalogue_names(run: Run) -> None:
+    run.step(3, loss=1.5, learning_rate=0.1, grad_norm=2.0, tokens=10, samples=2, epoch=0.5, metrics={"train/aux": 1})
+    (event,) = of_kind(run, wire.Step)
+    assert event.step == 3
+    assert event.metrics == {
+        "train/loss": 1.5, "train/learning_rate": 0.1, "train/grad_norm": 2.0, "train/num_tokens": 10,
+        "train/num_samples": 2, "train/epoch": 0.5, "train/aux": 1,
+    }  # fmt: skip
+
+
+def test_numpy_scalars_and_cpu_tensors_arrive_as_numbers(run: Run) -> None:
+    numpy, torch = pytest.importorskip("numpy"), pytest.importorskip("torch")
+    run.step(
+        numpy.int64(4), loss=torch.tensor(2.5, requires_grad=True), grad_norm=torch.tensor(1.0, dtype=torch.bfloat16),
+        tokens=numpy.int32(7), metrics={"a": numpy.float32(0.5), "b": numpy.array([1, 2]), "c": torch.tensor([3])},
+    )  # fmt: skip
+    (event,) = of_kind(run, wire.Step)
+    assert event.step == 4
+    assert event.metrics == {
+        "train/loss": 2.5, "train/grad_norm": 1.0, "train/num_tokens": 7, "a": 0.5, "b": [1, 2], "c": 3,
+    }  # fmt: skip
+
+
+def test_nan_and_infinity_arrive_as_such(run: Run) -> None:
+    run.step(1, loss=math.nan, metrics={"inf": math.inf, "minus": -math.inf})
+    metrics = of_kind(run, wire.Step)[0].metrics
+    assert math.isnan(metrics["train/loss"])
+    assert metrics["inf"] == math.inf
+    assert metrics["minus"] == -math.inf
+
+
+def test_a_value_without_a_form_is_dropped_and_counted_and_the_rest_arrives(run: Run) -> None:
+    run.step(1, loss=1.0, metrics={"bad": object(), "huge": 10**400, "dec": decimal.Decimal("1.5")})
+    run.step(2, loss=2.0, metrics={5: 1.0, "good": 1})
+    first, second = of_kind(run, wire.Step)
+    assert first.metrics["train/loss"] == 1.0
+    assert "bad" not in first.metrics
+    assert second.metrics == {"train/loss": 2.0, "good": 1}
+    assert run.rejected["unsupported_type"] >= 1
+    assert run.rejected["name_not_string"] == 1
+
+
+@pytest.mark.parametrize("step", [None, -1, 1.5, "3", 2**60, math.nan, object(), True])
+def test_an_impossible_step_is_counted_not_raised(run: Run, step: Any) -> None:
+    run.step(step, loss=1.0)
+    assert of_kind(run, wire.Step) == []
+    assert run.rejected == {"bad_step": 1}
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers()
+    | st.decimals() | st.dates() | st.builds(object) | st.just(print),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(step=anything, loss=anything, metrics=anything, text=anything)
+def test_no_python_object_makes_any_call_raise(run: Run, step: Any, loss: Any, metrics: Any, text: Any) -> None:
+    run.step(step, loss=loss, tokens=text, metrics=metrics if isinstance(metrics, dict) else {"x": metrics})
+    run.log(metrics, step=step)
+    run.text(text, loss, step=step)
+    run.histogram("h", metrics, step=step)
+    run.dataset(text, samples=loss)
+    run.checkpoint(step, seconds=loss, name=text)
+    run.config(metrics if isinstance(metrics, dict) else {})
+    with run.phase(text):
+        pass
+
+
+def test_everything_that_was_emitted_can_be_decoded_by_the_sidecar(run: Run) -> None:
+    """Strict decoding of all records is what events() does; here with the values most likely to slip through."""
+    run.log({"bytes": b"x", "set": {1}, "nested": {"a": [1, {2: 3}]}, "bool": True, "none": None, "text": "é"})
+    (event,) = of_kind(run, wire.Log)
+    assert event.metrics == {"nested": {"a": [1, {"2": 3}]}, "bool": True, "none": None, "text": "é"}
+
+
+def test_phases_of_a_step_ride_on_it_and_nested_time_counts_once(run: Run) -> None:
+    with run.phase("forward"), run.phase("data_wait"):
+        pass
+    run.step(1)
+    run.step(2)
+    first, second = of_kind(run, wire.Step)
+    assert set(first.phases) == {"forward", "data_wait"}
+    assert all(seconds >= 0 for seconds in first.phases.values())
+    assert second.phases == {}
+
+
+def test_a_long_phase_is_announced_when_it_begins(run: Run) -> None:
+    run.step(1)
+    with run.phase("evaluation"), run.phase("forward"):
+        assert [event.name for event in of_kind(run, wire.PhaseEntered)] == ["evaluation"]
+    run.step(2)
+    assert [(event.name, event.step) for event in of_kind(run, wire.PhaseExited)] == [("evaluation", 1)]
+    assert of_kind(run, wire.Step)[1].phases == {}, "a forward inside an evaluation is not training time"
+
+
+def test_dataset_consumption_adds_up_until_the_step_ends(run: Run) -> None:
+    run.dataset("a", samples=1, tokens=10)
+    run.dataset("a", samples=2, tokens=20)
+    run.dataset("b", samples=5)
+    run.step(1)
+    assert of_kind(run, wire.Step)[0].datasets == {"a": (3, 30), "b": (5, 0)}
+
+
+def test_a_large_text_travels_in_parts_and_a_huge_one_is_counted(run: Run) -> None:
+    from sidecar.journal import decode
+
+    text = "x" * 300_000
+    run.text("long", text)
+    run.text("huge", "x" * 2_000_000)
+    parts: dict[int, list[bytes]] = {}
+    records, _ = run._ring.read(0, 0, bytes_max=1 << 26, events_max=1000)
+    assert max(map(len, records)) <= wire.FRAME_BYTES_MAX
+    joined = [decode(record, 1, parts) for record in records]
+    assert [event.text for event in joined if isinstance(event, wire.Text)] == [text]
+    assert run.rejected == {"record_too_large": 1}
+
+
+def test_a_histogram_sends_bins_only(run: Run) -> None:
+    torch = pytest.importorskip("torch")
+    values = torch.linspace(-1, 1, 1000)
+    run.histogram("w", values)
+    run.histogram("w", [1.0, 2.0, math.nan])
+    run.histogram("w", [])
+    tensor, listed = of_kind(run, wire.Histogram)
+    assert len(tensor.counts) == 64
+    assert len(tensor.edges) == 65
+    assert sum(tensor.counts) == 1000
+    assert sum(listed.counts) == 2
+    assert run.rejected == {"bad_histogram": 1}
+
+
+def test_calls_from_many_threads_all_arrive(run: Run) -> None:
+    def work(base: int) -> None:
+        for index in range(500):
+            run.log({"v": base + index})
+
+    threads = [threading.Thread(target=work, args=(base,)) for base in range(0, 4000, 500)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    run._housekeeping()
+    assert sorted(event.metrics["v"] for event in of_kind(run, wire.Log)) == list(range(4000))
+
+
+def test_a_call_from_a_signal_handler_while_the_lock_is_held_is_kept(run: Run) -> None:
+    previous = signal.signal(signal.SIGUSR1, lambda number, frame: run.log({"from": "handler"}))
+    try:
+        with run._lock:
+            os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    run._housekeeping()
+    assert [event.metrics for event in of_kind(run, wire.Log)] == [{"from": "handler"}]
+
+
+def test_a_forked_child_can_call_everything_and_disturbs_nothing(run: Run) -> None:
+    run.step(1)
+    child = os.fork()
+    if child == 0:
+        run.step(2)
+        run.log({"x": 1})
+        run.finish(timeout_seconds=1)
+        os._exit(0 if run.rejected.get("in_forked_child") else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    run.step(3)
+    assert [event.step for event in of_kind(run, wire.Step)] == [1, 3]
+
+
+def test_finish_is_idempotent_and_later_calls_are_counted(run: Run) -> None:
+    run.finish(timeout_seconds=0.1)
+    run.finish()
+    run.step(9)
+    assert run.rejected == {"after_finish": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"project": ""}, "project"),
+        ({"project": "p", "name": 5}, "name"),
+        ({"project": "p", "total_steps": -1}, "total_steps"),
+        ({"project": "p", "sinks": "wandb"}, "sinks"),
+    ],
+)
+def test_a_wrong_argument_to_init_says_which(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        sidecar.init(**arguments)
+
+
+def test_importing_sidecar_loads_only_the_standard_library_and_the_client_only_its_two_packages() -> None:
+    code = """
+import sys
+import sidecar
+assert "zmq" not in sys.modules and "msgspec" not in sys.modules
+sidecar.init
+foreign = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+foreign -= {"sidecar", "zmq", "msgspec", "sitecustomize"}
+foreign -= {"cython_runtime", "typing_extensions"}  # What pyzmq brings with it.
+foreign = {name for name in foreign if not name.startswith("_")}
+assert not foreign, foreign
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})

@@ -1,0 +1,106 @@
+"""Real processes for the delivery tests: an intake that can be killed, and a trainer that counts what it emitted.
+
+Run as a command: ``python processes.py intake ENDPOINT DIR`` or ``... train ENDPOINT RUN COUNTER EVENTS PAUSE END``.
+"""
+
+import mmap
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+COUNTER = struct.Struct("<Q")
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+
+def start(*arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), **(env or {})}
+    return subprocess.Popen([sys.executable, __file__, *map(str, arguments)], env=environ, stdin=subprocess.DEVNULL)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def counter(path: Path) -> mmap.mmap:
+    """Shared memory that a trainer adds to after each call: what was emitted, as an independent witness."""
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        file.truncate(COUNTER.size)
+        return mmap.mmap(file.fileno(), COUNTER.size)
+
+
+def emitted(path: Path) -> int:
+    return COUNTER.unpack(counter(path)[:])[0]
+
+
+def journaled_steps(directory: Path, run_id: str) -> list[int]:
+    """The steps in a run's journal, read without any of the writer's code."""
+    import sqlite3
+
+    import msgspec
+
+    from sidecar.store import Store
+
+    database = sqlite3.connect(Store(directory).path(run_id))
+    rows = database.execute("SELECT records FROM frames ORDER BY row").fetchall()
+    database.close()
+    events = [msgspec.msgpack.decode(data) for (blob,) in rows for data in msgspec.msgpack.decode(blob)]
+    return [event[3] for event in events if event[0] == "step"]
+
+
+def wait_until(condition, timeout_seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _intake(endpoint: str, directory: str) -> None:
+    from sidecar.intake import Intake
+    from sidecar.recovery import Recovery
+    from sidecar.store import Store
+    from sidecar.telemetry import Telemetry
+
+    store, telemetry = Store(Path(directory)), Telemetry()
+    store.prepare()
+    store.lock()
+    intake = Intake(store, telemetry, streams_max=64, runs_max=16)
+    intake.bind(endpoint)
+    recovery = Recovery(intake, telemetry, endpoint)
+    while True:
+        recovery.scan()
+        for _ in range(20):
+            intake.round(0.05)
+
+
+def _train(endpoint: str, run_id: str, path: str, events: str, pause: str, end: str) -> None:
+    import sidecar
+
+    shared = counter(Path(path))
+    run = sidecar.init("delivery", run_id=run_id, endpoint=endpoint)
+    first = COUNTER.unpack(shared[:])[0]
+    for step in range(first, first + int(events)):
+        run.step(step, loss=float(step), tokens=1)
+        shared[:] = COUNTER.pack(step + 1)
+        if float(pause):
+            time.sleep(float(pause))
+    if end == "finish":
+        run.finish()
+    elif end == "os_exit":
+        os._exit(7)
+    elif end == "exception":
+        raise RuntimeError("as asked")
+    elif end == "sys_exit":
+        sys.exit(3)
+    elif end == "wait":
+        time.sleep(60)
+
+
+if __name__ == "__main__":
+    {"intake": _intake, "train": _train}[sys.argv[1]](*sys.argv[2:])

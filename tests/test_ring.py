@@ -1,0 +1,127 @@
+"""The ring's memory layout, from the writer's and from the claimant's side."""
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar import ring as rings
+from sidecar.ring import Orphan, RingRefused
+
+
+def make(directory: Path, capacity: int = 1 << 16, name: str = "r") -> rings.Ring:
+    return rings.create(directory, name, hello=b"hello", session=7, rank=3, capacity=capacity)
+
+
+def read_all(ring: rings.Ring) -> list[bytes]:
+    result: list[bytes] = []
+    position, seq = ring.tail, ring.tail_seq
+    while True:
+        records, position = ring.read(position, seq, bytes_max=1 << 20, events_max=64)
+        if not records:
+            return result
+        result += records
+        seq += len(records)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 900), max_size=200),
+    releases=st.sets(st.integers(0, 200)),
+)
+def test_what_is_not_overwritten_comes_back_in_order(tmp_path_factory, sizes: list[int], releases: set[int]) -> None:
+    ring = make(tmp_path_factory.mktemp("ring"), capacity=4096)
+    sent: list[bytes] = []
+    for index, size in enumerate(sizes):
+        payload = bytes([index % 256]) * size
+        assert ring.append(payload) == index
+        sent.append(payload)
+        if index in releases:
+            ring.release(ring.head, ring.head_seq)
+    kept = sent[ring.tail_seq :]
+    assert read_all(ring) == kept
+    orphan = Orphan(ring.path)
+    assert orphan.oldest_seq() == ring.tail_seq
+    assert list(orphan.events()) == list(enumerate(kept, ring.tail_seq))
+    orphan.close()
+    ring.remove()
+
+
+def test_overwritten_events_are_counted_exactly(tmp_path: Path) -> None:
+    ring = make(tmp_path, capacity=4096)
+    for index in range(100):
+        ring.append(b"x" * 200 + bytes([index]))
+    assert ring.overwritten + len(read_all(ring)) == 100
+    assert ring.overwritten == ring.tail_seq
+    ring.remove()
+
+
+def test_a_torn_record_ends_the_tail_there(tmp_path: Path) -> None:
+    ring = make(tmp_path)
+    for index in range(10):
+        ring.append(b"payload-%d" % index)
+    size = (len(b"payload-0") + 23) & ~7
+    with ring.path.open("r+b") as file:
+        file.seek(os.path.getsize(ring.path) - ring.capacity + 6 * size + 16)
+        file.write(b"?")
+    orphan = Orphan(ring.path)
+    assert [seq for seq, _ in orphan.events()] == list(range(6))
+    orphan.close()
+
+
+def test_a_living_writer_keeps_its_ring(tmp_path: Path) -> None:
+    make(tmp_path)
+    child = os.fork()
+    if child == 0:  # A POSIX record lock does not bind its own process, so another one has to ask.
+        os._exit(0 if not Orphan(tmp_path / "r.ring").claim() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_ring_of_a_process_that_ended_can_be_claimed(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        make(tmp_path).append(b"last words")
+        os._exit(0)
+    os.waitpid(child, 0)
+    orphan = Orphan(tmp_path / "r.ring")
+    assert orphan.claim()
+    assert orphan.hello() == b"hello"
+    assert list(orphan.events()) == [(0, b"last words")]
+    orphan.close()
+
+
+@pytest.mark.parametrize("fault", ["open_to_others", "symlink", "hard_link", "short", "magic", "offsets", "directory"])
+def test_hostile_files_are_refused(tmp_path: Path, fault: str) -> None:
+    path = make(tmp_path).path
+    if fault == "open_to_others":
+        path.chmod(0o644)
+    elif fault == "symlink":
+        path.rename(tmp_path / "real")
+        path.symlink_to(tmp_path / "real")
+    elif fault == "hard_link":
+        os.link(path, tmp_path / "other")
+    elif fault == "short":
+        os.truncate(path, 10)
+    elif fault == "directory":
+        path.unlink()
+        path.mkdir()
+    else:
+        with path.open("r+b") as file:
+            file.seek(0 if fault == "magic" else 16)
+            file.write(b"NOTARING" if fault == "magic" else struct.pack("<QQ", 1 << 60, 1 << 60))
+    with pytest.raises(OSError) as refusal:
+        Orphan(path)
+    assert fault in ("symlink", "directory") or isinstance(refusal.value, RingRefused)
+
+
+def test_no_space_is_an_error_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, offset: int, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        make(tmp_path)
+    assert list(tmp_path.iterdir()) == []
