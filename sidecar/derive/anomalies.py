@@ -1,0 +1,90 @@
+"""Losses and gradients that should make somebody look.
+
+Given: one value per step. Hands on: alerts, bounded, one per kind with a count.
+Never: acts, or alarms on the noise of a perfectly steady run (a relative floor sees to that).
+
+Rules and thresholds are those in the field: six sigma over 128 values and 5 % above the median for the loss (OLMo),
+six sigma or ten times the median for the gradient norm; not finite is immediate.
+"""
+
+import math
+from statistics import median
+
+from sidecar.state import ALERTS_MAX, AlertState, RunState, Statistic
+
+VALUES_MAX = 128
+VALUES_MIN = 32
+SIGMAS = 6.0
+LOSS_FLOOR = 1.05
+GRAD_FLOOR = 1.5
+GRAD_RATIO = 10.0
+
+
+def watch_loss(state: RunState, loss: float, step: int, time_ns: int) -> None:
+    if not math.isfinite(loss):
+        alert(state, "loss_nonfinite", "critical", f"loss is {loss} at step {step}", step, time_ns)
+        return
+    series = state.loss_series
+    if _outlies(series, loss):
+        middle = median(series.values)
+        if loss > LOSS_FLOOR * middle:
+            text = f"loss {loss:.4g} at step {step} is far above its recent median {middle:.4g}"
+            alert(state, "loss_spike", "warning", text, step, time_ns)
+    push(series, loss)
+
+
+def watch_gradient(state: RunState, norm: float, step: int, time_ns: int) -> None:
+    if not math.isfinite(norm):
+        text = f"gradient norm is {norm} at step {step}"
+        alert(state, "grad_nonfinite", "critical", text, step, time_ns)
+        return
+    series = state.grad_series
+    if len(series.values) >= VALUES_MIN:
+        suspect = _outlies(series, norm) or norm > GRAD_RATIO / 2 * series.total / len(series.values)
+        if suspect:
+            middle = median(series.values)
+            if norm > GRAD_RATIO * middle or (norm > GRAD_FLOOR * middle and _outlies(series, norm)):
+                text = f"gradient norm {norm:.4g} at step {step} against a recent median of {middle:.4g}"
+                alert(state, "grad_explosion", "warning", text, step, time_ns)
+    push(series, norm)
+
+
+def push(series: Statistic, value: float) -> None:
+    values, at = series.values, series.at
+    if len(values) < VALUES_MAX:
+        values.append(value)
+    else:
+        gone = values[at]
+        values[at] = value
+        series.total -= gone
+        series.squares -= gone * gone
+    series.total += value
+    series.squares += value * value
+    series.at = at = (at + 1) % VALUES_MAX
+    if at == 0:  # Once per turn, so that rounding cannot add up.
+        series.total = math.fsum(values)
+        series.squares = math.fsum(value * value for value in values)
+
+
+def _outlies(series: Statistic, value: float) -> bool:
+    count = len(series.values)
+    if count < VALUES_MIN:
+        return False
+    mean = series.total / count
+    above = value - mean
+    if above <= 0:
+        return False
+    variance = series.squares / count - mean * mean
+    return above * above > SIGMAS * SIGMAS * variance
+
+
+def alert(state: RunState, name: str, severity: str, message: str, step: int | None, time_ns: int) -> None:
+    """The newest of each kind replaces the one before it and carries the count on."""
+    count = 1
+    for index, known in enumerate(state.alerts):
+        if known.name == name:
+            count += known.count
+            del state.alerts[index]
+            break
+    state.alerts.insert(0, AlertState(name, severity, message, step, time_ns, count))
+    del state.alerts[ALERTS_MAX:]

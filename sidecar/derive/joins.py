@@ -1,0 +1,287 @@
+"""Bring the ranks' reports of one optimizer step together, and advance the run by it.
+
+Given: one Join per rank and step, in journal order. Hands on: run-level counters, windows and the derived metrics
+of each step, each exactly once. Never: waits by the clock.
+
+A step is complete once every rank that has spoken and still lives has reached it. Ranks that never spoke are waited
+for during eight steps, silent ones during 64: after that the step goes on without them, and what comes later is
+still counted in the totals.
+"""
+
+from bisect import bisect_left, bisect_right
+
+from sidecar.derive import anomalies, progress, throughput
+from sidecar.derive.derived import derived_metrics
+from sidecar.state import (
+    PENDING_JOINS_MAX,
+    STEP_BOUNDS,
+    UNSEEN_RANKS_STEPS_MAX,
+    Join,
+    Mark,
+    RankState,
+    RunState,
+    Statistic,
+)
+
+MARKS_MAX = 1024
+CHECKPOINT_MARKS_MAX = 64
+SECOND_NS = 1_000_000_000
+
+
+def report(state: RunState, rank: RankState, own: Join) -> None:
+    """One rank has ended one step."""
+    attempt, step = own.attempt, own.step
+    if state.alive == 1 and not state.pending and not state.stale and (state.world_size <= 1 or state.partial):
+        if (attempt, step) > (state.joined_attempt, state.joined_step):
+            advance(state, own)
+        else:
+            _too_late(state, own)
+        return
+    if (attempt, step) <= (state.joined_attempt, state.joined_step):
+        _too_late(state, own)
+    elif attempt < state.attempt:
+        _merge_stale(state, own)
+    elif (join := state.pending.get(step)) is None:
+        state.pending[step] = own
+    else:
+        _merge(join, own)
+    settle(state)
+
+
+def settle(state: RunState) -> None:
+    """Completes every step that waits for nobody any more, in order."""
+    if state.stale:
+        _settle_stale(state)
+    pending = state.pending
+    while pending:
+        step = min(pending) if len(pending) > 1 else next(iter(pending))
+        if not _complete(state, pending[step]):
+            if len(pending) > UNSEEN_RANKS_STEPS_MAX and not state.partial and len(state.ranks) < state.world_size:
+                state.partial = True
+                continue
+            if len(pending) <= PENDING_JOINS_MAX:
+                return
+        advance(state, pending.pop(step))
+
+
+def begin_attempt(state: RunState, rank: RankState, *, restarted: bool) -> None:
+    """``rank`` starts again at some step: with its peers if they already did, or as the first of them."""
+    if rank.attempt < state.attempt:
+        rank.attempt = state.attempt
+    else:
+        state.stale.extend(state.pending[step] for step in sorted(state.pending))
+        state.pending = {}
+        state.attempt += 1
+        state.restarted = restarted
+        state.restarts += restarted
+        rank.attempt = state.attempt
+    settle(state)
+
+
+def _complete(state: RunState, join: Join) -> bool:
+    if not state.partial and len(state.ranks) < state.world_size:
+        return False
+    if join.ranks >= state.alive:
+        return True
+    key = (join.attempt, join.step)
+    return all((r.attempt, r.reached) >= key for r in state.ranks.values() if r.state in ("starting", "running"))
+
+
+def _merge(join: Join, own: Join) -> None:
+    join.ranks += 1
+    join.tokens += own.tokens
+    join.samples += own.samples
+    join.loss_tokens += own.loss_tokens
+    join.flops += own.flops
+    join.loss_sum += own.loss_sum
+    join.loss_weight += own.loss_weight
+    if own.training_ns > join.training_ns:
+        join.training_ns = own.training_ns
+    if own.datasets:
+        merged = dict(join.datasets)
+        for name, (samples, tokens) in own.datasets.items():
+            before = merged.get(name, (0, 0))
+            merged[name] = (before[0] + samples, before[1] + tokens)
+        join.datasets = merged
+    if own.rank < join.rank:
+        join.rank, join.session, join.seq = own.rank, own.session, own.seq
+        join.mono_ns, join.time_ns = own.mono_ns, own.time_ns
+        join.metrics, join.phases = own.metrics, own.phases
+
+
+def _merge_stale(state: RunState, own: Join) -> None:
+    for join in state.stale:
+        if (join.attempt, join.step) == (own.attempt, own.step):
+            _merge(join, own)
+            return
+    state.stale.append(own)
+    state.stale.sort(key=lambda join: (join.attempt, join.step))
+
+
+def _settle_stale(state: RunState) -> None:
+    while state.stale and (len(state.stale) > PENDING_JOINS_MAX or _complete(state, state.stale[0])):
+        join = state.stale.pop(0)
+        if (join.attempt, join.step) > (state.joined_attempt, state.joined_step):
+            advance(state, join)
+        else:
+            _too_late(state, join)
+    if state.stale and state.pending and len(state.pending) > PENDING_JOINS_MAX:
+        for join in state.stale:
+            advance(state, join)
+        state.stale = []
+
+
+def _too_late(state: RunState, own: Join) -> None:
+    """The step has been completed without this report (or was reported twice): the totals still get it."""
+    state.tokens += own.tokens
+    state.tokens_total += own.tokens
+    state.samples += own.samples
+    state.samples_total += own.samples
+    state.loss_tokens += own.loss_tokens
+    state.flops += own.flops
+    state.flops_total += own.flops or own.tokens * (state.model.flops_per_token or 0.0)
+    if state.lead == own.rank:
+        state.training_ns += own.training_ns
+    for name, consumed in own.datasets.items():
+        consume(state, name, *consumed)
+
+
+def consume(state: RunState, name: str, samples: int, tokens: int) -> None:
+    seen = state.datasets.get(name, (0, 0))
+    state.datasets[name] = (seen[0] + samples, seen[1] + tokens)
+    seen = state.datasets_total.get(name, (0, 0))
+    state.datasets_total[name] = (seen[0] + samples, seen[1] + tokens)
+
+
+def advance(state: RunState, join: Join) -> None:
+    """The run has ended a step: counters, marks, window, learning, and what is computed from them."""
+    step = join.step
+    if join.attempt != state.joined_attempt:
+        _enter_attempt(state, join)
+    state.joined_step = state.step = step
+    if state.first_step is None:
+        state.first_step = step
+    if step <= state.rework_until:
+        state.rework_steps += 1
+    if step > state.max_step:
+        state.max_step = step
+    state.steps_seen += 1
+    state.steps_total += 1
+    state.tokens = tokens = state.tokens + join.tokens
+    state.tokens_total += join.tokens
+    state.samples = samples = state.samples + join.samples
+    state.samples_total += join.samples
+    state.loss_tokens += join.loss_tokens
+    if join.flops:
+        state.flops += join.flops
+        state.flops_total += join.flops
+    elif state.model.flops_per_token:
+        state.flops_total += join.tokens * state.model.flops_per_token
+
+    window = state.window
+    stream = (join.rank, join.session, join.attempt)
+    if window.stream != stream:
+        _new_clock(state, join, stream)
+    state.training_ns = training_ns = state.training_ns + join.training_ns
+    point = (join.mono_ns, tokens, samples, step, state.flops, training_ns)
+    oldest = throughput.push(window, point)
+    if join.training_ns:
+        seconds = join.training_ns / SECOND_NS
+        state.histogram[bisect_left(STEP_BOUNDS, seconds)] += 1
+        state.histogram_seconds += seconds
+
+    snapshot_of_datasets = None
+    if join.datasets:
+        for name, consumed in join.datasets.items():
+            consume(state, name, *consumed)
+        if len(state.datasets) <= 32:
+            snapshot_of_datasets = dict(state.datasets)
+    state.marks.append(Mark(step, tokens, samples, state.loss_tokens, training_ns, snapshot_of_datasets))
+    if len(state.marks) >= MARKS_MAX:
+        _thin(state)
+
+    progress.enter_epoch(state, join)
+    loss = join.loss_sum / join.loss_weight if join.loss_weight else None
+    if loss is not None:
+        state.loss = loss
+        anomalies.watch_loss(state, loss, step, join.time_ns)
+    norm = join.metrics.get("train/grad_norm")
+    if type(norm) is float:
+        anomalies.watch_gradient(state, norm, step, join.time_ns)
+    state.derived = derived = derived_metrics(state, join, loss, point, oldest)
+    state.emitted.append((join.seq, step, join.time_ns / SECOND_NS, derived))
+
+
+def _new_clock(state: RunState, join: Join, stream: tuple[int, int, int]) -> None:
+    """Another stream's monotonic clock: durations across the change mean nothing."""
+    durations = sorted(throughput.step_seconds(state.window))
+    typical = throughput.percentile(durations, 0.5)
+    if typical is not None:
+        state.typical_step_ns = int(typical * SECOND_NS)
+    throughput.clear(state.window, stream)
+    progress.new_clock(state, join)
+
+
+def _enter_attempt(state: RunState, join: Join) -> None:
+    """The first complete step of a new attempt. A new process rewinds; one that merely stepped back does not."""
+    state.joined_attempt = join.attempt
+    state.loss_series = Statistic()  # What is replayed after a restart must not look like a spike.
+    state.grad_series = Statistic()
+    if state.restarted:
+        state.rework_until = max(state.rework_until, state.max_step)
+        if state.marks and join.step <= state.marks[-1].step:
+            rewind(state, join.step)
+
+
+def rewind(state: RunState, step: int) -> None:
+    """Progress goes back to just before ``step``: to a checkpoint's mark, the exact step, or in between two marks."""
+    marks = state.marks
+    at = bisect_left(marks, step, key=lambda mark: mark.step)
+    low = marks[at - 1] if at else Mark(step - 1, 0, 0, 0, 0, None)
+    high = marks[at] if at < len(marks) else None
+    if at and high is not None and low.step < step - 1 and low.step < state.marks_dense_from:
+        low = _between(low, high, step - 1)
+    i = bisect_left(state.checkpoint_marks, step, key=lambda mark: mark.step)
+    if i and state.checkpoint_marks[i - 1].step >= (marks[at - 1].step if at else 0):
+        low = state.checkpoint_marks[i - 1]
+    state.tokens, state.samples, state.loss_tokens = low.tokens, low.samples, low.loss_tokens
+    state.training_ns = low.training_ns
+    if low.datasets is not None:
+        state.datasets = dict(low.datasets)
+    elif not at:
+        state.datasets = {}
+    del marks[at:]
+    del state.checkpoint_marks[i:]
+
+
+def _between(low: Mark, high: Mark, step: int) -> Mark:
+    """Marks between these two were thinned out: share what happened evenly among the steps."""
+    part, whole = step - low.step, high.step - low.step
+
+    def share(before: int, after: int) -> int:
+        return before + (after - before) * part // whole
+
+    return Mark(
+        step, share(low.tokens, high.tokens), share(low.samples, high.samples),
+        share(low.loss_tokens, high.loss_tokens), share(low.training_ns, high.training_ns), low.datasets,
+    )
+
+
+def _thin(state: RunState) -> None:
+    """Keeps the newest half step by step, of the older half every other one: old checkpoints are seldom resumed."""
+    half = MARKS_MAX // 2
+    state.marks_dense_from = state.marks[half].step
+    state.marks = state.marks[:half:2] + state.marks[half:]
+
+
+def mark_checkpoint(state: RunState) -> None:
+    """A checkpoint was written after the latest step: resuming from it must be exact, however long ago it is."""
+    if not state.marks:
+        return
+    mark = state.marks[-1]
+    known = state.checkpoint_marks
+    at = bisect_right(known, mark.step, key=lambda other: other.step)
+    if not at or known[at - 1].step != mark.step:
+        known.insert(at, mark)
+    if len(known) > CHECKPOINT_MARKS_MAX:
+        del known[0]

@@ -1,0 +1,28 @@
+"""The smoothed loss: an exponential moving average with bias correction.
+
+Given: losses one by one. Hands on: the average. Never: lets a NaN in (it would stay for ever).
+"""
+
+import math
+
+from sidecar.state import RunState
+
+DECAY = 0.9  # As in the nanochat loop the first document extends.
+
+
+def smooth(state: RunState, loss: float) -> float | None:
+    """``m_t = d m_(t-1) + (1 - d) x_t``; the value is ``m_t / (1 - d^t)``, so the first one equals the first loss."""
+    if math.isfinite(loss):
+        state.ema = DECAY * state.ema + (1 - DECAY) * loss
+        state.ema_weight *= DECAY
+    return smoothed(state)
+
+
+def smoothed(state: RunState) -> float | None:
+    weight = 1 - state.ema_weight
+    return state.ema / weight if weight else None
+
+
+def perplexity(loss: float) -> float:
+    """exp of the mean loss in nats; infinity where a double overflows."""
+    return math.exp(loss) if not loss > 709.0 else math.inf

@@ -1,0 +1,321 @@
+"""A run's state, looked at: the run part of ``/status``.
+
+Given: a RunState and what time it is. Hands on: a RunSnapshot, sharing nothing that the fold will change.
+Never: changes the state. Called a few times a second, so it may sort a window; the fold may not.
+"""
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from sidecar.derive import goodput, mixture, progress, smoothing, stalls, throughput
+from sidecar.derive.verdict import verdict
+from sidecar.metrics import unit_of
+from sidecar.snapshot import (
+    Alert,
+    DatasetsView,
+    DatasetView,
+    Eta,
+    Goodput,
+    GpuState,
+    MetricValue,
+    Mfu,
+    MfuDenominator,
+    PhaseTime,
+    Progress,
+    RankView,
+    RunSnapshot,
+    StepHistogram,
+    StepTime,
+)
+from sidecar.state import STEP_BOUNDS, RankState, RunState
+
+LIVE = ("starting", "running")
+
+
+def snapshot(state: RunState, *, now_ns: int) -> RunSnapshot:
+    """``now_ns``: the sidecar's wall clock, on which records were received."""
+    lead = state.ranks.get(state.lead) if state.lead is not None else None
+    out = RunSnapshot(
+        state.run_id, state.project, state.name, state.stage, state.group, list(state.tags),
+        started_at=_iso(state.started_ns), started_ns=state.started_ns or None,
+        total_steps=state.total_steps, config=dict(state.config), model_facts=dict(state.facts),
+        notes=state.notes, entity=state.entity, world_size=state.world_size, events=state.events,
+    )
+    _life(out, state, lead, now_ns)
+    _learning(out, state)
+    _speed(out, state)
+    _counters(out, state)
+    out.mfu = _mfu(out, state)
+    out.eta = _eta(out, state)
+    _everything(out, state, now_ns)
+    _hardware(out, state)
+    out.ranks = [_rank(rank, now_ns) for _, rank in sorted(state.ranks.items())]
+    out.dataset = _datasets(state)
+    _alerts(out, state)
+    out.verdict = verdict(out)
+    return out
+
+
+def finite(value: Any) -> tuple[Any, str | None]:
+    """The value and None, or None and nan | inf | -inf."""
+    if type(value) is float and not math.isfinite(value):
+        return None, "nan" if value != value else "inf" if value > 0 else "-inf"
+    return value, None
+
+
+def _iso(time_ns: int) -> str | None:
+    try:
+        at = datetime.fromtimestamp(time_ns / 1e9, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z") if time_ns > 0 else None
+
+
+def _age(now_ns: int, then_ns: int | None) -> float | None:
+    return max(0.0, (now_ns - then_ns) / 1e9) if then_ns is not None else None
+
+
+def _life(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int) -> None:
+    live = [rank for rank in state.ranks.values() if rank.state in LIVE]
+    stepping = [rank for rank in state.ranks.values() if rank.last_step_received_ns is not None]
+    out.last_step_age_seconds = _age(now_ns, max((r.last_step_received_ns or 0 for r in stepping), default=None))
+    out.last_step_ns = max((r.last_step_ns for r in stepping if r.last_step_ns is not None), default=None)
+    if live:
+        # The slowest limit counts: a rank inside an evaluation makes the others wait for it.
+        out.stall_limit_seconds = max(stalls.limit_seconds(state, rank) for rank in live)
+        out.phase = next((rank.open_phases[0][0] for rank in live if rank.open_phases), None)
+    if not state.ranks:
+        out.state = "starting"
+    elif live:
+        silent = min(_age(now_ns, max(r.last_step_received_ns or 0, _since(r))) or 0.0 for r in live)
+        stalled = out.stall_limit_seconds is not None and silent > out.stall_limit_seconds
+        begun = any(rank.reached >= 0 for rank in live)
+        out.state = "stalled" if stalled else "running" if begun else "starting"
+    else:
+        states = {rank.state for rank in state.ranks.values()}
+        out.state = next(word for word in ("lost", "failed", "finished") if word in states)
+    _time(out, state, lead, now_ns)
+
+
+def _since(rank: RankState) -> int:
+    """Before its first step, a rank's silence counts from its last sign of life."""
+    return rank.last_received_ns if rank.reached < 0 else 0
+
+
+def _time(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int) -> None:
+    """Goodput is the lead rank's ledger; the time since its last record belongs to what it is doing now."""
+    if lead is None:
+        if state.greeted:
+            out.elapsed_seconds = _age(now_ns, state.greeted_ns)
+            out.goodput = Goodput(None, {"init": out.elapsed_seconds or 0.0})
+        return
+    seconds = goodput.ledger_seconds(lead)
+    seconds["unknown"] += lead.open_ns / 1e9
+    tail = _age(now_ns, lead.last_received_ns) or 0.0
+    if lead.state in LIVE:
+        seconds[_doing(out, lead)] += tail
+    elif lead.state == "lost" and state.alive:
+        seconds["down"] += tail
+    out.elapsed_seconds = sum(seconds.values())
+    out.goodput = Goodput(None, seconds)
+    if out.elapsed_seconds > 0 and lead.steps_total:
+        out.goodput.ratio = seconds["step_productive"] / out.elapsed_seconds
+    out.phases = {
+        name: PhaseTime(phase.seconds_total, phase.seconds_last, phase.count) for name, phase in lead.phases.items()
+    }
+
+
+def _doing(out: RunSnapshot, lead: RankState) -> str:
+    if lead.open_phases:
+        return goodput.STATES.get(lead.open_phases[0][0], "unknown")
+    if out.state == "stalled":
+        return "stalled"
+    return "unknown" if lead.reached >= 0 else "init"
+
+
+def _learning(out: RunSnapshot, state: RunState) -> None:
+    steps = [rank.reached for rank in state.ranks.values() if rank.reached >= 0]
+    out.step = state.step if state.step is not None and not any(r.state in LIVE for r in state.ranks.values()) else (
+        max(steps, default=state.step)
+    )
+    latest = state.latest
+    out.loss, out.loss_state = finite(_number(state.loss if state.loss is not None else latest.get("train/loss")))
+    out.loss_smoothed = smoothing.smoothed(state)
+    if out.loss is not None:
+        out.perplexity = finite(smoothing.perplexity(out.loss))[0]
+    out.learning_rate = finite(_number(latest.get("train/learning_rate")))[0]
+    out.grad_norm, out.grad_norm_state = finite(_number(latest.get("train/grad_norm")))
+    out.epoch = finite(state.epoch)[0]
+    out.val = {name[4:]: finite(value)[0] for name, value in latest.items()
+               if name.startswith("val/") and type(value) in (int, float)}
+    loss = out.val.get("loss")
+    if loss is not None:
+        out.val.setdefault("perplexity", finite(smoothing.perplexity(loss))[0])
+
+
+def _number(value: Any) -> float | None:
+    return value if type(value) in (int, float) else None
+
+
+def _value(state: RunState, name: str) -> Any:
+    """What was derived at the last step, else what the trainer itself sent."""
+    return finite(state.derived[name] if name in state.derived else _number(state.latest.get(name)))[0]
+
+
+def _speed(out: RunSnapshot, state: RunState) -> None:
+    for field in ("tokens_per_second", "samples_per_second", "steps_per_second", "flops_per_second"):
+        value = _value(state, f"train/{field}")
+        # Nothing moves any more: the rate is known, and it is zero.
+        setattr(out, field, 0.0 if value is not None and out.state in ("stalled", "lost") else value)
+    durations = sorted(throughput.step_seconds(state.window))
+    if durations:
+        out.step_time = StepTime(
+            math.fsum(durations) / len(durations),
+            *(throughput.percentile(durations, share) for share in (0.5, 0.95, 0.99)),
+        )
+    out.step_histogram = StepHistogram(list(STEP_BOUNDS), list(state.histogram), state.histogram_seconds)
+    derived = state.derived
+    out.progress = Progress(derived.get("progress/step_percent"), derived.get("progress/epoch_percent"),
+                            _value(state, "system/epoch_time"))
+
+
+def _counters(out: RunSnapshot, state: RunState) -> None:
+    if state.has_tokens:
+        out.tokens, out.tokens_total = state.tokens, state.tokens_total
+    if state.has_samples:
+        out.samples, out.samples_total = state.samples, state.samples_total
+    if state.has_loss_tokens:
+        out.loss_tokens = state.loss_tokens
+    out.flops = _value(state, "train/flops_total")
+    if state.flops_total:
+        out.flops_total = state.flops_total
+    out.training_seconds = state.training_ns / 1e9 if state.steps_seen else None
+    out.steps_total = state.steps_total
+    out.rework_steps, out.restarts = state.rework_steps, state.restarts
+    out.checkpoints_total = state.checkpoints_total
+    out.lost_events = state.lost_events
+    rejected = dict(state.rejected)
+    for rank in state.ranks.values():
+        for totals in (rank.rejected, rank.rejected_before):
+            for reason, total in totals.items():
+                rejected[reason] = rejected.get(reason, 0) + total
+    out.rejected = rejected
+
+
+def _mfu(out: RunSnapshot, state: RunState) -> Mfu:
+    model = state.model
+    convention = "FLOPs of each step as given by the trainer" if state.has_flops else model.convention
+    mfu = Mfu(convention=convention, source=model.peak_source)
+    mfu.denominator = MfuDenominator(model.peak_flops, state.alive or len(state.ranks) or None, model.dtype,
+                                     model.device_name)
+    mfu.reported_percent = finite(_number(state.latest.get("train/mfu_reported")))[0]
+    if model.peak_flops is None:
+        mfu.reason = model.peak_reason
+    elif model.flops_per_token is None and not state.has_flops:
+        mfu.reason = model.flops_reason
+    elif not state.has_tokens and not state.has_flops:
+        mfu.reason = "tokens are not known: give step(tokens=)"
+    else:
+        mfu.percent = _value(state, "train/mfu_percent")
+        mfu.causal_percent = _value(state, "train/mfu_causal_percent")
+        if out.state in ("stalled", "lost"):
+            mfu.percent = 0.0 if mfu.percent is not None else None
+            mfu.causal_percent = 0.0 if mfu.causal_percent is not None else None
+        if mfu.percent is None:
+            mfu.reason = "two steps are needed to know the speed"
+        else:
+            mfu.value = mfu.percent / 100
+            mfu.causal_value = mfu.causal_percent / 100 if mfu.causal_percent is not None else None
+            if mfu.value > 1:
+                mfu.reason = "above 100 %: the peak, the FLOPs per token or the token count is wrong"
+    return mfu
+
+
+def _eta(out: RunSnapshot, state: RunState) -> Eta:
+    if out.state in ("finished", "failed"):
+        return Eta(reason=f"the run has {out.state}")
+    if not state.total_steps:
+        return Eta(reason="total_steps is not known")
+    if state.steps_seen < progress.ETA_STEPS_MIN or state.step is None:
+        return Eta(reason=f"known after {progress.ETA_STEPS_MIN} steps")
+    if not out.steps_per_second:
+        return Eta(reason=f"the run is {out.state}")
+    seconds = progress.remaining_steps(state, state.step, state.total_steps) / out.steps_per_second
+    return Eta(seconds, seconds / 60, seconds / 3600)
+
+
+def _everything(out: RunSnapshot, state: RunState, now_ns: int) -> None:
+    metrics = {}
+    for name, value in state.latest.items():
+        step, time_ns, _ = state.latest_at[name]
+        shown, condition = finite(value)
+        metrics[name] = MetricValue(shown, condition, step, _age(now_ns, time_ns), unit_of(name))
+    time_ns = out.last_step_ns
+    for name, value in state.derived.items():
+        shown, condition = finite(value)
+        metrics[name] = MetricValue(shown, condition, state.step, _age(now_ns, time_ns), unit_of(name))
+    out.metrics = metrics
+    out.texts = {
+        name: MetricValue(text, None, step, _age(now_ns, at)) for name, (text, step, at) in state.texts.items()
+    }
+
+
+def _hardware(out: RunSnapshot, state: RunState) -> None:
+    out.host = dict(state.host)
+    joules = 0.0
+    known = False
+    for uuid, gpu in sorted(state.gpus.items(), key=lambda item: str(item[1].readings.get("index", item[0]))):
+        out.gpus.append({"uuid": uuid, **gpu.readings})
+        if gpu.energy_last_joules is not None:
+            known = True
+            joules += gpu.energy_before_joules + gpu.energy_last_joules - (gpu.energy_first_joules or 0.0)
+    out.energy_joules = joules if known else None
+    out.gpu = GpuState(bool(out.gpus), None if out.gpus else "no GPU reading has been received")
+
+
+def _rank(rank: RankState, now_ns: int) -> RankView:
+    view = RankView(
+        rank.rank, rank.reached if rank.reached >= 0 else None, _age(now_ns, rank.last_step_received_ns), rank.state,
+        rank.session, rank.sessions, rank.open_phases[0][0] if rank.open_phases else None,
+        step_seconds=rank.step_seconds, host=rank.host, pid=rank.pid, gpu_uuids=rank.gpu_uuids, reason=rank.reason,
+    )
+    start = rank.mark_before or rank.mark
+    if start is not None and rank.last_mono_ns is not None and rank.last_mono_ns > start[0] and rank.tokens_total:
+        view.tokens_per_second = (rank.tokens_total - start[1]) * 1e9 / (rank.last_mono_ns - start[0])
+    return view
+
+
+def _datasets(state: RunState) -> DatasetsView:
+    views = DatasetsView(state.dataset_current)
+    for name, (samples, tokens) in state.datasets.items():
+        view = DatasetView(samples, tokens, mixture.share(state, name), size=mixture.size_of(state, name),
+                           target_ratio=mixture.target_ratio(state, name))
+        if view.size:
+            view.coverage = samples / view.size
+            view.epochs = samples // view.size
+        views.mixture[name] = view
+    return views
+
+
+def _alerts(out: RunSnapshot, state: RunState) -> None:
+    """What holds right now first, then what happened, newest first."""
+    now: list[Alert] = []
+    step, time_ns = state.step, out.last_step_ns or 0
+    if out.state == "stalled" and out.last_step_age_seconds is not None:
+        text = f"no step for {out.last_step_age_seconds:.0f} s (limit {out.stall_limit_seconds:.0f} s)"
+        now.append(Alert("stalled", "critical", text, step, time_ns, True))
+    for rank in out.ranks:
+        if rank.state == "lost":
+            text = f"rank {rank.rank} is gone without a word at step {rank.step}"
+            now.append(Alert("rank_lost", "critical", text, rank.step, time_ns, True))
+    if out.mfu.value is not None and out.mfu.value > 1:
+        text = f"MFU of {out.mfu.percent:.0f} % cannot be: {out.mfu.reason}"
+        now.append(Alert("mfu_above_one", "warning", text, step, time_ns, True))
+    if state.lost_events:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in state.lost_by_reason.items())
+        now.append(Alert("events_lost", "warning", f"{state.lost_events} events are lost ({reasons})", None, 0, True))
+    past = [
+        Alert(a.name, a.severity, a.message, a.step, a.time_ns, a.step == state.step, a.count) for a in state.alerts
+    ]
+    out.alerts = [*now[:64], *past]

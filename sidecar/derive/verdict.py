@@ -1,0 +1,82 @@
+"""One plain sentence about a run.
+
+Given: a filled snapshot. Hands on: the sentence that heads the page, the text status and the card.
+Never: leaves out that something is wrong.
+"""
+
+from sidecar.snapshot import RunSnapshot
+
+
+def verdict(run: RunSnapshot) -> str:
+    word = run.state
+    if word == "starting":
+        return "Starting: no step yet" + (f", in {run.phase}." if run.phase else ".")
+    if word == "stalled":
+        return _stalled(run)
+    if word == "lost":
+        gone = [rank.rank for rank in run.ranks if rank.state == "lost"]
+        who = "the trainer process is gone" if len(run.ranks) == 1 else f"rank {_list(gone)} is gone"
+        return f"Lost: {who} without saying goodbye{_at(run)}."
+    if word == "failed":
+        reason = next((rank.reason for rank in run.ranks if rank.state == "failed" and rank.reason), None)
+        return f"Failed{_at(run)}" + (f": {reason}." if reason else ".")
+    if word == "finished":
+        return f"Finished{_at(run)}{_facts(run)}."
+    gone = [rank.rank for rank in run.ranks if rank.state == "lost"]
+    missing = f" Rank {_list(gone)} is gone." if gone else ""
+    left = f"; {duration(run.eta.seconds)} to go" if run.eta.seconds is not None else ""
+    phase = f", now in {run.phase}" if run.phase else ""
+    return f"Training: step {_step(run)}{_facts(run)}{phase}{left}.{missing}"
+
+
+def _stalled(run: RunSnapshot) -> str:
+    limit = f" (limit {run.stall_limit_seconds:.0f} s)" if run.stall_limit_seconds is not None else ""
+    where = f", last in {run.phase}" if run.phase else ""
+    if run.last_step_age_seconds is None:
+        return f"Stalled: no first step yet{limit}{where}."
+    return f"Stalled: no step for {run.last_step_age_seconds:.0f} s{limit}{_at(run)}{where}."
+
+
+def _at(run: RunSnapshot) -> str:
+    return f" at step {_step(run)}" if run.step is not None else " before the first step"
+
+
+def _step(run: RunSnapshot) -> str:
+    return f"{run.step:,}".replace(",", " ") + (f" of {run.total_steps:,}".replace(",", " ") if run.total_steps else "")
+
+
+def _facts(run: RunSnapshot) -> str:
+    parts = []
+    if run.loss is not None:
+        parts.append(f"loss {run.loss:.4g}")
+    elif run.loss_state is not None:
+        parts.append(f"loss is {run.loss_state}")
+    if run.tokens_per_second is not None:
+        parts.append(f"{short(run.tokens_per_second)} tokens/s")
+    elif run.steps_per_second is not None:
+        parts.append(f"{short(run.steps_per_second)} steps/s")
+    if run.mfu.percent is not None:
+        flag = ", which cannot be" if run.mfu.percent > 100 else ""
+        attention = " (full attention)" if run.mfu.causal_percent is not None else ""
+        parts.append(f"MFU {run.mfu.percent:.3g} %{attention}{flag}")
+    return "".join(f", {part}" for part in parts)
+
+
+def _list(ranks: list[int]) -> str:
+    return ", ".join(map(str, ranks[:8])) + (" ..." if len(ranks) > 8 else "")
+
+
+def short(value: float) -> str:
+    """12345.6 as 12.3k."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
