@@ -199,6 +199,7 @@ def _typed(field: str, value: object, source: str) -> Any:
     hint = HINTS[field]
     if isinstance(value, str) and "tuple" in str(hint).lower():
         value = [part.strip() for part in value.split(",") if part.strip()]
+        value = [] if value == ["none"] else value
     try:
         return msgspec.convert(value, hint, strict=not isinstance(value, str), str_keys=False)
     except msgspec.ValidationError as error:
@@ -225,5 +226,5 @@ def _display(field: str, value: object) -> str:
     if field in SECRETS:
         return "***"
     if isinstance(value, tuple):
-        return ",".join(value) or "-"
+        return ",".join(value) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -21,14 +21,14 @@ class Exit(IntEnum):
     """No run, no such run, or no sidecar to ask."""
     FAILED = 70
     """The sidecar could not start, or stopped by itself, for a reason of its own."""
-    NOT_WRITABLE = 71
-    """The data or runtime directory cannot be written."""
-    BUSY = 72
-    """Another sidecar owns the data directory or the endpoint."""
-    PORT = 73
+    PORT = 71
     """No port could be bound."""
-    NO_START = 74
+    NO_START = 72
     """The sidecar did not get ready in time."""
+    NOT_WRITABLE = 73
+    """The data or runtime directory cannot be written."""
+    BUSY = 74
+    """Another sidecar owns the data directory or the endpoint."""
     MISSING = 75
     """A package that this command needs is not installed."""
     NOT_EXECUTABLE = 76

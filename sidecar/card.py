@@ -1,0 +1,120 @@
+"""The card printed when training has ended: at most twenty lines, in plain words.
+
+Given: the run's last status, its first loss, where its data is. Hands on: lines of text.
+Never: prints by itself, or makes up a number that is not known.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sidecar.banner import clock, human, sink_lines
+from sidecar.config import Config
+
+LINES_MAX = 20
+
+
+def card(config: Config, status: Mapping[str, Any], first_loss: float | None, unsent: list[Path]) -> list[str]:
+    rows = [
+        ("run", _title(status)),
+        ("verdict", status.get("verdict")),
+        ("steps", _steps(status)),
+        ("tokens", _tokens(status)),
+        ("speed", _speed(status)),
+        ("MFU", _mfu(status)),
+        ("loss", _loss(status, first_loss)),
+        ("val loss", _value((status.get("val") or {}).get("loss"))),
+        ("goodput", _goodput(status)),
+        ("alerts", _alerts(status)),
+        ("lost", _lost(status)),
+        *(("sink", line) for line in sink_lines(config, status, {})),
+        ("data", _data(config, status)),
+        ("export", f"sidecar export {status.get('run_id', 'latest')} --dir {config.dir} --format csv -o run.csv"),
+        *(("sync", f"wandb sync {path}") for path in unsent),
+    ]
+    lines = [f"{label:<8} {text}" for label, text in rows if text]
+    return lines[:LINES_MAX]
+
+
+def unsent_wandb(config: Config, run_id: str, status: Mapping[str, Any]) -> list[Path]:
+    """Folders of W&B offline runs that belong to this run, newest last."""
+    state = ((status.get("sinks") or {}).get("wandb") or {}).get("state")
+    if state == "ok":
+        return []
+    base = Path(config.wandb_dir) if config.wandb_dir else config.data_directory / "wandb"
+    return sorted(path for path in base.glob("**/offline-run-*") if path.is_dir() and path.name.endswith(f"-{run_id}"))
+
+
+def _title(status: Mapping[str, Any]) -> str:
+    words = [status.get("run_id"), status.get("project"), status.get("name"), status.get("stage")]
+    return "  ".join(str(word) for word in words if word)
+
+
+def _steps(status: Mapping[str, Any]) -> str:
+    step, total, elapsed = status.get("step"), status.get("total_steps"), status.get("elapsed_seconds")
+    if step is None:
+        return "none"
+    done = status.get("steps_total") or step
+    text = f"{done}" + (f" of {total}" if total else "")
+    return text + (f" in {clock(elapsed)}" if elapsed is not None else "") + f", last step {step}"
+
+
+def _tokens(status: Mapping[str, Any]) -> str:
+    tokens = status.get("tokens")
+    return f"{tokens} ({human(tokens)})" if tokens is not None else ""
+
+
+def _speed(status: Mapping[str, Any]) -> str:
+    tokens, seconds, window = status.get("tokens"), status.get("training_seconds"), status.get("tokens_per_second")
+    mean = tokens / seconds if tokens is not None and seconds else None
+    parts = [f"{human(mean)} tokens/s over the run" if mean else "", f"{human(window)} at the end" if window else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def _mfu(status: Mapping[str, Any]) -> str:
+    mfu = status.get("mfu") or {}
+    if mfu.get("percent") is None:
+        return f"unknown: {mfu['reason']}" if mfu.get("reason") else "unknown"
+    text = f"{mfu['percent']:.1f} % ({mfu.get('convention') or 'full attention'})"
+    if mfu.get("causal_percent") is not None:
+        text += f", {mfu['causal_percent']:.1f} % causal"
+    peak = (mfu.get("denominator") or {}).get("peak_flops_per_device")
+    if peak:
+        text += f"; of {human(peak)}FLOP/s a device, {mfu.get('source') or 'unknown source'}"
+    return text
+
+
+def _loss(status: Mapping[str, Any], first: float | None) -> str:
+    last = status.get("loss_state") or status.get("loss")
+    if last is None:
+        return ""
+    return f"{_value(first)} -> {_value(last)}" if first is not None else _value(last)
+
+
+def _goodput(status: Mapping[str, Any]) -> str:
+    goodput = status.get("goodput") or {}
+    if goodput.get("ratio") is None:
+        return ""
+    spent = sorted((goodput.get("seconds") or {}).items(), key=lambda item: -item[1])
+    most = ", ".join(f"{state} {seconds:.1f} s" for state, seconds in spent[:4] if seconds >= 0.05)
+    return f"{100 * goodput['ratio']:.0f} %" + (f" ({most})" if most else "")
+
+
+def _alerts(status: Mapping[str, Any]) -> str:
+    alerts = status.get("alerts") or []
+    return "; ".join(str(alert.get("message") or alert.get("name")) for alert in alerts[:3])
+
+
+def _lost(status: Mapping[str, Any]) -> str:
+    lost = status.get("lost_events") or 0
+    return f"{lost} events never arrived" if lost else ""
+
+
+def _data(config: Config, status: Mapping[str, Any]) -> str:
+    return str((status.get("sidecar") or {}).get("data_dir") or config.dir)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, (int, float)) else str(value)

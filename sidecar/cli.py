@@ -1,0 +1,149 @@
+"""The ``sidecar`` command: finds the subcommand, lets it read its options, runs it, and prints errors as two lines.
+
+Given: argv. Hands on: an exit code.
+Never: imports a subcommand that was not asked for, or shows a traceback for something its reader can put right.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+
+from sidecar import __version__
+from sidecar.errors import Exit, UserError
+
+COMMANDS = {
+    "run": "start a sidecar, then a training command under it",
+    "serve": "the sidecar alone: for a second terminal, a container, another launcher",
+    "status": "what the run is doing now",
+    "top": "the same, live in the terminal",
+    "runs": "the runs in the data directory",
+    "export": "every row of a run as JSON lines, CSV or Parquet",
+    "doctor": "check this machine: ports, permissions, memory, GPU, packages, keys",
+    "demo": "a synthetic run, to look around without training anything",
+    "config": "the settings in force, and where each one comes from",
+}
+"""Each name is a module of sidecar.commands with DESCRIPTION, EXAMPLES, add_options(parser) and run(options)."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose help starts with what the command does, and whose errors are ours."""
+
+    def __init__(self, name: str, description: str, examples: Sequence[str]) -> None:
+        super().__init__(
+            prog=f"sidecar {name}",
+            add_help=False,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=100),
+        )
+        self.about = description
+        self.examples = examples
+        self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+
+    def format_help(self) -> str:
+        examples = "\n".join(f"  {line}" for line in self.examples)
+        formatter = self._get_formatter()
+        for group in self._action_groups:
+            formatter.start_section(group.title)
+            formatter.add_arguments(group._group_actions)
+            formatter.end_section()
+        return f"{self.about}\n\nexamples:\n{examples}\n\n{formatter.format_help()}"
+
+    def error(self, message: str) -> None:  # type: ignore[override]  # argparse exits here; we raise.
+        cause = message.replace("unrecognized arguments", "unknown option")
+        raise UserError(f"{self.prog}: {cause}", self._remedy(message))
+
+    def _remedy(self, message: str) -> str:
+        known = [option for action in self._actions for option in action.option_strings]
+        for word in message.split():
+            close = difflib.get_close_matches(word.split("=")[0], known, n=1) if word.startswith("--") else []
+            if close and close[0] != word:
+                return f"did you mean {close[0]}? `{self.prog} --help` lists the options"
+        return f"`{self.prog} --help` lists the options"
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Monitor LLM training from outside the training process.",
+            "",
+            "examples:",
+            "  sidecar run -- python -m trainer pretrain",
+            "  sidecar run --sink wandb -- torchrun --nproc-per-node 8 train.py",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`sidecar COMMAND --help` explains each; `sidecar --version` says which this is.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code (docs/cli.md lists them)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return dispatch(arguments)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # The reader (head, less) went away: not an error, and nothing more can be printed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("sidecar"):
+            raise
+        print(missing_package(error.name), file=sys.stderr)
+        return Exit.MISSING
+
+
+def dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return Exit.OK if arguments else Exit.USAGE
+    if arguments[0] in ("-V", "--version"):
+        print(f"sidecar {__version__}")
+        return Exit.OK
+    module = command_module(arguments[0])
+    parser = parser_of(arguments[0], module)
+    own, command = split_at_dashes(arguments[1:])
+    if command is not None and not hasattr(module, "TAKES_COMMAND"):
+        parser.error(f"no command is taken here: -- {' '.join(command)}")
+    options = parser.parse_args(own)
+    options.command = command
+    return int(module.run(options))
+
+
+def command_module(name: str) -> ModuleType:
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean `sidecar {close[0]}`? " if close else ""
+        raise UserError(f"unknown command {name!r}", f"{hint}`sidecar --help` lists the commands")
+    return import_module(f"sidecar.commands.{name}")
+
+
+def parser_of(name: str, module: ModuleType) -> Parser:
+    parser = Parser(name, module.DESCRIPTION, module.EXAMPLES)
+    module.add_options(parser)
+    return parser
+
+
+def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str] | None]:
+    """Our options, and the command after the first ``--`` untouched (None when there is no ``--``)."""
+    if "--" not in arguments:
+        return arguments, None
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def missing_package(name: str) -> UserError:
+    packages = {"pyarrow": "trainer-sidecar[parquet]", "tensorboard": "trainer-sidecar[tensorboard]"}
+    package = packages.get(name.split(".")[0], "trainer-sidecar")
+    return UserError(f"the package {name!r} is not installed", f"pip install '{package}'", Exit.MISSING)

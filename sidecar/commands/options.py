@@ -1,0 +1,52 @@
+"""Options that several commands share, all of them fields of the configuration.
+
+Given: a parser, parsed options. Hands on: the merged configuration.
+Never: holds a default: those are in sidecar.config.
+"""
+
+import argparse
+import os
+
+from sidecar import config
+from sidecar.errors import UserError
+
+HELP = {
+    "dir": ("PATH", "where journals live (default ~/.local/share/trainer-sidecar)"),
+    "endpoint": ("URL", "where events go (default ipc in a private directory)"),
+    "host": ("ADDRESS", "address of the HTTP server (default 127.0.0.1; others need a token)"),
+    "port": ("N", "its port (default 9797, then the next free one; 0: any)"),
+    "sinks": ("NAMES", "outlets, e.g. wandb,tensorboard (default none)"),
+    "allow_sinks": ("NAMES", "outlets a trainer may ask for (default any; none)"),
+    "allow": ("WORDS", "what else may leave the machine: text,histograms (default numbers only)"),
+    "project": ("NAME", "project of a run that names none"),
+    "name": ("NAME", "name of the run"),
+    "run_id": ("ID", "id of the run (default date, time, six random digits)"),
+    "grace_seconds": ("SECONDS", "wait this long at the end for sinks and a last scrape (default 5)"),
+    "sample_seconds": ("SECONDS", "period of hardware readings (default 1)"),
+    "log_level": ("LEVEL", "debug, info, warning or error (default warning)"),
+    "wandb_mode": ("MODE", "online, offline or disabled (default: online with a key)"),
+}
+
+
+def add(parser: argparse.ArgumentParser, *fields: str) -> None:
+    for field in fields:
+        metavar, text = HELP[field]
+        parser.add_argument(config.option_of(field), dest=f"set_{field}", metavar=metavar, help=text)
+    parser.add_argument("--config", metavar="FILE", help="settings file (default ./sidecar.toml if there is one)")
+
+
+def load(options: argparse.Namespace) -> config.Loaded:
+    """Options, environment and file merged. Raises UserError."""
+    given = {name.removeprefix("set_"): value for name, value in vars(options).items() if name.startswith("set_")}
+    return config.read(given, os.environ, options.config)
+
+
+def check_sinks(settings: config.Config) -> None:
+    """Raises UserError when an outlet was named that does not exist: before anything is started."""
+    from sidecar.sinks import registry
+
+    try:
+        registry.names(settings.sinks)
+        registry.names(settings.allow_sinks or ())
+    except registry.UnknownSink as error:
+        raise UserError(error.cause, error.remedy) from None

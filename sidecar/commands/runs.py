@@ -1,0 +1,46 @@
+"""``sidecar runs``."""
+
+import argparse
+import json
+import sys
+import time
+
+from sidecar.commands import options as shared
+from sidecar.errors import Exit
+
+DESCRIPTION = "List the runs in the data directory, the one last started first."
+EXAMPLES = ["sidecar runs", "sidecar runs --json --project nanochat"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as a list of objects, for programs")
+    parser.add_argument("--project", metavar="NAME", help="only this project's")
+    shared.add(parser, "dir")
+
+
+def run(options: argparse.Namespace) -> int:
+    from sidecar.store import Store
+
+    config = shared.load(options).config
+    found = [run for run in Store(config.data_directory).runs() if options.project in (None, run.project)]
+    if options.json:
+        fields = ("run_id", "project", "name", "stage", "state", "last_step")
+        print(json.dumps([{field: getattr(run, field) for field in fields} for run in found], indent=2))
+        return Exit.OK
+    if not found:
+        print(f"no runs in {config.dir}", file=sys.stderr)
+        return Exit.NO_DATA
+    rows = [("RUN", "PROJECT", "NAME", "STAGE", "STATE", "STEP", "STARTED (UTC)")]
+    for run in found:
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(run.started_ns / 1e9)) if run.started_ns else ""
+        row = (run.run_id, run.project, run.name, run.stage, run.state, run.last_step, started)
+        rows.append(tuple("-" if cell in (None, "") else printable(str(cell)) for cell in row))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return Exit.OK
+
+
+def printable(text: str) -> str:
+    """Names come from trainers: nothing in them may steer the terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)[:60]

@@ -1,0 +1,39 @@
+"""``sidecar status``."""
+
+import argparse
+import sys
+import time
+
+from sidecar import live
+from sidecar.commands import options as shared
+from sidecar.errors import Exit, UserError
+
+DESCRIPTION = "Say what the run is doing now: one sentence first, then the numbers."
+EXAMPLES = ["sidecar status", "sidecar status --json --run latest"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", metavar="RUN", help="id of a run (default the one last started)")
+    parser.add_argument("--json", action="store_true", help="the JSON of /status, for programs")
+    parser.add_argument("--watch", action="store_true", help="print again every two seconds until Ctrl-C")
+    shared.add(parser, "dir")
+
+
+def run(options: argparse.Namespace) -> int:
+    config = shared.load(options).config
+    while True:
+        found = live.require(config)
+        query = {} if options.json else {"format": "text"}
+        if options.run and options.run != "latest":
+            query["run"] = options.run
+        try:
+            body = live.fetch(found.http, "/status", query=query, token=config.token, timeout_seconds=5)
+        except live.Unreachable as error:
+            remedy = "`sidecar runs` lists the runs there are"
+            raise UserError(f"no status: {error}", remedy, Exit.NO_DATA) from None
+        sys.stdout.write(body.decode().rstrip("\n") + "\n")
+        sys.stdout.flush()
+        if not options.watch:
+            return Exit.OK
+        time.sleep(2)
+        print()

@@ -1,0 +1,92 @@
+"""The last seconds of a launch: has everything arrived where it should?
+
+Given: a way to read the status, a limit. Hands on: the last status seen, or what the journal says.
+Never: waits longer than the limit, or longer than there is something to wait for.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any
+
+from sidecar.config import Config
+
+POLL_SECONDS = 0.1
+ENDED = frozenset({"finished", "failed", "lost"})
+IDLE_SINKS = frozenset({"disabled", "paused"})
+NOTHING_SECONDS = 0.5  # A command that never called sidecar.init: a fold behind the last event takes less.
+FIRST_RECORDS_MAX = 2000
+
+Status = Mapping[str, Any]
+
+
+def wait(
+    status: Callable[[], dict[str, Any]],
+    grace_seconds: float,
+    *,
+    pause: Callable[[float], bool],
+    serving: bool,
+) -> dict[str, Any]:
+    """Until the run has ended, its sinks are drained and a scraper that was there has seen the end.
+
+    ``pause`` sleeps, and says True when the user asked to hurry. With ``serving`` False the sidecar is not ours and
+    stays: then only the run's own end is awaited.
+    """
+    began = time.monotonic()
+    last: dict[str, Any] = {}
+    scrapes_at_end: int | None = None
+    while True:
+        now = status()
+        last = now or last
+        elapsed = time.monotonic() - began
+        if not last and elapsed >= min(NOTHING_SECONDS, grace_seconds):
+            return last
+        if last.get("state") in ENDED:
+            scrapes = scrapes_of(last)
+            scrapes_at_end = scrapes if scrapes_at_end is None else scrapes_at_end
+            scraped = not scrapes_at_end or scrapes > scrapes_at_end
+            if not serving or (drained(last) and scraped):
+                return last
+        if elapsed >= grace_seconds or pause(min(POLL_SECONDS, grace_seconds - elapsed)):
+            return last
+
+
+def drained(status: Status) -> bool:
+    """Every sink has all rows, or will not get any."""
+    sinks = (status.get("sinks") or {}).values()
+    return all(sink.get("state") in IDLE_SINKS or not sink.get("lag_events") for sink in sinks)
+
+
+def scrapes_of(status: Status) -> int:
+    return int((status.get("sidecar") or {}).get("scrapes_total") or 0)
+
+
+def from_journal(config: Config, run_id: str) -> dict[str, Any]:
+    """The status folded from the journal, for when the sidecar does not answer; empty when there is none."""
+    try:
+        import msgspec
+
+        from sidecar.derive.snapshot import snapshot
+        from sidecar.export import open_run
+
+        with open_run(config, run_id) as opened:
+            for _ in opened.rows(derived=True):
+                pass
+            return dict(msgspec.to_builtins(snapshot(opened.state, now_ns=time.time_ns())))
+    except Exception:  # noqa: BLE001  # The card is a courtesy: the command's exit code must reach the shell.
+        return {}
+
+
+def first_loss(config: Config, run_id: str) -> float | None:
+    """The first training loss in the journal."""
+    try:
+        from sidecar.export import open_run
+
+        with open_run(config, run_id) as opened:
+            for row in islice(opened.rows(derived=False), FIRST_RECORDS_MAX):
+                loss = row.metrics.get("train/loss")
+                if row.kind == "step" and isinstance(loss, (int, float)):
+                    return float(loss)
+    except Exception:  # noqa: BLE001  # As above.
+        return None
+    return None

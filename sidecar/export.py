@@ -1,0 +1,211 @@
+"""A run's rows as JSON lines, CSV or Parquet.
+
+Given: a data directory and a run. Hands on: rows, one at a time, in the order they were emitted.
+Never: holds a run in memory, or needs the journal to be finished.
+
+CSV and Parquet have a column for each metric, so they read the journal twice: once for the names, once for the rows.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from sidecar.config import Config
+from sidecar.errors import Exit, UserError
+from sidecar.journal import JournalReader
+from sidecar.rows import Projector, Row
+from sidecar.state import RunState
+from sidecar.store import RunEntry, Store
+
+COMPUTED = frozenset({"derived", "hardware"})
+"""Kinds of row that nobody emitted: the sidecar made them."""
+PARQUET_ROWS = 8192  # A row group: bounds memory at a few tens of megabytes with 500 columns.
+FIXED_COLUMNS = ("run", "rank", "seq", "step", "time", "kind")
+
+
+class OpenRun(AbstractContextManager["OpenRun"]):
+    """One run's journal, open for reading."""
+
+    def __init__(self, entry: RunEntry) -> None:
+        self.entry = entry
+        self._reader = JournalReader(entry.path)
+        self._last_row = self._reader.last_row()
+        self._state: RunState | None = None
+
+    @property
+    def state(self) -> RunState:
+        """What ``rows`` has folded so far. Raises RuntimeError before the first row."""
+        if self._state is None:
+            raise RuntimeError("no rows were read yet")
+        return self._state
+
+    def rows(self, *, derived: bool) -> Iterator[Row]:
+        """Every row up to what was committed when this was opened; repeatable."""
+        projector = Projector(self.entry.run_id)
+        self._state = projector.state
+        known: set[int] = set()
+        self._greet(projector, known)
+        for record in self._reader.records():
+            if record.row > self._last_row:
+                break
+            if record.session not in known and record.rank >= 0:
+                self._greet(projector, known)
+            yield from _wanted(projector.feed(record), derived)
+        yield from _wanted(projector.flush(), derived)
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    def _greet(self, projector: Projector, known: set[int]) -> None:
+        for hello in self._reader.hellos():
+            if hello.session not in known:
+                known.add(hello.session)
+                projector.greet(hello, hello.time_ns)
+
+
+def open_run(config: Config, word: str) -> OpenRun:
+    """``word`` is an id, a name (its newest run) or "latest". Raises UserError (exit code 3) when there is none."""
+    store = Store(config.data_directory)
+    entry = store.find(word)
+    if entry is None:
+        known = ", ".join(run.run_id for run in store.runs()[:5])
+        remedy = f"there are: {known}" if known else "name the directory the run was written to with --dir"
+        raise UserError(f"no run {word!r} in {config.dir}", remedy, Exit.NO_DATA)
+    return OpenRun(entry)
+
+
+def write_jsonl(run: OpenRun, out: IO[bytes], *, derived: bool) -> None:
+    encode = msgspec.json.Encoder().encode
+    for row in run.rows(derived=derived):
+        row.metrics = {name: finite_or_word(value) for name, value in row.metrics.items()}
+        out.write(encode(row) + b"\n")
+
+
+def write_csv(run: OpenRun, out: IO[bytes], *, derived: bool) -> None:
+    names = sorted(columns(run, derived=derived))
+    text = _Utf8(out)
+    writer = csv.writer(text)
+    writer.writerow([*FIXED_COLUMNS, *names])
+    for row in run.rows(derived=derived):
+        fixed = ["" if value is None else value for value in _fixed(row)]
+        writer.writerow([*fixed, *(_cell(row.metrics.get(name)) for name in names)])
+
+
+def write_parquet(run: OpenRun, out: IO[bytes], *, derived: bool) -> None:
+    """Numbers as doubles (whole columns of integers as int64), everything else as text. Needs pyarrow."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = columns(run, derived=derived)
+    types = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
+    fixed = zip(FIXED_COLUMNS, ("text", "int", "int", "int", "float", "text"), strict=True)
+    fields = [pa.field(name, types[kind]) for name, kind in [*fixed, *sorted(kinds.items())]]
+    schema = pa.schema(fields)
+    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        for batch in _batches(run.rows(derived=derived), PARQUET_ROWS):
+            cells = [dict(zip(FIXED_COLUMNS, _fixed(row), strict=True)) | _typed(row, kinds) for row in batch]
+            writer.write_table(pa.Table.from_pylist(cells, schema=schema))
+
+
+FORMATS = {"jsonl": write_jsonl, "csv": write_csv, "parquet": write_parquet}
+
+
+def write_file(run: OpenRun, path: Path, kind: str, *, derived: bool) -> None:
+    """Whole or not at all: written beside ``path``, then renamed. Raises OSError."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as out:
+            FORMATS[kind](run, out, derived=derived)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def columns(run: OpenRun, *, derived: bool) -> dict[str, str]:
+    """Every metric name in the run and what it holds: int, float, bool or text."""
+    kinds: dict[str, str] = {}
+    for row in run.rows(derived=derived):
+        for name, value in row.metrics.items():
+            if value is not None:
+                kinds[name] = _join(kinds.get(name), _kind_of(value))
+    return kinds
+
+
+def finite_or_word(value: Any) -> Any:
+    """JSON has no NaN: "NaN", "Infinity" and "-Infinity" stand for them, inside lists and maps too."""
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, list):
+        return [finite_or_word(item) for item in value]
+    if isinstance(value, dict):
+        return {key: finite_or_word(item) for key, item in value.items()}
+    return value
+
+
+def _wanted(rows: list[Row], derived: bool) -> Iterator[Row]:
+    return (row for row in rows if derived or row.kind not in COMPUTED)
+
+
+def _fixed(row: Row) -> tuple[str, int, int, int | None, float, str]:
+    return row.run, row.rank, row.seq, row.step, row.time, row.kind
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "int" if -(2**63) <= value < 2**63 else "text"
+    return "float" if isinstance(value, float) else "text"
+
+
+def _join(one: str | None, other: str) -> str:
+    if one is None or one == other:
+        return other
+    return "float" if {one, other} == {"int", "float"} else "text"
+
+
+def _typed(row: Row, kinds: dict[str, str]) -> dict[str, Any]:
+    cells = {}
+    for name, value in row.metrics.items():
+        if value is not None:
+            kind = kinds[name]
+            cells[name] = float(value) if kind == "float" else _cell(value) if kind == "text" else value
+    return cells
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, (list, dict)):
+        return json.dumps(finite_or_word(value), ensure_ascii=False)
+    if isinstance(value, bool):
+        return str(value).lower()
+    value = finite_or_word(value)
+    return "" if value is None else str(value)
+
+
+def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class _Utf8:
+    """What csv.writer needs of a file, over a binary one that stays open."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out = out
+
+    def write(self, text: str) -> None:
+        self._out.write(text.encode("utf-8", errors="replace"))

@@ -1,0 +1,161 @@
+"""``sidecar run``: a sidecar, a training command under it, and an orderly end.
+
+Given: a loaded configuration, a command, an environment. Hands on: the command's exit code.
+Never: starts the command when the sidecar could not be started, ends it when the sidecar dies, changes a variable
+of the user's, or waits for anything without a limit.
+"""
+
+import os
+import secrets
+import sys
+import time
+from typing import Any
+
+from sidecar import banner, card, drain, live, rendezvous, supervise
+from sidecar.child import Child, resolve
+from sidecar.config import Loaded, default_data_directory
+from sidecar.errors import Exit, UserError, one_line
+from sidecar.live import Live
+
+PROGRESS_FIRST_SECONDS = 10.0
+PROGRESS_TERMINAL_SECONDS = 10.0
+PROGRESS_LOG_SECONDS = 60.0
+TICK_SECONDS = 1.0
+RACE_SECONDS_MAX = 10.0
+
+
+class Launch:
+    """One ``sidecar run``. ``run()`` is the whole story."""
+
+    def __init__(self, loaded: Loaded, command: list[str], environ: dict[str, str], *, quiet: bool = False) -> None:
+        self._loaded, self._config = loaded, loaded.config
+        self._command, self._environ, self._quiet = command, environ, quiet
+        self._service: supervise.Service | None = None
+        self.run_id = self._config.run_id or new_run_id(time.time())
+
+    def run(self) -> int:
+        """Raises UserError before the command has started; afterwards the exit code is the command's."""
+        environ = resolve(self._command, self._environ)
+        at = self._attach() or self._start()
+        try:
+            child = Child(self._command, environ | self._for_trainer(at))
+        except UserError:
+            self._stop()
+            raise
+        self._say(banner.banner(
+            self._config, at, self.run_id, self._sinks(at), ours=self._service is not None, environ=self._environ
+        ))
+        code = self._accompany(child, at)
+        self._end(child, at)
+        child.release()
+        return code
+
+    def _attach(self) -> Live | None:
+        found = live.find(self._config)
+        if found is not None:
+            self._say([f"using the sidecar that already serves {self._config.dir} (pid {found.pid})"])
+        return found
+
+    def _start(self) -> Live:
+        self._service = supervise.Service(self._loaded, self._endpoint(), self._environ)
+        self._service.start()
+        try:
+            return self._service.wait_until_ready()
+        except UserError as error:
+            self._service = None
+            other = supervise.owner_of(self._config, RACE_SECONDS_MAX) if error.exit_code == Exit.BUSY else None
+            if other is None:
+                raise
+            return other
+
+    def _endpoint(self) -> str:
+        """The one asked for; else the default one, or for another data directory one of its own."""
+        if self._config.endpoint is not None:
+            return self._config.endpoint
+        return endpoint_for(self._config.dir, default_data_directory(self._environ))
+
+    def _for_trainer(self, at: Live) -> dict[str, str]:
+        given = {
+            "SIDECAR_ENDPOINT": at.events,
+            "SIDECAR_RUN_ID": self.run_id,
+            "SIDECAR_LAUNCH_ID": self._environ.get("SIDECAR_LAUNCH_ID") or secrets.token_hex(8),
+            "SIDECAR_DIR": self._config.dir,
+        }
+        if self._config.project:
+            given["SIDECAR_PROJECT"] = self._config.project
+        if self._config.name:
+            given["SIDECAR_NAME"] = self._config.name
+        return given
+
+    def _accompany(self, child: Child, at: Live) -> int:
+        """Until the command has ended: forward signals, revive the sidecar, say how it goes."""
+        period = PROGRESS_TERMINAL_SECONDS if sys.stderr.isatty() else PROGRESS_LOG_SECONDS
+        next_news = time.monotonic() + PROGRESS_FIRST_SECONDS
+        while True:
+            code = child.wait(TICK_SECONDS)
+            if code is not None:
+                return code
+            if self._service is not None and self._service.revive():
+                self._say(["the sidecar ended by itself and was started again; training goes on, nothing is lost"])
+            if not self._quiet and time.monotonic() >= next_news:
+                next_news = time.monotonic() + period
+                line = banner.progress(self._status(at))
+                if line:
+                    self._print(line)
+
+    def _end(self, child: Child, at: Live) -> None:
+        """Grace, the last status, the shutdown, the card."""
+        mine = drain.wait(
+            lambda: self._status(at), self._config.grace_seconds, pause=child.pause, serving=self._service is not None
+        )
+        status = mine or drain.from_journal(self._config, self.run_id)
+        if self._config.keep and self._service is not None:
+            self._say([f"the sidecar stays (pid {at.pid}, {at.http}): end it with kill {at.pid}"])
+        elif not self._stop():
+            self._say(["the sidecar did not end in time and was killed; its journal is complete"])
+        if not self._quiet and status.get("run_id"):
+            unsent = card.unsent_wandb(self._config, self.run_id, status)
+            self._print_all(card.card(self._config, status, drain.first_loss(self._config, self.run_id), unsent))
+
+    def _stop(self) -> bool:
+        return self._service is None or self._service.stop()
+
+    def _status(self, at: Live) -> dict[str, Any]:
+        """The launched run's status; empty when there is no such run yet, or no answer."""
+        try:
+            found = live.status(at, self._config, self.run_id, timeout_seconds=1.0)
+        except live.Unreachable:
+            return {}
+        return found if found.get("run_id") == self.run_id else {}
+
+    def _sinks(self, at: Live) -> list[str]:
+        return banner.sink_lines(self._config, self._status(at), self._environ)
+
+    def _say(self, lines: list[str]) -> None:
+        if not self._quiet:
+            self._print_all([f"sidecar: {line}" for line in lines])
+
+    def _print_all(self, lines: list[str]) -> None:
+        for line in lines:
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        print(one_line_keeping_columns(line), file=sys.stderr, flush=True)
+
+
+def one_line_keeping_columns(text: str) -> str:
+    """Control characters made visible; blanks kept."""
+    return "".join(char if char.isprintable() else one_line(f"{char}") for char in text)
+
+
+def new_run_id(now_seconds: float) -> str:
+    """For people to read and say, and to sort by start: 20261121-181512-a1b2c3 (UTC)."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_seconds)) + "-" + secrets.token_hex(3)
+
+
+def endpoint_for(directory: str, default_directory: str) -> str:
+    """The default endpoint for the default directory; for another one its own, so that two launches never meet."""
+    real = os.path.realpath(directory)
+    if real == os.path.realpath(default_directory):
+        return rendezvous.default_endpoint()
+    return rendezvous.ipc_endpoint(f"events-{rendezvous.endpoint_key(real)}")

@@ -1,0 +1,161 @@
+"""The service as a process of its own: started, waited for, watched, stopped.
+
+Given: a loaded configuration. Hands on: the ``Live`` sidecar once it is ready.
+Never: shares the terminal's process group with it (Ctrl-C must not end it before the trainer's last words), puts
+a secret on a command line, or waits without a limit.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from sidecar import live
+from sidecar.config import FIELDS, Config, Loaded
+from sidecar.errors import Exit, UserError
+from sidecar.live import Live
+
+READY_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 20.0
+POLL_SECONDS = 0.05
+SERVE = (sys.executable, "-m", "sidecar", "serve")
+RESTARTS_MAX = 5
+LAUNCHER_VARIABLE = "SIDECAR_LAUNCHER_PID"
+
+
+class Service:
+    """One ``python -m sidecar serve`` and its log, DIR/sidecar.log."""
+
+    def __init__(self, loaded: Loaded, endpoint: str, environ: Mapping[str, str]) -> None:
+        self._config = loaded.config
+        self._environ = settings_as_variables(loaded, environ)
+        self._environ["SIDECAR_ENDPOINT"] = endpoint
+        self._environ[LAUNCHER_VARIABLE] = str(os.getpid())
+        self._process: subprocess.Popen[bytes] | None = None
+        self._restarts = 0
+        self.log_path = self._config.data_directory / "sidecar.log"
+
+    def start(self) -> None:
+        """Raises UserError when the data directory cannot be used."""
+        try:
+            self._config.data_directory.mkdir(parents=True, exist_ok=True)
+            if self.log_path.exists():
+                self.log_path.replace(self.log_path.with_suffix(".log.1"))
+            log = self.log_path.open("wb")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self._config.dir}: {error.strerror}",
+                "choose another directory with --dir, or correct its permissions",
+                Exit.NOT_WRITABLE,
+            ) from None
+        with log:
+            self._process = subprocess.Popen(
+                list(SERVE),
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait_until_ready(self) -> Live:
+        """Raises UserError: the service's own words when it ended, or that it took too long."""
+        assert self._process is not None
+        deadline = time.monotonic() + READY_SECONDS_MAX
+        while time.monotonic() < deadline:
+            ready = self.ready()
+            if ready is not None:
+                return ready
+            code = self._process.poll()
+            if code is not None:
+                raise self._failure(code)
+            time.sleep(POLL_SECONDS)
+        self.stop()
+        raise UserError(
+            f"the sidecar was not ready after {READY_SECONDS_MAX:.0f} s",
+            f"read {self.log_path}; train without it by running the command alone",
+            Exit.NO_START,
+        )
+
+    def ready(self) -> Live | None:
+        found = live.read_endpoints(self._config.data_directory)
+        return found if self._process is not None and found is not None and found.pid == self._process.pid else None
+
+    def revive(self) -> bool:
+        """Start it again if it has ended by itself; False when it lives, or has died too often."""
+        if self._process is None or self._process.poll() is None or self._restarts >= RESTARTS_MAX:
+            return False
+        self._restarts += 1
+        try:
+            self.start()
+        except UserError:
+            return False
+        return True
+
+    def stop(self, timeout_seconds: float = STOP_SECONDS_MAX) -> bool:
+        """SIGTERM, a limited wait, SIGKILL. False when it had to be killed."""
+        if self._process is None or self._process.poll() is not None:
+            return True
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return False
+        return True
+
+    def _failure(self, code: int) -> UserError:
+        cause, remedy = last_error(self.log_path)
+        if not cause:
+            cause = f"the sidecar ended at once with exit code {code}"
+            remedy = f"read {self.log_path}"
+        known = code if code in set(Exit) and code else Exit.FAILED
+        return UserError(cause, remedy, known)
+
+
+def settings_as_variables(loaded: Loaded, environ: Mapping[str, str]) -> dict[str, str]:
+    """``environ`` with every setting that somebody made as SIDECAR_*: not on the command line, where all can read."""
+    made = dict(environ)
+    for field in FIELDS:
+        value = getattr(loaded.config, field)
+        if loaded.origins[field] != "default" and value is not None:
+            made[f"SIDECAR_{field.upper()}"] = _text(value)
+    return made
+
+
+def last_error(log_path: Path) -> tuple[str, str]:
+    """The last "error:" line of a log and the "fix:" line after it; empty strings when there are none."""
+    try:
+        lines = log_path.read_text(errors="replace").splitlines()
+    except OSError:
+        return "", ""
+    cause = remedy = ""
+    for line in lines:
+        if line.startswith("error: "):
+            cause, remedy = line.removeprefix("error: "), ""
+        elif line.startswith("fix: "):
+            remedy = line.removeprefix("fix: ")
+    if not cause and lines:
+        cause, remedy = f"the sidecar ended: {lines[-1]}", f"read {log_path}"
+    return cause, remedy
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def owner_of(config: Config, timeout_seconds: float) -> Live | None:
+    """Another launch won the race for this directory: wait for its sidecar to answer."""
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        found = live.find(config)
+        if found is not None:
+            return found
+        time.sleep(POLL_SECONDS)
+    return None

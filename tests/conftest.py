@@ -1,0 +1,42 @@
+"""For every test: no key of the user's, no setting of the user's, and in CI no silent skip."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+KEPT = {"SIDECAR_TEST_KEEP"}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nobody's W&B key, launch or settings leak into a test, and a test's data never into the user's directories."""
+    for name in list(os.environ):
+        if name.startswith(("SIDECAR_", "WANDB_", "SLURM_", "TORCHELASTIC_")) and name not in KEPT:
+            monkeypatch.delenv(name)
+        if name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "http_proxy", "HTTP_PROXY"):
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.getbasetemp() / "home"
+    home.mkdir(exist_ok=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+    monkeypatch.setenv("NETRC", str(home / "no-netrc"))
+    yield
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """In CI a skipped test is a failure, unless it says it needs hardware that CI does not have."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if os.environ.get("CI") == "true" and report.skipped and not hasattr(report, "wasxfail"):
+        if item.get_closest_marker("gpu") is None:
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI, where nothing may be skipped: {report.longrepr}"
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parent.parent
