@@ -32,7 +32,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def token_counts(logits: Tensor, targets: Tensor) -> tuple[float, int, int]:
-    """(sum of losses in nats, targets hit by the likeliest token, targets that count) of logits (batch, time, vocab)."""
+    """(sum of losses in nats, targets hit by the likeliest token, targets that count); logits (batch, time, vocab)."""
     loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
     counts = targets != IGNORE
     hits = (logits.argmax(dim=-1) == targets) & counts

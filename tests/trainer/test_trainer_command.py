@@ -1,0 +1,207 @@
+"""The command line: flags, errors in two lines, console lines, signals and two ranks."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import checkpoint
+from trainer.__main__ import main
+from trainer.config import Config, parse
+from trainer.console import Console, printable
+from trainer.errors import UserError
+
+RUN_RECORDED = Path(__file__).with_name("run_recorded.py")
+CONSOLE_LINE = re.compile(
+    r"Epoch:\[\d+/\d+\]\(\d+/\d+\) loss:(-|\d+\.\d+) lr:\d\.\d+ grad_norm:(-|\d+\.\d+) "
+    r"tokens/s:(-|\d+) MFU:(-|\d+\.\d+)% epoch_Time:(-|\d+\.\d+)min ETA:(-|\d+\.\d+)min"
+)
+
+
+def flags_of(settings: dict[str, object]) -> list[str]:
+    pairs = ((f"--{name}",) if value is True else (f"--{name}", str(value)) for name, value in settings.items())
+    return [word for pair in pairs for word in pair]
+
+
+def recorded(command: list[str], out: Path, repository: Path) -> subprocess.CompletedProcess[str]:
+    """Run the trainer in processes of its own, each writing what it told the sidecar to ``out``."""
+    environment = {**os.environ, "RECORD_TO": str(out), "PYTHONPATH": str(repository)}
+    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause", "remedy"),
+    [
+        (["fly"], "no stage called 'fly'", "pretrain"),
+        (["pretrain", "--lerning_rate", "1"], "'--lerning_rate'", "--learning_rate"),
+        (["pretrain", "--steps", "many"], "invalid int value", "--help"),
+        (["pretrain", "--batch_size", "0"], "not above zero", "--batch_size"),
+        (["pretrain", "--n_embd", "30"], "heads of an even size", "multiple"),
+        (["pretrain", "--data", "/no/such/folder"], "no such file", "--data"),
+        (["pretrain", "--device", "tpu"], "invalid choice", "--help"),
+        (["pretrain", "--checkpoint_freq", "5"], "needs a folder", "--out"),
+    ],
+)
+def test_a_wrong_command_is_a_cause_and_a_remedy_with_exit_code_2(arguments, cause, remedy, capsys) -> None:
+    assert main(arguments) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert cause in first
+    assert remedy in second
+
+
+def test_no_stage_at_all_shows_the_usage(capsys) -> None:
+    assert main([]) == 2
+    assert "pretrain" in capsys.readouterr().err
+
+
+def test_asking_for_help_needs_no_torch(repository: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from trainer.__main__ import main; main(['pretrain', '--help'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--learning_rate X" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 110
+
+
+def test_flags_may_be_spelt_with_dashes_underscores_and_the_documents_other_names() -> None:
+    assert parse(Config, "pretrain", ["--batch-size", "3"]) == parse(Config, "pretrain", ["--batch_size", "3"])
+    assert parse(Config, "pretrain", ["--max_iters", "9"]).steps == 9
+    assert parse(Config, "pretrain", ["--wandb_project", "p"]).project == "p"
+    assert parse(Config, "pretrain", ["-q"]).quiet
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_default(monkeypatch) -> None:
+    assert parse(Config, "pretrain", []).project == "bdh-training"
+    monkeypatch.setenv("WANDB_PROJECT", "from-environment")
+    assert parse(Config, "pretrain", []).project == "from-environment"
+    assert parse(Config, "pretrain", ["--project", "from-flag"]).project == "from-flag"
+
+
+def test_the_documents_defaults_are_kept() -> None:
+    config = parse(Config, "pretrain", [])
+    assert (config.project, config.log_train_freq) == ("bdh-training", 10)
+
+
+def test_the_console_line_is_the_documents_and_unknown_prints_as_a_dash(capsys) -> None:
+    known = {"epoch": 1, "epochs": 2, "step": 10, "iters": 300, "lr": 1e-3, "loss": 2.5, "grad_norm": 0.5}
+    unknown = dict.fromkeys(("tokens_per_second", "mfu", "epoch_seconds", "eta_seconds"))
+    Console().train(**known, **unknown)
+    line = capsys.readouterr().out.strip()
+    assert CONSOLE_LINE.fullmatch(line)
+    assert "tokens/s:- MFU:-% epoch_Time:-min" in line
+
+
+def test_training_prints_plain_lines_at_the_logging_steps(trained, capsys) -> None:
+    run = trained(steps=10, log_train_freq=5, eval_freq=10, quiet=False)
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if line.startswith("Epoch:")]
+    assert [CONSOLE_LINE.fullmatch(line) is not None for line in lines] == [True, True]
+    assert f"loss:{sum(run.losses[:5]) / 5:.4f} " in lines[0], "the mean over the steps since the last line"
+    assert re.search(r"^Step 10: val_loss=\d+\.\d{4}, val_ppl=\d+\.\d\d$", out, re.MULTILINE)
+    assert all(c.isprintable() or c == "\n" for c in out)
+
+
+def test_quiet_and_verbose_change_the_console_and_nothing_else(trained, capsys) -> None:
+    quiet = trained(steps=4)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    verbose = trained(steps=4, quiet=False, verbose=True)
+    assert capsys.readouterr().out.count("Step ") >= 4
+    assert verbose.losses == quiet.losses
+    assert [set(m) for _, m in verbose.logs] == [set(m) for _, m in quiet.logs]
+
+
+def test_only_the_main_rank_prints(capsys) -> None:
+    Console(is_main=False, level=2).say("hello", 0)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_sample_cannot_send_control_characters_to_the_terminal() -> None:
+    assert printable("a\x1b[31mb\nc") == "a\\x1b[31mb\\nc"
+
+
+def test_two_ranks_train_the_model_that_one_rank_trains_with_twice_the_batch(
+    tiny, trained, tmp_path, repository
+) -> None:
+    alone = trained(**{"steps": 6, "batch_size": 8, "out": str(tmp_path / "alone")})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(RUN_RECORDED)]
+    settings = {**tiny, "steps": 6, "batch_size": 4, "out": tmp_path / "pair"}
+    done = recorded([*torchrun, "pretrain", *flags_of(settings)], tmp_path, repository)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done:") == 1, "rank 0 alone speaks"
+    pair = [torch.load(tmp_path / name / "checkpoint_000006.pt", weights_only=True) for name in ("alone", "pair")]
+    for name, weight in pair[0]["weights"].items():
+        torch.testing.assert_close(pair[1]["weights"][name], weight, rtol=1e-3, atol=1e-4)
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    assert [len(rank["steps"]) for rank in ranks] == [6, 6], "both ranks report every step"
+    assert ranks[0]["steps"][0]["tokens"] == alone.steps[0]["tokens"] / 2
+    assert [s["loss"] for s in ranks[0]["steps"]] != [s["loss"] for s in ranks[1]["steps"]], "each its own text"
+    assert [bool(rank["logs"]) for rank in ranks] == [True, False]
+    joined = sum(rank["steps"][0]["loss"] for rank in ranks) / 2
+    assert joined == pytest.approx(alone.losses[0], rel=1e-4)
+
+
+def test_a_rank_that_is_not_the_first_leaves_the_error_message_to_it(repository) -> None:
+    single = {**os.environ, "RANK": "1", "PYTHONPATH": str(repository)}
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", "fly"], cwd=repository, env=single, capture_output=True, text=True
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, "")
+
+
+def test_sigterm_ends_the_run_with_its_last_words(tiny, tmp_path: Path, repository: Path) -> None:
+    settings = {**tiny, "steps": 100_000, "verbose": True}
+    settings.pop("quiet")
+    environment = {**os.environ, "RECORD_TO": str(tmp_path), "PYTHONPATH": str(repository)}
+    command = [sys.executable, str(RUN_RECORDED), "pretrain", *flags_of(settings)]
+    with subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("Step 2"):
+                process.send_signal(signal.SIGTERM)
+                break
+        process.stdout.read()
+    assert process.returncode == 143
+    told = json.loads((tmp_path / "rank0.json").read_text())
+    assert told["finished"] == {"state": "failed", "reason": "SystemExit"}
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "checkpoint_000001.pt"
+    checkpoint.save(path, {"step": 1})
+    before = path.read_bytes()
+    monkeypatch.setattr(torch, "save", lambda state, file: file.write(b"half") and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        checkpoint.save(path, {"step": 2})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_checkpoint_that_cannot_be_used_is_refused_in_one_line(trained, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no checkpoint at"):
+        trained(resume=str(tmp_path))
+    (tmp_path / "checkpoint_000009.pt").write_bytes(b"PK\x03\x04 not really")
+    with pytest.raises(UserError, match="cannot be read|can be read"):
+        trained(resume=str(tmp_path))
+    torch.save({"some": "thing"}, tmp_path / "checkpoint_000010.pt")
+    with pytest.raises(UserError, match="not a checkpoint of this version"):
+        trained(resume=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"), [({"n_layer": 2}, "model"), ({"batch_size": 2}, "batch_size"), ({"seed": 7}, "seed")]
+)
+def test_a_checkpoint_of_another_run_is_refused_by_name(trained, tmp_path: Path, flags, named) -> None:
+    trained(steps=2, out=str(tmp_path))
+    with pytest.raises(UserError, match=f"written with {named}"):
+        trained(steps=4, resume=str(tmp_path), **flags)
+
+
+def test_resuming_what_is_already_done_is_refused(trained, tmp_path: Path) -> None:
+    trained(steps=2, out=str(tmp_path))
+    with pytest.raises(UserError, match="already at step 2 of 2"):
+        trained(steps=2, resume=str(tmp_path))

@@ -1,0 +1,240 @@
+"""Where text comes from: split by file, shared out by rank, refused in one line when it cannot be read."""
+
+import sys
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+from trainer import data
+from trainer.data.corpus import shuffled_by_name
+from trainer.data.windows import Windows, concatenate
+from trainer.errors import UserError
+from trainer.tokenizer import BOS, ByteTokenizer
+
+
+def load(path: Path | None, bytes_max: int = 10**6, val_fraction: float = 0.2) -> data.Corpus:
+    return data.load(None if path is None else str(path), bytes_max=bytes_max, val_fraction=val_fraction)
+
+
+def write_fineweb(path: Path, texts: list[str | None], **options: object) -> Path:
+    """A shard with the columns of FineWeb-EDU."""
+    count = len(texts)
+    table = pyarrow.table(
+        {
+            "text": pyarrow.array(texts, pyarrow.string()),
+            "id": [f"<urn:uuid:{i}>" for i in range(count)],
+            "dump": ["CC-MAIN-2024-10"] * count,
+            "url": [f"https://example.org/{i}" for i in range(count)],
+            "language": ["en"] * count,
+            "language_score": [0.97] * count,
+            "token_count": [len(t or "") for t in texts],
+            "score": [3.2] * count,
+            "int_score": [3] * count,
+        }
+    )
+    pyarrow.parquet.write_table(table, path, **options)
+    return path
+
+
+def test_the_standard_library_is_there_without_a_download() -> None:
+    corpus = load(None, bytes_max=300_000)
+    assert corpus.name == "python-stdlib"
+    assert 250_000 < sum(map(len, corpus.train + corpus.val)) <= 300_000
+    assert any(b"def " in document for document in corpus.train)
+
+
+def test_no_file_is_in_both_halves(corpus: Path) -> None:
+    loaded = load(corpus)
+    assert len(loaded.val) == 4
+    assert len(loaded.train) == 16
+    everything = {path.read_bytes() for path in corpus.iterdir()}
+    assert {*loaded.train, *loaded.val} == everything
+    assert not set(loaded.train) & set(loaded.val)
+
+
+def test_the_split_depends_on_names_and_not_on_the_order_of_the_disk() -> None:
+    names = [f"{i}.txt" for i in range(50)]
+    assert shuffled_by_name(names) == shuffled_by_name(names[::-1])
+    assert shuffled_by_name(names) != sorted(names)
+
+
+def test_files_that_are_not_text_are_counted_and_left_out(tmp_path: Path) -> None:
+    for name, content in {
+        "a.txt": b"one",
+        "b.md": "zw\u00f6lf".encode(),
+        "c.bin": b"\x00\x01",
+        "d.txt": b"\xff\xfe\xfd\xfc\xfb",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / ".hidden").write_text("secret")
+    loaded = load(tmp_path)
+    assert {*loaded.train, *loaded.val} == {b"one", "zw\u00f6lf".encode()}
+    assert loaded.skipped == 2
+
+
+def test_the_limit_cuts_between_characters(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("\u00e9" * 10)
+    loaded = load(tmp_path, bytes_max=25)
+    documents = loaded.train + loaded.val
+    assert sorted(len(d.decode()) for d in documents) == [2, 10]
+
+
+def test_a_parquet_of_fineweb_shape_is_read_and_split_by_row(tmp_path: Path) -> None:
+    texts = [f"document {i}" for i in range(20)]
+    loaded = load(write_fineweb(tmp_path / "000_00000.parquet", texts))
+    assert {*loaded.train, *loaded.val} == {t.encode() for t in texts}
+    assert len(loaded.val) == 4
+
+
+def test_of_several_shards_the_last_one_validates(tmp_path: Path) -> None:
+    for shard in range(3):
+        write_fineweb(tmp_path / f"shard_{shard}.parquet", [f"{shard}/{row}" for row in range(5)])
+    loaded = load(tmp_path)
+    assert {d[:1] for d in loaded.train} == {b"0", b"1"}
+    assert {d[:1] for d in loaded.val} == {b"2"}
+
+
+def test_no_more_of_a_parquet_is_read_than_asked_for(tmp_path: Path) -> None:
+    path = write_fineweb(tmp_path / "big.parquet", ["x" * 100] * 1000, row_group_size=10)
+    loaded = load(path, bytes_max=950)
+    assert sum(map(len, loaded.train + loaded.val)) == 950
+
+
+def test_rows_without_text_are_passed_over(tmp_path: Path) -> None:
+    loaded = load(write_fineweb(tmp_path / "holes.parquet", ["a", None, "", "b"]))
+    assert {*loaded.train, *loaded.val} == {b"a", b"b"}
+
+
+def corrupt(tmp_path: Path) -> Path:
+    path = write_fineweb(tmp_path / "corrupt.parquet", ["text"] * 50)
+    path.write_bytes(path.read_bytes()[:-40])
+    return path
+
+
+def other_columns(tmp_path: Path) -> Path:
+    path = tmp_path / "other.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"content": ["a", "b"]}), path)
+    return path
+
+
+def one_file(tmp_path: Path) -> Path:
+    (tmp_path / "single").mkdir()
+    (tmp_path / "single" / "a.txt").write_text("all there is")
+    return tmp_path / "single"
+
+
+def no_file(tmp_path: Path) -> Path:
+    (tmp_path / "none").mkdir()
+    return tmp_path / "none"
+
+
+def plain_file(tmp_path: Path) -> Path:
+    (tmp_path / "a.txt").write_text("x")
+    return tmp_path / "a.txt"
+
+
+def empty_shards(tmp_path: Path) -> Path:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    write_fineweb(folder / "0.parquet", ["text"])
+    write_fineweb(folder / "1.parquet", [])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (lambda tmp_path: tmp_path / "missing", "no such file"),
+        (corrupt, "cannot read"),
+        (other_columns, "no column 'text'"),
+        (one_file, "too few"),
+        (no_file, "too few"),
+        (plain_file, "neither a folder"),
+        (empty_shards, "validation split empty"),
+    ],
+)  # fmt: skip
+def test_bad_data_is_one_line_of_cause_and_one_of_remedy(make, cause: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=cause) as caught:
+        load(make(tmp_path))
+    assert "\n" not in caught.value.cause
+    assert caught.value.remedy
+
+
+def test_parquet_without_pyarrow_names_what_to_install(tmp_path: Path, monkeypatch) -> None:
+    path = write_fineweb(tmp_path / "a.parquet", ["a", "b"])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert caught.value.remedy == "pip install pyarrow"
+
+
+def windows(count: int = 41, **options: int) -> Windows:
+    given = {"seq_len": 4, "batch_size": 2, **options}
+    return Windows(torch.arange(count * 4 + 1, dtype=torch.int16), name="numbers", **given)
+
+
+def starts(loader: Windows, batches: int) -> list[int]:
+    return [start for _ in range(batches) for start in loader.next().inputs[:, 0].tolist()]
+
+
+def test_targets_are_the_inputs_one_token_later() -> None:
+    batch = windows().next()
+    assert torch.equal(batch.targets, batch.inputs + 1)
+    assert batch.datasets == {"numbers": (2, 8)}
+
+
+def test_ranks_read_disjoint_windows_that_together_are_the_pass() -> None:
+    ranks = [windows(rank=rank, world_size=3) for rank in range(3)]
+    read = [starts(loader, loader.batches_per_epoch) for loader in ranks]
+    together = [start for part in read for start in part]
+    assert len({len(part) for part in read}) == 1, "no rank may run dry before another"
+    assert len(together) == len(set(together)) == 36
+
+
+def test_two_ranks_read_together_what_one_rank_reads_with_twice_the_batch() -> None:
+    alone = starts(windows(batch_size=4), 3)
+    shared = [starts(windows(rank=rank, world_size=2), 3) for rank in range(2)]
+    assert set(alone) == {*shared[0], *shared[1]}
+
+
+def test_each_pass_has_an_order_of_its_own_and_the_seed_fixes_it() -> None:
+    loader = windows()
+    first, second = starts(loader, 20), starts(loader, 20)
+    assert first != second
+    assert len(set(first)) == len(set(second)) == 40
+    assert starts(windows(), 40) == first + second
+    assert starts(windows(seed=1), 20) != first
+
+
+@pytest.mark.parametrize("before", [0, 7, 20, 33])
+def test_a_restored_position_goes_on_where_the_other_would_have(before: int) -> None:
+    loader, restored = windows(), windows()
+    starts(loader, before)
+    restored.load_state(loader.state())
+    assert starts(restored, 25) == starts(loader, 25)
+
+
+def test_reading_moves_no_global_random_number() -> None:
+    state = torch.get_rng_state()
+    starts(windows(), 45)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_less_text_than_one_batch_is_refused() -> None:
+    with pytest.raises(UserError, match="too few for one batch"):
+        windows(count=3, batch_size=2, world_size=2)
+
+
+def test_documents_are_joined_with_a_mark_before_each() -> None:
+    assert concatenate([b"ab", b"\xff"]).tolist() == [BOS, 97, 98, BOS, 255]
+
+
+def test_any_text_survives_the_tokenizer() -> None:
+    text = "na\u00efve \U0001f984\n\t\x00 \u4f60\u597d"
+    tokenizer = ByteTokenizer()
+    assert tokenizer.decode([tokenizer.bos, *tokenizer.encode(text)]) == text
+    assert tokenizer.decode([0xFF, 104]) == "\\xffh"

@@ -1,0 +1,124 @@
+"""Validation numbers against figures worked out by hand, samples and their scores."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trainer.data.windows import Batch
+from trainer.distributed import World
+from trainer.evaluate import IGNORE, evaluate, summary, token_counts
+from trainer.generate import continue_tokens, distinct_2, generate_samples, repetition, sample_names, scores
+from trainer.model import GPT, ModelConfig
+
+HERE = World(0, 0, 1, torch.device("cpu"))
+TINY = ModelConfig(n_layer=1, n_head=2, n_embd=16, seq_len=16, dropout=0.5)
+
+
+class Fixed(nn.Module):
+    """Says the same logits whatever it is asked."""
+
+    def __init__(self, *logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits, self.calls = list(logits), 0
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.logits[(self.calls - 1) % len(self.logits)]
+
+
+def batch_of(targets: list[list[int]]) -> Batch:
+    return Batch(torch.zeros(len(targets), len(targets[0]), dtype=torch.int64), torch.tensor(targets))
+
+
+def test_accuracy_is_exact_and_ignored_targets_count_for_nothing() -> None:
+    logits = torch.tensor([[[9.0, 0, 0], [0, 9, 0], [0, 0, 9], [9, 0, 0]]])
+    _, hits, count = token_counts(logits, torch.tensor([[0, 1, 1, IGNORE]]))
+    assert (hits, count) == (2, 3)
+
+
+def test_loss_is_the_sum_over_the_targets_that_count() -> None:
+    logits = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[1, 2, IGNORE, 4, 5], [IGNORE, 0, 6, 3, 2]])
+    expected = -sum(
+        F.log_softmax(logits[i, j].double(), -1)[t].item()
+        for i, row in enumerate(targets)
+        for j, t in enumerate(row)
+        if t >= 0
+    )
+    assert token_counts(logits, targets)[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_perplexity_is_the_exponential_of_the_mean_not_the_mean_of_exponentials() -> None:
+    sure, unsure = torch.tensor([[[20.0, 0.0]]]), torch.tensor([[[0.0, 3.0]]])
+    numbers = evaluate(Fixed(sure, unsure), lambda: batch_of([[0]]), 2, HERE)
+    losses = [F.cross_entropy(x[0], torch.tensor([0])).item() for x in (sure, unsure)]
+    assert numbers["val/loss"] == pytest.approx(sum(losses) / 2)
+    assert numbers["val/perplexity"] == pytest.approx(math.exp(sum(losses) / 2))
+    assert numbers["val/perplexity"] != pytest.approx(sum(map(math.exp, losses)) / 2)
+    assert numbers["val/bits_per_byte"] == pytest.approx(sum(losses) / 2 / math.log(2))
+
+
+def test_exactly_as_many_batches_are_read_as_asked_for() -> None:
+    model = Fixed(torch.zeros(1, 1, 2))
+    evaluate(model, lambda: batch_of([[1]]), 5, HERE)
+    assert model.calls == 5
+
+
+def test_nothing_to_predict_means_no_numbers_rather_than_zeros() -> None:
+    assert evaluate(Fixed(torch.zeros(1, 1, 2)), lambda: batch_of([[IGNORE]]), 1, HERE) == {}
+
+
+def test_a_hopeless_loss_has_infinite_perplexity_and_raises_nothing() -> None:
+    assert summary(1e6, 0, 1)["val/perplexity"] == math.inf
+
+
+def test_the_model_is_back_in_training_mode_even_after_an_exception() -> None:
+    model = GPT(TINY).train()
+
+    def broken() -> Batch:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        evaluate(model, broken, 1, HERE)
+    assert model.training
+
+
+def test_sampling_moves_no_random_number_and_restores_the_mode() -> None:
+    model = GPT(TINY).train()
+    before = torch.get_rng_state()
+    generate_samples(model, ["hello"], max_tokens=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+
+
+def test_samples_depend_on_the_seed_alone() -> None:
+    model = GPT(TINY)
+    first, again, other = (generate_samples(model, ["ab"], max_tokens=20, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_temperature_zero_takes_the_likeliest_token_and_context_slides() -> None:
+    model = GPT(TINY).eval()
+    tokens = continue_tokens(model, [1, 2, 3], 40, seed=0, temperature=0)
+    row = torch.tensor([[1, 2, 3, *tokens]])
+    assert len(tokens) == 40
+    assert tokens[39] == model(row[:, -17:-1])[0, -1].argmax().item()
+
+
+def test_prompts_that_begin_alike_get_names_of_their_own() -> None:
+    prompts = ["x" * 40 + "a", "x" * 40 + "b", "short"]
+    names = sample_names(prompts)
+    assert list(names.values()) == ["sample/" + "x" * 30, "sample/" + "x" * 30 + " (2)", "sample/short"]
+
+
+def test_a_stammering_sample_shows_as_numbers() -> None:
+    stammer, speech = "the the the the the the the the", "one sentence whose words all differ from each other"
+    assert distinct_2(stammer) == pytest.approx(1 / 7)
+    assert distinct_2(speech) == 1.0
+    assert repetition(stammer) > 0.8 > 0.0 == repetition(speech)
+    assert scores([stammer, speech])["samples/length"] == (len(stammer) + len(speech)) / 2
+    assert scores([]) == {}
