@@ -73,11 +73,12 @@ def test_a_torn_record_ends_the_tail_there(tmp_path: Path) -> None:
 
 
 def test_a_living_writer_keeps_its_ring(tmp_path: Path) -> None:
-    make(tmp_path)
+    ring = make(tmp_path)
     child = os.fork()
     if child == 0:  # A POSIX record lock does not bind its own process, so another one has to ask.
         os._exit(0 if not Orphan(tmp_path / "r.ring").claim() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    ring.remove()
 
 
 def test_the_ring_of_a_process_that_ended_can_be_claimed(tmp_path: Path) -> None:
