@@ -1,9 +1,54 @@
-"""The plug for outlets: what a sink is given and what it must promise."""
+"""The plug for outlets: what a sink is given and what it must promise.
+
+Given: nothing. Hands on: the Protocol and the small structs that cross it.
+Never: loads a library, or knows which sinks exist (registry.py does).
+"""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
+
+import msgspec
 
 from sidecar.rows import Row, RunInfo
+
+
+class SinkContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sink may know of the world. Everything else is none of its business."""
+
+    sink: str
+    """Its name in the table."""
+    data_dir: str
+    """The sidecar's data directory; a sink that writes files keeps them below it, unless told otherwise."""
+    options: dict[str, Any] = {}
+    """The sink's own options, e.g. {"entity": "team"} for wandb."""
+    allow: list[str] = []
+    """What may leave the machine beside numbers: text, histograms, artifacts, hosts."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """How a sink says it is. The runner copies it into SinkHealth."""
+
+    state: str = "ok"
+    """ok | offline | disabled | failing. After ``disabled`` nothing more is delivered."""
+    reason: str | None = None
+    url: str | None = None
+    acknowledged: int | None = None
+    """Rows numbered below this are known to be at the far end; those above it may be missing there. None: unknown."""
+
+
+class Unavailable(RuntimeError):
+    """The sink cannot work now; its text is the reason with the remedy, fit for one line of ``/status``."""
+
+
+class SinkDied(Unavailable):
+    """The sink is gone (its child died or was stopped for hanging) and must be opened again.
+
+    ``by_itself``: it crashed; the rows it was given may be to blame. Otherwise it was stopped.
+    """
+
+    def __init__(self, reason: str, *, by_itself: bool = False) -> None:
+        super().__init__(reason)
+        self.by_itself = by_itself
 
 
 class Sink(Protocol):
@@ -12,12 +57,33 @@ class Sink(Protocol):
     The runner calls from one thread, never concurrently: ``open``, then ``deliver`` any number of times, ``flush``
     when there is nothing more for now, ``close`` once. Any exception means "not delivered": the runner backs off
     and delivers the same rows again, so delivery must be idempotent for a repeated batch.
+
+    Constructed with one ``SinkContext``. Subclass it to inherit the defaults, or just have the same methods.
     """
 
-    def open(self, run: RunInfo) -> None: ...
+    isolated: ClassVar[bool] = False
+    """Runs in a child process of its own: for libraries that hang, fork, or die."""
+    leaves_machine: ClassVar[bool] = True
+    """Its rows pass the privacy gate first. Only a sink that writes local files may say False."""
+    environment: ClassVar[tuple[str, ...]] = ()
+    """Names (globs) of environment variables that its child may see beside the harmless ones."""
 
-    def deliver(self, rows: Sequence[Row]) -> None: ...
+    def open(self, run: RunInfo) -> Report:
+        """Called again, on the same object, when ``run`` has changed (more ranks, more configuration)."""
+        return Report()
 
-    def flush(self) -> None: ...
+    def deliver(self, rows: Sequence[Row], number: int) -> None:
+        """``number``: ordinal of rows[0] among all rows of the run; the same row always has the same number, so a
+        sink that keeps it recognises a repeat. A row with no metrics was withheld by the privacy gate: skip it."""
+        ...
 
-    def close(self) -> None: ...
+    def flush(self) -> Report:
+        """There is nothing more for now."""
+        return self.report()
+
+    def report(self) -> Report:
+        """How it is, without doing anything. Asked after each delivery."""
+        return Report()
+
+    def close(self) -> None:
+        return None

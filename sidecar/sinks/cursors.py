@@ -1,0 +1,83 @@
+"""How far each sink has come: one small SQLite file beside the journals.
+
+Given: (run, sink, journal row, row number). Hands on: the same, after a restart.
+Never: moves a cursor before the rows were delivered; that is its callers' promise, kept in runner.py.
+"""
+
+import sqlite3
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS cursors (
+    run TEXT NOT NULL, sink TEXT NOT NULL, row INTEGER NOT NULL, number INTEGER NOT NULL,
+    paused INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (run, sink)
+) WITHOUT ROWID
+"""
+
+
+class Cursor(NamedTuple):
+    """``row``: the last journal row whose rows were all delivered (0: none). ``number``: ordinal of the next row."""
+
+    row: int = 0
+    number: int = 0
+
+
+class Cursors:
+    """Thread-safe. A crash loses at most the last moves (repeated batches), never a consistent file."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute(SCHEMA)
+
+    def get(self, run: str, sink: str) -> Cursor:
+        with self._lock:
+            found = self._db.execute(
+                "SELECT row, number FROM cursors WHERE run = ? AND sink = ?", (run, sink)
+            ).fetchone()
+        return Cursor(*found) if found else Cursor()
+
+    def move(self, run: str, sink: str, cursor: Cursor) -> None:
+        with self._lock:
+            self._db.execute(
+                "INSERT INTO cursors (run, sink, row, number) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (run, sink) DO UPDATE SET row = excluded.row, number = excluded.number",
+                (run, sink, cursor.row, cursor.number),
+            )
+
+    def paused(self, run: str, sink: str) -> bool:
+        with self._lock:
+            found = self._db.execute(
+                "SELECT paused FROM cursors WHERE run = ? AND sink = ?", (run, sink)
+            ).fetchone()
+        return bool(found and found[0])
+
+    def pause(self, run: str, sink: str, paused: bool) -> None:
+        with self._lock:
+            self._db.execute(
+                "INSERT INTO cursors (run, sink, row, number, paused) VALUES (?, ?, 0, 0, ?) "
+                "ON CONFLICT (run, sink) DO UPDATE SET paused = excluded.paused",
+                (run, sink, int(paused)),
+            )
+
+    def of_run(self, run: str) -> dict[str, Cursor]:
+        """Every sink that this run was ever sent to: retention must not pass the lowest of them."""
+        with self._lock:
+            rows = self._db.execute("SELECT sink, row, number FROM cursors WHERE run = ?", (run,)).fetchall()
+        return {sink: Cursor(row, number) for sink, row, number in rows}
+
+    def forget(self, run: str, sink: str | None = None) -> None:
+        """Start over for this run (and sink): the next delivery begins at row 0."""
+        with self._lock:
+            if sink is None:
+                self._db.execute("DELETE FROM cursors WHERE run = ?", (run,))
+            else:
+                self._db.execute("DELETE FROM cursors WHERE run = ? AND sink = ?", (run, sink))
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()

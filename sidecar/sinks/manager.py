@@ -1,0 +1,289 @@
+"""All sinks of all runs: which run gets which sink, one runner for each, their health in one place.
+
+Given: the configuration, the store, the telemetry; then news of runs. Hands on: runners.
+Never: blocks its callers (they are the intake), or lets one sink's trouble reach another.
+"""
+
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sidecar import wire
+from sidecar.journal import JournalReader
+from sidecar.rows import Projector
+from sidecar.sinks import registry
+from sidecar.sinks.base import Sink, SinkContext
+from sidecar.sinks.cursors import Cursor, Cursors
+from sidecar.sinks.deadletters import DeadLetters, file_stem
+from sidecar.sinks.isolate import IsolatedSink
+from sidecar.sinks.privacy import Gate, Identity
+from sidecar.sinks.runner import Policy, SinkRunner, Source, reason_of
+from sidecar.store import Store
+from sidecar.telemetry import SinkHealth, Telemetry
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+MANIFEST_SECONDS = 10.0
+RUNNERS_MAX = 512
+
+
+class SinkManager:
+    """``config`` needs: dir, sinks, allow_sinks, sink_period_steps, allow, allow_config and the sinks' own fields."""
+
+    def __init__(self, config: Any, store: Store, telemetry: Telemetry, *, policy: Policy | None = None) -> None:
+        self._config, self._store, self._telemetry = config, store, telemetry
+        self._policy = policy or Policy(period_steps=getattr(config, "sink_period_steps", 1))
+        self._configured = registry.names(config.sinks)  # Raises UnknownSink: at start, where the user sees it.
+        self._lock = threading.RLock()
+        self._runners: dict[tuple[str, str], SinkRunner] = {}
+        self._wanted: dict[str, list[str]] = {}
+        self._gates: dict[tuple[str, str], Gate] = {}
+        self._cursors: Cursors | None = None
+        self._closing = threading.Event()
+        self._ticker: threading.Thread | None = None
+        for name in self._configured:
+            telemetry.sinks[name] = SinkHealth()
+
+    # --- news
+
+    def run_started(self, hello: wire.Hello) -> None:
+        """A training process introduced itself; called for every rank and session, so mostly there is nothing new."""
+        with self._lock:
+            if self._closing.is_set() or len(self._runners) >= RUNNERS_MAX:
+                return
+            wanted = self._wanted.setdefault(hello.run_id, self._choose(hello))
+            for name in wanted:
+                self._start(hello.run_id, name)
+            self._publish()
+
+    def notify(self, run_id: str) -> None:
+        """New rows of this run are committed."""
+        with self._lock:
+            for name in self._wanted.get(run_id, ()):
+                runner = self._runners.get((run_id, name))
+                if runner is not None and runner.ended and not self._closing.is_set():
+                    runner = self._start(run_id, name)
+                if runner is not None:
+                    runner.notify()
+
+    def add(self, run_id: str, name: str) -> None:
+        """A sink bound late: it gets the run from its first row, then live. Raises UnknownSink, SinkNotInstalled."""
+        registry.load(name)
+        with self._lock:
+            wanted = self._wanted.setdefault(run_id, [])
+            if name not in wanted:
+                wanted.append(name)
+            self._start(run_id, name)
+            self._publish()
+
+    def drained(self) -> bool:
+        """Has every sink everything that it will get for now? A failing one has not."""
+        with self._lock:
+            return all(runner.drained for runner in self._runners.values())
+
+    def close(self, timeout_seconds: float) -> None:
+        """Let every sink deliver what is left and close, all at once, within the time; then give up on the rest."""
+        deadline = time.monotonic() + timeout_seconds
+        self._closing.set()
+        with self._lock:
+            runners = list(self._runners.values())
+        for runner in runners:
+            runner.stop()
+        for runner in runners:
+            if not runner.join(deadline - time.monotonic()):
+                log.warning("sink %s of run %s did not end in time", runner.name, runner.run_id)
+                runner.abandon()
+        self._write_manifests()
+        self._publish()
+        if self._cursors is not None and all(runner.ended for runner in runners):
+            self._cursors.close()
+
+    # --- choosing
+
+    def _choose(self, hello: wire.Hello) -> list[str]:
+        """The configured sinks, or those the trainer asked for as far as they are allowed; and any added late."""
+        if hello.sinks is None:
+            chosen = list(self._configured)
+        else:
+            chosen = self._asked_for(hello.sinks)
+            for name in self._configured:
+                if name not in chosen:
+                    self._disabled(name, f"disabled: this run asked for {', '.join(hello.sinks) or 'no sinks'}")
+        late = self._open_cursors().of_run(hello.run_id)
+        return list(dict.fromkeys([*chosen, *(name for name in late if name in registry.known())]))
+
+    def _asked_for(self, words: Iterable[str]) -> list[str]:
+        chosen: list[str] = []
+        for word in (word.strip().lower() for word in words):
+            if word == "dummy":  # A dummy run stays off W&B; what is local goes on.
+                chosen += [name for name in self._configured if name != "wandb"]
+            elif word not in registry.OFF and self._permitted(word):
+                chosen.append(word)
+        return list(dict.fromkeys(chosen))
+
+    def _permitted(self, name: str) -> bool:
+        allowed = self._config.allow_sinks
+        if allowed is not None and name not in allowed and name not in self._configured:
+            self._disabled(name, "disabled: not in --allow-sinks of this sidecar")
+            return False
+        try:
+            registry.target_of(name)
+        except registry.UnknownSink as error:
+            self._disabled(name[:40], f"disabled: {error.cause}; {error.remedy}")
+            return False
+        return True
+
+    def _disabled(self, name: str, reason: str) -> None:
+        if not any(key[1] == name for key in self._runners):
+            self._telemetry.sinks[name] = SinkHealth(state="disabled", reason=reason)
+
+    # --- runners
+
+    def _start(self, run_id: str, name: str) -> SinkRunner | None:
+        key = (run_id, name)
+        existing = self._runners.get(key)
+        if existing is not None and not existing.ended:
+            return existing
+        if existing is not None and existing.health.state == "disabled":
+            return existing
+        try:
+            runner = self._make(run_id, name, existing.health if existing else None)
+        except (ValueError, OSError) as error:  # Not installed, or its folder cannot be made.
+            reason = str(error) if isinstance(error, ValueError) else reason_of(error)
+            self._telemetry.sinks[name] = SinkHealth(state="disabled", reason=f"disabled: {reason}")
+            return None
+        self._runners[key] = runner
+        runner.start()
+        if self._ticker is None:
+            self._ticker = threading.Thread(target=self._tick, name="sinks-ticker", daemon=True)
+            self._ticker.start()
+        return runner
+
+    def _make(self, run_id: str, name: str, health: SinkHealth | None) -> SinkRunner:
+        kind = registry.load(name)
+        data_dir = Path(self._config.dir)
+        allow = list(self._config.allow)
+        context = SinkContext(sink=name, data_dir=str(data_dir), options=self._options(name), allow=allow)
+        isolated = getattr(kind, "isolated", False)
+        sink: Sink
+        if isolated:
+            sink = IsolatedSink(registry.target_of(name), context, getattr(kind, "environment", ()))
+        else:
+            sink = kind(context)  # type: ignore[call-arg]
+        gate = None
+        if getattr(kind, "leaves_machine", True):
+            gate = Gate(run_id, name, allow, self._config.allow_config, identity_of_machine())
+            self._gates[run_id, name] = gate
+        return SinkRunner(
+            run_id, name, sink, lambda start: self._open_source(run_id, start), self._open_cursors(),
+            DeadLetters(data_dir / "dead-letters", run_id, name),
+            gate=gate, policy=self._policy if gate else msgspec.structs.replace(self._policy, period_steps=1),
+            health=health, random=random.random,
+        )  # fmt: skip
+
+    def _options(self, name: str) -> dict[str, Any]:
+        """The configuration's fields that begin with the sink's name: wandb_entity is {"entity": ...} for wandb."""
+        fields = getattr(type(self._config), "__struct_fields__", None) or vars(self._config)
+        prefix = f"{name}_"
+        found = {field.removeprefix(prefix): getattr(self._config, field) for field in fields if field.startswith(prefix)}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def _open_source(self, run_id: str, start: Cursor) -> Source:
+        return Source(JournalReader(self._store.path(run_id)), Projector(run_id), start, self._policy)
+
+    def _open_cursors(self) -> Cursors:
+        if self._cursors is None:
+            self._cursors = Cursors(Path(self._config.dir) / "cursors.sqlite")
+        return self._cursors
+
+    # --- health
+
+    def _tick(self) -> None:
+        next_manifest = time.monotonic() + MANIFEST_SECONDS
+        while not self._closing.wait(TICK_SECONDS):
+            try:
+                self._refresh_lags()
+                with self._lock:
+                    self._publish()
+                if time.monotonic() >= next_manifest:
+                    self._write_manifests()
+                    next_manifest = time.monotonic() + MANIFEST_SECONDS
+            except Exception:  # Task boundary: health must not end because one reading failed.
+                log.exception("the health of the sinks could not be refreshed")
+
+    def _refresh_lags(self) -> None:
+        """For sinks that are stuck and cannot say how far behind they are."""
+        with self._lock:
+            behind = [runner for runner in self._runners.values() if not runner.drained]
+        for run_id in {runner.run_id for runner in behind}:
+            reader = JournalReader(self._store.path(run_id))
+            try:
+                last_row = reader.last_row()
+            finally:
+                reader.close()
+            for runner in behind:
+                if runner.run_id == run_id:
+                    runner.refresh(last_row)
+
+    def _publish(self) -> None:
+        """One SinkHealth per sink name: that of its newest run, with the counts of all."""
+        by_name: dict[str, list[SinkHealth]] = {}
+        for (_, name), runner in self._runners.items():
+            by_name.setdefault(name, []).append(runner.health)
+        for name, healths in by_name.items():
+            self._telemetry.sinks[name] = healths[0] if len(healths) == 1 else joined(healths)
+
+    def _write_manifests(self) -> None:
+        """DIR/egress/RUN.json: what left for which sink, and what was withheld."""
+        by_run: dict[str, list[Gate]] = {}
+        for (run_id, _), gate in list(self._gates.items()):
+            by_run.setdefault(run_id, []).append(gate)
+        directory = Path(self._config.dir) / "egress"
+        for run_id, gates in by_run.items():
+            try:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path = directory / f"{file_stem(run_id)}.json"
+                draft = path.with_suffix(".draft")
+                draft.write_bytes(msgspec.json.format(msgspec.json.encode([gate.manifest() for gate in gates])))
+                draft.replace(path)
+            except (OSError, RuntimeError) as error:  # RuntimeError: the gate grew while we copied; next time.
+                log.debug("the egress manifest of %s is not written: %s", run_id, error)
+
+
+def joined(healths: list[SinkHealth]) -> SinkHealth:
+    """The last one's state, unless another fails; the sums of the counts; the largest lag."""
+    newest = healths[-1]
+    shown = newest if newest.state == "failing" else next((h for h in healths if h.state == "failing"), newest)
+    lags = [health.lag_seconds for health in healths if health.lag_seconds is not None]
+    return msgspec.structs.replace(
+        shown,
+        url=newest.url,
+        delivered_rows=sum(health.delivered_rows for health in healths),
+        lag_events=sum(health.lag_events for health in healths),
+        lag_seconds=max(lags, default=None),
+        failures_total=sum(health.failures_total for health in healths),
+        restarts_total=sum(health.restarts_total for health in healths),
+        dead_letters_total=sum(health.dead_letters_total for health in healths),
+    )
+
+
+def identity_of_machine() -> Identity:
+    """The words by which this user and host could be recognised."""
+    words = [socket.gethostname(), socket.gethostname().partition(".")[0]]
+    try:
+        import pwd
+
+        entry = pwd.getpwuid(os.getuid())
+        words += [entry.pw_name, entry.pw_gecos.partition(",")[0], os.path.basename(entry.pw_dir)]
+    except (ImportError, KeyError):
+        pass
+    return Identity.of(*words, *(os.environ.get(name, "") for name in ("USER", "LOGNAME")))

@@ -1,0 +1,443 @@
+"""One sink of one run: reads the journal from its cursor, projects rows, delivers them, moves the cursor.
+
+Given: a journal reader, a projector, a sink, a place for the cursor. Hands on: batches, each at least once, in order;
+health. Never: moves the cursor before the sink took the rows, delays anybody else (it is a thread of its own), or
+stops for one bad row.
+
+The sink's state is rebuilt by projecting again from row 0: projection is a pure function of the journal, so the same
+row gets the same number in every life, and only rows numbered at or above the cursor's are delivered. A sink that
+knows what arrived at the far end (``Report.acknowledged``) may move the start back: that repairs a dead uploader.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from sidecar import wire
+from sidecar.rows import Row, RunInfo
+from sidecar.sinks.backoff import delay_seconds
+from sidecar.sinks.base import Report, Sink, SinkDied, Unavailable
+from sidecar.sinks.cursors import Cursor, Cursors
+from sidecar.sinks.deadletters import DeadLetters
+from sidecar.sinks.privacy import Gate
+from sidecar.telemetry import SinkHealth
+
+log = logging.getLogger(__name__)
+
+OUTAGES = (Unavailable, OSError, TimeoutError)
+"""Errors that say nothing about the rows: retried for ever, never a reason to give a row up."""
+LATENCIES_MAX = 512
+
+
+class Reader(Protocol):
+    """What of sidecar.journal.JournalReader is needed here."""
+
+    def hellos(self) -> list[wire.Hello]: ...
+    def records(self, after_row: int = 0, rows_max: int | None = None) -> Iterator[Any]: ...
+    def last_row(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class Projector(Protocol):
+    """What of sidecar.rows.Projector is needed here."""
+
+    def info(self) -> RunInfo: ...
+    def greet(self, hello: wire.Hello, received_ns: int) -> None: ...
+    def feed(self, record: Any) -> list[Row]: ...
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    batch_rows_max: int = 1_000
+    """Rows handed to the sink at once; also what a crash can repeat."""
+    read_rows_max: int = 16
+    """Journal rows read at once; each may hold many events."""
+    pace_seconds: float = 0.25
+    """Shortest time between two deliveries, so that a busy run is delivered in batches."""
+    poll_seconds: float = 1.0
+    """How long an idle runner sleeps when nobody notifies it."""
+    linger_seconds: float = 10.0
+    """How long after the run's end, with everything delivered, the sink is kept open for latecomers."""
+    poison_attempts: int = 5
+    """Failures of one batch before its bad rows are looked for."""
+    period_steps: int = 1
+    """Of step and derived rows only every so many steps are delivered. Selected, never averaged."""
+
+
+class Batch(msgspec.Struct):
+    rows: list[Row]
+    """As projected; after the gate, as they may leave."""
+    number: int
+    cursor: Cursor
+    """Where the cursor goes once these were delivered."""
+    oldest_received_ns: int
+    last_received_ns: int
+
+
+class Source:
+    """The journal as numbered rows: the reading half, without threads or sinks."""
+
+    def __init__(self, reader: Reader, projector: Projector, start: Cursor, policy: Policy) -> None:
+        self._reader, self._projector, self._policy = reader, projector, policy
+        self._start = start
+        self.cursor = Cursor(0, 0)
+        self._position = 0
+        self._running: set[tuple[int, int]] = set()
+        self._trimmed = False
+        self._greeted: set[tuple[int, int]] = set()
+        self._hellos: dict[tuple[int, int], wire.Hello] = {}
+        self._read_hellos(greet_first=True)
+
+    def info(self) -> RunInfo:
+        return self._projector.info()
+
+    def last_row(self) -> int:
+        return self._reader.last_row()
+
+    def next_batch(self) -> Batch | None:
+        """The next rows not yet delivered, None when the journal has no more for now."""
+        rows: list[Row] = []
+        number, oldest, newest = self.cursor.number, 0, 0
+        while len(rows) < self._policy.batch_rows_max:
+            read_any = False
+            for record in self._reader.records(self._position, self._policy.read_rows_max):
+                read_any = True
+                fresh = self._feed(record)
+                if fresh and not rows:
+                    number, oldest = self.cursor.number - len(fresh), record.received_ns
+                rows += fresh
+                newest = record.received_ns
+            if read_any:
+                self._position = self.cursor.row
+            elif self._position < self._reader.last_row():  # Rows with nothing whole in them: parts, or damaged.
+                self._position += self._policy.read_rows_max
+            else:
+                break
+        if not rows:
+            return None
+        return Batch(rows, number, self.cursor, oldest, newest)
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def _feed(self, record: Any) -> list[Row]:
+        """Project one record; rows that were delivered in an earlier life come back as nothing."""
+        if self.cursor.row == 0 and record.row > 1 and self._start.row:
+            self._trimmed = True  # Retention removed the oldest rows: count from the stored number, not from 0.
+        stream = (record.rank, record.session)
+        if stream not in self._greeted:
+            self._greet(stream, record.received_ns)
+        event = record.event
+        if isinstance(event, wire.Finished):
+            self._running.discard(stream)
+        elif isinstance(event, wire.RankEnded):
+            self._running.discard((event.rank, event.session))
+        rows = self._projector.feed(record)
+        if self._trimmed and record.row <= self._start.row:
+            self.cursor = Cursor(record.row, self._start.number)
+            return []
+        done = max(0, self._start.number - self.cursor.number)
+        self.cursor = Cursor(record.row, self.cursor.number + len(rows))
+        return rows[done:]
+
+    @property
+    def ended(self) -> bool:
+        """Has every training process that was heard of said goodbye, or been found gone?"""
+        return bool(self._greeted) and not self._running
+
+    @property
+    def complete(self) -> bool:
+        """Does the journal still begin at its first row?"""
+        first = next(iter(self._reader.records(0, 1)), None)
+        return first is None or first.row <= 1
+
+    def _greet(self, stream: tuple[int, int], received_ns: int) -> None:
+        """A stream is greeted at its first record, not when its Hello came, so that every replay is alike."""
+        if stream not in self._hellos:
+            self._read_hellos(greet_first=False)
+        self._greeted.add(stream)
+        hello = self._hellos.get(stream)
+        if hello is not None:
+            self._running.add(stream)
+            self._projector.greet(hello, received_ns)
+
+    def _read_hellos(self, *, greet_first: bool) -> None:
+        hellos = self._reader.hellos()
+        self._hellos.update({(hello.rank, hello.session): hello for hello in hellos})
+        if greet_first and hellos:
+            first = hellos[0]
+            self._greeted.add((first.rank, first.session))
+            self._running.add((first.rank, first.session))
+            self._projector.greet(first, first.time_ns)
+
+
+class SinkRunner:
+    """``start``, ``notify`` as often as you like, ``close``. Everything else happens on its own thread."""
+
+    def __init__(
+        self,
+        run_id: str,
+        name: str,
+        sink: Sink,
+        open_source: Callable[[Cursor], Source],
+        cursors: Cursors,
+        dead_letters: DeadLetters,
+        *,
+        gate: Gate | None = None,
+        policy: Policy | None = None,
+        health: SinkHealth | None = None,
+        random: Callable[[], float],
+        now_ns: Callable[[], int] = time.time_ns,
+        wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
+    ) -> None:
+        self.run_id, self.name = run_id, name
+        self.health = health or SinkHealth()
+        self._sink, self._open_source, self._cursors, self._dead_letters = sink, open_source, cursors, dead_letters
+        self._gate, self._policy = gate, policy or Policy()
+        self._random, self._now_ns, self._wait = random, now_ns, wait
+        self._source: Source | None = None
+        self._info: RunInfo | None = None
+        self._opened = self._died = False
+        self._batch: Batch | None = None
+        self._failures = 0
+        self._latencies: deque[float] = deque(maxlen=LATENCIES_MAX)
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._notified = self._caught_up_with = 0
+        self._outage = False
+        self._over_since_ns: int | None = None
+        self._thread = threading.Thread(target=self._main, name=f"sink-{name}-{run_id[:24]}", daemon=True)
+
+    # --- called by others
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def notify(self) -> None:
+        self._notified += 1
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Ask it to deliver what is left, once, and end. Returns at once."""
+        self._stop.set()
+        self._wake.set()
+
+    def join(self, timeout_seconds: float) -> bool:
+        """True once the thread has ended. One that hangs is a daemon: it cannot keep the process alive."""
+        if self._thread.ident is not None:
+            self._thread.join(max(0.0, timeout_seconds))
+        return not self._thread.is_alive()
+
+    def abandon(self) -> None:
+        """It did not end in time: kill what can be killed."""
+        kill = getattr(self._sink, "kill", None)
+        if kill is not None:
+            kill()
+
+    @property
+    def ended(self) -> bool:
+        """Its thread is over, or was never started."""
+        return not self._thread.is_alive()
+
+    @property
+    def drained(self) -> bool:
+        """Everything in the journal was delivered, or never will be."""
+        caught_up = self._caught_up_with == self._notified + 1
+        return caught_up or self.health.state in ("disabled", "paused") or self.ended
+
+    def refresh(self, last_row: int) -> None:
+        """Keep the lag true while the runner is stuck; called by the manager's ticker."""
+        cursor = self._cursors.get(self.run_id, self.name)
+        self.health.lag_events = max(0, last_row - cursor.row)
+        oldest = self._batch.oldest_received_ns if self._batch else 0
+        if self.health.lag_events == 0:
+            self.health.lag_seconds = None
+        elif oldest:
+            self.health.lag_seconds = max(0.0, (self._now_ns() - oldest) / 1e9)
+
+    # --- the runner's own thread
+
+    def _main(self) -> None:
+        while not self._stop.is_set() and not self._over():
+            self._wake.clear()
+            notified = self._notified
+            pause = self._turn(notified)
+            if self._failures:
+                self._wait(self._stop, pause)
+            elif pause > self._policy.pace_seconds:
+                self._wait(self._wake, pause)
+                self._wait(self._stop, self._policy.pace_seconds)  # Let a batch gather.
+            else:
+                self._wait(self._stop, pause)
+        self._last_words()
+
+    def _over(self) -> bool:
+        """The run has ended and all of it was delivered, some time ago: the sink need not be kept open."""
+        if self.health.state == "disabled":
+            return True
+        if self._source is None or not self._source.ended or not self.drained or self._failures:
+            self._over_since_ns = None
+            return False
+        self._over_since_ns = self._over_since_ns or self._now_ns()
+        return (self._now_ns() - self._over_since_ns) / 1e9 >= self._policy.linger_seconds
+
+    def _turn(self, notified: int) -> float:
+        """One delivery, or one failure. Returns how long to rest, seconds."""
+        try:
+            if self._cursors.paused(self.run_id, self.name):
+                self.health.state, self.health.reason = "paused", "paused by `sidecar sink pause`"
+                return self._policy.poll_seconds
+            self._ensure_open()
+            if self.health.state == "disabled":
+                return self._policy.poll_seconds
+            if not self._deliver_next():
+                self._caught_up_with = notified + 1  # What was notified after that is not covered.
+                return self._policy.poll_seconds
+            return 0.0 if self._stop.is_set() else self._policy.pace_seconds
+        except Exception as error:  # The sink's task boundary: whatever it was, back off and show it.
+            return self._failed(error)
+
+    def _ensure_open(self) -> None:
+        if self._source is None:
+            self._source = self._open_source(self._cursors.get(self.run_id, self.name))
+        info = self._source.info()
+        if self._opened and not self._died and info == self._info:
+            return
+        report = self._sink.open(self._gate.info(info) if self._gate else info)
+        if self._died:
+            self.health.restarts_total += 1
+        first_time = not self._opened or self._died
+        self._info, self._opened, self._died = info, True, False
+        self._take(report)
+        if first_time and report.acknowledged is not None:
+            self._rewind_to(report.acknowledged)
+
+    def _rewind_to(self, acknowledged: int) -> None:
+        """The far end lacks rows that were handed over: deliver them again from the journal."""
+        assert self._source is not None
+        handed_over = self._cursors.get(self.run_id, self.name).number
+        if acknowledged >= handed_over or not self._source.complete:
+            return
+        log.warning("sink %s: far end has %d of %d rows, sending the rest again", self.name, acknowledged, handed_over)
+        self._source.close()
+        self._batch = None
+        self._source = self._open_source(Cursor(0, acknowledged))
+
+    def _deliver_next(self) -> bool:
+        assert self._source is not None
+        if self._batch is None:
+            self._batch = self._source.next_batch()
+            if self._batch is None:
+                self._caught_up()
+                return False
+            rows = self._select(self._batch.rows)
+            self._batch.rows = self._gate.rows(rows) if self._gate else rows
+        batch = self._batch
+        if self._failures >= self._policy.poison_attempts and not self._outage:
+            self._deliver_without_poison(batch.rows, batch.number)
+        else:
+            self._sink.deliver(batch.rows, batch.number)
+        self._delivered(batch)
+        return True
+
+    def _delivered(self, batch: Batch) -> None:
+        self._cursors.move(self.run_id, self.name, batch.cursor)
+        now_ns = self._now_ns()
+        self._batch, self._failures = None, 0
+        self.health.delivered_rows += len(batch.rows)
+        self.health.last_success_ns = now_ns
+        self._latencies.append(max(0.0, (now_ns - batch.last_received_ns) / 1e9))
+        self.health.latency_seconds = list(self._latencies)
+        if self._source is not None:
+            self.refresh(self._source.last_row())
+        self._take(self._sink.report())
+
+    def _caught_up(self) -> None:
+        self._take(self._sink.flush())
+        self._failures = 0
+        self.health.lag_events, self.health.lag_seconds = 0, None
+
+    def _take(self, report: Report) -> None:
+        self.health.state, self.health.reason = report.state, report.reason
+        self.health.url = report.url or self.health.url
+
+    def _select(self, rows: list[Row]) -> list[Row]:
+        period = self._policy.period_steps
+        if period <= 1:
+            return rows
+        return [
+            msgspec.structs.replace(row, metrics={})
+            if row.kind in ("step", "derived") and row.step is not None and row.step % period
+            else row
+            for row in rows
+        ]
+
+    def _failed(self, error: Exception) -> float:
+        self._failures += 1
+        self._outage = isinstance(error, OUTAGES) and not (isinstance(error, SinkDied) and error.by_itself)
+        self._died = self._died or isinstance(error, SinkDied)
+        self.health.failures_total += 1
+        self.health.state = "failing"
+        self.health.reason = reason_of(error)
+        log.log(
+            logging.WARNING if self._failures == 1 else logging.DEBUG,
+            "sink %s of run %s failed: %s", self.name, self.run_id, self.health.reason,
+        )  # fmt: skip
+        return delay_seconds(self._failures, self._random)
+
+    # --- poison
+
+    def _deliver_without_poison(self, rows: Sequence[Row], number: int) -> None:
+        """Find the rows that the sink can never take; the others are delivered."""
+        bad: dict[int, Exception] = {}
+        self._bisect(rows, number, bad)
+        if len(bad) == len(rows) > 1:
+            raise next(iter(bad.values()))  # All of them: that is the sink's fault, not the rows'.
+        for index, error in sorted(bad.items()):
+            self._dead_letters.add(rows[index - number], index, reason_of(error))
+            self.health.dead_letters_total += 1
+
+    def _bisect(self, rows: Sequence[Row], number: int, bad: dict[int, Exception]) -> None:
+        try:
+            if self._died:
+                self._ensure_open()
+            self._sink.deliver(rows, number)
+            return
+        except Exception as error:
+            if isinstance(error, OUTAGES) and not (isinstance(error, SinkDied) and error.by_itself):
+                raise
+            self._died = self._died or isinstance(error, SinkDied)
+            if len(rows) == 1:
+                bad[number] = error
+                return
+        half = len(rows) // 2
+        self._bisect(rows[:half], number, bad)
+        self._bisect(rows[half:], number + half, bad)
+
+    # --- the end
+
+    def _last_words(self) -> None:
+        """Deliver what is left until the first failure, then close. The manager bounds how long it waits for this."""
+        try:
+            if not self._failures and self.health.state not in ("disabled", "paused"):
+                self._ensure_open()
+                while self._deliver_next():
+                    pass
+        except Exception as error:  # The task boundary again: closing must still happen.
+            self._failed(error)
+        try:
+            self._sink.close()
+        except Exception as error:
+            self.health.failures_total += 1
+            self.health.reason = reason_of(error)
+        if self._source is not None:
+            self._source.close()
+
+
+def reason_of(error: BaseException) -> str:
+    """One line for ``/status``."""
+    text = " ".join(str(error).split())
+    return text[:300] if isinstance(error, Unavailable) and text else f"{type(error).__name__}: {text}"[:300]

@@ -1,0 +1,72 @@
+"""Rows as wandb takes them: one dictionary per global step, each with its axes. Pure.
+
+Given: rows and the number of the first. Hands on: (wandb ``_step``, payload) pairs, ``_step`` growing.
+Never: imports wandb before a histogram or a text, which only pass by the owner's word, needs one of its types.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sidecar.rows import Row
+
+STEP = "train/global_step"
+TOKENS = "train/num_input_tokens_seen"
+ELAPSED = "progress/elapsed_seconds"
+AXES = (STEP, TOKENS, ELAPSED)
+
+MERGED_KINDS = frozenset({"step", "derived"})
+
+
+def as_payloads(rows: Sequence[Row], number: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """A step's own row and the derived ones that follow it become one payload under the last one's number.
+
+    The last one's, so that the far end's last ``_step`` plus one is the first row it lacks. Steps of ranks other
+    than 0 are left to the derived row, which joins all ranks: W&B would draw their points over one another.
+    """
+    payload: dict[str, Any] = {}
+    merging: int | None = None
+    at = number
+    for index, row in enumerate(rows, number):
+        metrics = _metrics(row)
+        if row.kind == "step" and row.rank > 0:
+            metrics = {}
+        joins = row.kind in MERGED_KINDS and row.step is not None and row.step == merging
+        if payload and metrics and not joins:
+            yield at, payload
+            payload = {}
+        if not metrics:
+            at = index if payload and joins else at
+            continue
+        at = index
+        payload.update(metrics)
+        payload["_timestamp"] = row.time
+        if row.step is not None:
+            payload[STEP] = row.step
+        merging = row.step if row.kind in MERGED_KINDS else None
+        if merging is None:
+            yield at, payload
+            payload = {}
+    if payload:
+        yield at, payload
+
+
+def _metrics(row: Row) -> dict[str, Any]:
+    """wandb keeps names that begin with an underscore to itself; unknown values are absent."""
+    kept = {name: value for name, value in row.metrics.items() if value is not None and not name.startswith("_")}
+    if row.kind == "histogram":
+        return {name: _histogram(value) for name, value in kept.items()}
+    if row.kind == "text":
+        return {name: _table(row.step, value) for name, value in kept.items()}
+    return kept
+
+
+def _histogram(value: Any) -> Any:
+    import wandb
+
+    return wandb.Histogram(np_histogram=(value["counts"], value["edges"]))
+
+
+def _table(step: int | None, text: Any) -> Any:
+    import wandb
+
+    return wandb.Table(columns=["step", "text"], data=[[step, text]])
