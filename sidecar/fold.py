@@ -2,76 +2,32 @@
 
 Given: Hellos and journal records of one run, in journal order. Hands on: a changed RunState.
 Never: does I/O, reads a clock, or raises for what a trainer sent; what it cannot take is counted by reason.
-
-Records of a stream may have to wait: a step whose values are still being computed carries PENDING, and it and
-whatever follows it in its stream are held until a Completion brings them, at most 64 steps.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
-
-import msgspec
+from collections.abc import Callable
+from typing import Any
 
 from sidecar import wire
-from sidecar.derive import goodput, joins, mfu
+from sidecar.derive import goodput, joins
 from sidecar.state import (
     CONFIG_KEYS_MAX,
     COUNT_MAX,
     DATASETS_MAX,
-    HELD_RECORDS_MAX,
-    HELD_STEPS_MAX,
     NAMES_MAX,
     PHASE_DEPTH_MAX,
     PHASES_MAX,
-    RANKS_MAX,
-    SESSIONS_WAITING_MAX,
     TEXT_CHARS_MAX,
     TEXTS_MAX,
-    Gpu,
-    Held,
     Join,
     PhaseTotal,
     RankState,
     RunState,
 )
+from sidecar.streams import LIVE, PENDING, Ready, Record, count, count_alive, greet, refresh_model, turns
 
-PENDING = "__pending__"
-"""Reserved metric name: how many values of this record a Completion will bring."""
+__all__ = ["PENDING", "Record", "apply", "fold", "greet", "turns"]
 
 SCALARS = frozenset((int, float, bool, type(None)))
-LIVE = ("starting", "running")
-SIDECAR = RankState(wire.SIDECAR_RANK)
-"""Stands for the sidecar's own stream where a rank is called for; never changed."""
-
-
-class Record(Protocol):
-    """A journal record, as far as the fold needs it."""
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def session(self) -> int: ...
-    @property
-    def seq(self) -> int: ...
-    @property
-    def received_ns(self) -> int: ...
-    @property
-    def event(self) -> Any: ...
-
-
-Ready = tuple[RankState, int, Any]
-"""A record whose turn has come: its stream, sequence number and event."""
-
-
-def greet(state: RunState, hello: wire.Hello, received_ns: int) -> None:
-    """A stream introduces itself. Idempotent; takes effect with the first record of its session."""
-    if not state.greeted:
-        state.greeted = True
-        state.greeted_ns = received_ns
-        state.started_ns = hello.time_ns
-        _merge_hello(state, hello)
-    if len(state.greetings) < SESSIONS_WAITING_MAX:
-        state.greetings.setdefault(hello.session, hello)
 
 
 def fold(state: RunState, record: Record) -> None:
@@ -81,210 +37,10 @@ def fold(state: RunState, record: Record) -> None:
 
 def apply(state: RunState, ready: Ready) -> bool:
     """False: the record was refused, and has no row."""
+    if ready[0].state == "past":
+        return _past(state, *ready)
     handler = HANDLERS.get(type(ready[2]))
     return handler is None or handler(state, *ready) is not False
-
-
-def turns(state: RunState, record: Record) -> Iterator[Ready]:
-    """The records whose turn comes with this one, usually itself. Each must be applied before the next is asked for."""
-    state.events += 1
-    state.emitted = []
-    event = record.event
-    rank = state.ranks.get(record.rank)
-    if rank is None or rank.session != record.session:
-        if record.rank < 0:
-            yield from _from_sidecar(state, record)
-            return
-        if rank is None and len(state.ranks) >= RANKS_MAX:
-            count(state, "ranks_over_limit")
-            return
-        if rank is not None:
-            yield from _release(rank, everything=True)
-        rank = _activate(state, record, rank)
-    rank.last_received_ns = record.received_ns
-    kind = type(event)
-    if kind is wire.Step:
-        rank.last_step_received_ns = record.received_ns
-        rank.arrived_step = event.step
-    if rank.held or ((kind is wire.Step or kind is wire.Log) and PENDING in event.metrics):
-        yield from _hold(state, rank, record.seq, event)
-    elif kind is wire.Completion:
-        yield from _complete(state, rank, record.seq, event)
-    else:
-        rank.last_time_ns = event.time_ns
-        yield rank, record.seq, event
-
-
-def count(state: RunState, reason: str, by: int = 1) -> None:
-    state.rejected[reason] = state.rejected.get(reason, 0) + by
-
-
-# Streams: which session a rank is in, and records that wait
-
-
-def _merge_hello(state: RunState, hello: wire.Hello) -> None:
-    state.project = hello.project or state.project
-    for field in ("name", "stage", "group", "notes", "entity", "total_steps", "sinks", "captured"):
-        value = getattr(hello, field)
-        if value is not None:
-            setattr(state, field, value)
-    state.world_size = max(1, hello.world_size)
-    state.launch_id = hello.launch_id or state.launch_id
-    state.client = hello.client or state.client
-    state.tags = [*state.tags, *(tag for tag in hello.tags if tag not in state.tags)][:256]
-    if hello.host and hello.host not in state.hosts and len(state.hosts) < RANKS_MAX:
-        state.hosts = [*state.hosts, hello.host]
-    state.config = {**state.config, **hello.config}
-    state.facts = {**state.facts, **hello.model_facts}
-    refresh_model(state)
-
-
-def refresh_model(state: RunState) -> None:
-    """Facts have changed: numerator and denominator of MFU are computed once, not for each step."""
-    name = None
-    for rank in state.ranks.values():
-        for uuid in rank.gpu_uuids:
-            gpu = state.gpus.get(uuid)
-            said = gpu.readings.get("name") if gpu is not None else None
-            if name is None and isinstance(said, str):
-                name = said
-    state.model = mfu.model_of(state.facts, name)
-
-
-def _activate(state: RunState, record: Record, rank: RankState | None) -> RankState:
-    """The first record of a session: its Hello takes effect; a second session of a rank is a restart."""
-    hello = state.greetings.pop(record.session, None)
-    event = record.event
-    first = rank is None
-    if rank is None:
-        rank = RankState(record.rank, attempt=state.attempt)
-        state.ranks[record.rank] = rank
-        state.lead = min(state.ranks)
-    else:
-        started_ns = hello.time_ns if hello is not None else event.time_ns
-        rank.ledger.unknown += rank.open_ns
-        rank.ledger.down += max(0, started_ns - rank.last_time_ns)
-        rank.reached_before = max(rank.reached_before, rank.reached)
-        for reason, total in rank.rejected.items():
-            rank.rejected_before[reason] = rank.rejected_before.get(reason, 0) + total
-    rank.session = record.session
-    rank.sessions += 1
-    rank.state, rank.reason = "starting", None
-    rank.reached, rank.last_mono_ns, rank.arrived_step = -1, None, None
-    rank.open_ns, rank.open_phases, rank.mark, rank.mark_before = 0, [], None, None
-    rank.held, rank.incomplete, rank.rejected = [], {}, {}
-    rank.clock_mono_ns = hello.mono_ns if hello is not None else event.mono_ns
-    rank.last_time_ns = hello.time_ns if hello is not None else event.time_ns
-    if hello is not None:
-        rank.host, rank.pid, rank.gpu_uuids = hello.host or None, hello.pid or None, list(hello.gpu_uuids[:64])
-        _merge_hello(state, hello)
-    if not state.started_ns:
-        state.started_ns = event.time_ns
-    _count_alive(state)
-    if not first:
-        joins.begin_attempt(state, rank, restarted=True)
-    return rank
-
-
-def _count_alive(state: RunState) -> None:
-    state.alive = sum(rank.state in LIVE for rank in state.ranks.values())
-
-
-def _hold(state: RunState, rank: RankState, seq: int, event: Any) -> Iterator[Ready]:
-    if type(event) is wire.Completion:
-        yield from _complete(state, rank, seq, event)
-        return
-    missing = 0
-    if type(event) is wire.Step or type(event) is wire.Log:
-        metrics = dict(event.metrics)
-        wanted = metrics.pop(PENDING, 0)
-        if type(wanted) is int and wanted > 0:
-            missing = wanted
-        event = msgspec.structs.replace(event, metrics=metrics)
-    rank.held.append(Held(seq, event, missing))
-    yield from _release(rank, everything=type(event) is wire.Finished)
-
-
-def _complete(state: RunState, rank: RankState, seq: int, event: wire.Completion) -> Iterator[Ready]:
-    for held in rank.held:
-        if held.seq == event.seq and hasattr(held.event, "metrics"):
-            held.missing = max(0, held.missing - len(event.metrics))
-            held.event = msgspec.structs.replace(held.event, metrics={**held.event.metrics, **event.metrics})
-            yield from _release(rank)
-            return
-    step = rank.incomplete.pop(event.seq, None)
-    rank.last_time_ns = event.time_ns
-    # Its record is gone: the values are kept, at its step if that is still known.
-    yield rank, seq, wire.Log(event.time_ns, event.mono_ns, step=step, metrics=event.metrics, late=True)
-
-
-def _release(rank: RankState, *, everything: bool = False) -> Iterator[Ready]:
-    """Lets go, in order, of what is complete, and of the oldest where too much waits."""
-    steps = sum(type(held.event) is wire.Step for held in rank.held)
-    while rank.held:
-        head = rank.held[0]
-        if head.missing and not everything and steps <= HELD_STEPS_MAX and len(rank.held) <= HELD_RECORDS_MAX:
-            return
-        del rank.held[0]
-        steps -= type(head.event) is wire.Step
-        if head.missing:
-            rank.incomplete[head.seq] = head.event.step
-            if len(rank.incomplete) > HELD_RECORDS_MAX:
-                del rank.incomplete[next(iter(rank.incomplete))]
-        rank.last_time_ns = head.event.time_ns
-        yield rank, head.seq, head.event
-
-
-# What the sidecar itself wrote into the journal
-
-
-def _from_sidecar(state: RunState, record: Record) -> Iterator[Ready]:
-    event = record.event
-    kind = type(event)
-    if kind is wire.RankEnded:
-        rank = state.ranks.get(event.rank)
-        if rank is not None and rank.session == event.session:
-            yield from _release(rank, everything=True)
-            if rank.state in LIVE:
-                rank.state = "lost"
-                rank.reason = event.reason or None
-                _count_alive(state)
-                joins.settle(state)
-    elif kind is wire.Gap:
-        state.lost_events += event.count
-        state.lost_by_reason[event.reason] = state.lost_by_reason.get(event.reason, 0) + event.count
-        rank = state.ranks.get(event.rank)
-        if rank is not None and rank.session == event.session:
-            yield from _release(rank, everything=True)
-    elif kind is wire.Hardware:
-        _hardware(state, event)
-        yield SIDECAR, record.seq, event
-
-
-def _hardware(state: RunState, event: wire.Hardware) -> None:
-    state.hardware_ns = event.time_ns
-    state.host = {**state.host, **event.host} if len(state.host) < 1000 else dict(event.host)
-    fresh = False
-    for readings in event.gpus[:1024]:
-        uuid = str(readings.get("uuid") or readings.get("index"))
-        gpu = state.gpus.get(uuid)
-        if gpu is None:
-            if len(state.gpus) >= 1024:
-                count(state, "gpus_over_limit")
-                continue
-            gpu = state.gpus[uuid] = Gpu()
-            fresh = True
-        gpu.readings = readings
-        joules = readings.get("energy_joules")
-        if type(joules) in (int, float):
-            if gpu.energy_last_joules is not None and joules < gpu.energy_last_joules:  # The driver was reloaded.
-                gpu.energy_before_joules += gpu.energy_last_joules - (gpu.energy_first_joules or 0.0)
-                gpu.energy_first_joules = None
-            if gpu.energy_first_joules is None:
-                gpu.energy_first_joules = joules
-            gpu.energy_last_joules = joules
-    if fresh:
-        refresh_model(state)
 
 
 # One handler for each kind of event
@@ -303,6 +59,7 @@ def _step(state: RunState, rank: RankState, seq: int, event: wire.Step) -> bool:
     if step < rank.reached:  # The same process stepped back, or numbers its steps anew in each epoch.
         joins.begin_attempt(state, rank, restarted=False)
     elif rank.reached < 0:
+        rank.first_step = step
         rank.state = "running" if rank.state in LIVE else rank.state
     rank.reached = step
     rank.last_mono_ns, rank.last_step_ns = mono_ns, event.time_ns
@@ -338,6 +95,24 @@ def _step(state: RunState, rank: RankState, seq: int, event: wire.Step) -> bool:
     if event.datasets:
         join.datasets = _datasets(state, event.datasets)
     joins.report(state, rank, join)
+    return True
+
+
+def _past(state: RunState, ghost: RankState, seq: int, event: Any) -> bool:
+    """The late tail of a dead process: its rows are printed and its work is counted, but nothing is as of now."""
+    if not _step_ok(state, getattr(event, "step", None)):
+        return False
+    if type(event) is not wire.Step:
+        return type(event) is not wire.Completion
+    rank = state.ranks[ghost.rank]
+    tokens = _count_of(state, event.metrics.get("train/num_tokens", 0))
+    samples = _count_of(state, event.metrics.get("train/num_samples", 0))
+    loss_tokens = _count_of(state, event.metrics.get("train/num_loss_tokens", 0))
+    kept = rank.first_step is None or event.step < rank.first_step
+    rank.steps_total += 1
+    rank.tokens_total += tokens
+    rank.samples_total += samples
+    joins.count_tail(state, event.step, tokens, samples, loss_tokens, kept=kept)
     return True
 
 
@@ -534,7 +309,7 @@ def _finished(state: RunState, rank: RankState, seq: int, event: wire.Finished) 
     rank.open_ns = 0
     rank.state = event.state if event.state in ("finished", "failed") else "finished"
     rank.reason = event.reason
-    _count_alive(state)
+    count_alive(state)
     joins.settle(state)
 
 

@@ -164,14 +164,20 @@ def _checkpoint(rows: list[Row], run: str, rank: int, seq: int, event: wire.Chec
 def _hardware(rows: list[Row], run: str, rank: int, seq: int, event: wire.Hardware) -> None:
     metrics: dict[str, Value] = {}
     for key, value in event.host.items():
-        name, scaled = display("system/", key, value)
-        metrics[name] = scaled
+        if "@" not in key:  # name@pid and name@mount: one of many; the sum, or the first, has a row.
+            name, scaled = display("system/", key, value)
+            metrics[name] = scaled
     for position, readings in enumerate(event.gpus):
         prefix = f"system/gpu_{readings.get('index', position)}_"
+        if (part := readings.get("mig_index")) is not None:
+            prefix += f"mig_{part}_"
         for key, value in readings.items():
-            if type(value) in (int, float) and key != "index":
+            if type(value) in (int, float) and key not in ("index", "mig_index"):
                 name, scaled = display(prefix, key, value)
                 metrics[name] = scaled
+        throttled = readings.get("throttle_seconds")
+        if isinstance(throttled, dict):
+            metrics |= {f"{prefix}throttle_{reason}_seconds": seconds for reason, seconds in throttled.items()}
     if metrics:
         rows.append(Row(run, rank, seq, event.step, event.time_ns / 1e9, "hardware", metrics))
 

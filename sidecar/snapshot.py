@@ -112,13 +112,16 @@ class DatasetView(msgspec.Struct):
     samples: int = 0
     tokens: int = 0
     ratio: float | None = None
-    """Share of all tokens (of samples when no tokens were sent), 0..1."""
+    """Share of all samples (of tokens when no samples were counted), 0..1."""
     coverage: float | None = None
     """Samples seen over size; above 1 after the first epoch."""
     size: int | None = None
     epochs: int | None = None
     """Whole passes completed."""
     target_ratio: float | None = None
+    samples_total: int = 0
+    """Lifetime, never going back: rework included."""
+    tokens_total: int = 0
 
 
 class DatasetsView(msgspec.Struct):
@@ -187,8 +190,8 @@ class RunSnapshot(msgspec.Struct):
 
     steps_total: int = 0
     """Monotonic counters: rework included, never going back. The Prometheus ``*_total`` come from these."""
-    tokens_total: int = 0
-    samples_total: int = 0
+    tokens_total: int | None = None
+    samples_total: int | None = None
     flops_total: float | None = None
     rework_steps: int = 0
     restarts: int = 0

@@ -17,7 +17,8 @@ from sidecar import wire
 
 NAMES_MAX = 10_000
 RANKS_MAX = 4_096
-SESSIONS_WAITING_MAX = 8_192
+SESSIONS_WAITING_MAX = 1_024
+PAST_SESSIONS_MAX = 64
 PHASES_MAX = 256
 PHASE_DEPTH_MAX = 16
 DATASETS_MAX = 256
@@ -73,6 +74,9 @@ class RankState(msgspec.Struct):
     rank: int
     session: int = 0
     sessions: int = 0
+    past: list[int] = []
+    """Sessions before this one; what still comes of them is history, not a restart."""
+    started_ns: int = 0
     attempt: int = 0
     """The run's attempt this rank is in; restarts of all ranks together are one new attempt."""
     state: str = "starting"
@@ -82,6 +86,8 @@ class RankState(msgspec.Struct):
     gpu_uuids: list[str] = []
     reached: int = -1
     """Last step of this session; -1 is below every step."""
+    first_step: int | None = None
+    """First step of this session."""
     reached_before: int = -1
     """Highest step of all earlier sessions: at or below it, work is done again."""
     last_mono_ns: int | None = None

@@ -146,6 +146,19 @@ def _too_late(state: RunState, own: Join) -> None:
         consume(state, name, *consumed)
 
 
+def count_tail(
+    state: RunState, step: int, tokens: int, samples: int, loss_tokens: int, *, kept: bool
+) -> None:
+    """Work of a dead process that became known late. ``kept``: its successor went on after it, so it is progress."""
+    state.tokens_total += tokens
+    state.samples_total += samples
+    state.flops_total += tokens * (state.model.flops_per_token or 0.0)
+    if kept:
+        state.tokens += tokens
+        state.samples += samples
+        state.loss_tokens += loss_tokens
+
+
 def consume(state: RunState, name: str, samples: int, tokens: int) -> None:
     seen = state.datasets.get(name, (0, 0))
     state.datasets[name] = (seen[0] + samples, seen[1] + tokens)

@@ -111,10 +111,9 @@ def _time(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int
             out.goodput = Goodput(None, {"init": out.elapsed_seconds or 0.0})
         return
     seconds = goodput.ledger_seconds(lead)
-    seconds["unknown"] += lead.open_ns / 1e9
     tail = _age(now_ns, lead.last_received_ns) or 0.0
     if lead.state in LIVE:
-        seconds[_doing(out, lead)] += tail
+        _charge(out, seconds, lead, tail)
     elif lead.state == "lost" and state.alive:
         seconds["down"] += tail
     out.elapsed_seconds = sum(seconds.values())
@@ -126,12 +125,19 @@ def _time(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int
     }
 
 
-def _doing(out: RunSnapshot, lead: RankState) -> str:
+def _charge(out: RunSnapshot, seconds: dict[str, float], lead: RankState, tail: float) -> None:
+    """Time not yet in the ledger goes where it will end up if the step ends now, so that counters need not go back."""
+    own = lead.open_ns / 1e9
     if lead.open_phases:
-        return goodput.STATES.get(lead.open_phases[0][0], "unknown")
-    if out.state == "stalled":
-        return "stalled"
-    return "unknown" if lead.reached >= 0 else "init"
+        seconds[goodput.STATES.get(lead.open_phases[0][0], "unknown")] += tail
+    else:
+        own += tail
+    if lead.reached < 0:
+        seconds["init"] += own
+        return
+    excess = max(0.0, own - (out.stall_limit_seconds or own))
+    seconds["stalled"] += excess
+    seconds["redone" if lead.reached < lead.reached_before else "step_productive"] += own - excess
 
 
 def _learning(out: RunSnapshot, state: RunState) -> None:
@@ -291,6 +297,7 @@ def _datasets(state: RunState) -> DatasetsView:
     for name, (samples, tokens) in state.datasets.items():
         view = DatasetView(samples, tokens, mixture.share(state, name), size=mixture.size_of(state, name),
                            target_ratio=mixture.target_ratio(state, name))
+        view.samples_total, view.tokens_total = state.datasets_total.get(name, (samples, tokens))
         if view.size:
             view.coverage = samples / view.size
             view.epochs = samples // view.size

@@ -8,6 +8,8 @@ happened between the first and the last of them over the wall time between them,
 duration leaves declared pauses (evaluation, checkpoint, sampling) out.
 """
 
+from itertools import pairwise
+
 from sidecar.state import Window
 
 POINTS_MAX = 128
@@ -52,7 +54,7 @@ def step_seconds(window: Window) -> list[float]:
     """Duration of each step in the window, without declared pauses; several steps between two points share evenly."""
     points = ends(window)
     durations = []
-    for before, after in zip(points, points[1:]):
+    for before, after in pairwise(points):
         steps = after[3] - before[3]
         if steps > 0:
             durations.append((after[5] - before[5]) / steps / 1e9)

@@ -1,0 +1,286 @@
+"""Whose turn it is: sessions of ranks, records that must wait, and what the sidecar itself wrote.
+
+Given: Hellos and journal records. Hands on: records in the order in which they are folded.
+Never: waits by the clock.
+
+A Hello takes effect with the first record of its session. A record whose values are still being computed carries
+PENDING; it and whatever follows it in its stream are held until a Completion brings them, at most 64 steps.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import msgspec
+
+from sidecar import wire
+from sidecar.derive import joins, mfu
+from sidecar.state import (
+    HELD_RECORDS_MAX,
+    HELD_STEPS_MAX,
+    PAST_SESSIONS_MAX,
+    RANKS_MAX,
+    SESSIONS_WAITING_MAX,
+    Gpu,
+    Held,
+    RankState,
+    RunState,
+)
+
+PENDING = "__pending__"
+"""Reserved metric name: how many values of this record a Completion will bring."""
+
+LIVE = ("starting", "running")
+SIDECAR = RankState(wire.SIDECAR_RANK)
+"""Stands for the sidecar's own stream where a rank is called for; never changed."""
+
+
+class Record(Protocol):
+    """A journal record, as far as the fold needs it."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def session(self) -> int: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def received_ns(self) -> int: ...
+    @property
+    def event(self) -> Any: ...
+
+
+Ready = tuple[RankState, int, Any]
+"""A record whose turn has come: its stream, sequence number and event."""
+
+
+def greet(state: RunState, hello: wire.Hello, received_ns: int) -> None:
+    """A stream introduces itself. Idempotent; takes effect with the first record of its session."""
+    if not state.greeted:
+        state.greeted = True
+        state.greeted_ns = received_ns
+        state.started_ns = hello.time_ns
+        _merge_hello(state, hello)
+    rank = state.ranks.get(hello.rank)
+    if rank is not None and (rank.session == hello.session or hello.session in rank.past):
+        return
+    if len(state.greetings) < SESSIONS_WAITING_MAX:
+        state.greetings.setdefault(hello.session, hello)
+    else:
+        count(state, "sessions_over_limit")
+
+
+def turns(state: RunState, record: Record) -> Iterator[Ready]:
+    """The records whose turn comes with this one, usually itself. Each must be applied before the next is asked for."""
+    state.events += 1
+    state.emitted = []
+    event = record.event
+    rank = state.ranks.get(record.rank)
+    if rank is None or rank.session != record.session:
+        if record.rank < 0:
+            yield from _from_sidecar(state, record)
+            return
+        if rank is None and len(state.ranks) >= RANKS_MAX:
+            count(state, "ranks_over_limit")
+            return
+        if rank is not None and _is_past(state, rank, record.session):
+            yield _ghost(rank, record.session), record.seq, event
+            return
+        if rank is not None:
+            yield from _release(rank, everything=True)
+        rank = _activate(state, record, rank)
+    rank.last_received_ns = record.received_ns
+    kind = type(event)
+    if kind is wire.Step:
+        rank.last_step_received_ns = record.received_ns
+        rank.arrived_step = event.step
+    if rank.held or ((kind is wire.Step or kind is wire.Log) and PENDING in event.metrics):
+        yield from _hold(state, rank, record.seq, event)
+    elif kind is wire.Completion:
+        yield from _complete(state, rank, record.seq, event)
+    else:
+        rank.last_time_ns = event.time_ns
+        yield rank, record.seq, event
+
+
+def count(state: RunState, reason: str, by: int = 1) -> None:
+    state.rejected[reason] = state.rejected.get(reason, 0) + by
+
+
+def _merge_hello(state: RunState, hello: wire.Hello) -> None:
+    state.project = hello.project or state.project
+    for field in ("name", "stage", "group", "notes", "entity", "total_steps", "sinks", "captured"):
+        value = getattr(hello, field)
+        if value is not None:
+            setattr(state, field, value)
+    state.world_size = max(1, hello.world_size)
+    state.launch_id = hello.launch_id or state.launch_id
+    state.client = hello.client or state.client
+    state.tags = [*state.tags, *(tag for tag in hello.tags if tag not in state.tags)][:256]
+    if hello.host and hello.host not in state.hosts and len(state.hosts) < RANKS_MAX:
+        state.hosts = [*state.hosts, hello.host]
+    state.config = {**state.config, **hello.config}
+    state.facts = {**state.facts, **hello.model_facts}
+    refresh_model(state)
+
+
+def refresh_model(state: RunState) -> None:
+    """Facts have changed: numerator and denominator of MFU are computed once, not for each step."""
+    name = None
+    for rank in state.ranks.values():
+        for uuid in rank.gpu_uuids:
+            gpu = state.gpus.get(uuid)
+            said = gpu.readings.get("name") if gpu is not None else None
+            if name is None and isinstance(said, str):
+                name = said
+    state.model = mfu.model_of(state.facts, name)
+
+
+def _is_past(state: RunState, rank: RankState, session: int) -> bool:
+    """Is this the late tail of a process whose successor has spoken already (a ring recovered afterwards)?"""
+    if session in rank.past:
+        return True
+    hello = state.greetings.get(session)
+    return hello is not None and hello.time_ns < rank.started_ns
+
+
+def _ghost(rank: RankState, session: int) -> RankState:
+    return RankState(rank.rank, session, state="past")
+
+
+def _activate(state: RunState, record: Record, rank: RankState | None) -> RankState:
+    """The first record of a session: its Hello takes effect; a second session of a rank is a restart."""
+    hello = state.greetings.pop(record.session, None)
+    event = record.event
+    first = rank is None
+    if rank is None:
+        rank = RankState(record.rank, attempt=state.attempt)
+        state.ranks[record.rank] = rank
+        state.lead = min(state.ranks)
+    else:
+        started_ns = hello.time_ns if hello is not None else event.time_ns
+        rank.ledger.unknown += rank.open_ns
+        rank.ledger.down += max(0, started_ns - rank.last_time_ns)
+        rank.reached_before = max(rank.reached_before, rank.reached)
+        rank.past = [*rank.past[1 - PAST_SESSIONS_MAX :], rank.session]
+        for reason, total in rank.rejected.items():
+            rank.rejected_before[reason] = rank.rejected_before.get(reason, 0) + total
+    rank.session = record.session
+    rank.sessions += 1
+    rank.state, rank.reason = "starting", None
+    rank.reached, rank.last_mono_ns, rank.arrived_step, rank.first_step = -1, None, None, None
+    rank.open_ns, rank.open_phases, rank.mark, rank.mark_before = 0, [], None, None
+    rank.held, rank.incomplete, rank.rejected = [], {}, {}
+    rank.clock_mono_ns = hello.mono_ns if hello is not None else event.mono_ns
+    rank.started_ns = rank.last_time_ns = hello.time_ns if hello is not None else event.time_ns
+    if hello is not None:
+        if len(state.ranks) == 1 and first:  # Until now the first Hello stood in; only the order of records counts.
+            state.config, state.facts, state.tags, state.hosts = {}, {}, [], []
+        rank.host, rank.pid, rank.gpu_uuids = hello.host or None, hello.pid or None, list(hello.gpu_uuids[:64])
+        _merge_hello(state, hello)
+    if not state.started_ns:
+        state.started_ns = event.time_ns
+    count_alive(state)
+    if not first:
+        joins.begin_attempt(state, rank, restarted=True)
+    return rank
+
+
+def count_alive(state: RunState) -> None:
+    state.alive = sum(rank.state in LIVE for rank in state.ranks.values())
+
+
+def _hold(state: RunState, rank: RankState, seq: int, event: Any) -> Iterator[Ready]:
+    if type(event) is wire.Completion:
+        yield from _complete(state, rank, seq, event)
+        return
+    missing = 0
+    if type(event) is wire.Step or type(event) is wire.Log:
+        metrics = dict(event.metrics)
+        wanted = metrics.pop(PENDING, 0)
+        if type(wanted) is int and wanted > 0:
+            missing = wanted
+        event = msgspec.structs.replace(event, metrics=metrics)
+    rank.held.append(Held(seq, event, missing))
+    yield from _release(rank, everything=type(event) is wire.Finished)
+
+
+def _complete(state: RunState, rank: RankState, seq: int, event: wire.Completion) -> Iterator[Ready]:
+    for held in rank.held:
+        if held.seq == event.seq and hasattr(held.event, "metrics"):
+            held.missing = max(0, held.missing - len(event.metrics))
+            held.event = msgspec.structs.replace(held.event, metrics={**held.event.metrics, **event.metrics})
+            yield from _release(rank)
+            return
+    step = rank.incomplete.pop(event.seq, None)
+    rank.last_time_ns = event.time_ns
+    # Its record is gone: the values are kept, at its step if that is still known.
+    yield rank, seq, wire.Log(event.time_ns, event.mono_ns, step=step, metrics=event.metrics, late=True)
+
+
+def _release(rank: RankState, *, everything: bool = False) -> Iterator[Ready]:
+    """Lets go, in order, of what is complete, and of the oldest where too much waits."""
+    steps = sum(type(held.event) is wire.Step for held in rank.held)
+    while rank.held:
+        head = rank.held[0]
+        if head.missing and not everything and steps <= HELD_STEPS_MAX and len(rank.held) <= HELD_RECORDS_MAX:
+            return
+        del rank.held[0]
+        steps -= type(head.event) is wire.Step
+        if head.missing:
+            rank.incomplete[head.seq] = head.event.step
+            if len(rank.incomplete) > HELD_RECORDS_MAX:
+                del rank.incomplete[next(iter(rank.incomplete))]
+        rank.last_time_ns = head.event.time_ns
+        yield rank, head.seq, head.event
+
+
+# What the sidecar itself wrote into the journal
+
+
+def _from_sidecar(state: RunState, record: Record) -> Iterator[Ready]:
+    event = record.event
+    kind = type(event)
+    if kind is wire.RankEnded:
+        rank = state.ranks.get(event.rank)
+        if rank is not None and rank.session == event.session:
+            yield from _release(rank, everything=True)
+            if rank.state in LIVE:
+                rank.state = "lost"
+                rank.reason = event.reason or None
+                count_alive(state)
+                joins.settle(state)
+    elif kind is wire.Gap:
+        state.lost_events += event.count
+        state.lost_by_reason[event.reason] = state.lost_by_reason.get(event.reason, 0) + event.count
+        rank = state.ranks.get(event.rank)
+        if rank is not None and rank.session == event.session:
+            yield from _release(rank, everything=True)
+    elif kind is wire.Hardware:
+        _hardware(state, event)
+        yield SIDECAR, record.seq, event
+
+
+def _hardware(state: RunState, event: wire.Hardware) -> None:
+    state.hardware_ns = event.time_ns
+    state.host = {**state.host, **event.host} if len(state.host) < 1000 else dict(event.host)
+    fresh = False
+    for readings in event.gpus[:1024]:
+        uuid = str(readings.get("uuid") or readings.get("index"))
+        gpu = state.gpus.get(uuid)
+        if gpu is None:
+            if len(state.gpus) >= 1024:
+                count(state, "gpus_over_limit")
+                continue
+            gpu = state.gpus[uuid] = Gpu()
+            fresh = True
+        gpu.readings = readings
+        joules = readings.get("energy_joules")
+        if type(joules) in (int, float):
+            if gpu.energy_last_joules is not None and joules < gpu.energy_last_joules:  # The driver was reloaded.
+                gpu.energy_before_joules += gpu.energy_last_joules - (gpu.energy_first_joules or 0.0)
+                gpu.energy_first_joules = None
+            if gpu.energy_first_joules is None:
+                gpu.energy_first_joules = joules
+            gpu.energy_last_joules = joules
+    if fresh:
+        refresh_model(state)
