@@ -26,8 +26,9 @@ def main(descriptor: int) -> None:
     sink: Sink | None = None
     while not isinstance(request := _next(sock), isolate.Close | None):
         try:
-            sink, reply = _answer(request, sink)
-        except Exception as error:  # The sink's task boundary: the parent decides what to do.
+            sink, done = _answer(request, sink)
+            reply: isolate.Done | isolate.Failed = done
+        except Exception as error:  # noqa: BLE001 - the sink's task boundary: the parent decides what to do.
             reply = _failure(error)
         isolate.send(sock, isolate.encode_reply(reply))
     _close(sink, sock if request is not None else None)
@@ -71,7 +72,7 @@ def _close(sink: Sink | None, sock: socket.socket | None) -> None:
         reply: isolate.Done | isolate.Failed = isolate.Done(Report())
         if sink is not None:
             sink.close()
-    except Exception as error:  # The task boundary again.
+    except Exception as error:  # noqa: BLE001 - the task boundary again.
         reply = _failure(error)
     if sock is not None:
         isolate.send(sock, isolate.encode_reply(reply))

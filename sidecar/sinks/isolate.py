@@ -24,9 +24,7 @@ from sidecar.sinks.base import Report, SinkContext, SinkDied, Unavailable
 
 LENGTH = struct.Struct("<I")
 LOG_BYTES_MAX = 1 << 20
-BOOT = (
-    "import sys; sys.path.append(sys.argv[2]); from sidecar.sinks.child import main; main(int(sys.argv[1]))"
-)
+BOOT = "import sys; sys.path.append(sys.argv[2]); from sidecar.sinks.child import main; main(int(sys.argv[1]))"
 """Our package comes last on the path, so that nothing beside it can shadow an installed library."""
 
 HARMLESS = (
@@ -183,7 +181,9 @@ class IsolatedSink:
         except (OSError, EOFError, msgspec.DecodeError) as error:
             code = self._exit_code()
             self.kill()
-            raise SinkDied(f"{self._context.sink}: its process ended ({code or error}), restarted", by_itself=True) from None
+            raise SinkDied(
+                f"{self._context.sink}: its process ended ({code or error}), restarted", by_itself=True
+            ) from None
         if isinstance(reply, Done):
             self._report = reply.report
             return reply.report
@@ -214,7 +214,8 @@ def receive(sock: socket.socket) -> bytes:
 
 
 def decode_request(data: bytes) -> Request:
-    return _requests.decode(data)
+    request: Request = _requests.decode(data)
+    return request
 
 
 def encode_reply(reply: Done | Failed) -> bytes:

@@ -25,7 +25,8 @@ from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.sinks.deadletters import DeadLetters, file_stem
 from sidecar.sinks.isolate import IsolatedSink
 from sidecar.sinks.privacy import Gate, Identity
-from sidecar.sinks.runner import Policy, SinkRunner, Source, reason_of
+from sidecar.sinks.runner import SinkRunner, reason_of
+from sidecar.sinks.source import Policy, Source
 from sidecar.store import Store
 from sidecar.telemetry import SinkHealth, Telemetry
 
@@ -194,7 +195,9 @@ class SinkManager:
         """The configuration's fields that begin with the sink's name: wandb_entity is {"entity": ...} for wandb."""
         fields = getattr(type(self._config), "__struct_fields__", None) or vars(self._config)
         prefix = f"{name}_"
-        found = {field.removeprefix(prefix): getattr(self._config, field) for field in fields if field.startswith(prefix)}
+        found = {
+            field.removeprefix(prefix): getattr(self._config, field) for field in fields if field.startswith(prefix)
+        }
         return {key: value for key, value in found.items() if value is not None}
 
     def _open_source(self, run_id: str, start: Cursor) -> Source:

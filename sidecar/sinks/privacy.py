@@ -30,37 +30,48 @@ CONFIG_KEYS_MAX = 2_000
 CONFIG_DEPTH_MAX = 6
 
 ALLOWED_STRINGS = frozenset(
-    """activation algorithm arch architecture attention attn_implementation backend convention device
-    device_name device_type distributed dtype format gpu head init initialization kind loss loss_type lr_scheduler
-    lr_scheduler_type mixed_precision mode model model_name model_type name norm normalization optim optimizer
-    peak_source pooling position_embedding positional precision quantization rope_type schedule scheduler size split
-    stage strategy task template tokenizer type variant version weight_init""".split()
-)
+    {
+        "activation", "algorithm", "arch", "architecture", "attention", "attn_implementation", "backend",
+        "convention", "device", "device_name", "device_type", "distributed", "dtype", "format", "gpu", "head",
+        "init", "initialization", "kind", "loss", "loss_type", "lr_scheduler", "lr_scheduler_type",
+        "mixed_precision", "mode", "model", "model_name", "model_type", "name", "norm", "normalization",
+        "optim", "optimizer", "peak_source", "pooling", "position_embedding", "positional", "precision",
+        "quantization", "rope_type", "schedule", "scheduler", "size", "split", "stage", "strategy", "task",
+        "template", "tokenizer", "type", "variant", "version", "weight_init",
+    }
+)  # fmt: skip
 """Last word of a configuration key whose short string value may leave the machine."""
 
 HUB_KEYS = frozenset({"model", "model_name", "name", "tokenizer"})
 """Keys whose value may be an ``owner/name`` of a public hub; elsewhere that is taken for a path."""
 
 SECRET_WORDS = frozenset(
-    """apikey auth authorization bearer cookie credential credentials key keys login passphrase passwd password pat
-    private pwd secret secrets session token tokens webhook dsn""".split()
-)
+    {
+        "apikey", "auth", "authorization", "bearer", "cookie", "credential", "credentials", "key", "keys",
+        "login", "passphrase", "passwd", "password", "pat", "private", "pwd", "secret", "secrets", "session",
+        "token", "tokens", "webhook", "dsn",
+    }
+)  # fmt: skip
 STRONG_SECRET = re.compile(r"(api|access|auth|private|secret)[_-]?(key|token)|passw|secret|credential", re.I)
 
 _SECRET_VALUE = re.compile(
-    r"""(?x) sk-[\w-]{16,} | hf_\w{16,} | gh[pousr]_\w{20,} | github_pat_\w{20,} | xox[abprs]-[\w-]{10,} | AKIA[0-9A-Z]{12,}
-    | AIza[\w-]{30,} | glpat-[\w-]{16,} | eyJ[\w-]{10,}\.[\w-]{10,} | -----BEGIN | wandb_v\d_\w{10,}
+    r"""(?x) sk-[\w-]{16,} | hf_\w{16,} | gh[pousr]_\w{20,} | github_pat_\w{20,} | xox[abprs]-[\w-]{10,}
+    | AKIA[0-9A-Z]{12,} | AIza[\w-]{30,} | glpat-[\w-]{16,} | eyJ[\w-]{10,}\.[\w-]{10,} | -----BEGIN | wandb_v\d_\w{10,}
     | \b[0-9a-fA-F]{32,}\b | ://[^/\s:@]+:[^/\s@]+@ | \bBearer\s+\S{8,}"""
 )
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
 _PATH = re.compile(r"(^|[\s=:,'\"(\[])(~?/|\.{1,2}/|[A-Za-z]:[\\/]|\\\\|file:|s3:|gs:|https?:)[^\s,'\")\]]*")
-_FILE = re.compile(r"\.(py|ipynb|sh|json|jsonl|csv|tsv|parquet|txt|md|ya?ml|toml|pt|pth|bin|ckpt|safetensors|arrow|gz|zip)$", re.I)
+_FILE = re.compile(
+    r"\.(py|ipynb|sh|jsonl?|[ct]sv|parquet|txt|md|ya?ml|toml|pth?|bin|ckpt|safetensors|arrow|gz|zip)$", re.IGNORECASE
+)
 _WORD_LIKE = re.compile(r"[A-Za-z0-9][\w.+:-]*")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LABEL_WORDS = re.compile(r"[A-Za-z0-9]+")
 _TOKEN = re.compile(r"[A-Za-z0-9+/_=-]{20,}")
 
-GENERIC_NAMES = frozenset({"root", "user", "ubuntu", "admin", "nobody", "runner", "jovyan", "localhost", "none", "home"})
+GENERIC_NAMES = frozenset(
+    {"root", "user", "ubuntu", "admin", "nobody", "runner", "jovyan", "localhost", "none", "home"}
+)
 """User and host names that identify nobody and would mangle ordinary words."""
 
 Leaves = None | bool | int | float | str
@@ -248,9 +259,7 @@ def allow_words(words: Iterable[str]) -> list[str]:
 def is_secret_key(key: str) -> bool:
     """Does the key's name say that its (string) value is a secret? ``tokenizer`` does not, ``api_token`` does."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key)
-    return bool(STRONG_SECRET.search(key)) or any(
-        word.lower() in SECRET_WORDS for word in _LABEL_WORDS.findall(spaced)
-    )
+    return bool(STRONG_SECRET.search(key)) or any(word.lower() in SECRET_WORDS for word in _LABEL_WORDS.findall(spaced))
 
 
 def looks_secret(text: str) -> bool:

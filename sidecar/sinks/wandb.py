@@ -100,7 +100,7 @@ class WandbSink:
                 job_type=labels.job_type, tags=list(labels.tags), notes=labels.notes, dir=self._base, resume="allow",
                 config=_config(info), settings=self._settings(wandb, choice.mode),
             )  # fmt: skip
-        except Exception as error:  # wandb raises many kinds; whatever it was, the runner tries again in a new process.
+        except Exception as error:  # noqa: BLE001 - wandb raises many kinds; the runner tries again in a new process.
             raise Unavailable(_explain(error)) from None
         _define_axes(self._run)
         line = wandb_account.start_line(labels)
@@ -156,7 +156,7 @@ class WandbSink:
             self._run.log(payload, step=step, commit=True)
         except (ValueError, TypeError):
             raise  # May be the row's fault.
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - its service died, in whatever words.
             raise SinkDied(f"wandb failed: {_explain(error)}") from None
         self._logged, self._logged_at = step, time.monotonic()
 
@@ -216,10 +216,10 @@ FACT_NAMES = {"params": "total_params"}
 def _history_step(record: bytes) -> int | None:
     from wandb.proto import wandb_internal_pb2
 
-    parsed = wandb_internal_pb2.Record()
+    parsed: Any = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
     try:
         parsed.ParseFromString(record)
-    except Exception:  # protobuf's DecodeError has moved between its versions.
+    except Exception:  # noqa: BLE001 - protobuf's DecodeError has moved between its versions.
         return None
     return parsed.history.step.num if parsed.WhichOneof("record_type") == "history" else None
 

@@ -1,0 +1,70 @@
+"""Sinks for tests: ones that keep what they get in a file, and ones that misbehave as told by a file."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sidecar.rows import Row, RunInfo
+from sidecar.sinks.base import Report, Sink, SinkContext, Unavailable
+
+
+class Recorder(Sink):
+    """Writes each delivery to DIR/NAME.delivered, one JSON line a row; obeys the words in DIR/NAME.orders."""
+
+    leaves_machine: ClassVar[bool] = False
+
+    def __init__(self, context: SinkContext) -> None:
+        self._file = Path(context.data_dir, f"{context.sink}.delivered")
+        self._orders = Path(context.data_dir, f"{context.sink}.orders")
+        self._opened = Path(context.data_dir, f"{context.sink}.opened")
+
+    def open(self, run: RunInfo) -> Report:
+        with self._opened.open("a") as file:
+            file.write(json.dumps({"pid": os.getpid(), "run": run.run_id, "environ": dict(os.environ)}) + "\n")
+        if self._obeys("refuse"):
+            raise Unavailable("the far end is away; wait")
+        return Report()
+
+    def deliver(self, rows: Sequence[Row], number: int) -> None:
+        if self._obeys("hang"):
+            time.sleep(3600)
+        if self._obeys("die"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._obeys("outage"):
+            raise ConnectionError("no route")
+        for row in rows:
+            if "poison" in row.metrics:
+                raise ValueError("cannot take this row")
+        with self._file.open("a") as file:
+            for index, row in enumerate(rows, number):
+                file.write(json.dumps([index, row.kind, row.step, row.metrics]) + "\n")
+
+    def _obeys(self, word: str) -> bool:
+        return self._orders.exists() and word in self._orders.read_text()
+
+
+class Isolated(Recorder):
+    isolated: ClassVar[bool] = True
+    environment: ClassVar[tuple[str, ...]] = ("RECORDER_*",)
+
+
+class Remote(Recorder):
+    leaves_machine: ClassVar[bool] = True
+
+
+def order(data_dir: Path, sink: str, word: str) -> None:
+    Path(data_dir, f"{sink}.orders").write_text(word)
+
+
+def delivered(data_dir: Path, sink: str) -> list[list[Any]]:
+    path = Path(data_dir, f"{sink}.delivered")
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def opened(data_dir: Path, sink: str) -> list[dict[str, Any]]:
+    path = Path(data_dir, f"{sink}.opened")
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,0 +1,278 @@
+"""What the runner promises: everything, in order, at least once, and no sink's trouble is another's."""
+
+import random
+import threading
+from pathlib import Path
+
+import pytest
+
+from sidecar import wire
+from sidecar.journal import JournalReader
+from sidecar.rows import Projector
+from sidecar.sinks import backoff
+from sidecar.sinks.base import Report, Sink, Unavailable
+from sidecar.sinks.cursors import Cursor, Cursors
+from sidecar.sinks.deadletters import DeadLetters
+from sidecar.sinks.runner import SinkRunner
+from sidecar.sinks.source import Policy, Source
+
+from . import stand_ins
+from .harness import FAST, Manager, Run, until
+from .stand_ins import delivered, order
+
+pytestmark = pytest.mark.usefixtures("stand_ins")
+
+
+def steps_of(rows: list[list[object]]) -> list[object]:
+    return [row[2] for row in rows if row[1] == "step"]
+
+
+def test_every_row_arrives_once_and_in_order(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with Manager(run, "recorder") as manager:
+        run.steps(0, 9)
+        manager.drain()
+        run.steps(10, 19)
+        manager.drain()
+    rows = delivered(tmp_path, "recorder")
+    assert steps_of(rows) == list(range(20))
+    assert [row[0] for row in rows] == list(range(len(rows)))
+    assert manager.health("recorder").delivered_rows == len(rows)
+    assert manager.health("recorder").lag_events == 0
+
+
+def test_after_a_restart_delivery_goes_on_where_it_was(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with Manager(run, "recorder") as manager:
+        run.steps(0, 9)
+        manager.drain()
+    run.steps(10, 14)
+    with Manager(run, "recorder") as manager:
+        manager.drain()
+        run.steps(15, 19)
+        manager.drain()
+    rows = delivered(tmp_path, "recorder")
+    assert steps_of(rows) == list(range(20))
+    assert [row[0] for row in rows] == list(range(len(rows)))
+
+
+def test_a_sink_added_late_gets_the_same_as_one_from_the_start(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with Manager(run, "recorder") as manager:
+        run.steps(0, 24)
+        manager.drain()
+        manager.manager.add("run-1", "second")
+        run.steps(25, 30)
+        manager.drain()
+    assert delivered(tmp_path, "second") == delivered(tmp_path, "recorder")
+
+
+def test_a_late_sink_is_remembered_over_a_restart(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with Manager(run) as manager:
+        run.steps(0, 4)
+        manager.manager.add("run-1", "second")
+        manager.drain()
+    run.steps(5, 9)
+    with Manager(run) as manager:
+        manager.drain()
+    assert steps_of(delivered(tmp_path, "second")) == list(range(10))
+
+
+def test_an_outage_delays_but_loses_nothing_and_says_why(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    order(tmp_path, "recorder", "outage")
+    with Manager(run, "recorder") as manager:
+        run.steps(0, 5)
+        manager.manager.notify("run-1")
+        health = manager.health("recorder")
+        until(lambda: health.failures_total >= 2)
+        assert (health.state, health.reason) == ("failing", "ConnectionError: no route")
+        assert not manager.manager.drained()
+        order(tmp_path, "recorder", "")
+        manager.drain()
+        assert (health.state, health.dead_letters_total) == ("ok", 0)
+    assert steps_of(delivered(tmp_path, "recorder")) == list(range(6))
+
+
+def test_a_poison_row_is_put_aside_and_the_others_arrive(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.steps(0, 5)
+    run.emit(wire.Log(run.now_ns, 0, 5, {"poison": 1.0}))
+    run.steps(6, 9)
+    with Manager(run, "recorder", policy=Policy(pace_seconds=0.0, poll_seconds=0.05, poison_attempts=1)) as manager:
+        manager.drain()
+        assert manager.health("recorder").dead_letters_total == 1
+    rows = delivered(tmp_path, "recorder")
+    assert steps_of(rows) == list(range(10))
+    assert not any("poison" in row[3] for row in rows)
+    letters = (tmp_path / "dead-letters" / "run-1.recorder.jsonl").read_text().splitlines()
+    assert len(letters) == 1
+    assert "cannot take this row" in letters[0]
+
+
+def test_a_hung_sink_delays_no_other(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    order(tmp_path, "recorder", "hang")
+    with Manager(run, "recorder", "second") as manager:
+        run.steps(0, 9)
+        manager.manager.notify("run-1")
+        until(lambda: steps_of(delivered(tmp_path, "second")) == list(range(10)))
+        until(lambda: manager.health("recorder").lag_events == 10)
+        closing = threading.Thread(target=manager.manager.close, args=(0.5,))
+        closing.start()
+        closing.join(10.0)
+        assert not closing.is_alive()
+    assert delivered(tmp_path, "recorder") == []
+
+
+def test_a_paused_sink_waits_and_goes_on(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    Cursors(tmp_path / "cursors.sqlite").pause("run-1", "recorder", True)
+    with Manager(run, "recorder") as manager:
+        run.steps(0, 4)
+        manager.manager.notify("run-1")
+        until(lambda: manager.health("recorder").state == "paused")
+        assert delivered(tmp_path, "recorder") == []
+        Cursors(tmp_path / "cursors.sqlite").pause("run-1", "recorder", False)
+        until(lambda: len(steps_of(delivered(tmp_path, "recorder"))) == 5)
+
+
+def test_a_period_selects_steps_of_remote_sinks_only(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.steps(0, 20)
+    policy = Policy(pace_seconds=0.0, poll_seconds=0.05, period_steps=10)
+    with Manager(run, "recorder", "remote", policy=policy) as manager:
+        manager.drain()
+    remote = [row for row in delivered(tmp_path, "remote") if row[1] == "step" and row[3]]
+    assert [row[2] for row in remote] == [0, 10, 20]
+    assert remote[1][3]["train/loss"] == 4.0 / 11
+    assert steps_of(delivered(tmp_path, "recorder")) == list(range(21))
+
+
+def test_a_record_larger_than_many_rows_does_not_stop_the_reader(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    whole = wire.encode_event(wire.Text(run.now_ns, 0, 0, "note", "x" * 900_000))
+    size = 30_000
+    slices = [whole[at : at + size] for at in range(0, len(whole), size)]
+    for index, data in enumerate(slices):
+        run.emit(wire.Part(run.now_ns, 0, index, len(slices), data))
+    run.steps(1, 2)
+    with Manager(run, "recorder") as manager:
+        manager.drain()
+    rows = delivered(tmp_path, "recorder")
+    assert [row[1] for row in rows if row[1] != "derived"] == ["text", "step", "step"]
+
+
+def test_a_finished_run_closes_its_sink_and_reopens_it_for_news(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.steps(0, 3)
+    run.finish()
+    with Manager(run, "recorder", policy=Policy(pace_seconds=0.0, poll_seconds=0.02, linger_seconds=0.0)) as manager:
+        until(lambda: all(runner.ended for runner in manager.manager._runners.values()))
+        assert manager.manager.drained()
+        again = Run(tmp_path, session=8)
+        again.now_ns = run.now_ns
+        manager.manager.run_started(again.hello)
+        again.steps(4, 6)
+        manager.drain()
+        until(lambda: steps_of(delivered(tmp_path, "recorder")) == list(range(7)))
+
+
+class FarEnd(Sink):
+    """Remembers rows by number and says, when opened, how many of them survived."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, object] = {}
+        self.opened = 0
+
+    def open(self, run: object) -> Report:
+        self.opened += 1
+        return Report(acknowledged=len(self.kept))
+
+    def deliver(self, rows: object, number: int) -> None:
+        self.kept |= {number + index: row for index, row in enumerate(rows)}
+
+
+def runner_of(run: Run, sink: Sink, cursors: Cursors, tmp_path: Path) -> SinkRunner:
+    def source(start: Cursor) -> Source:
+        return Source(JournalReader(run.store.path(run.run_id)), Projector(run.run_id), start, FAST)
+
+    letters = DeadLetters(tmp_path / "dead", run.run_id, "far")
+    return SinkRunner(run.run_id, "far", sink, source, cursors, letters, policy=FAST, random=lambda: 0.999)
+
+
+def test_what_the_far_end_lost_is_delivered_again_from_the_journal(tmp_path: Path) -> None:
+    run, sink, cursors = Run(tmp_path), FarEnd(), Cursors(tmp_path / "cursors.sqlite")
+    run.steps(0, 9)
+    first = runner_of(run, sink, cursors, tmp_path)
+    first.start()
+    until(lambda: len(sink.kept) == 20)
+    first.stop()
+    assert first.join(10.0)
+    everything = dict(sink.kept)
+    sink.kept = {number: row for number, row in sink.kept.items() if number < 7}
+    second = runner_of(run, sink, cursors, tmp_path)
+    second.start()
+    until(lambda: second.drained and len(sink.kept) == 20)
+    second.stop()
+    assert second.join(10.0)
+    assert sink.kept == everything
+
+
+def test_an_unavailable_sink_is_tried_again_with_growing_rests(tmp_path: Path) -> None:
+    class Away(Sink):
+        def open(self, run: object) -> Report:
+            raise Unavailable("away; wait")
+
+    run, rests = Run(tmp_path), []
+    run.steps(0, 0)
+
+    def wait(event: threading.Event, seconds: float) -> bool:
+        rests.append(seconds)
+        if len(rests) >= 12:
+            event.set()
+        return event.is_set()
+
+    runner = runner_of(run, Away(), Cursors(tmp_path / "cursors.sqlite"), tmp_path)
+    runner._wait, runner._random = wait, lambda: 0.0
+    runner.start()
+    assert runner.join(10.0)
+    assert rests[:9] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert runner.health.reason == "away; wait"
+
+
+def test_the_back_off_has_full_jitter_and_a_cap() -> None:
+    source = random.Random(1)
+    delays = [backoff.delay_seconds(12, source.random) for _ in range(1000)]
+    assert 0 < min(delays) < 2
+    assert 58 < max(delays) <= 60
+    assert backoff.delay_seconds(1_000_000, lambda: 0.0) == 60
+
+
+def test_the_trainer_may_switch_sinks_off_and_the_reason_is_shown(tmp_path: Path) -> None:
+    with Manager(Run(tmp_path, sinks=["none"]), "recorder") as manager:
+        assert manager.manager.drained()
+        assert manager.health("recorder").state == "disabled"
+        assert manager.health("recorder").reason == "disabled: this run asked for none"
+
+
+def test_a_sink_that_is_not_allowed_or_does_not_exist_is_refused_with_the_reason(tmp_path: Path) -> None:
+    with Manager(Run(tmp_path, sinks=["recorder", "wandbb"]), allow_sinks=("second", "wandbb")) as manager:
+        assert manager.health("recorder").reason == "disabled: not in --allow-sinks of this sidecar"
+        assert "did you mean wandb?" in manager.health("wandbb").reason
+
+
+def test_the_dummy_word_keeps_a_run_off_wandb_only(tmp_path: Path) -> None:
+    run = Run(tmp_path, sinks=["dummy"])
+    with Manager(run, "recorder", "wandb") as manager:
+        run.steps(0, 1)
+        manager.drain()
+        assert manager.health("wandb").state == "disabled"
+    assert steps_of(delivered(tmp_path, "recorder")) == [0, 1]
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_stand_ins_are_the_real_protocol() -> None:
+    recorder: type[Sink] = stand_ins.Recorder
+    assert recorder.isolated is False
