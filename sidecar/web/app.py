@@ -106,7 +106,8 @@ def create_app(views: Views, security: Security | None = None) -> FastAPI:
     """The application. ``app.state`` has ``exposition`` (scrapes_total), ``hub`` (clients) and ``reader``."""
     security = security or Security()
     app = FastAPI(title="trainer-sidecar", version=__version__, docs_url=None, redoc_url=None,
-                  default_response_class=Json, description="What one training run is doing. Read-only.")
+                  default_response_class=Json, redirect_slashes=False,
+                  description="What one training run is doing. Read-only.")
     app.state.reader = reader = Reader(views)
     app.state.exposition = exposition = Exposition(views)
     app.state.hub = Hub(lambda run_id: msgspec.to_builtins(reader.status(run_id)), lambda: views.version,
@@ -213,14 +214,16 @@ def _add_api(app: FastAPI, views: Views, reader: Reader) -> None:
     async def history(
         run_id: str,
         names: Annotated[str, Query(max_length=8_000)] = "",
+        name: Annotated[list[str], Query(max_length=NAMES_MAX)] = [],  # noqa: B006 - FastAPI copies it.
         points: Annotated[int, Query(ge=1, le=5_000)] = 500,
         x: Annotated[Literal["step", "tokens", "time"], Query()] = "step",
     ) -> Response:
-        """Series thinned to ``points``, extremes kept. Without names: which names there are."""
+        """Series thinned to ``points``, extremes kept; ``name`` may be repeated, for names that contain a comma.
+        Without any: which names there are."""
         series = views.history(run_id)
         if series is None:
             raise HTTPException(404, {"error": "no history of that run is in memory", "runs": views.run_ids()})
-        wanted = list(dict.fromkeys(name for name in names.split(",") if name))
+        wanted = list(dict.fromkeys([*filter(None, names.split(",")), *name]))
         if len(wanted) > NAMES_MAX:
             raise HTTPException(422, f"at most {NAMES_MAX} names at once")
         if not wanted:
