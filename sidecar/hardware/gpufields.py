@@ -12,6 +12,9 @@ from typing import Any
 Fields = dict[str, Any]
 Reader = Callable[[Any, Any], Fields]
 
+IDENTITY = ("uuid", "index", "name", "pci_bus_id", "driver_version", "mig_index", "parent_uuid")
+"""Fields that say which GPU it is; all others are readings."""
+
 SENTINELS = frozenset({2**64 - 1, 2**63 - 1, 2**63, 2**32 - 1, 2**31 - 1, 2**31})
 """What drivers return for "no value", signed and unsigned: never a reading."""
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from sidecar import wire
+from sidecar.hardware.gpufields import IDENTITY, Fields
 from sidecar.hardware.host import Host, Numbers
 from sidecar.hardware.nvml import Nvml, Reading
 from sidecar.telemetry import CollectorHealth, Telemetry
@@ -128,8 +129,9 @@ class Sampler:
         reading = self._gpus.answer()
         if reading is None:
             waited = self._gpus.busy_seconds()
-            reading = Reading(False, f"the NVIDIA driver has not answered for {waited:.1f} s")
-            self._report("nvml", False, waited, reading.reason)
+            reason = f"the NVIDIA driver has not answered for {waited:.1f} s"
+            self._report("nvml", False, waited, reason)
+            reading = Reading(False, reason, self._gpus.identities)
         else:
             self._report("nvml", reading.available, self._gpus.duration_seconds, reading.reason)
         return reading
@@ -147,6 +149,8 @@ class GpuReader:
     def __init__(self, nvml: Nvml) -> None:
         self.duration_seconds = 0.0
         """What the latest complete reading took."""
+        self.identities: list[Fields] = []
+        """Which GPUs the latest complete reading found: all that is known of them while the driver hangs."""
         self._nvml = nvml
         self._changed = threading.Condition()
         self._wanted = False
@@ -194,6 +198,7 @@ class GpuReader:
             except Exception as error:  # The boundary of this thread: the host's readings go on without GPUs.
                 log.exception("reading the GPUs failed")
                 reading = Reading(False, f"reading the GPUs failed: {error}")
+            self.identities = [{key: gpu[key] for key in IDENTITY if key in gpu} for gpu in reading.gpus]
             with self._changed:
                 self._reading, self._began, self._answered = reading, None, True
                 self.duration_seconds = time.monotonic() - began

@@ -168,10 +168,11 @@ def test_a_driver_call_that_hangs_costs_the_gpus_only_and_is_reported(
     sampler = start(period_seconds=0.05)
     readings.wait(lambda reading: len(reading.gpus) == 8)
     gpus.update({"hang.nvmlDeviceGetPowerUsage": 1})
-    readings.wait(lambda reading: not reading.gpus)
+    readings.wait(lambda reading: len(reading.gpus) == 8 and "power_watts" not in reading.gpus[0])
     before = len(readings.all)
     readings.count(before + 5)
-    assert all(not reading.gpus for reading in readings.all[before:])
+    identity = {"uuid", "index", "name", "pci_bus_id", "driver_version"}
+    assert all(gpu.keys() == identity for reading in readings.all[before:] for gpu in reading.gpus)
     assert all(reading.host["memory_total_bytes"] > 0 for reading in readings.all[before:])
     health = telemetry.collectors["nvml"]
     assert not health.success
@@ -182,7 +183,7 @@ def test_a_driver_call_that_hangs_costs_the_gpus_only_and_is_reported(
     readings.wait(lambda reading: reading.step == 40)
 
     gpus.update({"hang.nvmlDeviceGetPowerUsage": None})
-    readings.wait(lambda reading: len(reading.gpus) == 8, after=len(readings.all))
+    readings.wait(lambda reading: "power_watts" in reading.gpus[7], after=len(readings.all))
     readings.count(len(readings.all) + 1)
     assert telemetry.collectors["nvml"].success
 
