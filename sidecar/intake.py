@@ -15,7 +15,7 @@ from typing import NamedTuple
 import zmq
 
 from sidecar import wire
-from sidecar.journal import Chunk, Journal, JournalFull, Stream
+from sidecar.journal import Checkpoint, Chunk, Journal, JournalFull, Stream
 from sidecar.store import Store
 from sidecar.telemetry import Telemetry
 
@@ -98,6 +98,19 @@ class Intake:
             self._runs_by_session.update(dict.fromkeys(journal.streams, run_id))
         return journal
 
+    def store_checkpoint(self, run_id: str, checkpoint: Checkpoint) -> None:
+        self.store(run_id, lambda journal: journal.checkpoint(checkpoint))
+
+    def store(self, run_id: str, write: Callable[[Journal], None]) -> None:
+        """Write something beside the events. A failure is noted, nothing depends on it."""
+        journal = self.open_run(run_id)
+        if journal is None:
+            return
+        try:
+            write(journal)
+        except (JournalFull, sqlite3.Error) as error:
+            self._journal_failed(str(error), "full" if isinstance(error, JournalFull) else "failing")
+
     def round(self, poll_seconds: float = POLL_SECONDS) -> bool:
         """Receive for a while, commit once, acknowledge, hand on. True when anything came."""
         began = time.monotonic()
@@ -131,9 +144,7 @@ class Intake:
         committed: list[Committed] = []
         for run_id, batch in pending.items():
             rows = self._append(run_id, batch)
-            committed += [
-                Committed(run_id, *facts) for facts in zip(rows, batch.ranks, batch.chunks, strict=False)
-            ]  # fmt: skip
+            committed += [Committed(run_id, *facts) for facts in zip(rows, batch.ranks, batch.chunks, strict=False)]
         self._acknowledge()
         if committed:
             self._count(committed)

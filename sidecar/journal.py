@@ -21,6 +21,8 @@ from sidecar import wire
 FORMAT = 1
 READ_ROWS = 128  # Rows fetched per read transaction: short ones let SQLite check-point its log.
 BUSY_SECONDS = 10.0
+CLEAN_KEY = "closed_in_order"
+USAGE_PRAGMAS = ("page_count", "freelist_count", "page_size")
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -31,6 +33,9 @@ CREATE TABLE IF NOT EXISTS streams (
 CREATE TABLE IF NOT EXISTS frames (
     row INTEGER PRIMARY KEY AUTOINCREMENT, stream INTEGER NOT NULL, first_seq INTEGER NOT NULL,
     count INTEGER NOT NULL, received_ns INTEGER NOT NULL, crc INTEGER NOT NULL, records BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS checkpoints (
+    row INTEGER PRIMARY KEY, number INTEGER NOT NULL, crc INTEGER NOT NULL, state BLOB NOT NULL, history BLOB
 );
 """
 
@@ -47,6 +52,16 @@ class Record(NamedTuple):
     seq: int
     received_ns: int
     event: wire.AnyEvent
+
+
+class Checkpoint(NamedTuple):
+    """The fold of everything up to a row, so that nobody has to fold it again."""
+
+    row: int
+    number: int
+    """How many rows of output (sidecar.rows) had been projected by then."""
+    state: bytes
+    history: bytes | None
 
 
 class Chunk(NamedTuple):
@@ -81,6 +96,7 @@ class Journal:
         self._db.execute("PRAGMA synchronous=FULL")  # Acknowledged means on the disk.
         self._db.executescript(SCHEMA)
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?)", (FORMAT,))
+        self._db.execute("DELETE FROM meta WHERE key = ?", (CLEAN_KEY,))
         self.streams = {stream.session: stream for stream in _streams(self._db)}
 
     def greet(self, hello: wire.Hello, received_ns: int) -> Stream:
@@ -138,13 +154,35 @@ class Journal:
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
-    def size_bytes(self) -> int:
-        with contextlib.suppress(OSError):
-            wal = self.path.with_name(self.path.name + "-wal")
-            return self.path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)
-        return 0
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Store the fold up to a row. Only the newest keeps its history. Raises JournalFull."""
+        row, number, state, history = checkpoint
+        with self._transaction():
+            self._db.execute("UPDATE checkpoints SET history = NULL")
+            self._db.execute(
+                "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)", (row, number, zlib.crc32(state), state, history)
+            )
+
+    def drop_through(self, row: int) -> int:
+        """Remove the events up to ``row``, which must be a checkpoint's; return how many events went. Raises JournalFull."""
+        with self._transaction():
+            dropped = self._db.execute("SELECT coalesce(sum(count), 0) FROM frames WHERE row <= ?", (row,)).fetchone()[0]
+            self._db.execute("DELETE FROM frames WHERE row <= ?", (row,))
+            self._db.execute("DELETE FROM checkpoints WHERE row < ?", (row,))
+        return int(dropped)
+
+    def checkpoint_rows(self) -> list[int]:
+        return [row for (row,) in self._db.execute("SELECT row FROM checkpoints ORDER BY row")]
+
+    def used_bytes(self) -> int:
+        """Bytes in use inside the file; space that was freed is used again before the file grows."""
+        pages, free, size = (self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in USAGE_PRAGMAS)
+        return int((pages - free) * size)
 
     def close(self) -> None:
+        """Mark the file as closed in order, so that the next opening need not check it."""
+        with contextlib.suppress(JournalFull, sqlite3.Error):
+            self.put(CLEAN_KEY, b"1")
         self._db.close()
 
     def _load_stream(self, session: int) -> Stream:
@@ -158,7 +196,7 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             if getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
@@ -204,6 +242,25 @@ class JournalReader:
 
     def last_row(self) -> int:
         return int(self._db.execute("SELECT coalesce(max(row), 0) FROM frames").fetchone()[0])
+
+    def checkpoint(self, number_max: int | None = None) -> Checkpoint | None:
+        """The newest usable checkpoint (with ``number_max``: the newest not beyond that row of output)."""
+        rows = self._db.execute(
+            "SELECT row, number, crc, state, history FROM checkpoints WHERE ? IS NULL OR number <= ? ORDER BY row DESC",
+            (number_max, number_max),
+        )
+        for row, number, crc, state, history in rows:
+            if zlib.crc32(state) == crc:
+                return Checkpoint(row, number, state, history)
+        return None
+
+    def first_checkpoint(self) -> Checkpoint | None:
+        """Where the events begin when older ones were dropped; None when none were."""
+        first = self._db.execute("SELECT coalesce(min(row), 1) FROM frames").fetchone()[0]
+        row = self._db.execute(
+            "SELECT row, number, state, history FROM checkpoints WHERE row < ? ORDER BY row LIMIT 1", (first,)
+        ).fetchone()
+        return Checkpoint(*row) if row and first > 1 else None
 
     def get(self, key: str) -> bytes | None:
         found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -271,8 +328,12 @@ def _fits(name: Any, value: Any) -> bool:
 
 def _streams(db: sqlite3.Connection, where: str = "", values: tuple[Any, ...] = ()) -> list[Stream]:
     rows = db.execute(f"SELECT id, rank, session, next_seq, hello FROM streams {where} ORDER BY id", values).fetchall()
-    result = []
-    for id, rank, session, next_seq, blob in rows:
-        hello = wire.decode_from_trainer(blob) if blob else None
-        result.append(Stream(id, rank, session, next_seq, hello if isinstance(hello, wire.Hello) else None))
-    return result
+    return [Stream(id, rank, session, next_seq, _hello(blob)) for id, rank, session, next_seq, blob in rows]
+
+
+def _hello(blob: bytes | None) -> wire.Hello | None:
+    """None for the sidecar's own stream, and for a damaged one: its trainer will be asked again."""
+    with contextlib.suppress(ValueError):
+        message = wire.decode_from_trainer(blob or b"")
+        return message if isinstance(message, wire.Hello) else None
+    return None

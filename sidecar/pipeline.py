@@ -16,9 +16,10 @@ from sidecar import wire
 from sidecar.derive.snapshot import snapshot
 from sidecar.history import History
 from sidecar.intake import LATENCIES_MAX, Committed
-from sidecar.journal import JournalReader, Record, decode
+from sidecar.journal import Checkpoint, JournalReader, Record, decode
 from sidecar.rows import Projector
 from sidecar.snapshot import RunSnapshot
+from sidecar.state import dump, load
 from sidecar.store import RunEntry, Store, Summary
 from sidecar.telemetry import Telemetry
 
@@ -26,23 +27,36 @@ log = logging.getLogger("sidecar.pipeline")
 
 PUBLISH_SECONDS = 0.25
 PUBLISH_IDLE_SECONDS = 1.0  # Ages grow even when nothing arrives.
+CHECKPOINT_EVENTS = 100_000  # About a second of folding: what a restart has to do again at most.
 FOLLOWED_RUNS_MAX = 64  # Runs kept in memory; older ones are read from their journals when asked for.
 
 
 class FollowedRun:
     """One run as the pipeline holds it: the fold so far, the series drawn from it, and what is published."""
 
-    def __init__(self, run_id: str) -> None:
-        self.projector = Projector(run_id)
+    def __init__(self, run_id: str, checkpoint: Checkpoint | None = None) -> None:
+        self.projector = Projector(run_id, load(checkpoint.state) if checkpoint else None)
         self.history = History()
         self.parts: dict[int, list[bytes]] = {}
         self.snapshot: RunSnapshot | None = None
         self.dirty = True
+        self._row, self._number = (checkpoint.row, checkpoint.number) if checkpoint else (0, 0)
+        self._since_checkpoint = 0
 
     def feed(self, record: Record) -> None:
         for row in self.projector.feed(record):
             self.history.add(row)
+            self._number += 1
+        self._row = record.row
+        self._since_checkpoint += 1
         self.dirty = True
+
+    def checkpoint(self, events_min: int = CHECKPOINT_EVENTS) -> Checkpoint | None:
+        """The fold so far, when at least ``events_min`` events have come since the last one was taken."""
+        if self._since_checkpoint < events_min or self.parts:
+            return None
+        self._since_checkpoint = 0
+        return Checkpoint(self._row, self._number, dump(self.projector.state), None)
 
     def publish(self, now_ns: int) -> None:
         self.snapshot = snapshot(self.projector.state, now_ns=now_ns)
@@ -111,6 +125,7 @@ class Pipeline:
         self.views = Views(store, telemetry)
         self.on_snapshot_due: Callable[[int], None] = lambda step: None
         self.on_rows: Callable[[str], None] = lambda run_id: None
+        self.on_checkpoint: Callable[[str, Checkpoint], None] = lambda run_id, checkpoint: None
         self._store, self._telemetry, self._snapshot_steps = store, telemetry, snapshot_steps
         self._runs = self.views._followed
         self._published = 0.0
@@ -137,6 +152,14 @@ class Pipeline:
             self._feed(run, item, now_ns)
         for run_id in {item.run_id for item in batch}:
             self.on_rows(run_id)
+            self.save(run_id)
+
+    def save(self, run_id: str, events_min: int = CHECKPOINT_EVENTS) -> None:
+        """Take a checkpoint of a run if enough has come since the last one."""
+        run = self._runs.get(run_id)
+        checkpoint = run.checkpoint(events_min) if run else None
+        if checkpoint is not None:
+            self.on_checkpoint(run_id, checkpoint)
 
     def _feed(self, run: FollowedRun, item: Committed, now_ns: int) -> None:
         before = run.projector.state.step
@@ -194,18 +217,19 @@ LIVE_STATES = frozenset({"starting", "running", "stalled"})
 
 
 def replay(store: Store, run_id: str) -> FollowedRun | None:
-    """Fold a journal from its beginning. None when there is none, or it cannot be read."""
+    """Fold a journal from its last checkpoint. None when there is none, or it cannot be read."""
     path = store.path(run_id)
     if not path.exists():
         return None
-    run = FollowedRun(run_id)
     try:
         with contextlib.closing(JournalReader(path)) as reader:
+            checkpoint = reader.checkpoint()
+            run = FollowedRun(run_id, checkpoint)
             for hello in reader.hellos():
                 run.projector.greet(hello, hello.time_ns)
-            for record in reader.records():
+            for record in reader.records(checkpoint.row if checkpoint else 0):
                 run.feed(record)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, msgspec.MsgspecError) as error:
         log.warning("the journal of %s cannot be read: %s", run_id, error)
         return None
     return run

@@ -14,7 +14,6 @@ import os
 import resource
 import signal
 import socket
-import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -46,6 +45,7 @@ log = logging.getLogger("sidecar.service")
 SCAN_SECONDS = 1.0  # How soon a dead trainer's tail is in the journal.
 PORTS_TRIED = 20
 DRAIN_SECONDS_MAX = 5.0
+CHECKPOINT_AT_STOP_EVENTS = 1_000
 LAUNCHER_VARIABLE = "SIDECAR_LAUNCHER_PID"
 
 
@@ -155,6 +155,7 @@ class Service:
         self._intake.summary_of = self._pipeline.summary_of
         self._pipeline.on_snapshot_due = self._sampler.request_snapshot
         self._pipeline.on_rows = self._sinks.notify
+        self._pipeline.on_checkpoint = self._intake.store_checkpoint
 
     def _greet(self, hello: wire.Hello, received_ns: int) -> None:
         self._pipeline.greet(hello, received_ns)
@@ -238,12 +239,8 @@ class Service:
 
     def _store_summaries(self) -> None:
         for run_id, blob in self._pipeline.summaries().items():
-            journal = self._intake.open_run(run_id)
-            if journal is not None:
-                try:
-                    journal.put(SUMMARY_KEY, blob)
-                except (OSError, sqlite3.Error) as error:
-                    log.warning("the summary of %s is not stored: %s", run_id, error)
+            self._intake.store(run_id, lambda journal, blob=blob: journal.put(SUMMARY_KEY, blob))
+            self._pipeline.save(run_id, events_min=CHECKPOINT_AT_STOP_EVENTS)
 
 
 def _raise_descriptor_limit() -> None:

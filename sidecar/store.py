@@ -15,7 +15,9 @@ from typing import NamedTuple
 import msgspec
 
 from sidecar.errors import Exit, UserError
+from sidecar.filesystems import network_file_system
 from sidecar.journal import Journal, JournalReader
+from sidecar.salvage import ensure_sound
 
 SUFFIX = ".sqlite"
 SUMMARY_KEY = "summary"
@@ -65,6 +67,13 @@ class Store:
                 exit_code=Exit.NOT_WRITABLE,
             ) from error
 
+        if kind := network_file_system(self.directory):
+            raise UserError(
+                f"the data directory {self.directory} is on a network file system ({kind}), where SQLite can lose data",
+                "choose a local folder with --dir PATH, for instance under /tmp or a local scratch disk",
+                exit_code=Exit.NOT_WRITABLE,
+            )
+
     def lock(self) -> None:
         """Become the one sidecar of this folder. Raises UserError naming the pid of the other."""
         fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -96,6 +105,7 @@ class Store:
     def journal(self, run_id: str) -> Journal:
         """Open a run's journal for writing, and create it if need be. Raises sqlite3.Error or OSError."""
         path = self.path(run_id)
+        ensure_sound(path)
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         return Journal(path)

@@ -1,0 +1,104 @@
+"""A journal that was not closed in order: checked when it is opened again, and what is good in it saved.
+
+Given: the path of a journal. Hands on: a journal that can be opened. Never: deletes a damaged file (it goes to the
+quarantine folder beside it), or gives up the good records before and after a bad one.
+"""
+
+import contextlib
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sidecar.journal import CLEAN_KEY, SCHEMA
+
+log = logging.getLogger("sidecar.salvage")
+
+QUARANTINE = "quarantine"
+SUFFIXES = ("", "-wal", "-shm")
+DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # The second: SQLite quotes damaged text in its own messages.
+SKIP_ROWS_MAX = 1 << 20  # How far one look past a damaged page may jump; jumps double from one row.
+
+
+class Salvaged(NamedTuple):
+    frames: int
+    quarantined: Path
+
+
+def ensure_sound(path: Path) -> Salvaged | None:
+    """Check a journal that was not closed in order. None: it is sound, or does not exist yet.
+
+    Raises OSError when the damaged file cannot be moved away.
+    """
+    if not path.exists() or path.stat().st_size == 0 or _is_sound(path):
+        return None
+    folder = path.parent / QUARANTINE
+    folder.mkdir(mode=0o700, exist_ok=True)
+    stem = folder / f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**6:06d}{path.suffix}"
+    for suffix in SUFFIXES:
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{path}{suffix}").rename(f"{stem}{suffix}")
+    frames = _copy_good_rows(stem, path)
+    log.error("the journal %s was damaged: %d good frames were saved, the file is kept as %s", path.name, frames, stem)
+    return Salvaged(frames, stem)
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            with contextlib.suppress(sqlite3.OperationalError):  # No such table: empty, or damaged, as the check says.
+                if database.execute("SELECT 1 FROM meta WHERE key = ?", (CLEAN_KEY,)).fetchone():
+                    return True
+            return database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+    except DAMAGE:
+        return False
+
+
+def _copy_good_rows(source: Path, target: Path) -> int:
+    frames = 0
+    with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as new:
+        new.executescript(SCHEMA)
+        new.execute("BEGIN")
+        with contextlib.suppress(*DAMAGE), contextlib.closing(sqlite3.connect(source)) as old:
+            for row in _readable(old, "frames"):
+                new.execute("INSERT OR IGNORE INTO frames VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                frames += 1
+            for row in _readable(old, "streams"):
+                new.execute("INSERT OR IGNORE INTO streams VALUES (?, ?, ?, ?, ?, ?)", row)
+        _restore_positions(new)
+        new.execute("COMMIT")
+    return frames
+
+
+def _restore_positions(database: sqlite3.Connection) -> None:
+    """Each stream goes on after its last good frame: what was acknowledged beyond it is gone from the trainers too,
+    but what was not is sent again from where we say."""
+    database.execute(
+        "UPDATE streams SET next_seq = max(next_seq, coalesce("
+        "(SELECT max(first_seq + count) FROM frames WHERE frames.stream = streams.id), 0))"
+    )
+
+
+def _readable(database: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
+    """Every row that can be read, in order of rowid; damaged stretches are jumped over."""
+    after, skip, limit = -1, 1, _last_rowid_bound(database, table)
+    while after < limit:
+        try:
+            cursor = database.execute(f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT 1", (after,))
+            row = cursor.fetchone()
+        except DAMAGE:
+            after, skip = after + skip, min(2 * skip, SKIP_ROWS_MAX)
+            continue
+        if row is None:
+            return
+        after, skip = row[0], 1
+        yield row[1:]
+
+
+def _last_rowid_bound(database: sqlite3.Connection, table: str) -> int:
+    try:
+        return int(database.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] or 0)
+    except DAMAGE:
+        return 1 << 32  # Unknown; the doubling jumps get there in a few thousand looks.

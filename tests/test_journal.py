@@ -1,0 +1,201 @@
+"""The journal: atomic, checked, salvaged, and honest about what it cannot take."""
+
+import contextlib
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sidecar import wire
+from sidecar.errors import UserError
+from sidecar.filesystems import network_file_system
+from sidecar.journal import Checkpoint, Chunk, Journal, JournalFull, JournalReader, decode
+from sidecar.salvage import QUARANTINE, ensure_sound
+from sidecar.store import Store
+
+HELLO = wire.Hello(run_id="r", rank=0, session=7, time_ns=1, mono_ns=1, project="p")
+
+
+def step(number: int) -> bytes:
+    return wire.encode_event(wire.Step(number, number, number, {"train/loss": float(number)}))
+
+
+def fill(path: Path, frames: int = 10, events: int = 3) -> Journal:
+    journal = Journal(path)
+    journal.greet(HELLO, 1)
+    for frame in range(frames):
+        first = frame * events
+        journal.append([Chunk(7, first, 1, [step(first + i) for i in range(events)])])
+    return journal
+
+
+def steps_in(path: Path) -> list[int]:
+    with contextlib.closing(JournalReader(path)) as reader:
+        return [record.event.step for record in reader.records() if isinstance(record.event, wire.Step)]
+
+
+def test_what_was_appended_is_read_back_in_order_with_its_sequence(tmp_path: Path) -> None:
+    fill(tmp_path / "j").close()
+    with contextlib.closing(JournalReader(tmp_path / "j")) as reader:
+        records = list(reader.records())
+        assert [record.seq for record in records] == list(range(30))
+        assert [record.event.step for record in records] == list(range(30))
+        assert {record.row for record in records} == set(range(1, 11))
+        assert [record.row for record in reader.records(after_row=9)] == [10, 10, 10]
+        assert reader.hellos() == [HELLO]
+
+
+def test_a_batch_that_fails_leaves_no_trace_and_can_be_tried_again(tmp_path: Path) -> None:
+    journal = fill(tmp_path / "j", frames=1)
+    good, bad = Chunk(7, 3, 1, [step(3)]), Chunk(99, 0, 1, [step(0)])
+    with pytest.raises(KeyError):
+        journal.append([good, bad])
+    assert journal.streams[7].next_seq == 3
+    journal.append([good])
+    assert steps_in(tmp_path / "j") == [0, 1, 2, 3]
+
+
+def test_a_restart_continues_each_stream_where_it_was_committed(tmp_path: Path) -> None:
+    fill(tmp_path / "j").close()
+    again = Journal(tmp_path / "j")
+    assert again.streams[7].next_seq == 30
+    assert again.greet(HELLO, 2).next_seq == 30
+
+
+def test_a_full_disk_is_told_apart_and_nothing_is_half_written(tmp_path: Path) -> None:
+    journal = fill(tmp_path / "j", frames=2)
+    pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
+    journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(JournalFull):
+        journal.append([Chunk(7, 6, 1, [bytes(40_000)] * 10)])
+    assert journal.streams[7].next_seq == 6
+    journal._db.execute("PRAGMA max_page_count = 1000000")
+    journal.append([Chunk(7, 6, 1, [step(6)])])
+    assert steps_in(tmp_path / "j") == list(range(7))
+
+
+def test_a_damaged_row_is_skipped_and_its_neighbours_are_kept(tmp_path: Path) -> None:
+    fill(tmp_path / "j").close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "j")) as database:
+        database.execute("UPDATE frames SET records = ? WHERE row = 4", (b"garbage",))
+        database.commit()
+    assert steps_in(tmp_path / "j") == [*range(9), *range(12, 30)]
+
+
+def test_any_damaged_byte_costs_at_most_its_page_and_never_the_start(tmp_path: Path) -> None:
+    """Bytes all over the file, headers and b-tree pages included; each time the sidecar must start and keep most."""
+    fill(tmp_path / "sound", frames=120, events=8).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "sound")) as database:
+        database.execute("DELETE FROM meta WHERE key = 'closed_in_order'")
+        database.commit()
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = (tmp_path / "sound").read_bytes()
+    for position in range(0, len(data), max(1, len(data) // 97)):
+        path = tmp_path / f"j{position}"
+        broken = bytearray(data)
+        broken[position : position + 64] = bytes(byte ^ 0xFF for byte in broken[position : position + 64])
+        path.write_bytes(broken)
+        ensure_sound(path)
+        Journal(path).close()
+        kept = steps_in(path)
+        assert kept == sorted(kept)
+        if position > 4096:  # The first page holds the schema: without it nothing can be told apart.
+            assert len(kept) >= 960 - 200, f"damage at byte {position} cost {960 - len(kept)} events"
+
+
+def test_a_journal_that_is_no_database_is_put_aside_not_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    path.write_bytes(b"not a database, but somebody's bytes" * 300)
+    assert ensure_sound(path) is not None
+    Journal(path).close()
+    (kept,) = (tmp_path / QUARANTINE).glob("j*")
+    assert kept.read_bytes().startswith(b"not a database")
+
+
+def test_a_journal_killed_in_the_middle_of_writing_is_sound(tmp_path: Path) -> None:
+    code = f"""
+import os, sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from tests.test_journal import fill
+fill(Path({str(tmp_path / "j")!r}))
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=False)
+    assert ensure_sound(tmp_path / "j") is None
+    assert steps_in(tmp_path / "j") == list(range(30))
+
+
+def test_checkpoints_say_where_events_begin_after_old_ones_were_dropped(tmp_path: Path) -> None:
+    journal = fill(tmp_path / "j")
+    journal.checkpoint(Checkpoint(4, 40, b"state-4", b"history"))
+    journal.checkpoint(Checkpoint(8, 80, b"state-8", b"history"))
+    assert journal.drop_through(4) == 12
+    with contextlib.closing(JournalReader(tmp_path / "j")) as reader:
+        assert reader.first_checkpoint() == (4, 40, b"state-4", None)
+        assert reader.checkpoint() == (8, 80, b"state-8", b"history")
+        assert reader.checkpoint(number_max=79) == (4, 40, b"state-4", None)
+        assert [record.row for record in reader.records()][0] == 5
+    assert journal.checkpoint_rows() == [4, 8]
+
+
+def test_a_row_with_an_impossible_value_loses_that_value_only() -> None:
+    raw = msgspec.msgpack.encode(["step", 1, 2, 3, {"good": 1.5, "bytes": b"x", 5: 1.0}])
+    assert decode(raw, 1, {}) == wire.Step(1, 2, 3, {"good": 1.5})
+
+
+@pytest.mark.parametrize("junk", [b"", b"\x80", b"\xc1", b"\x93\x01\x02\x03", b"\x91" * 5000, b"\xff\xfe", b"[1]"])
+def test_junk_is_no_event_and_no_exception(junk: bytes) -> None:
+    assert decode(junk, 1, {}) is None
+
+
+def test_parts_that_miss_a_piece_are_given_up_without_harm() -> None:
+    whole = wire.encode_event(wire.Text(1, 1, 1, "n", "x" * 100))
+    parts: dict[int, list[bytes]] = {}
+    pieces = [wire.encode_event(wire.Part(1, 1, i, 2, whole[i * 60 : (i + 1) * 60])) for i in range(2)]
+    assert decode(pieces[1], 1, parts) is None
+    assert decode(pieces[0], 1, parts) is None
+    assert decode(step(1), 1, parts) is not None
+    assert decode(pieces[1], 1, parts) is None
+    assert decode(pieces[0], 1, parts) is None
+    assert isinstance(decode(pieces[1], 1, parts), wire.Text)
+
+
+def test_names_of_runs_never_leave_the_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name in ("../../etc/passwd", "/abs", "a\0b", "x" * 5000, "", "..", "\u202e", "\ud800"):
+        assert store.path(name).parent == tmp_path / "runs"
+        assert len(store.path(name).name) < 80
+    assert len({store.path(name) for name in ("a b", "a_b", "a-b")}) == 3
+
+
+def test_a_second_sidecar_on_the_same_folder_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+    import os
+
+    first, second = Store(tmp_path), Store(tmp_path)
+    first.prepare()
+    first.lock()
+    with pytest.raises(UserError, match=str(os.getpid())):
+        second.lock()
+    first.unlock()
+    second.lock()
+    second.unlock()
+
+
+MOUNTS = """
+22 1 8:1 / / rw - ext4 /dev/sda1 rw
+40 22 0:41 / /home rw - nfs4 server:/home rw
+41 22 0:42 / /home/local\\040disk rw - xfs /dev/sdb rw
+42 22 0:43 / /scratch rw - lustre mds:/x rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/var/x", None), ("/home/u/d", "nfs4"), ("/home/local disk/d", None), ("/scratch", "lustre"), ("/homes", None)],
+)
+def test_network_file_systems_are_recognised_by_the_mount_that_holds_the_path(path: str, kind: str | None) -> None:
+    assert network_file_system(Path(path), MOUNTS) == kind
