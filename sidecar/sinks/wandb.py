@@ -165,17 +165,20 @@ class WandbSink:
         without a word."""
         if self._confirmed >= self._logged or time.monotonic() - self._logged_at < 2 * LOG_FLUSH_SECONDS:
             return
-        self._confirmed = max(self._confirmed, self._step_on_disk(self._run.id) or -1)
+        on_disk = self._step_on_disk(self._run.id)
+        self._confirmed = max(self._confirmed, -1 if on_disk is None else on_disk)
         if self._confirmed < self._logged and time.monotonic() - self._logged_at > CONFIRM_SECONDS:
             raise SinkDied("wandb does not write what it is given (its process is dead, or the disk is full)")
 
     def _step_on_disk(self, run: str) -> int | None:
+        """The last step in the local logs of this run, -1 when they hold none, None when there are no logs (a person
+        cleaned up after a sync: then the cursor is believed)."""
         found = sorted(Path(self._base, "wandb").glob(f"*run-*-{run}/run-{run}.wandb"), reverse=True)
         for path in found:
             step = last_step(path, _history_step)
             if step is not None:
                 return step
-        return None
+        return -1 if found else None
 
     def _update(self, info: RunInfo) -> None:
         known = _config(self._info) if self._info else {}
