@@ -1,0 +1,152 @@
+"""Resuming: progress goes back to the checkpoint, lifetime counters never do."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar import wire
+from sidecar.derive.snapshot import snapshot
+from tests.derive.stream import Process, Record, by_sidecar, derived, projected
+
+
+def run_of(process: Process, first: int, last: int, tokens: int = 64) -> list[Record]:
+    return [process.step(i, 0.5, loss=2.0, tokens=tokens, samples=4, phases={"forward": 0.5})
+            for i in range(first, last + 1)]
+
+
+def test_killed_at_120_and_resumed_from_100_matches_an_uninterrupted_run() -> None:
+    whole = Process(session=1)
+    _, expected = projected(run_of(whole, 1, 200), whole.hello())
+    first, second = Process(session=2), Process(session=3, at=300.0, mono=5.0)
+    records = [*run_of(first, 1, 120), *run_of(second, 101, 200)]
+    projector, rows = projected(records, first.hello(), second.hello())
+    want, have = derived(expected)[200], derived(rows)[200]
+    for name in ("train/num_input_tokens_seen", "train/total_training_time_seconds", "train/global_step"):
+        assert have[name] == want[name], name
+    state = projector.state
+    assert state.tokens_total == 220 * 64
+    assert (state.rework_steps, state.steps_total, state.restarts) == (20, 220, 1)
+
+
+def test_a_rewind_is_exact_at_an_old_checkpoint_even_with_uneven_steps() -> None:
+    first, second = Process(session=2), Process(session=3, at=9000.0)
+    records, expected = [], 0
+    for step in range(1, 6001):
+        tokens = 10 + step % 7
+        records.append(first.step(step, 0.5, tokens=tokens))
+        if step <= 500:
+            expected += tokens
+        if step == 500:
+            records.append(first.record(wire.Checkpoint, step=500))
+    records.append(second.step(501, 0.5, tokens=3))
+    projector, _ = projected(records, first.hello(), second.hello())
+    assert projector.state.tokens == expected + 3
+
+
+def test_a_rewind_to_a_step_whose_mark_was_thinned_out_shares_evenly() -> None:
+    first, second = Process(session=2), Process(session=3, at=9000.0)
+    records = [*run_of(first, 1, 6000), *run_of(second, 124, 124)]
+    projector, _ = projected(records, first.hello(), second.hello())
+    assert projector.state.tokens == 124 * 64
+
+
+def test_a_fresh_start_of_the_same_run_begins_at_nothing() -> None:
+    first, second = Process(session=2), Process(session=3, at=100.0)
+    projector, _ = projected([*run_of(first, 1, 20), *run_of(second, 1, 5)], first.hello(), second.hello())
+    assert projector.state.tokens == 5 * 64
+    assert projector.state.tokens_total == 25 * 64
+
+
+def test_going_on_after_the_last_step_is_not_rework() -> None:
+    first, second = Process(session=2), Process(session=3, at=100.0)
+    projector, _ = projected([*run_of(first, 1, 20), *run_of(second, 21, 30)], first.hello(), second.hello())
+    assert projector.state.tokens == 30 * 64
+    assert projector.state.rework_steps == 0
+
+
+def test_datasets_go_back_with_the_checkpoint_and_their_lifetime_counts_do_not() -> None:
+    first, second = Process(session=2), Process(session=3, at=100.0)
+    records = [first.step(i, datasets={"a": (2, 10)}) for i in range(1, 11)]
+    records += [second.step(i, datasets={"a": (2, 10)}) for i in range(6, 11)]
+    projector, _ = projected(records, first.hello(), second.hello())
+    assert projector.state.datasets == {"a": (20, 100)}
+    assert projector.state.datasets_total == {"a": (30, 150)}
+
+
+def test_two_ranks_restarting_together_are_one_restart_and_join_with_each_other() -> None:
+    old = [Process(rank, 10 + rank) for rank in (0, 1)]
+    new = [Process(rank, 20 + rank, at=60.0) for rank in (0, 1)]
+    records = []
+    for step in range(1, 11):
+        records += [process.step(step, tokens=8) for process in old]
+    records.append(old[0].step(11, tokens=8))  # Rank 1 died before its step 11.
+    for process in old:
+        records.append(by_sidecar(wire.RankEnded(0, 0, rank=process.rank, session=process.session)))
+    for step in range(6, 16):
+        records += [process.step(step, tokens=8) for process in reversed(new)]
+    projector, rows = projected(records, *(p.hello(world_size=2) for p in [*old, *new]))
+    assert [row.step for row in rows if row.kind == "derived"] == [*range(1, 12), *range(6, 16)]
+    state = projector.state
+    assert (state.restarts, state.attempt) == (1, 2)
+    assert state.tokens == 15 * 16
+    assert state.tokens_total == 21 * 8 + 20 * 8
+
+
+def test_the_tail_of_a_dead_process_that_is_recovered_late_is_no_restart() -> None:
+    first, second = Process(session=2), Process(session=3, at=100.0)
+    early = run_of(first, 1, 20)
+    records = [*early[:18], *run_of(second, 21, 25), *early[18:], *[second.step(26, 0.5, tokens=64)]]
+    projector, rows = projected(records, first.hello(), second.hello())
+    state = projector.state
+    assert state.ranks[0].session == 3
+    assert (state.restarts, state.tokens, state.tokens_total) == (1, 26 * 64, 26 * 64)
+    assert [row.step for row in rows if row.kind == "step"][23:25] == [19, 20]
+
+
+def test_a_tail_of_steps_that_the_successor_repeats_is_lifetime_only() -> None:
+    first, second = Process(session=2), Process(session=3, at=100.0)
+    early = run_of(first, 1, 20)
+    records = [*early[:18], *run_of(second, 11, 25), *early[18:]]
+    projector, _ = projected(records, first.hello(), second.hello())
+    assert projector.state.tokens == 25 * 64
+    assert projector.state.tokens_total == 35 * 64
+
+
+def test_epochs_that_number_their_steps_anew_lose_nothing() -> None:
+    process = Process()
+    records = [process.step(step, tokens=5) for _ in range(3) for step in range(1, 11)]
+    projector, rows = projected(records, process.hello())
+    assert projector.state.tokens == 150
+    assert projector.state.restarts == 0
+    assert sum(row.kind == "derived" for row in rows) == 30
+
+
+@given(st.data())
+def test_lifetime_counters_never_go_down(data: st.DataObject) -> None:
+    processes = [Process(0, session, at=100.0 * session) for session in (1, 2, 3)]
+    records = []
+    for process in processes:
+        start = data.draw(st.integers(0, 30))
+        records += run_of(process, start, start + data.draw(st.integers(0, 15)))
+    from sidecar.rows import Projector
+
+    projector, before = Projector("run"), (0, 0, 0)
+    for process in processes:
+        projector.greet(process.hello(), 0)
+    for record in records:
+        projector.feed(record)
+        state = projector.state
+        now = (state.tokens_total, state.steps_total, state.samples_total)
+        assert all(a <= b for a, b in zip(before, now, strict=True))
+        assert 0 <= state.tokens <= state.tokens_total
+        before = now
+
+
+def test_time_between_two_processes_is_down_and_states_sum_to_elapsed() -> None:
+    first, second = Process(session=2), Process(session=3, at=100.0)
+    records = [*run_of(first, 1, 20), *run_of(second, 11, 30)]
+    projector, _ = projected(records, first.hello(), second.hello())
+    shown = snapshot(projector.state, now_ns=records[-1].received_ns)
+    seconds = shown.goodput.seconds
+    assert seconds["down"] == 90.0
+    assert seconds["redone"] == 5.0
+    assert sum(seconds.values()) == shown.elapsed_seconds == 110.0
