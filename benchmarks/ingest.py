@@ -1,0 +1,272 @@
+"""How many events of twelve metrics a sidecar takes per second, and what one costs it.
+
+Proves: journaled and acknowledged (intake and journal alone) at 100,000 events/s and more; with fold, derived values
+and all views on, 50,000 per second of one core; a cost per event that does not grow with the number of ranks;
+1,024 ranks at 10 steps/s under 80 % of a core; and a journal of a million events ready again within 5 s of a SIGKILL.
+
+    python -m benchmarks.ingest                 # everything, about three minutes
+    python -m benchmarks.ingest rate            # one part: rate, ranks, paced, recovery
+    python -m benchmarks.ingest rate --profile  # and where the time goes, function by function
+"""
+
+import cProfile
+import io
+import json
+import pstats
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import common
+
+PARTS = ("rate", "ranks", "paced", "recovery")
+RANKS = (1, 8, 64, 256, 1024)
+RECOVERY_EVENTS = 1_000_000
+
+
+class Load(NamedTuple):
+    """What a load did: wall seconds, the sidecar's CPU seconds, events acknowledged, frames asked for again."""
+
+    seconds: float
+    cpu_seconds: float
+    events: int
+    resends: int
+    behind_seconds: float
+
+    @property
+    def cpu_microseconds_per_event(self) -> float:
+        return 1e6 * self.cpu_seconds / max(1, self.events)
+
+
+def drive(endpoint: str, pid: int, *, senders: int, ranks: int, steps: int, frame_events: int, rate: float = 0) -> Load:
+    """Play ``ranks`` ranks in ``senders`` processes against a sidecar, all starting at once."""
+    each, run_id = ranks // senders, f"load-{time.time_ns()}"
+    processes = []
+    for number in range(senders):
+        options = ["--first-rank", number * each, "--ranks", each, "--world-size", ranks, "--steps", steps]
+        options += ["--frame-events", frame_events, *(["--rate", rate] if rate else [])]
+        command = [sys.executable, "-m", "benchmarks.ranks", endpoint, run_id, *map(str, options)]
+        processes.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                             env=common.environment(), cwd=common.REPOSITORY)  # fmt: skip
+        )
+    try:
+        for process in processes:
+            if process.stdout.readline().strip() != "ready":
+                raise SystemExit("a simulated rank was not taken by the sidecar")
+        cpu_began, began = common.cpu_seconds(pid), time.monotonic()
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        results = [json.loads(process.stdout.readline()) for process in processes]
+        seconds = time.monotonic() - began
+        time.sleep(0.3)  # The last batch is folded after it was acknowledged.
+        cpu_seconds = common.cpu_seconds(pid) - cpu_began
+    finally:
+        for process in processes:
+            common.kill(process)
+    events, resends = (sum(result[key] for result in results) for key in ("acknowledged", "resends"))
+    return Load(seconds, cpu_seconds, events, resends, max(result["behind_seconds"] or 0 for result in results))
+
+
+def bare_intake(endpoint: str, directory: str) -> None:
+    """Intake and journal alone, in a process of its own: the delivery path without any view."""
+    from sidecar.intake import Intake
+    from sidecar.store import Store
+    from sidecar.telemetry import Telemetry
+
+    store = Store(Path(directory))
+    store.prepare()
+    intake = Intake(store, Telemetry(), streams_max=4096, runs_max=64)
+    intake.bind(endpoint)
+    print("ready", flush=True)
+    while True:
+        intake.round()
+
+
+def rate(options) -> None:
+    with common.folder() as folder:
+        endpoint = f"ipc://{folder}/events"
+        command = [sys.executable, "-m", "benchmarks.ingest", "--bare", endpoint, str(folder / "bare")]
+        intake = subprocess.Popen(command, stdout=subprocess.PIPE, env=common.environment(), cwd=common.REPOSITORY)
+        intake.stdout.readline()
+        try:
+            load = drive(endpoint, intake.pid, senders=2, ranks=2, steps=options.events // 2, frame_events=128)
+        finally:
+            common.kill(intake)
+    _print_load("journaled and acknowledged", load)
+    common.verdict("journaled and acknowledged, wall clock", load.events / load.seconds, 100_000, "events/s", at_least=True)
+    with common.sidecar_alive() as sidecar:
+        load = drive(sidecar.endpoint, sidecar.pid, senders=2, ranks=2, steps=options.events // 4, frame_events=128)
+    _print_load("with fold, derive and all views", load)
+    common.verdict("with all views, wall clock", load.events / load.seconds, 50_000, "events/s", at_least=True)
+    per_core = load.events / load.cpu_seconds
+    common.verdict("with all views, per CPU second of the sidecar", per_core, 50_000, "events/s", at_least=True)
+    if options.profile:
+        profile(min(options.events, 50_000), ranks=2)
+
+
+def _print_load(name: str, load: Load) -> None:
+    print(
+        f"{name}: {load.events:,} events in {load.seconds:.2f} s = {load.events / load.seconds:,.0f}/s, "
+        f"{load.cpu_microseconds_per_event:.1f} us of sidecar CPU each, {load.resends} resends", flush=True
+    )  # fmt: skip
+
+
+def ranks(options) -> None:
+    costs = {}
+    for count in options.rank_counts:
+        steps = max(8, options.events // 4 // count)
+        with common.sidecar_alive() as sidecar:
+            load = drive(sidecar.endpoint, sidecar.pid, senders=1, ranks=count, steps=steps, frame_events=8)
+        costs[count] = load.cpu_microseconds_per_event
+        _print_load(f"{count:5d} ranks, frames of 8", load)
+    ratio = costs[max(costs)] / costs[min(costs)]
+    common.verdict(f"cost per event, {max(costs)} ranks / {min(costs)} rank", ratio, 1.5, "")
+    if options.profile:
+        profile(16 * max(costs), ranks=max(costs))
+
+
+def paced(options) -> None:
+    count = max(options.rank_counts)
+    with common.sidecar_alive() as sidecar:
+        steps = int(10 * options.seconds)
+        load = drive(sidecar.endpoint, sidecar.pid, senders=2 if count % 2 == 0 else 1, ranks=count, steps=steps,
+                     frame_events=1, rate=10)  # fmt: skip
+    _print_load(f"{count} ranks x 10 steps/s", load)
+    print(f"the senders were at most {load.behind_seconds:.2f} s behind their schedule")
+    common.verdict(f"{count} ranks x 10 steps/s, CPU", 100 * load.cpu_seconds / options.seconds, 80, "% of a core")
+    common.verdict("acknowledged", 100 * load.events / (steps * count), 100, "%", at_least=True)
+
+
+def fill_journal(directory: str, events: int) -> None:
+    """Write a journal of ``events`` step events as one rank would, say so, and wait to be killed."""
+    from benchmarks.ranks import Ranks
+    from sidecar.journal import Chunk
+    from sidecar.store import Store
+
+    store = Store(Path(directory))
+    store.prepare()
+    journal, hello = store.journal("killed"), Ranks("inproc://nobody", "killed", 0, 1, 1)._hello(0)
+    journal.greet(hello, time.time_ns())
+    began_ns = time.time_ns() - events * 1_000_000
+    for first in range(0, events, 16 * 128):
+        chunks = []
+        for start in range(first, min(first + 16 * 128, events), 128):
+            steps = range(start, min(start + 128, events))
+            records = [_step_at(step, began_ns + step * 1_000_000) for step in steps]
+            chunks.append(Chunk(hello.session, start, began_ns + start * 1_000_000, records))
+        journal.append(chunks)
+    print("ready", flush=True)
+    time.sleep(600)
+
+
+def _step_at(step: int, time_ns: int) -> bytes:
+    from sidecar import wire
+
+    return wire.encode_event(wire.Step(time_ns, time_ns, step, dict(common.twelve_metrics(step))))
+
+
+def recovery(options) -> None:
+    with common.folder() as folder:
+        command = [sys.executable, "-m", "benchmarks.ingest", "--fill", str(folder / "data")]
+        writer = subprocess.Popen([*command, "--events", str(options.recovery_events)], stdout=subprocess.PIPE,
+                                  env=common.environment(), cwd=common.REPOSITORY)  # fmt: skip
+        writer.stdout.readline()
+        common.kill(writer)
+        size = sum(path.stat().st_size for path in (folder / "data").rglob("*") if path.is_file())
+        began = time.monotonic()
+        sidecar = common.Sidecar(folder)
+        try:
+            ready = time.monotonic() - began
+            load = drive_resumed(sidecar.endpoint)
+            taken = time.monotonic() - began
+            last_step = sidecar.status()["step"]
+            shown = time.monotonic() - began
+        finally:
+            sidecar.stop()
+    print(
+        f"journal of {options.recovery_events:,} events, {size / 2**20:.0f} MiB, writer killed: HTTP and endpoint ready "
+        f"after {ready:.2f} s, a resumed trainer acknowledged ({load}) after {taken:.2f} s, /status shows step "
+        f"{last_step} after {shown:.2f} s"
+    )  # fmt: skip
+    common.verdict(f"ready after SIGKILL, {options.recovery_events:,} events", shown, 5.0, "s")
+
+
+def drive_resumed(endpoint: str) -> str:
+    """The killed run's trainer comes back: say hello and one step. Returns what happened, for the report."""
+    from benchmarks.ranks import Ranks
+
+    ranks = Ranks(endpoint, "killed", 0, 1, 1)
+    ranks.greet(timeout_seconds=120.0)
+    ranks.sent[0] = 0
+    ranks.send(0, 1)
+    ranks.receive(60_000)
+    return f"{ranks.acknowledged[0]} event"
+
+
+def profile(events: int, *, ranks: int) -> None:
+    """Journal and fold in this process, without sockets, under cProfile: shares are right, absolute times are not."""
+    from benchmarks.ranks import Ranks
+    from sidecar.intake import Intake
+    from sidecar.pipeline import Pipeline
+    from sidecar.store import Store
+    from sidecar.telemetry import Telemetry
+
+    with common.folder() as folder:
+        store, telemetry = Store(folder / "data"), Telemetry(started_ns=time.time_ns())
+        store.prepare()
+        intake, pipeline = Intake(store, telemetry, streams_max=4096, runs_max=8), Pipeline(store, telemetry, snapshot_steps=10)
+        intake.on_hello, intake.on_committed, intake.summary_of = pipeline.greet, pipeline.committed, pipeline.summary_of
+        hellos = [Ranks("inproc://nobody", "profile", rank, 1, ranks)._hello(0) for rank in range(ranks)]
+        frame = 128 if ranks < 16 else 8
+        for hello in hellos:
+            intake.ingest(hello, 0, 0, [])
+        intake.commit()
+        began, profiler = time.process_time(), cProfile.Profile()
+        profiler.enable()
+        for first in range(0, events // ranks, frame):
+            now_ns = time.time_ns()
+            records = [_step_at(step, now_ns + step * 1000) for step in range(first, first + frame)]
+            for hello in hellos:
+                intake.ingest(hello, first, first, records)
+            intake.commit()
+            pipeline.publish_if_due()
+        profiler.disable()
+        seconds = time.process_time() - began
+    text = io.StringIO()
+    pstats.Stats(profiler, stream=text).strip_dirs().sort_stats("tottime").print_stats(22)
+    print(f"profile: {events:,} events of {ranks} ranks, {1e6 * seconds / events:.1f} us each under the profiler")
+    print("\n".join(line for line in text.getvalue().splitlines()[6:] if line.strip()))
+
+
+def main() -> int:
+    parser = common.parser(__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help="rate, ranks, paced, recovery (default: all)")
+    parser.add_argument("--events", type=int, default=400_000, help="events of the largest load (default 400,000)")
+    parser.add_argument("--rank-counts", type=lambda text: tuple(map(int, text.split(","))), default=RANKS)
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the paced load (default 10)")
+    parser.add_argument("--recovery-events", type=int, default=RECOVERY_EVENTS)
+    parser.add_argument("--profile", action="store_true", help="also profile rate or ranks")
+    parser.add_argument("--bare", nargs=2, metavar=("ENDPOINT", "DIR"), help=common.argparse.SUPPRESS)
+    parser.add_argument("--fill", metavar="DIR", help=common.argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        bare_intake(*options.bare)
+    elif options.fill:
+        fill_journal(options.fill, options.events)
+    else:
+        unknown = set(options.parts) - set(PARTS)
+        if unknown:
+            parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        common.print_machine()
+        for part in options.parts or PARTS:
+            globals()[part](options)
+        common.print_load_after()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
