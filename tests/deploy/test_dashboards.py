@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.metrics import prometheus_families
 from tests.deploy.promql import DASHBOARDS, DEPLOY, Query, build_module, metric_names, panels, queries, variables
 
 
@@ -48,18 +49,14 @@ def test_the_run_overview_has_run_rank_and_gpu_as_variables() -> None:
     assert names >= {"$run", "$rank", "$gpu"}
 
 
-def exported_names() -> set[str]:
-    """Every Prometheus name in the catalogue."""
-    from sidecar.metrics import CATALOGUE
-
-    return {metric.prometheus for metric in CATALOGUE if metric.prometheus}
+EXPORTED = prometheus_families().keys()
 
 
 @pytest.mark.parametrize("query", [*queries(), *variables()], ids=lambda query: f"{query.dashboard}: {query.panel}")
 def test_dashboards_use_exported_metrics_only(query: Query) -> None:
     used = metric_names(query.expr)
     assert used
-    assert used <= exported_names()
+    assert used <= EXPORTED
 
 
 def test_rules_use_exported_metrics_only() -> None:
@@ -67,7 +64,7 @@ def test_rules_use_exported_metrics_only() -> None:
     rules = re.findall(r"expr: (?:>-\n((?: {10}.*\n)+)|(.*)\n)", text)
     used = {name for block, line in rules for name in metric_names(block or line)}
     assert len(used) > 20
-    assert used <= exported_names()
+    assert used <= EXPORTED
 
 
 def test_metric_names_are_found_in_a_query() -> None:
