@@ -5,6 +5,7 @@
 Given: torchrun's RANK, LOCAL_RANK and WORLD_SIZE. Hands on: a World for the length of a run.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,8 +65,11 @@ def world(device: str = "auto", threads: int | None = None) -> Iterator[World]:
         dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield World(rank, local_rank, size, place)
+        if size > 1:
+            dist.barrier()  # A rank that leaves while another still talks makes gloo abort the process at its exit.
     finally:
         if size > 1:
+            gc.collect()  # DDP sits in reference cycles that would keep the group's threads alive until then.
             dist.destroy_process_group()
 
 

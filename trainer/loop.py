@@ -6,6 +6,7 @@ Never: waits for the sidecar, and never lets validation or samples change what i
 
 import dataclasses
 import functools
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -274,7 +275,6 @@ def _dtype(config: Config, world: World) -> torch.dtype:
 def _check_writable(folder: str) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / ".writable").touch()
-        (Path(folder) / ".writable").unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}", "give --out a folder of your own") from error

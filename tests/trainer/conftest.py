@@ -39,7 +39,7 @@ def tiny(corpus: Path) -> dict[str, object]:
 
 @pytest.fixture
 def trained(tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Trained:
-    """``trained(steps=5, ...)`` trains with the tiny flags but for those given, and returns what the sidecar was told."""
+    """``trained(steps=5, ...)`` trains with the tiny flags but for those given; returns what the sidecar was told."""
     monkeypatch.setattr("trainer.report.measured_peak_flops", lambda *_: 1e11)
     monkeypatch.setattr("trainer.loop.generate_samples", short_samples)
 

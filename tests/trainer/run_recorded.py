@@ -1,4 +1,4 @@
-"""The trainer's command with a recorder in the sidecar's place: each rank writes what it told to RECORD_TO/rankN.json."""
+"""The trainer's command with a recorder in the sidecar's place; each rank writes what it told to RECORD_TO/rankN.json."""
 
 import json
 import os
