@@ -80,7 +80,6 @@ class Sampler:
             self._gpus.stop(timeout_seconds)
 
     def _run(self) -> None:
-        """Readings by the clock keep to a fixed grid; those that fall due while one is taken are left out."""
         due = earliest = time.monotonic()
         while True:
             stopping, step = self._wait(due, earliest)
@@ -88,8 +87,7 @@ class Sampler:
                 return
             started = time.monotonic()
             earliest = started + SPACING_SECONDS
-            if started >= due:
-                due += self._period_seconds * (1 + (started - due) // self._period_seconds)
+            due = next_due(due, started, self._period_seconds)
             try:
                 self._emit(self._read(step))
             except Exception:  # The boundary of this thread: without it one bad reading would end them all.
@@ -141,6 +139,13 @@ class Sampler:
         self._telemetry.collectors[collector] = CollectorHealth(
             success, duration_seconds, reason, time.time_ns() if success else last
         )
+
+
+def next_due(due: float, now: float, period_seconds: float) -> float:
+    """When the next reading by the clock is due: on a fixed grid, those that were missed left out."""
+    if now < due:
+        return due
+    return due + period_seconds * (1 + (now - due) // period_seconds)
 
 
 class GpuReader:
