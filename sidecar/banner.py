@@ -12,7 +12,9 @@ from sidecar.config import Config
 from sidecar.live import Live
 
 
-def banner(config: Config, live: Live, run_id: str, sinks: list[str], *, ours: bool, environ: Mapping[str, str]) -> list[str]:
+def banner(
+    config: Config, live: Live, run_id: str, sinks: list[str], *, ours: bool, environ: Mapping[str, str]
+) -> list[str]:
     """At most six lines: run, store, page, metrics, sinks, how to stop."""
     page = live.http.rstrip("/") + "/"
     if environ.get("SSH_CONNECTION"):

@@ -35,9 +35,8 @@ class Child:
         except OSError as error:
             self._restore_mask()
             reason = error.strerror or str(error)
-            raise UserError(
-                f"{command[0]} cannot be executed: {reason}", "check its permissions and first line", Exit.NOT_EXECUTABLE
-            ) from None
+            remedy = "check its permissions and first line"
+            raise UserError(f"{command[0]} cannot be executed: {reason}", remedy, Exit.NOT_EXECUTABLE) from None
 
     @property
     def pid(self) -> int:

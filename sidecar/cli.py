@@ -24,6 +24,7 @@ COMMANDS = {
     "export": "every row of a run as JSON lines, CSV or Parquet",
     "doctor": "check this machine: ports, permissions, memory, GPU, packages, keys",
     "demo": "a synthetic run, to look around without training anything",
+    "keys": "make the keys for trainers on other hosts",
     "config": "the settings in force, and where each one comes from",
 }
 """Each name is a module of sidecar.commands with DESCRIPTION, EXAMPLES, add_options(parser) and run(options)."""

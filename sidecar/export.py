@@ -57,7 +57,6 @@ class OpenRun(AbstractContextManager["OpenRun"]):
             if record.session not in known and record.rank >= 0:
                 self._greet(projector, known)
             yield from _wanted(projector.feed(record), derived)
-        yield from _wanted(projector.flush(), derived)
 
     def __exit__(self, *_: object) -> None:
         self._reader.close()
@@ -177,7 +176,8 @@ def _typed(row: Row, kinds: dict[str, str]) -> dict[str, Any]:
     for name, value in row.metrics.items():
         if value is not None:
             kind = kinds[name]
-            cells[name] = float(value) if kind == "float" else _cell(value) if kind == "text" else value
+            number = float(value) if kind == "float" and isinstance(value, (int, float)) else value
+            cells[name] = _cell(value) if kind == "text" else number
     return cells
 
 

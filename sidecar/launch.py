@@ -31,6 +31,7 @@ class Launch:
         self._loaded, self._config = loaded, loaded.config
         self._command, self._environ, self._quiet = command, environ, quiet
         self._service: supervise.Service | None = None
+        self._began_ns = time.time_ns()
         self.run_id = self._config.run_id or new_run_id(time.time())
 
     def run(self) -> int:
@@ -46,7 +47,11 @@ class Launch:
             self._config, at, self.run_id, self._sinks(at), ours=self._service is not None, environ=self._environ
         ))
         code = self._accompany(child, at)
-        self._end(child, at)
+        try:
+            self._end(child, at)
+        except Exception as error:  # noqa: BLE001  # Whatever fails from here on, the shell must get the command's code.
+            self._print(f"sidecar: the end was not orderly: {error!r}")
+            self._stop()
         child.release()
         return code
 
@@ -113,9 +118,10 @@ class Launch:
             self._say([f"the sidecar stays (pid {at.pid}, {at.http}): end it with kill {at.pid}"])
         elif not self._stop():
             self._say(["the sidecar did not end in time and was killed; its journal is complete"])
-        if not self._quiet and status.get("run_id"):
-            unsent = card.unsent_wandb(self._config, self.run_id, status)
-            self._print_all(card.card(self._config, status, drain.first_loss(self._config, self.run_id), unsent))
+        run_id = status.get("run_id")
+        if not self._quiet and run_id:
+            unsent = card.unsent_wandb(self._config, run_id, status)
+            self._print_all(card.card(self._config, status, drain.first_loss(self._config, run_id), unsent))
 
     def _stop(self) -> bool:
         return self._service is None or self._service.stop()
@@ -123,10 +129,17 @@ class Launch:
     def _status(self, at: Live) -> dict[str, Any]:
         """The launched run's status; empty when there is no such run yet, or no answer."""
         try:
-            found = live.status(at, self._config, self.run_id, timeout_seconds=1.0)
+            return live.status(at, self._config, self.run_id, timeout_seconds=1.0)
+        except live.Unreachable:
+            return self._status_of_another_name(at) if self._service is not None else {}
+
+    def _status_of_another_name(self, at: Live) -> dict[str, Any]:
+        """A script may name its run itself, by init(run_id=...): in our own sidecar it is the one begun since."""
+        try:
+            found = live.status(at, self._config, timeout_seconds=1.0)
         except live.Unreachable:
             return {}
-        return found if found.get("run_id") == self.run_id else {}
+        return found if (found.get("started_ns") or 0) >= self._began_ns else {}
 
     def _sinks(self, at: Live) -> list[str]:
         return banner.sink_lines(self._config, self._status(at), self._environ)

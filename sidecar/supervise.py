@@ -59,6 +59,7 @@ class Service:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_unblock_signals,  # A restarted one would inherit the launcher's mask, and ignore SIGTERM.
             )
 
     def wait_until_ready(self) -> Live:
@@ -95,13 +96,13 @@ class Service:
             return False
         return True
 
-    def stop(self, timeout_seconds: float = STOP_SECONDS_MAX) -> bool:
+    def stop(self) -> bool:
         """SIGTERM, a limited wait, SIGKILL. False when it had to be killed."""
         if self._process is None or self._process.poll() is not None:
             return True
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(timeout_seconds)
+            self._process.wait(STOP_SECONDS_MAX)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -115,6 +116,10 @@ class Service:
             remedy = f"read {self.log_path}"
         known = code if code in set(Exit) and code else Exit.FAILED
         return UserError(cause, remedy, known)
+
+
+def _unblock_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def settings_as_variables(loaded: Loaded, environ: Mapping[str, str]) -> dict[str, str]:

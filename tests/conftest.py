@@ -10,7 +10,7 @@ KEPT = {"SIDECAR_TEST_KEEP"}
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nobody's W&B key, launch or settings leak into a test, and a test's data never into the user's directories."""
     for name in list(os.environ):
         if name.startswith(("SIDECAR_", "WANDB_", "SLURM_", "TORCHELASTIC_")) and name not in KEPT:
@@ -22,7 +22,6 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
     monkeypatch.setenv("NETRC", str(home / "no-netrc"))
-    yield
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -30,10 +29,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """In CI a skipped test is a failure, unless it says it needs hardware that CI does not have."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
-    if os.environ.get("CI") == "true" and report.skipped and not hasattr(report, "wasxfail"):
-        if item.get_closest_marker("gpu") is None:
-            report.outcome = "failed"
-            report.longrepr = f"skipped in CI, where nothing may be skipped: {report.longrepr}"
+    needs_hardware = item.get_closest_marker("gpu") is not None
+    if os.environ.get("CI") == "true" and report.skipped and not needs_hardware and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, where nothing may be skipped: {report.longrepr}"
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,13 @@ import argparse
 import json
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from sidecar.commands import options as shared
 from sidecar.errors import Exit
+
+if TYPE_CHECKING:
+    from sidecar.store import RunEntry
 
 DESCRIPTION = "List the runs in the data directory, the one last started first."
 EXAMPLES = ["sidecar runs", "sidecar runs --json --project nanochat"]
@@ -30,15 +34,17 @@ def run(options: argparse.Namespace) -> int:
     if not found:
         print(f"no runs in {config.dir}", file=sys.stderr)
         return Exit.NO_DATA
-    rows = [("RUN", "PROJECT", "NAME", "STAGE", "STATE", "STEP", "STARTED (UTC)")]
-    for run in found:
-        started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(run.started_ns / 1e9)) if run.started_ns else ""
-        row = (run.run_id, run.project, run.name, run.stage, run.state, run.last_step, started)
-        rows.append(tuple("-" if cell in (None, "") else printable(str(cell)) for cell in row))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    lines = [["RUN", "PROJECT", "NAME", "STAGE", "STATE", "STEP", "STARTED (UTC)"], *map(_cells, found)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     return Exit.OK
+
+
+def _cells(run: "RunEntry") -> list[str]:
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(run.started_ns / 1e9)) if run.started_ns else ""
+    values = (run.run_id, run.project, run.name, run.stage, run.state, run.last_step, started)
+    return ["-" if value in (None, "") else printable(str(value)) for value in values]
 
 
 def printable(text: str) -> str:

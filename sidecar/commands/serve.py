@@ -26,10 +26,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from sidecar.commands import orphan
     from sidecar.service import Service
 
     config = shared.load(options).config
     shared.check_sinks(config)
-    orphan.watch_launcher(config)
     return Service(config).run()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 STATUS = {
     "state": "finished", "step": 20, "total_steps": 20, "steps_total": 20, "loss": 2.5, "tokens": 20480,
-    "tokens_per_second": 1234.5, "training_seconds": 10.0, "elapsed_seconds": 12.0, "project": "fake", "stage": "pretrain",
+    "tokens_per_second": 1234.5, "training_seconds": 10.0, "elapsed_seconds": 12.0,
+    "project": "fake", "stage": "pretrain",
     "mfu": {"percent": 31.25, "value": 0.3125, "convention": "full attention", "causal_percent": 30.0,
             "source": "measured", "denominator": {"peak_flops_per_device": 1e12}},
     "goodput": {"ratio": 0.9, "seconds": {"step": 9.0, "evaluation": 1.0}},
@@ -43,7 +44,8 @@ def main() -> int:
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: None if mode == "stubborn" else stopping.set())
     thread.start()
-    ready = {"http": f"http://127.0.0.1:{server.server_port}", "events": os.environ["SIDECAR_ENDPOINT"], "pid": os.getpid()}
+    url = f"http://127.0.0.1:{server.server_port}"
+    ready = {"http": url, "events": os.environ["SIDECAR_ENDPOINT"], "pid": os.getpid()}
     (directory / "endpoints.json.new").write_text(json.dumps(ready))
     (directory / "endpoints.json.new").replace(directory / "endpoints.json")
     stopping.wait()
