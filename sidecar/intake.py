@@ -1,7 +1,7 @@
 """Where events enter: a ROUTER socket, sequence numbers, the journal, and only then the acknowledgement.
 
-Given: messages from trainers, orphaned rings, readings of the sidecar's own collectors. Hands on: committed batches.
-Never: acknowledges what is not committed, does unbounded work in one round, or dies of what a peer sends.
+Given: messages from trainers, orphaned rings, readings of the sidecar's own collectors. Hands on: a longer journal,
+and the news of it. Never: acknowledges what is not committed, does unbounded work in one round, or dies of what a peer sends.
 """
 
 import logging
@@ -10,12 +10,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
 
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
 from sidecar import wire
-from sidecar.journal import Checkpoint, Chunk, Journal, JournalFull, Stream
+from sidecar.curve import secure
+from sidecar.journal import Chunk, Journal, JournalFull, Stream
 from sidecar.store import Store
 from sidecar.telemetry import Telemetry
 
@@ -24,16 +26,6 @@ log = logging.getLogger("sidecar.intake")
 MESSAGES_PER_ROUND_MAX = 256
 ROUND_SECONDS_MAX = 0.02  # Also the shortest time between commits: at most 50 a second.
 POLL_SECONDS = 0.1
-LATENCIES_MAX = 512
-
-
-class Committed(NamedTuple):
-    """A chunk that is safe: its run, the journal row that holds it, and its stream."""
-
-    run_id: str
-    row: int
-    rank: int
-    chunk: Chunk
 
 
 class _Pending:
@@ -41,7 +33,6 @@ class _Pending:
 
     def __init__(self) -> None:
         self.chunks: list[Chunk] = []
-        self.ranks: list[int] = []
         self.next_seqs: dict[int, int] = {}
 
 
@@ -56,14 +47,16 @@ class Intake:
         self._own_session = secrets.randbits(63)
         self._own_lock = threading.Lock()
         self._own_events: list[tuple[str, wire.Event]] = []
+        self._own_writes: list[tuple[str, Callable[[Journal], None]]] = []
         self._pending: dict[str, _Pending] = {}
         self._replies: dict[int, bytes] = {}  # session -> peer to answer after the commit
+        self._authenticator: ThreadAuthenticator | None = None
         self.on_hello: Callable[[wire.Hello, int], None] = lambda hello, received_ns: None
-        self.on_committed: Callable[[list[Committed]], None] = lambda batch: None
+        self.on_committed: Callable[[str], None] = lambda run_id: None
         self.summary_of: Callable[[str], bytes | None] = lambda run_id: None
 
-    def bind(self, endpoint: str) -> None:
-        """Open the socket. Raises zmq.ZMQError when the endpoint cannot be bound."""
+    def bind(self, endpoint: str, keys: Path | None = None) -> None:
+        """Open the socket. Raises zmq.ZMQError when it cannot be bound, UserError for tcp without ``keys``."""
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         for option, value in (
@@ -71,9 +64,13 @@ class Intake:
             (zmq.RCVHWM, 1000), (zmq.SNDHWM, 1000),
         ):  # fmt: skip
             self._socket.setsockopt(option, value)
+        if not endpoint.startswith(("ipc://", "inproc://")):
+            self._authenticator = secure(self._context, self._socket, keys or self._store.directory / "keys")
         self._socket.bind(endpoint)
 
     def close(self) -> None:
+        if self._authenticator is not None:
+            self._authenticator.stop()
         self._context.destroy(linger=0)
         for journal in self._journals.values():
             journal.close()
@@ -98,18 +95,10 @@ class Intake:
             self._runs_by_session.update(dict.fromkeys(journal.streams, run_id))
         return journal
 
-    def store_checkpoint(self, run_id: str, checkpoint: Checkpoint) -> None:
-        self.store(run_id, lambda journal: journal.checkpoint(checkpoint))
-
-    def store(self, run_id: str, write: Callable[[Journal], None]) -> None:
-        """Write something beside the events. A failure is noted, nothing depends on it."""
-        journal = self.open_run(run_id)
-        if journal is None:
-            return
-        try:
-            write(journal)
-        except (JournalFull, sqlite3.Error) as error:
-            self._journal_failed(str(error), "full" if isinstance(error, JournalFull) else "failing")
+    def write(self, run_id: str, write: Callable[[Journal], None]) -> None:
+        """Have something written beside the events in the next round (this thread owns the journals). Thread-safe."""
+        with self._own_lock:
+            self._own_writes.append((run_id, write))
 
     def round(self, poll_seconds: float = POLL_SECONDS) -> bool:
         """Receive for a while, commit once, acknowledge, hand on. True when anything came."""
@@ -141,31 +130,28 @@ class Intake:
         if not self._pending and not self._replies:
             return False
         pending, self._pending = self._pending, {}
-        committed: list[Committed] = []
-        for run_id, batch in pending.items():
-            rows = self._append(run_id, batch)
-            committed += [Committed(run_id, *facts) for facts in zip(rows, batch.ranks, batch.chunks, strict=False)]
+        committed = [run_id for run_id, batch in pending.items() if self._append(run_id, batch)]
         self._acknowledge()
-        if committed:
-            self._count(committed)
-            self.on_committed(committed)
+        for run_id in committed:
+            self.on_committed(run_id)
         return True
 
-    def _append(self, run_id: str, batch: _Pending) -> list[int]:
+    def _append(self, run_id: str, batch: _Pending) -> bool:
         health = self._telemetry.journal
         try:
-            rows = self._journals[run_id].append(batch.chunks, self.summary_of(run_id))
+            self._journals[run_id].append(batch.chunks, self.summary_of(run_id))
         except (JournalFull, sqlite3.Error) as error:
             state = "full" if isinstance(error, JournalFull) else "failing"
             self._journal_failed(str(error), state)
             for session in batch.next_seqs:
                 self._replies.pop(session, None)  # Not committed, so not acknowledged: the trainers hold their events.
-            return []
+            return False
+        self._telemetry.events_total += sum(len(chunk.records) for chunk in batch.chunks)
         health.commits_total += 1
         if health.state != "ok":
             log.warning("the journal takes events again")
             health.state, health.reason = "ok", None
-        return rows
+        return True
 
     def _journal_failed(self, reason: str, state: str = "failing") -> None:
         health = self._telemetry.journal
@@ -261,13 +247,12 @@ class Intake:
         self._telemetry.duplicates_total += max(0, min(end, expected) - frame.first_seq)
         fresh = frame.records[expected - frame.first_seq :] if end > expected else []
         if fresh:
-            self._queue(frame.run_id, frame.rank, Chunk(frame.session, expected, time.time_ns(), fresh))
+            self._queue(frame.run_id, Chunk(frame.session, expected, time.time_ns(), fresh))
         return True
 
-    def _queue(self, run_id: str, rank: int, chunk: Chunk) -> None:
+    def _queue(self, run_id: str, chunk: Chunk) -> None:
         waiting = self._pending.setdefault(run_id, _Pending())
         waiting.chunks.append(chunk)
-        waiting.ranks.append(rank)
         waiting.next_seqs[chunk.session] = chunk.first_seq + len(chunk.records)
 
     def _declare_gap(self, journal: Journal, frame: wire.Frame, first_seq: int, count: int) -> None:
@@ -275,17 +260,29 @@ class Intake:
         reason = "ring_overwritten"
         gap = wire.Gap(time.time_ns(), time.monotonic_ns(), frame.rank, frame.session, first_seq, count, reason)
         self._queue_own(frame.run_id, journal, [wire.encode_event(gap)])
-        self._queue(frame.run_id, frame.rank, Chunk(frame.session, first_seq + count, time.time_ns(), []))
+        self._queue(frame.run_id, Chunk(frame.session, first_seq + count, time.time_ns(), []))
         self._telemetry.events_lost_total[reason] += count
         log.warning("%d events of rank %d are lost: the sidecar was away for longer than its ring holds", count, frame.rank)
 
     def _take_own(self) -> None:
         with self._own_lock:
             events, self._own_events = self._own_events, []
+            writes, self._own_writes = self._own_writes, []
+        for run_id, write in writes:
+            self._write(run_id, write)
         for run_id, event in events:
             journal = self.open_run(run_id)
             if journal is not None:
                 self._queue_own(run_id, journal, [wire.encode_event(event)])
+
+    def _write(self, run_id: str, write: Callable[[Journal], None]) -> None:
+        journal = self.open_run(run_id)
+        if journal is None:
+            return
+        try:
+            write(journal)
+        except (JournalFull, sqlite3.Error) as error:
+            self._journal_failed(str(error), "full" if isinstance(error, JournalFull) else "failing")
 
     def _queue_own(self, run_id: str, journal: Journal, records: list[bytes]) -> None:
         try:
@@ -294,7 +291,7 @@ class Intake:
             return self._journal_failed(str(error), "full" if isinstance(error, JournalFull) else "failing")
         waiting = self._pending.get(run_id)
         seq = stream.next_seq if waiting is None else waiting.next_seqs.get(stream.session, stream.next_seq)
-        self._queue(run_id, wire.SIDECAR_RANK, Chunk(stream.session, seq, time.time_ns(), records))
+        self._queue(run_id, Chunk(stream.session, seq, time.time_ns(), records))
 
     def _acknowledge(self) -> None:
         replies, self._replies = self._replies, {}
@@ -310,6 +307,3 @@ class Intake:
 
     def _reject(self, reason: str) -> None:
         self._telemetry.frames_rejected_total[reason] += 1
-
-    def _count(self, committed: list[Committed]) -> None:
-        self._telemetry.events_total += sum(len(item.chunk.records) for item in committed)

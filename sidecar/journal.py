@@ -218,7 +218,20 @@ class JournalReader:
 
     def hellos(self) -> list[wire.Hello]:
         """Who has spoken, in order of arrival. Grows when a trainer restarts."""
-        return [stream.hello for stream in _streams(self._db) if stream.hello is not None]
+        return [hello for hello, _ in self.greetings()]
+
+    def greetings(self) -> list[tuple[wire.Hello, int]]:
+        """The same, each with when it was received, nanoseconds."""
+        found = self._db.execute("SELECT hello, received_ns FROM streams ORDER BY id").fetchall()
+        return [(hello, received_ns) for blob, received_ns in found if (hello := _hello(blob)) is not None]
+
+    def streams_total(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM streams").fetchone()[0])
+
+    @property
+    def has_open_parts(self) -> bool:
+        """Has the reader stopped in the middle of a record that was sent in parts?"""
+        return bool(self._parts)
 
     def records(self, after_row: int = 0, rows_max: int | None = None) -> Iterator[Record]:
         """Events of the rows after ``after_row``, oldest first, up to what is committed when the reader gets there."""

@@ -1,12 +1,12 @@
 """The story on one page: what is committed is folded, projected into rows, and published.
 
-Given: Hellos and committed batches, in order, from the intake's thread. Hands on: immutable snapshots and histories.
-Never: does I/O on the way, or shows a reader something half done.
+Given: news that a run's journal has grown. Hands on: immutable snapshots and histories.
+Never: delays an acknowledgement (it reads the journal, like any sink), or shows a reader something half done.
 """
 
-import contextlib
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 
@@ -14,12 +14,11 @@ import msgspec
 
 from sidecar import wire
 from sidecar.derive.snapshot import snapshot
+from sidecar.follow import Follower
 from sidecar.history import History
-from sidecar.intake import LATENCIES_MAX, Committed
-from sidecar.journal import Checkpoint, JournalReader, Record, decode
-from sidecar.rows import Projector
+from sidecar.journal import Checkpoint
 from sidecar.snapshot import RunSnapshot
-from sidecar.state import dump, load
+from sidecar.state import RunState
 from sidecar.store import RunEntry, Store, Summary
 from sidecar.telemetry import Telemetry
 
@@ -27,40 +26,58 @@ log = logging.getLogger("sidecar.pipeline")
 
 PUBLISH_SECONDS = 0.25
 PUBLISH_IDLE_SECONDS = 1.0  # Ages grow even when nothing arrives.
-CHECKPOINT_EVENTS = 100_000  # About a second of folding: what a restart has to do again at most.
+ROWS_PER_TURN = 64  # Journal rows of one run before the next run has its turn, and readers theirs.
+CHECKPOINT_EVENTS = 100_000  # A second or two of folding: what a restart has to do again at most.
+CHECKPOINT_AT_STOP_EVENTS = 1_000
 FOLLOWED_RUNS_MAX = 64  # Runs kept in memory; older ones are read from their journals when asked for.
+PAST_RUNS_MAX = 4
+LATENCIES_MAX = 512
+LIVE_STATES = frozenset({"starting", "running", "stalled"})
 
 
 class FollowedRun:
     """One run as the pipeline holds it: the fold so far, the series drawn from it, and what is published."""
 
-    def __init__(self, run_id: str, checkpoint: Checkpoint | None = None) -> None:
-        self.projector = Projector(run_id, load(checkpoint.state) if checkpoint else None)
+    def __init__(self, follower: Follower) -> None:
+        self.follower = follower
         self.history = History()
-        self.parts: dict[int, list[bytes]] = {}
         self.snapshot: RunSnapshot | None = None
-        self.dirty = True
-        self._row, self._number = (checkpoint.row, checkpoint.number) if checkpoint else (0, 0)
+        self.behind = self.dirty = True
         self._since_checkpoint = 0
 
-    def feed(self, record: Record) -> None:
-        for row in self.projector.feed(record):
-            self.history.add(row)
-            self._number += 1
-        self._row = record.row
-        self._since_checkpoint += 1
-        self.dirty = True
+    @property
+    def state(self) -> RunState:
+        return self.follower.projector.state
 
-    def checkpoint(self, events_min: int = CHECKPOINT_EVENTS) -> Checkpoint | None:
-        """The fold so far, when at least ``events_min`` events have come since the last one was taken."""
-        if self._since_checkpoint < events_min or self.parts:
-            return None
-        self._since_checkpoint = 0
-        return Checkpoint(self._row, self._number, dump(self.projector.state), None)
+    def advance(self, telemetry: Telemetry, rows_max: int = ROWS_PER_TURN) -> None:
+        """Fold what was committed, at most ``rows_max`` journal rows of it."""
+        reader = self.follower.reader
+        before, bad = self.follower.row, reader.bad_records + reader.damaged_rows
+        event = None
+        for record, rows in self.follower.read(rows_max):
+            for row in rows:
+                self.history.add(row)
+            if record.rank != wire.SIDECAR_RANK:
+                event = record.event
+            self._since_checkpoint += 1
+        self.behind = self.follower.row - before >= rows_max
+        self.dirty = self.dirty or self.follower.row > before
+        telemetry.frames_rejected_total["bad_event"] += reader.bad_records + reader.damaged_rows - bad
+        if event is not None and not self.behind:
+            _note_latency(telemetry, event.time_ns)
 
     def publish(self, now_ns: int) -> None:
-        self.snapshot = snapshot(self.projector.state, now_ns=now_ns)
+        self.snapshot = snapshot(self.state, now_ns=now_ns)
         self.dirty = False
+
+    def checkpoint(self, events_min: int) -> Checkpoint | None:
+        """The fold so far, when at least ``events_min`` events have come since the last one was taken."""
+        if self._since_checkpoint < events_min:
+            return None
+        checkpoint = self.follower.checkpoint()
+        if checkpoint is not None:
+            self._since_checkpoint = 0
+        return checkpoint
 
 
 class Views:
@@ -72,7 +89,8 @@ class Views:
         """Grows at each publication."""
         self._store = store
         self._followed: dict[str, FollowedRun] = {}
-        self._read: dict[str, FollowedRun] = {}
+        self._past: dict[str, FollowedRun] = {}
+        self._past_lock = threading.Lock()
 
     def run_ids(self) -> list[str]:
         """Runs followed live, the one last started first."""
@@ -100,144 +118,173 @@ class Views:
         if run_id is None:
             ids = self.run_ids()
             if ids:
-                return self._followed[ids[0]]
+                return self._followed.get(ids[0])
             entries = self._store.runs()
             return self._from_journal(entries[0].run_id) if entries else None
         return self._followed.get(run_id) or self._from_journal(run_id)
 
     def _from_journal(self, run_id: str) -> FollowedRun | None:
         """A run of an earlier day, read from its journal once and kept."""
-        if run_id not in self._read:
-            run = replay(self._store, run_id)
+        with self._past_lock:
+            run = self._past.get(run_id)
             if run is None:
-                return None
-            run.publish(time.time_ns())
-            while len(self._read) >= 4:
-                self._read.pop(next(iter(self._read)), None)
-            self._read[run_id] = run
-        return self._read[run_id]
+                run = follow(self._store, run_id)
+                if run is None:
+                    return None
+                while run.behind:
+                    run.advance(self.telemetry)
+                run.publish(time.time_ns())
+                while len(self._past) >= PAST_RUNS_MAX:
+                    self._past.pop(next(iter(self._past))).follower.close()
+                self._past[run_id] = run
+            return run
 
 
 class Pipeline:
-    """Owned by the intake's thread."""
+    """A thread of its own: it may be behind the journal after a restart or in a burst, and catches up."""
 
     def __init__(self, store: Store, telemetry: Telemetry, *, snapshot_steps: int) -> None:
         self.views = Views(store, telemetry)
         self.on_snapshot_due: Callable[[int], None] = lambda step: None
-        self.on_rows: Callable[[str], None] = lambda run_id: None
         self.on_checkpoint: Callable[[str, Checkpoint], None] = lambda run_id, checkpoint: None
         self._store, self._telemetry, self._snapshot_steps = store, telemetry, snapshot_steps
         self._runs = self.views._followed
         self._published = 0.0
         self._summaries: dict[str, Summary] = {}
+        self._started: list[str] = []
+        self._grown: set[str] = set()
+        self._news = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
 
-    def greet(self, hello: wire.Hello, received_ns: int) -> None:
-        """A training process has introduced itself. The run it belongs to becomes the one last started."""
-        run = self._runs.pop(hello.run_id, None)
-        if run is None:
-            run = replay(self._store, hello.run_id) or FollowedRun(hello.run_id)
-        run.projector.greet(hello, received_ns)
-        run.dirty = True
-        self._runs[hello.run_id] = run
-        while len(self._runs) > FOLLOWED_RUNS_MAX:
-            del self._runs[next(iter(self._runs))]
+    def start(self) -> None:
+        self._thread.start()
 
-    def committed(self, batch: list[Committed]) -> None:
-        now_ns = time.time_ns()
-        for item in batch:
-            run = self._runs.get(item.run_id)
-            if run is None:
-                run = self._runs[item.run_id] = replay(self._store, item.run_id) or FollowedRun(item.run_id)
-                continue  # The replay has read this batch already.
-            self._feed(run, item, now_ns)
-        for run_id in {item.run_id for item in batch}:
-            self.on_rows(run_id)
-            self.save(run_id)
+    def stop(self, timeout_seconds: float) -> None:
+        """Fold what is left, publish, and take a last checkpoint, within the time."""
+        with self._news:
+            self._stopping = True
+            self._news.notify()
+        self._thread.join(timeout_seconds)
 
-    def save(self, run_id: str, events_min: int = CHECKPOINT_EVENTS) -> None:
-        """Take a checkpoint of a run if enough has come since the last one."""
-        run = self._runs.get(run_id)
-        checkpoint = run.checkpoint(events_min) if run else None
-        if checkpoint is not None:
-            self.on_checkpoint(run_id, checkpoint)
+    def run_started(self, run_id: str) -> None:
+        """A training process of this run has introduced itself: it becomes the run last started. Thread-safe."""
+        with self._news:
+            self._started.append(run_id)
+            self._news.notify()
 
-    def _feed(self, run: FollowedRun, item: Committed, now_ns: int) -> None:
-        before = run.projector.state.step
-        session, event = item.chunk.session, None
-        for seq, data in enumerate(item.chunk.records, item.chunk.first_seq):
-            event = decode(data, session, run.parts)
-            if event is not None:
-                run.feed(Record(item.row, item.rank, session, seq, item.chunk.received_ns, event))
-            elif session not in run.parts:
-                self._telemetry.frames_rejected_total["bad_event"] += 1
-        if event is not None and item.rank != wire.SIDECAR_RANK:
-            self._note_latency((now_ns - event.time_ns) / 1e9)
-        step = run.projector.state.step
-        if step is not None and (before is None or step // self._snapshot_steps > before // self._snapshot_steps):
-            self.on_snapshot_due(step)
-
-    def _note_latency(self, seconds: float) -> None:
-        latencies = self._telemetry.intake_latency_seconds
-        latencies.append(max(0.0, seconds))
-        if len(latencies) > LATENCIES_MAX:
-            del latencies[: -LATENCIES_MAX // 2]
+    def notify(self, run_id: str) -> None:
+        """More of this run is committed. Thread-safe."""
+        with self._news:
+            self._grown.add(run_id)
+            self._news.notify()
 
     def live_run_ids(self) -> list[str]:
-        """Runs that are training now: the ones hardware readings belong to."""
-        return [id for id, run in self._runs.items() if run.snapshot is None or run.snapshot.state in LIVE_STATES]
-
-    def publish_if_due(self) -> None:
-        now = time.monotonic()
-        dirty = any(run.dirty for run in self._runs.values())
-        if now - self._published >= (PUBLISH_SECONDS if dirty else PUBLISH_IDLE_SECONDS):
-            self._published = now
-            now_ns = time.time_ns()
-            for run in self._runs.values():
-                if run.dirty or run.snapshot is None or run.snapshot.state in LIVE_STATES:
-                    run.publish(now_ns)
-            self.views.version += 1
+        """Runs that are training now: the ones hardware readings belong to. Thread-safe."""
+        runs = list(self._runs.items())
+        return [id for id, run in runs if run.snapshot is None or run.snapshot.state in LIVE_STATES]
 
     def summary_of(self, run_id: str) -> bytes | None:
-        """What `sidecar runs` shows, when it has changed since it was last stored."""
+        """What `sidecar runs` shows, when it has changed since it was last stored. Thread-safe."""
         run = self._runs.get(run_id)
         if run is None or run.snapshot is None:
             return None
-        summary = _summary(run)
+        summary = _summary(run.snapshot, run.state.started_ns)
         if self._summaries.get(run_id) == summary:
             return None
         self._summaries[run_id] = summary
         return msgspec.msgpack.encode(summary)
 
-    def summaries(self) -> dict[str, bytes]:
-        """All summaries that have changed since they were last stored."""
-        return {run_id: blob for run_id in list(self._runs) if (blob := self.summary_of(run_id)) is not None}
+    def _run(self) -> None:
+        while True:
+            try:
+                stopping = self._wait_for_news()
+                self._turn()
+                if stopping and not any(run.behind for run in self._runs.values()):
+                    break
+            except Exception:  # Task boundary: one run that we mishandle must not end the view of all others.
+                log.exception("a turn of the pipeline failed")
+                self._telemetry.frames_rejected_total["internal_error"] += 1
+                time.sleep(0.1)
+        self._publish(time.time_ns())
+        for run_id in list(self._runs):
+            self._save(run_id, CHECKPOINT_AT_STOP_EVENTS)
+
+    def _wait_for_news(self) -> bool:
+        with self._news:
+            busy = self._started or self._grown or self._stopping or any(run.behind for run in self._runs.values())
+            if not busy:
+                dirty = any(run.dirty for run in self._runs.values())
+                self._news.wait(PUBLISH_SECONDS if dirty else PUBLISH_IDLE_SECONDS)
+            started, self._started = self._started, []
+            grown, self._grown = self._grown, set()
+            stopping = self._stopping
+        for run_id in dict.fromkeys(started):
+            self._follow(run_id)
+        for run_id in grown:
+            run = self._runs.get(run_id) or self._follow(run_id)
+            if run is not None:
+                run.behind = True
+        return stopping
+
+    def _follow(self, run_id: str) -> FollowedRun | None:
+        run = self._runs.pop(run_id, None) or follow(self._store, run_id)
+        if run is not None:
+            run.behind = True
+            self._runs[run_id] = run
+            while len(self._runs) > FOLLOWED_RUNS_MAX:
+                self._runs.pop(next(iter(self._runs))).follower.close()
+        return run
+
+    def _turn(self) -> None:
+        for run_id, run in list(self._runs.items()):
+            if run.behind:
+                before = run.state.step
+                run.advance(self._telemetry)
+                self._ask_for_snapshot(before, run.state.step)
+                self._save(run_id, CHECKPOINT_EVENTS)
+        now = time.monotonic()
+        dirty = any(run.dirty for run in self._runs.values())
+        if now - self._published >= (PUBLISH_SECONDS if dirty else PUBLISH_IDLE_SECONDS):
+            self._published = now
+            self._publish(time.time_ns())
+
+    def _publish(self, now_ns: int) -> None:
+        for run in self._runs.values():
+            if run.dirty or run.snapshot is None or run.snapshot.state in LIVE_STATES:
+                run.publish(now_ns)
+        self.views.version += 1
+
+    def _ask_for_snapshot(self, before: int | None, step: int | None) -> None:
+        if step is not None and (before is None or step // self._snapshot_steps > before // self._snapshot_steps):
+            self.on_snapshot_due(step)
+
+    def _save(self, run_id: str, events_min: int) -> None:
+        checkpoint = self._runs[run_id].checkpoint(events_min)
+        if checkpoint is not None:
+            self.on_checkpoint(run_id, checkpoint)
 
 
-LIVE_STATES = frozenset({"starting", "running", "stalled"})
-
-
-def replay(store: Store, run_id: str) -> FollowedRun | None:
-    """Fold a journal from its last checkpoint. None when there is none, or it cannot be read."""
+def follow(store: Store, run_id: str) -> FollowedRun | None:
+    """None when there is no journal of this run, or it cannot be read."""
     path = store.path(run_id)
     if not path.exists():
         return None
     try:
-        with contextlib.closing(JournalReader(path)) as reader:
-            checkpoint = reader.checkpoint()
-            run = FollowedRun(run_id, checkpoint)
-            for hello in reader.hellos():
-                run.projector.greet(hello, hello.time_ns)
-            for record in reader.records(checkpoint.row if checkpoint else 0):
-                run.feed(record)
+        return FollowedRun(Follower(path, run_id))
     except (sqlite3.Error, msgspec.MsgspecError) as error:
         log.warning("the journal of %s cannot be read: %s", run_id, error)
         return None
-    return run
 
 
-def _summary(run: FollowedRun) -> Summary:
-    state, shown = run.projector.state, run.snapshot
-    assert shown is not None
+def _note_latency(telemetry: Telemetry, emitted_ns: int) -> None:
+    latencies = telemetry.intake_latency_seconds
+    latencies.append(max(0.0, (time.time_ns() - emitted_ns) / 1e9))
+    if len(latencies) > LATENCIES_MAX:
+        del latencies[: LATENCIES_MAX // 2]
+
+
+def _summary(shown: RunSnapshot, started_ns: int) -> Summary:
     return Summary(
         run_id=shown.run_id,
         project=shown.project or "",
@@ -245,5 +292,5 @@ def _summary(run: FollowedRun) -> Summary:
         stage=shown.stage,
         state=shown.state,
         last_step=shown.step,
-        started_ns=state.started_ns,
+        started_ns=started_ns,
     )

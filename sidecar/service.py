@@ -28,6 +28,7 @@ from sidecar.config import Config
 from sidecar.errors import Exit, UserError
 from sidecar.hardware.sampler import Sampler
 from sidecar.intake import Intake
+from sidecar.journal import Checkpoint
 from sidecar.pipeline import Pipeline
 from sidecar.recovery import Recovery
 from sidecar.rendezvous import default_endpoint, endpoint_key, ipc_endpoint
@@ -45,7 +46,6 @@ log = logging.getLogger("sidecar.service")
 SCAN_SECONDS = 1.0  # How soon a dead trainer's tail is in the journal.
 PORTS_TRIED = 20
 DRAIN_SECONDS_MAX = 5.0
-CHECKPOINT_AT_STOP_EVENTS = 1_000
 LAUNCHER_VARIABLE = "SIDECAR_LAUNCHER_PID"
 
 
@@ -78,6 +78,7 @@ class Service:
             self._connect_parts(endpoint)
             server, web = self._start_web(http_socket)
             core = threading.Thread(target=self._serve_events, name="intake", daemon=True)
+            self._pipeline.start()
             self._sampler.start()
             core.start()
             self._announce(endpoint)
@@ -151,14 +152,20 @@ class Service:
     def _connect_parts(self, endpoint: str) -> None:
         self._recovery = Recovery(self._intake, self._telemetry, endpoint)
         self._intake.on_hello = self._greet
-        self._intake.on_committed = self._pipeline.committed
+        self._intake.on_committed = self._committed
         self._intake.summary_of = self._pipeline.summary_of
         self._pipeline.on_snapshot_due = self._sampler.request_snapshot
-        self._pipeline.on_rows = self._sinks.notify
-        self._pipeline.on_checkpoint = self._intake.store_checkpoint
+        self._pipeline.on_checkpoint = self._save_checkpoint
+
+    def _committed(self, run_id: str) -> None:
+        self._pipeline.notify(run_id)
+        self._sinks.notify(run_id)
+
+    def _save_checkpoint(self, run_id: str, checkpoint: Checkpoint) -> None:
+        self._intake.write(run_id, lambda journal: journal.checkpoint(checkpoint))
 
     def _greet(self, hello: wire.Hello, received_ns: int) -> None:
-        self._pipeline.greet(hello, received_ns)
+        self._pipeline.run_started(hello.run_id)
         self._sinks.run_started(hello)
         if hello.host == socket.gethostname() and hello.pid:
             self._trainers[hello.session] = hello
@@ -190,7 +197,6 @@ class Service:
                     self._look_after_trainers()
                     next_scan = time.monotonic() + SCAN_SECONDS
                 self._intake.round()
-                self._pipeline.publish_if_due()
             except Exception:  # Task boundary: one batch that we mishandle must not end the intake of all others.
                 log.exception("a round of the intake failed")
                 self._telemetry.frames_rejected_total["internal_error"] += 1
@@ -227,8 +233,10 @@ class Service:
         core.join(5.0)
         while self._intake.round(poll_seconds=0.05):
             pass
-        self._pipeline.publish_if_due()
-        self._store_summaries()
+        self._pipeline.stop(DRAIN_SECONDS_MAX)
+        for run_id in self._pipeline.views.run_ids():
+            self._store_summary(run_id)
+        self._intake.round(poll_seconds=0.0)
         deadline = time.monotonic() + DRAIN_SECONDS_MAX
         while not self._sinks.drained() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -237,10 +245,10 @@ class Service:
         web.join(5.0)
         self._intake.close()
 
-    def _store_summaries(self) -> None:
-        for run_id, blob in self._pipeline.summaries().items():
-            self._intake.store(run_id, lambda journal, blob=blob: journal.put(SUMMARY_KEY, blob))
-            self._pipeline.save(run_id, events_min=CHECKPOINT_AT_STOP_EVENTS)
+    def _store_summary(self, run_id: str) -> None:
+        blob = self._pipeline.summary_of(run_id)
+        if blob is not None:
+            self._intake.write(run_id, lambda journal: journal.put(SUMMARY_KEY, blob))
 
 
 def _raise_descriptor_limit() -> None:

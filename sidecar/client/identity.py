@@ -22,6 +22,12 @@ def next_init_number() -> int:
     return _inits_total
 
 
+def forget_last_init() -> None:
+    """The run begun last was nobody's wish: the next one is in its place."""
+    global _inits_total
+    _inits_total = max(0, _inits_total - 1)
+
+
 def launch_id(environ: Mapping[str, str]) -> str:
     """SIDECAR_LAUNCH_ID > TORCHELASTIC_RUN_ID > Slurm job and step > random, fixed for this process."""
     if given := environ.get("SIDECAR_LAUNCH_ID"):

@@ -8,6 +8,7 @@ flow inside a window. A Resend, or silence for a while, sends us back to the old
 """
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from collections.abc import Callable
 import zmq
 
 from sidecar import wire
+from sidecar.client import secure
 from sidecar.ring import Ring
 
 log = logging.getLogger("sidecar")
@@ -74,6 +76,7 @@ class Pump:
         socket = context.socket(zmq.DEALER)
         try:
             self._configure(socket)
+            secure.configure(socket, self._endpoint, os.environ)
             socket.connect(self._endpoint)
             while not self._stopping:
                 self._tick(socket, time.monotonic())

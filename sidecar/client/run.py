@@ -32,7 +32,12 @@ ASIDE_EVENTS_MAX = 4096  # Events that met a held lock; the next wake-up of the 
 REPORT_SECONDS = 1.0
 FLUSH_SECONDS_DEFAULT = 10.0
 
+IMPLICIT = "torch"
+IMPLICIT_FLUSH_SECONDS = 1.0
+
 _live_runs: "weakref.WeakSet[Run]" = weakref.WeakSet()
+_begun: "list[Run]" = []  # Those that live, in the order of their beginning.
+_implicit: "Run | None" = None
 
 
 def init(
@@ -53,6 +58,7 @@ def init(
     rank: int | None = None,
     world_size: int | None = None,
     endpoint: str | None = None,
+    captured: str | None = None,
 ) -> "Run":
     """Begin a run, or this rank's part of it. Call it once per process (again for a further run).
 
@@ -63,10 +69,14 @@ def init(
     The sidecar is found by ``endpoint``, else SIDECAR_ENDPOINT, else the default of this user and machine. It need not
     be there: the ring keeps what is emitted, and the next sidecar at that endpoint claims it.
 
+    ``captured`` names the library whose calls make this run; "torch" begins an implicit one, which the first run that
+    somebody asks for replaces under the same id.
+
     Raises TypeError or ValueError for a wrong argument; nothing after this call ever raises.
     """
     _check(project, name, stage, total_steps, sinks)
     environ = os.environ
+    _retire_implicit()
     number = identity.next_init_number()
     hello = wire.Hello(
         run_id=identity.run_id(run_id, environ, number, project, name, stage),
@@ -93,8 +103,26 @@ def init(
         sinks=None if sinks is None else list(sinks),
         gpu_uuids=facts.gpu_uuids(),
         client=sidecar.__version__,
+        captured=captured,
     )
-    return Run(hello, endpoint or environ.get("SIDECAR_ENDPOINT") or default_endpoint())
+    run = Run(hello, endpoint or environ.get("SIDECAR_ENDPOINT") or default_endpoint())
+    if captured == IMPLICIT:
+        global _implicit
+        _implicit = run
+    return run
+
+
+def current() -> "Run | None":
+    """The run of this process that was begun last and is not finished."""
+    return _begun[-1] if _begun else None
+
+
+def _retire_implicit() -> None:
+    global _implicit
+    if _implicit is not None:
+        _implicit.finish(timeout_seconds=IMPLICIT_FLUSH_SECONDS)
+        _implicit = None
+        identity.forget_last_init()
 
 
 class Run:
@@ -121,6 +149,7 @@ class Run:
         self._pump.start()
         self._emit = self._emit_to_ring
         _live_runs.add(self)
+        _begun.append(self)
 
     def step(
         self,
@@ -238,6 +267,8 @@ class Run:
             self._emit(wire.Finished(time_ns(), monotonic_ns(), state, reason))
             self._emit = self._emit_after_finish
             _live_runs.discard(self)
+            if self in _begun:
+                _begun.remove(self)
             limit = FLUSH_SECONDS_DEFAULT if timeout_seconds is None else timeout_seconds
             if not self._pump.connected:
                 limit = min(limit, CONNECT_SECONDS)

@@ -1,0 +1,120 @@
+"""What a row carries besides numbers and words: taken out, and kept as a histogram or a text, or only counted.
+
+Given: a row with objects in it. Hands on: the row in plain values, and beside it what becomes an event of its own.
+Never: keeps pictures, sound or video; imports a library that draws or plots.
+
+Objects are told by their class: the stand-ins' and real wandb's, swanlab's, matplotlib's, plotly's, pandas'.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sidecar.client.capture.plain import SIMPLE, Bins, plain
+
+TEXT_CHARS_MAX = 200_000
+LIBRARIES = ("wandb", "swanlab", "trackio")
+DRAWN = ("matplotlib", "plotly", "PIL", "moviepy", "bokeh", "seaborn", "altair")
+
+
+class NotKept:
+    """Stands for an object that is not kept."""
+
+
+class Taken(NamedTuple):
+    row: dict[str, Any]
+    aside: list[tuple[str, Any]]
+    """(name, Bins | str | NotKept)"""
+    nested: bool
+
+
+def take_out(data: Mapping[Any, Any]) -> Taken:
+    """Raises TypeError for a value that wandb's encoder refuses."""
+    aside: list[tuple[str, Any]] = []
+    row = _map(data, "", aside)
+    row.pop("_step", None)
+    row.pop("_runtime", None)
+    row.pop("", None)
+    return Taken(row, aside, any(type(value) is dict for value in row.values()))
+
+
+def _map(data: Mapping[Any, Any], prefix: str, aside: list[tuple[str, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in list(data.items()):
+        name = str(name)
+        if type(value) in SIMPLE:
+            row[name] = value
+            continue
+        found = special(value)
+        if found is None:
+            if type(value) is dict and value.get("_type") != "histogram":
+                row[name] = _map(value, f"{prefix}{name}.", aside)
+                continue
+            found = [plain(value)]
+            if isinstance(value, dict):
+                bins = _bins(found[0])
+                found = [bins] if bins is not None else found
+            if not isinstance(found[0], Bins):
+                row[name] = found[0]
+                continue
+        for item in found:
+            aside.append((prefix + name, item))
+    return row
+
+
+def special(value: Any) -> list[Any] | None:
+    """The object as Bins, text or NotKept, several for a list of them; None for an ordinary value."""
+    if isinstance(value, list | tuple) and value and all(_is_special(item) for item in value):
+        return [_kept(item) for item in value]
+    return [_kept(value)] if _is_special(value) else None
+
+
+def _is_special(value: Any) -> bool:
+    module = type(value).__module__ or ""
+    top = module.partition(".")[0]
+    if top in LIBRARIES:
+        return hasattr(value, "_log_type") or hasattr(value, "to_json") or hasattr(value, "transform_kind")
+    return top in DRAWN or (top == "pandas" and hasattr(value, "columns"))
+
+
+def _kept(value: Any) -> Any:
+    name = type(value).__name__
+    try:
+        if hasattr(value, "histogram") and hasattr(value, "bins"):
+            return Bins([float(edge) for edge in value.bins], [float(count) for count in value.histogram])
+        if name == "Html":
+            return str(value.html if isinstance(getattr(value, "html", None), str) else value)[:TEXT_CHARS_MAX]
+        if name == "Text":
+            return str(getattr(value, "text_data", getattr(value, "text", value)))[:TEXT_CHARS_MAX]
+        if hasattr(value, "columns") and (hasattr(value, "data") or hasattr(value, "itertuples")):
+            return _table(value)
+    except Exception:  # noqa: BLE001  # Foreign code in objects we only look at.
+        return NotKept()
+    return NotKept()
+
+
+def _table(table: Any) -> str:
+    """Tab-separated lines, the first with the columns' names."""
+    rows = table.itertuples(index=False) if hasattr(table, "itertuples") else table.data
+    lines = ["\t".join(_cell(column) for column in table.columns)]
+    size = len(lines[0])
+    for row in rows:
+        lines.append("\t".join(_cell(cell) for cell in row))
+        size += len(lines[-1])
+        if size > TEXT_CHARS_MAX:
+            lines.append("...")
+            break
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if _is_special(value):
+        return f"<{type(value).__name__}>"
+    return str(value).replace("\t", " ").replace("\n", "\\n")
+
+
+def _bins(value: Any) -> Bins | None:
+    """{"_type": "histogram", "values": [...], "bins": [...]}, as wandb writes its histograms."""
+    counts, edges = value.get("values"), value.get("bins")
+    if value.get("_type") != "histogram" or not isinstance(counts, list) or not isinstance(edges, list):
+        return None
+    return Bins(edges, counts) if len(edges) == len(counts) + 1 else None

@@ -1,0 +1,221 @@
+"""Rows as wandb makes them: when calls merge into one row, which step it gets, and what is late.
+
+Given: ``log(data, step, commit)`` calls. Hands on: one Log event for each row real wandb would store, under its
+``_step``; what real wandb would drop, as late; histograms and texts as events of their own.
+Never: raises except where real wandb does (a wrong type of data, key, step or value).
+
+The rules, checked against wandb 0.31 by tests/capture: a row stays open until it is committed or a higher step comes.
+``commit`` defaults to True without a step and to False with one. A step below the current one is dropped there and
+kept here as late. A name with a step metric and step_sync brings that metric's last value into its row.
+"""
+
+import atexit
+import operator
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from time import monotonic_ns, time_ns
+from typing import Any
+
+from sidecar import wire
+from sidecar.client import values
+from sidecar.client.capture import media
+from sidecar.client.capture.definitions import Definitions
+from sidecar.client.capture.plain import SIMPLE, Bins, plain
+from sidecar.client.run import Run
+
+INTERNAL = frozenset(("_step", "_runtime", "_timestamp"))
+INT64_MAX = 2**63 - 1
+
+_live: "weakref.WeakSet[Recorder]" = weakref.WeakSet()
+
+
+class Recorder:
+    """The rows of one captured run. ``log`` may be called from any thread."""
+
+    def __init__(self, run: Run, first_step: int = 0) -> None:
+        self.run = run
+        self.step = first_step
+        """The step of the next row, real wandb's ``run.step``."""
+        self.definitions = Definitions()
+        self.finished = False
+        self._row: dict[str, Any] | None = None
+        self._row_ns = 0
+        self._nested = False
+        self._lock = threading.RLock()
+        _live.add(self)
+
+    def log(self, data: Any, step: Any = None, commit: Any = None) -> None:
+        """Raises TypeError or ValueError exactly where ``wandb.Run.log`` does, before anything is changed."""
+        nested = self._check(data)
+        if nested:
+            data = media.take_out(data)
+            row, aside = data.row, data.aside
+            nested = data.nested
+        else:
+            row, aside = data, None
+        if step is not None:
+            step = _step(step)
+        if commit is not None:
+            commit = bool(operator.index(commit))
+        with self._lock:
+            if step is None:
+                if commit is None:
+                    commit = True
+            elif step < self.step:
+                self._late(row, aside, step, nested)
+                return
+            elif step > self.step:
+                if self._row is not None:
+                    self._close()
+                self.step = step
+            if aside:
+                self._emit_aside(aside, self.step)
+            if self._row is not None:
+                merge(self._row, row)
+                self._nested |= nested
+            elif commit and not nested and not self.definitions.active:
+                self.definitions.remember(row)  # The usual call: one row, straight into the ring.
+                self._write(dict(row), time_ns())
+                self.step += 1
+                return
+            else:
+                self._row = merge({}, row)
+                self._nested = nested
+            self._row_ns = time_ns()
+            if commit:
+                self._close()
+                self.step += 1
+
+    def flush(self) -> None:
+        """Close the open row, as finish and the end of the process do."""
+        with self._lock:
+            if self._row is not None:
+                self._close()
+                self.step += 1
+
+    def text(self, name: str, text: str) -> None:
+        self.run.text(name, text, step=min(self.step, wire.STEP_MAX))
+
+    def count(self, reason: str) -> None:
+        """Something the script asked for that is not kept: shown in /status under ``rejected``."""
+        values.count(self.run.rejected, reason)
+
+    def finish(self, exit_code: int | None = None) -> None:
+        """Idempotent."""
+        if self.finished:
+            return
+        self.flush()
+        self.finished = True
+        _live.discard(self)
+        if self.definitions.explicit:
+            self.run.facts({"summary": self.definitions.explicit})
+        if exit_code:
+            self.run.finish("failed", reason=f"exit code {exit_code}")
+        else:
+            self.run.finish()
+
+    def _check(self, data: Any) -> bool:
+        """True when ``data`` needs more than to be sent: values that are not numbers, words or nothing."""
+        if not isinstance(data, Mapping):
+            raise TypeError("wandb.log must be passed a dictionary")
+        special = type(data) is not dict
+        for name, value in data.items():
+            if type(name) is not str:
+                if not isinstance(name, str):
+                    raise TypeError("Key values passed to `wandb.log` must be strings.")
+                special = True
+            if type(value) not in SIMPLE:
+                special = True
+        return special or bool(INTERNAL & data.keys()) or "" in data
+
+    def _late(self, row: Mapping[str, Any], aside: Any, step: int, nested: bool) -> None:
+        """Real wandb drops this row and says so; here it is kept and visible."""
+        at = step if step >= 0 else None
+        if at is None:
+            self.count("negative_step")
+        if aside:
+            self._emit_aside(aside, at)
+        row = {name: value for name, value in (flat(row) if nested else row).items() if name not in INTERNAL}
+        self.run._emit(wire.Log(time_ns(), monotonic_ns(), at, dict(row), True))
+
+    def _close(self) -> None:
+        row, self._row = self._row, None
+        assert row is not None
+        self.definitions.complete(row)
+        self._write(flat(row) if self._nested else row, self._row_ns)
+        self._nested = False
+
+    def _write(self, row: Mapping[str, Any], now_ns: int) -> None:
+        if "_timestamp" in row:
+            row = dict(row)
+            now_ns = _nanoseconds(row.pop("_timestamp"), now_ns)
+        step = self.step
+        self.run._emit(wire.Log(now_ns, monotonic_ns(), step if 0 <= step <= wire.STEP_MAX else None, row))  # type: ignore[arg-type]
+
+    def _emit_aside(self, aside: list[tuple[str, Any]], step: int | None) -> None:
+        for name, value in aside:
+            name = values.label(name)
+            if isinstance(value, Bins):
+                event: wire.Event = wire.Histogram(time_ns(), monotonic_ns(), step, name, value.edges, value.counts)
+            elif isinstance(value, str):
+                event = wire.Text(time_ns(), monotonic_ns(), step, name, value)
+            else:
+                self.count("media_not_kept")
+                continue
+            self.run._emit(event)
+
+
+def merge(into: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Later values win; maps merge with maps."""
+    for name, value in more.items():
+        known = into.get(name)
+        if type(value) is dict:
+            into[name] = merge(known if type(known) is dict else {}, value)
+        else:
+            into[name] = value
+    return into
+
+
+def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}: the path under which real wandb stores it. Empty maps leave nothing."""
+    out: dict[str, Any] = {}
+    for name, value in row.items():
+        if type(value) is dict:
+            out.update(flat(value, f"{prefix}{name}."))
+        else:
+            out[prefix + name] = value
+    return out
+
+
+def _step(step: Any) -> int:
+    """Any whole number that says so by ``__index__``: numpy integers, 0-d tensors; not floats, texts or booleans."""
+    if isinstance(step, bool):
+        raise TypeError("Field wandb_internal.HistoryStep.num: Expected an int, got a boolean.")
+    number = operator.index(step)
+    if not -INT64_MAX - 1 <= number <= INT64_MAX:
+        raise ValueError(f"Value out of range: {number}")
+    return number
+
+
+def _nanoseconds(timestamp: Any, now_ns: int) -> int:
+    """A script may bring its own time, in seconds."""
+    if isinstance(timestamp, int | float) and not isinstance(timestamp, bool) and 0 <= timestamp < 2**33:
+        return int(timestamp * 1e9)
+    return now_ns
+
+
+def _flush_all() -> None:
+    for recorder in list(_live):
+        recorder.flush()
+
+
+def _new_locks_after_fork() -> None:
+    for recorder in list(_live):
+        recorder._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_new_locks_after_fork)
+atexit.register(_flush_all)  # Registered after the client's own, so it runs before runs are finished.
+__all__ = ["Recorder", "flat", "merge", "plain"]

@@ -1,0 +1,61 @@
+"""One run's journal as rows: from the last checkpoint on, and further whenever more is committed.
+
+Given: the path of a journal. Hands on: records with the rows they became, in order, each once.
+Never: writes, waits for more, or gives other rows to whoever reads later or in other batches.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sidecar.journal import Checkpoint, JournalReader, Record
+from sidecar.rows import Projector, Row
+from sidecar.state import dump, load
+
+
+class Follower:
+    """Raises sqlite3.Error when the journal cannot be opened."""
+
+    def __init__(self, path: Path, run_id: str, *, from_checkpoint: bool = True) -> None:
+        """Start at the newest checkpoint, or (``from_checkpoint=False``) at the first row that is still there."""
+        self.reader = JournalReader(path)
+        checkpoint = self.reader.checkpoint() if from_checkpoint else self.reader.first_checkpoint()
+        self.projector = Projector(run_id, load(checkpoint.state) if checkpoint else None)
+        self.checkpoint_history = checkpoint.history if checkpoint else None
+        self.row = checkpoint.row if checkpoint else 0
+        """The last row read."""
+        self.number = checkpoint.number if checkpoint else 0
+        """How many rows of output there have been since the run began."""
+        self._greeted = -1
+        self._greet()
+
+    def read(self, rows_max: int) -> Iterator[tuple[Record, list[Row]]]:
+        """At most ``rows_max`` journal rows further; nothing when there are no more for now."""
+        last = min(self.row + rows_max, self.reader.last_row())
+        if last <= self.row:
+            return
+        self._greet()
+        for record in self.reader.records(self.row, last - self.row):
+            rows = self.projector.feed(record)
+            self.number += len(rows)
+            self.row = record.row
+            yield record, rows
+        self.row = max(self.row, last)
+
+    def checkpoint(self, history: bytes | None = None) -> Checkpoint | None:
+        """The fold so far. None in the middle of a record that came in parts."""
+        if self.reader.has_open_parts:
+            return None
+        return Checkpoint(self.row, self.number, dump(self.projector.state), history)
+
+    def behind_rows(self) -> int:
+        return max(0, self.reader.last_row() - self.row)
+
+    def close(self) -> None:
+        self.reader.close()
+
+    def _greet(self) -> None:
+        """Introduce new streams. When exactly does not matter: it takes effect with a stream's first record."""
+        if self.reader.streams_total() != self._greeted:
+            for hello, received_ns in self.reader.greetings():
+                self.projector.greet(hello, received_ns)
+            self._greeted = self.reader.streams_total()

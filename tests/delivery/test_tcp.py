@@ -1,0 +1,102 @@
+"""Events over tcp: encrypted, only from trainers on the list, never in the clear."""
+
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import zmq
+
+from sidecar import wire
+from sidecar.curve import create_keys
+from sidecar.errors import UserError
+from sidecar.intake import Intake
+from sidecar.store import Store
+from sidecar.telemetry import Telemetry
+from tests.delivery.conftest import rings_of
+from tests.delivery.processes import emitted, journaled_steps, kill, start, wait_until
+
+
+@pytest.fixture()
+def tcp_endpoint() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{found.getsockname()[1]}"
+
+
+def remove_rings(endpoint: str) -> None:
+    for ring in rings_of(endpoint):
+        ring.unlink()
+
+
+def test_tcp_without_keys_is_refused_by_the_sidecar_on_loopback_too(tcp_endpoint: str, tmp_path: Path) -> None:
+    intake = Intake(Store(tmp_path), Telemetry(), streams_max=4, runs_max=4)
+    with pytest.raises(UserError, match="needs keys"):
+        intake.bind(tcp_endpoint)
+    intake.close()
+
+
+def test_a_secret_key_that_others_can_read_is_refused(tcp_endpoint: str, tmp_path: Path) -> None:
+    create_keys(tmp_path / "keys")
+    (tmp_path / "keys" / "server.key_secret").chmod(0o644)
+    intake = Intake(Store(tmp_path), Telemetry(), streams_max=4, runs_max=4)
+    with pytest.raises(UserError, match="others can read"):
+        intake.bind(tcp_endpoint)
+    intake.close()
+
+
+def test_a_listed_trainer_delivers_over_tcp_also_after_the_sidecar_was_killed(tcp_endpoint: str, tmp_path: Path) -> None:
+    server_key, secret = create_keys(tmp_path / "data" / "keys")
+    keys = {"SIDECAR_SERVER_KEY": server_key, "SIDECAR_CLIENT_KEY": str(secret)}
+    intake = start("intake", tcp_endpoint, tmp_path / "data")
+    trainer = start("train", tcp_endpoint, "r", tmp_path / "counter", 4000, 0.0003, "finish", env=keys)
+    assert wait_until(lambda: (tmp_path / "counter").exists())
+    kill(intake)
+    intake = start("intake", tcp_endpoint, tmp_path / "data")
+    assert trainer.wait(60) == 0
+    kill(intake)
+    assert journaled_steps(tmp_path / "data", "r") == list(range(4000))
+
+
+@pytest.mark.parametrize("fault", ["no_keys", "stranger"])
+def test_a_trainer_that_is_not_listed_trains_on_and_delivers_nothing(
+    tcp_endpoint: str, tmp_path: Path, fault: str
+) -> None:
+    server_key, _ = create_keys(tmp_path / "data" / "keys")
+    _, stranger = create_keys(tmp_path / "elsewhere")
+    keys = {"SIDECAR_SERVER_KEY": server_key, "SIDECAR_CLIENT_KEY": str(stranger)} if fault == "stranger" else {}
+    intake = start("intake", tcp_endpoint, tmp_path / "data")
+    trainer = start("train", tcp_endpoint, "r", tmp_path / "counter", 50, 0, "wait", env=keys)
+    assert wait_until(lambda: (tmp_path / "counter").exists() and emitted(tmp_path / "counter") == 50)
+    time.sleep(1.5)
+    assert not Store(tmp_path / "data").path("r").exists()
+    kill(intake)
+    kill(trainer)
+    remove_rings(tcp_endpoint)
+
+
+def test_plain_zmq_talks_to_a_wall(tcp_endpoint: str, tmp_path: Path) -> None:
+    create_keys(tmp_path / "keys")
+    store = Store(tmp_path)
+    store.prepare()
+    telemetry = Telemetry()
+    intake = Intake(store, telemetry, streams_max=4, runs_max=4)
+    intake.bind(tcp_endpoint)
+    context = zmq.Context()
+    plain = context.socket(zmq.DEALER)
+    plain.connect(tcp_endpoint)
+    hello = wire.Hello(run_id="r", rank=0, session=1, time_ns=1, mono_ns=1, project="p")
+    plain.send(wire.encode(hello))
+    for _ in range(5):
+        intake.round(0.05)
+    assert intake._journals == {}
+    context.destroy(linger=0)
+    intake.close()
+
+
+def test_the_secret_keys_are_readable_by_us_alone(tmp_path: Path) -> None:
+    _, secret = create_keys(tmp_path / "keys")
+    listing = subprocess.run(["find", tmp_path, "-name", "*secret", "-perm", "/077"], capture_output=True, check=True)
+    assert listing.stdout == b""
+    assert secret.exists()
