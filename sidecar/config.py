@@ -228,3 +228,24 @@ def _display(field: str, value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(value) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def document() -> str:
+    """The table of settings in docs/cli.md, from the docstrings above."""
+    import ast
+
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config")
+    lines = ["| Key | Variable | Default | Meaning |", "|---|---|---|---|"]
+    for field, text in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            key = field.target.id
+            default = ast.unparse(field.value).replace("'", '"') if field.value is not None else "see right"
+            shown = {"None": "", "()": "none", "2 << 30": "2147483648"}.get(default, default.lower().strip('"'))
+            meaning = " ".join(ast.literal_eval(text.value).split())
+            lines.append(f"| `{key}` | `SIDECAR_{key.upper()}` | {shown} | {meaning} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(document())

@@ -31,24 +31,23 @@ class Launch:
         self._loaded, self._config = loaded, loaded.config
         self._command, self._environ, self._quiet = command, environ, quiet
         self._service: supervise.Service | None = None
+        self._at: Live
         self._began_ns = time.time_ns()
         self.run_id = self._config.run_id or new_run_id(time.time())
 
     def run(self) -> int:
         """Raises UserError before the command has started; afterwards the exit code is the command's."""
         environ = resolve(self._command, self._environ)
-        at = self._attach() or self._start()
+        self._at = self._attach() or self._start()
         try:
-            child = Child(self._command, environ | self._for_trainer(at))
+            child = Child(self._command, environ | self._for_trainer())
         except UserError:
             self._stop()
             raise
-        self._say(banner.banner(
-            self._config, at, self.run_id, self._sinks(at), ours=self._service is not None, environ=self._environ
-        ))
-        code = self._accompany(child, at)
+        self._say(self._banner())
+        code = self._accompany(child)
         try:
-            self._end(child, at)
+            self._end(child)
         except Exception as error:  # noqa: BLE001  # Whatever fails from here on, the shell must get the command's code.
             self._print(f"sidecar: the end was not orderly: {error!r}")
             self._stop()
@@ -79,9 +78,9 @@ class Launch:
             return self._config.endpoint
         return endpoint_for(self._config.dir, default_data_directory(self._environ))
 
-    def _for_trainer(self, at: Live) -> dict[str, str]:
+    def _for_trainer(self) -> dict[str, str]:
         given = {
-            "SIDECAR_ENDPOINT": at.events,
+            "SIDECAR_ENDPOINT": self._at.events,
             "SIDECAR_RUN_ID": self.run_id,
             "SIDECAR_LAUNCH_ID": self._environ.get("SIDECAR_LAUNCH_ID") or secrets.token_hex(8),
             "SIDECAR_DIR": self._config.dir,
@@ -92,7 +91,7 @@ class Launch:
             given["SIDECAR_NAME"] = self._config.name
         return given
 
-    def _accompany(self, child: Child, at: Live) -> int:
+    def _accompany(self, child: Child) -> int:
         """Until the command has ended: forward signals, revive the sidecar, say how it goes."""
         period = PROGRESS_TERMINAL_SECONDS if sys.stderr.isatty() else PROGRESS_LOG_SECONDS
         next_news = time.monotonic() + PROGRESS_FIRST_SECONDS
@@ -104,17 +103,17 @@ class Launch:
                 self._say(["the sidecar ended by itself and was started again; training goes on, nothing is lost"])
             if not self._quiet and time.monotonic() >= next_news:
                 next_news = time.monotonic() + period
-                line = banner.progress(self._status(at))
+                line = banner.progress(self._status())
                 if line:
                     self._print(line)
 
-    def _end(self, child: Child, at: Live) -> None:
+    def _end(self, child: Child) -> None:
         """Grace, the last status, the shutdown, the card."""
-        mine = drain.wait(
-            lambda: self._status(at), self._config.grace_seconds, pause=child.pause, serving=self._service is not None
-        )
+        ours = self._service is not None
+        mine = drain.wait(self._status, self._config.grace_seconds, pause=child.pause, serving=ours)
         status = mine or drain.from_journal(self._config, self.run_id)
-        if self._config.keep and self._service is not None:
+        at = self._where()
+        if self._config.keep and ours:
             self._say([f"the sidecar stays (pid {at.pid}, {at.http}): end it with kill {at.pid}"])
         elif not self._stop():
             self._say(["the sidecar did not end in time and was killed; its journal is complete"])
@@ -126,8 +125,14 @@ class Launch:
     def _stop(self) -> bool:
         return self._service is None or self._service.stop()
 
-    def _status(self, at: Live) -> dict[str, Any]:
+    def _where(self) -> Live:
+        """Our sidecar's address, which changes when it had to be started again."""
+        self._at = (self._service.ready() if self._service is not None else None) or self._at
+        return self._at
+
+    def _status(self) -> dict[str, Any]:
         """The launched run's status; empty when there is no such run yet, or no answer."""
+        at = self._where()
         try:
             return live.status(at, self._config, self.run_id, timeout_seconds=1.0)
         except live.Unreachable:
@@ -141,8 +146,10 @@ class Launch:
             return {}
         return found if (found.get("started_ns") or 0) >= self._began_ns else {}
 
-    def _sinks(self, at: Live) -> list[str]:
-        return banner.sink_lines(self._config, self._status(at), self._environ)
+    def _banner(self) -> list[str]:
+        sinks = banner.sink_lines(self._config, self._status(), self._environ)
+        ours = self._service is not None
+        return banner.banner(self._config, self._at, self.run_id, sinks, ours=ours, environ=self._environ)
 
     def _say(self, lines: list[str]) -> None:
         if not self._quiet:

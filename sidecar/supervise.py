@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sidecar import live
 from sidecar.config import FIELDS, Config, Loaded
@@ -36,6 +37,7 @@ class Service:
         self._environ[LAUNCHER_VARIABLE] = str(os.getpid())
         self._process: subprocess.Popen[bytes] | None = None
         self._restarts = 0
+        self._port: int | None = None
         self.log_path = self._config.data_directory / "sidecar.log"
 
     def start(self) -> None:
@@ -82,14 +84,20 @@ class Service:
         )
 
     def ready(self) -> Live | None:
+        """Where it is, once it has announced itself."""
         found = live.read_endpoints(self._config.data_directory)
-        return found if self._process is not None and found is not None and found.pid == self._process.pid else None
+        if self._process is None or found is None or found.pid != self._process.pid:
+            return None
+        self._port = urlsplit(found.http).port
+        return found
 
     def revive(self) -> bool:
         """Start it again if it has ended by itself; False when it lives, or has died too often."""
         if self._process is None or self._process.poll() is None or self._restarts >= RESTARTS_MAX:
             return False
         self._restarts += 1
+        if self._port:  # Scrapers and open pages know the old one.
+            self._environ["SIDECAR_PORT"] = str(self._port)
         try:
             self.start()
         except UserError:

