@@ -11,12 +11,13 @@ from typing import Any, Protocol
 
 import msgspec
 
-from sidecar.snapshot import RunSnapshot
+from sidecar.snapshot import GpuState, RunSnapshot
 from sidecar.telemetry import SinkHealth, Telemetry
 
 RUNS_MAX = 200
 TEXT_WIDTH = 100
 DASH = "–"
+UNKNOWN = "not known yet"
 
 
 class Latency(msgspec.Struct):
@@ -107,6 +108,9 @@ class RunEntryLike(Protocol):
     started_ns: int
 
 
+LIVE_STATES = ("waiting", "starting", "running", "stalled")
+"""Of a run that has ended, the GPUs are those of its last reading."""
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -121,6 +125,9 @@ def compose(snapshot: RunSnapshot | None, telemetry: Telemetry, runs: Sequence[R
         status = Status(state="waiting", verdict="Waiting for a training run.")
     else:
         status = Status(**{field: getattr(snapshot, field) for field in RunSnapshot.__struct_fields__})
+    gpus = telemetry.collectors.get("nvml")
+    if gpus is not None and status.state in LIVE_STATES:
+        status.gpu = GpuState(gpus.success, gpus.reason)  # The collector knows why there is none; a reading cannot say.
     status.sinks = {name: _sink(health, now_ns) for name, health in sorted(dict(telemetry.sinks).items())}
     status.sidecar = _sidecar(telemetry, now_ns)
     status.runs = list(runs)
@@ -129,8 +136,8 @@ def compose(snapshot: RunSnapshot | None, telemetry: Telemetry, runs: Sequence[R
 
 def summaries(entries: Iterable[RunEntryLike]) -> list[RunSummary]:
     """Runs as the API lists them, newest first, at most RUNS_MAX."""
-    fields = RunSummary.__struct_fields__
-    listed = [RunSummary(**{field: getattr(entry, field, None) for field in fields}) for entry in entries]
+    listed = [RunSummary(run.run_id, run.project, run.name, run.stage, run.state, run.last_step, run.started_ns)
+              for run in entries]
     listed.sort(key=lambda run: run.started_ns or 0, reverse=True)
     return listed[:RUNS_MAX]
 
@@ -212,10 +219,11 @@ def to_text(status: Status) -> str:
 
 def _run_lines(status: Status) -> list[str]:
     mfu = status.mfu
-    percent = f"{mfu.percent:.1f} % {mfu.convention}" if mfu.percent is not None else f"{DASH} ({mfu.reason or 'not known yet'})"
+    known = mfu.percent is not None
+    percent = f"{mfu.percent:.1f} % {mfu.convention}" if known else f"{DASH} ({mfu.reason or UNKNOWN})"
     denominator = f", peak {mfu.source}" if mfu.percent is not None and mfu.source else ""
     loss = status.loss_state or _number(status.loss, ".4f")
-    eta = duration(status.eta.seconds) if status.eta.seconds is not None else f"{DASH} ({status.eta.reason or 'not known yet'})"
+    eta = duration(status.eta.seconds) if status.eta.seconds is not None else f"{DASH} ({status.eta.reason or UNKNOWN})"
     lines = [
         _line("run", " ".join(filter(None, (status.run_id, status.project, status.name, status.stage, status.state)))),
         _line("step", f"{_count(status.step)} of {_count(status.total_steps)}   last step "
