@@ -91,7 +91,7 @@ def _step(state: RunState, rank: RankState, seq: int, event: wire.Step) -> bool:
     loss = metrics.get("train/loss")
     if loss is not None and (type(loss) is float or type(loss) is int):
         weight = loss_tokens or tokens or 1
-        join.loss_sum, join.loss_weight = loss * weight, weight
+        join.loss_sum, join.loss_weight = float(loss) * weight, float(weight)
     if event.datasets:
         join.datasets = _datasets(state, event.datasets)
     joins.report(state, rank, join)

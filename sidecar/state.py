@@ -28,9 +28,12 @@ CONFIG_KEYS_MAX = 10_000
 ALERTS_MAX = 64
 HELD_RECORDS_MAX = 256
 HELD_STEPS_MAX = 64
-PENDING_JOINS_MAX = 64
+PENDING_STEPS_MAX = 64
 UNSEEN_RANKS_STEPS_MAX = 8
 """Steps for which a join waits for ranks that never said anything: they may live on another node."""
+PENDING_NS_MIN = 5_000_000_000
+"""Both bounds hold only after this much of the waiting stream's own time: fast steps travel by the hundred."""
+PENDING_JOINS_MAX = 4_096
 COUNT_MAX = 2**48
 """Largest believable token or sample count of one step; keeps every total inside 64 bits."""
 

@@ -29,6 +29,13 @@ from sidecar.state import (
 PENDING = "__pending__"
 """Reserved metric name: how many values of this record a Completion will bring."""
 
+MONO_NS_MAX = 2**59
+"""18 years of uptime."""
+TIME_NS_MAX = 2**62
+"""The year 2116."""
+DOWN_NS_MAX = 2**55
+"""A year between two processes of a run; more is a broken clock."""
+
 LIVE = ("starting", "running")
 SIDECAR = RankState(wire.SIDECAR_RANK)
 """Stands for the sidecar's own stream where a rank is called for; never changed."""
@@ -74,6 +81,9 @@ def turns(state: RunState, record: Record) -> Iterator[Ready]:
     state.events += 1
     state.emitted = []
     event = record.event
+    if not (0 <= event.mono_ns <= MONO_NS_MAX and 0 <= event.time_ns <= TIME_NS_MAX):
+        count(state, "clock_out_of_range")
+        return
     rank = state.ranks.get(record.rank)
     if rank is None or rank.session != record.session:
         if record.rank < 0:
@@ -159,7 +169,7 @@ def _activate(state: RunState, record: Record, rank: RankState | None) -> RankSt
     else:
         started_ns = hello.time_ns if hello is not None else event.time_ns
         rank.ledger.unknown += rank.open_ns
-        rank.ledger.down += max(0, started_ns - rank.last_time_ns)
+        rank.ledger.down += min(max(0, started_ns - rank.last_time_ns), DOWN_NS_MAX)
         rank.reached_before = max(rank.reached_before, rank.reached)
         rank.past = [*rank.past[1 - PAST_SESSIONS_MAX :], rank.session]
         for reason, total in rank.rejected.items():
@@ -276,6 +286,7 @@ def _hardware(state: RunState, event: wire.Hardware) -> None:
         gpu.readings = readings
         joules = readings.get("energy_joules")
         if type(joules) in (int, float):
+            joules = float(joules)
             if gpu.energy_last_joules is not None and joules < gpu.energy_last_joules:  # The driver was reloaded.
                 gpu.energy_before_joules += gpu.energy_last_joules - (gpu.energy_first_joules or 0.0)
                 gpu.energy_first_joules = None

@@ -4,8 +4,8 @@ Given: one Join per rank and step, in journal order. Hands on: run-level counter
 of each step, each exactly once. Never: waits by the clock.
 
 A step is complete once every rank that has spoken and still lives has reached it. Ranks that never spoke are waited
-for during eight steps, silent ones during 64: after that the step goes on without them, and what comes later is
-still counted in the totals.
+for during eight steps, silent ones during 64, and both during at least five seconds of the waiting rank's own time:
+after that the step goes on without them, and what comes later is still counted in the totals.
 """
 
 from bisect import bisect_left, bisect_right
@@ -14,6 +14,8 @@ from sidecar.derive import anomalies, progress, throughput
 from sidecar.derive.derived import derived_metrics
 from sidecar.state import (
     PENDING_JOINS_MAX,
+    PENDING_NS_MIN,
+    PENDING_STEPS_MAX,
     STEP_BOUNDS,
     UNSEEN_RANKS_STEPS_MAX,
     Join,
@@ -45,23 +47,34 @@ def report(state: RunState, rank: RankState, own: Join) -> None:
         state.pending[step] = own
     else:
         _merge(join, own)
-    settle(state)
+    settle(state, own)
 
 
-def settle(state: RunState) -> None:
-    """Completes every step that waits for nobody any more, in order."""
+def settle(state: RunState, own: Join | None = None) -> None:
+    """Completes every step that waits for nobody any more, in order. ``own``: the report that just came."""
     if state.stale:
         _settle_stale(state)
     pending = state.pending
     while pending:
         step = min(pending) if len(pending) > 1 else next(iter(pending))
-        if not _complete(state, pending[step]):
-            if len(pending) > UNSEEN_RANKS_STEPS_MAX and not state.partial and len(state.ranks) < state.world_size:
+        join = pending[step]
+        if not _complete(state, join) and len(pending) <= PENDING_JOINS_MAX:
+            if own is None or len(pending) <= UNSEEN_RANKS_STEPS_MAX or not _waited(join, own):
+                return
+            if not state.partial and len(state.ranks) < state.world_size:
                 state.partial = True
                 continue
-            if len(pending) <= PENDING_JOINS_MAX:
+            if len(pending) <= PENDING_STEPS_MAX:
                 return
-        advance(state, pending.pop(step))
+        del pending[step]
+        _settle_stale(state, everything=True)  # Attempts are completed one after the other.
+        advance(state, join)
+
+
+def _waited(join: Join, own: Join) -> bool:
+    """Durations can be told within one stream only."""
+    same = (join.rank, join.session) == (own.rank, own.session)
+    return same and own.mono_ns - join.mono_ns >= PENDING_NS_MIN
 
 
 def begin_attempt(state: RunState, rank: RankState, *, restarted: bool) -> None:
@@ -118,17 +131,13 @@ def _merge_stale(state: RunState, own: Join) -> None:
     state.stale.sort(key=lambda join: (join.attempt, join.step))
 
 
-def _settle_stale(state: RunState) -> None:
-    while state.stale and (len(state.stale) > PENDING_JOINS_MAX or _complete(state, state.stale[0])):
+def _settle_stale(state: RunState, *, everything: bool = False) -> None:
+    while state.stale and (everything or len(state.stale) > PENDING_JOINS_MAX or _complete(state, state.stale[0])):
         join = state.stale.pop(0)
         if (join.attempt, join.step) > (state.joined_attempt, state.joined_step):
             advance(state, join)
         else:
             _too_late(state, join)
-    if state.stale and state.pending and len(state.pending) > PENDING_JOINS_MAX:
-        for join in state.stale:
-            advance(state, join)
-        state.stale = []
 
 
 def _too_late(state: RunState, own: Join) -> None:
@@ -219,8 +228,8 @@ def advance(state: RunState, join: Join) -> None:
         state.loss = loss
         anomalies.watch_loss(state, loss, step, join.time_ns)
     norm = join.metrics.get("train/grad_norm")
-    if type(norm) is float:
-        anomalies.watch_gradient(state, norm, step, join.time_ns)
+    if type(norm) is float or type(norm) is int:
+        anomalies.watch_gradient(state, float(norm), step, join.time_ns)
     state.derived = derived = derived_metrics(state, join, loss, point, oldest)
     state.emitted.append((join.seq, step, join.time_ns / SECOND_NS, derived))
 

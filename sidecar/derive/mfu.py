@@ -25,7 +25,7 @@ def number(facts: Mapping[str, Any], *names: str) -> float | None:
     for name in names:
         value = facts.get(name)
         if type(value) in (int, float) and 0 < value < math.inf:
-            return value
+            return float(value)
     return None
 
 

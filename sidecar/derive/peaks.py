@@ -66,9 +66,9 @@ PEAKS = (
     _peak("rtx 5090", 104.8, 104.8, 209.5, 209.5, 419, without=_NOT),
     _peak("rtx a6000", 38.7, 77.4, 154.8, 154.8, None, without=_NOT),
     _peak("rtx 6000 ada", 91.1, 182, 364, 364, 728, without=_NOT),
-    _peak("rtx pro 6000 blackwell", 126, 252, 503.8, 503.8, 1008, without="laptop server max mobile"),
-    _peak("rtx pro 6000 blackwell max q", 110, 219, 438.9, 438.9, 878, without="laptop server mobile"),
-    _peak("mi250x", 23.95, None, 191.5, 191.5, None),
+    _peak("rtx pro 6000 blackwell workstation", 126, 252, 503.8, 503.8, 1008, without="laptop server mobile"),
+    _peak("rtx pro 6000 blackwell max q workstation", 110, 219, 438.9, 438.9, 878, without="laptop server mobile"),
+    _peak("mi250x", 23.95, None, 191.5, 191.5, None, without="mi250"),  # ROCm calls both cards "MI250X / MI250".
     _peak("mi300x", 163.4, 653.7, 1307.4, 1307.4, 2614.9),
     _peak("mi325x", 163.4, 653.7, 1307.4, 1307.4, 2614.9),
     _peak("mi350x", None, None, 2300, 2300, 4600),
@@ -104,7 +104,7 @@ def find(device_name: str | None, dtype: str | None) -> tuple[float | None, str 
     words = set(words_of(device_name))
     if "cpu" in words:
         return None, "no peak is known for a CPU: measure one and give model_facts peak_flops"
-    if any(re.fullmatch(r"\d+g", word) for word in words) and ("mig" in words or "c" in words):
+    if words & {"mig", "grid", "vgpu"} or any(re.fullmatch(r"\d+[acq]", word) for word in words):
         return None, f"{device_name!r} is a slice of a GPU: give model_facts peak_flops"
     fits = [peak for peak in PEAKS if words.issuperset(peak.words) and not words & peak.excluded]
     if not fits:

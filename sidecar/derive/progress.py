@@ -28,7 +28,7 @@ def enter_epoch(state: RunState, join: Join) -> None:
         state.epoch_fractional = True
     elif state.epoch_fractional and state.epoch_index == whole - 1:
         whole -= 1
-    state.epoch = value
+    state.epoch = float(value)
     if state.epoch_index is None:
         state.epoch_index = whole
         state.epoch_started_ns = join.mono_ns - join.training_ns

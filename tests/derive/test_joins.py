@@ -1,0 +1,137 @@
+"""Several ranks, one step: whatever order their records arrive in, the totals are the same."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar import wire
+from tests.derive.stream import Process, Record, by_sidecar, derived, projected
+
+
+def two_ranks(steps: int) -> tuple[list[Process], list[list[Record]]]:
+    processes = [Process(rank, 10 + rank) for rank in (0, 1)]
+    streams = [
+        [p.step(step, 0.5, loss=float(step + p.rank), tokens=100 * (1 + p.rank), samples=2, lr=0.1,
+                datasets={"a": (1, 50)} if step % 2 else {"b": (1 + p.rank, 10)})
+         for step in range(steps)]
+        for p in processes
+    ]
+    return processes, streams
+
+
+def interleaved(streams: list[list[Record]], order: list[int]) -> list[Record]:
+    left, out = [list(stream) for stream in streams], []
+    for choice in order:
+        stream = left[choice] or left[1 - choice]
+        out.append(stream.pop(0))
+    return [*out, *left[0], *left[1]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.permutations([0, 1] * 20))
+def test_any_interleaving_of_ranks_gives_the_same_derived_rows_and_totals(order: list[int]) -> None:
+    processes, streams = two_ranks(20)
+    hellos = [p.hello(world_size=2) for p in processes]
+    expected, expected_rows = projected(interleaved(streams, [0, 1] * 20), *hellos)
+    found, rows = projected(interleaved(streams, order), *hellos)
+    assert derived(rows) == derived(expected_rows)
+    for name in ("tokens", "tokens_total", "samples", "steps_total", "step", "loss", "datasets", "alerts"):
+        assert getattr(found.state, name) == getattr(expected.state, name), name
+    assert found.state.latest == expected.state.latest
+
+
+def test_the_loss_of_a_step_is_weighted_by_tokens_over_its_ranks() -> None:
+    processes, streams = two_ranks(3)
+    _, rows = projected(interleaved(streams, [0, 1] * 3), *(p.hello(world_size=2) for p in processes))
+    assert derived(rows)[2]["train/loss"] == pytest.approx((2.0 * 100 + 3.0 * 200) / 300)
+
+
+def test_a_loss_that_is_nan_on_one_rank_is_nan_for_the_step() -> None:
+    processes = [Process(rank, 10 + rank) for rank in (0, 1)]
+    records = [processes[0].step(1, loss=1.0, tokens=5), processes[1].step(1, loss=float("nan"), tokens=5)]
+    projector, rows = projected(records, *(p.hello(world_size=2) for p in processes))
+    loss = derived(rows)[1]["train/loss"]
+    assert loss != loss
+    assert projector.state.alerts[0].name == "loss_nonfinite"
+
+
+def test_the_derived_row_comes_right_after_the_last_rank_and_not_before() -> None:
+    processes, streams = two_ranks(2)
+    _, rows = projected([streams[0][0], streams[0][1], streams[1][0], streams[1][1]],
+                        *(p.hello(world_size=2) for p in processes))
+    assert [(row.kind, row.step) for row in rows if row.kind in ("step", "derived")] == [
+        ("step", 0), ("step", 1), ("step", 0), ("derived", 0), ("step", 1), ("derived", 1)]
+
+
+def test_a_rank_that_is_gone_is_no_longer_waited_for() -> None:
+    processes, streams = two_ranks(4)
+    ended = by_sidecar(wire.RankEnded(0, 0, rank=1, session=11, reason="killed"))
+    _, rows = projected([*streams[0][:1], *streams[1][:1], *streams[0][1:], ended],
+                        *(p.hello(world_size=2) for p in processes))
+    assert list(derived(rows)) == [0, 1, 2, 3]
+    assert derived(rows)[3]["train/num_input_tokens_seen"] == 600
+
+
+def test_a_finished_rank_is_no_longer_waited_for() -> None:
+    processes, streams = two_ranks(4)
+    done = processes[1].record(wire.Finished)
+    _, rows = projected([*streams[0][:1], *streams[1][:1], done, *streams[0][1:]],
+                        *(p.hello(world_size=2) for p in processes))
+    assert list(derived(rows)) == [0, 1, 2, 3]
+
+
+def test_a_silent_rank_is_waited_for_during_64_steps_and_what_it_sends_later_still_counts() -> None:
+    processes, streams = two_ranks(100)
+    hellos = [p.hello(world_size=2) for p in processes]
+    ahead = [*streams[1][:1], *streams[0]]
+    _, rows = projected(ahead, *hellos)
+    assert max(derived(rows)) == 99 - 64
+    projector, rows = projected([*ahead, *streams[1][1:]], *hellos)
+    assert max(derived(rows)) == 99
+    assert projector.state.tokens == 100 * 300
+
+
+def test_fast_steps_that_travel_by_the_hundred_are_joined_all_the_same() -> None:
+    """At one step per millisecond a frame holds all steps of its rank before the other rank's frame comes."""
+    processes = [Process(rank, 10 + rank) for rank in (0, 1)]
+    streams = [[p.step(step, 0.001, tokens=1) for step in range(1000)] for p in processes]
+    records = [r for at in range(0, 1000, 128) for stream in streams for r in stream[at : at + 128]]
+    _, rows = projected(records, *(p.hello(world_size=2) for p in processes))
+    assert [row["train/num_input_tokens_seen"] for row in derived(rows).values()] == [2 * n for n in range(1, 1001)]
+
+
+def test_ranks_of_other_nodes_that_never_speak_here_delay_the_first_steps_only() -> None:
+    processes, streams = two_ranks(40)
+    hellos = [p.hello(world_size=16) for p in processes]
+    _, rows = projected(interleaved(streams, [0, 1] * 40), *hellos)
+    assert list(derived(rows)) == list(range(40))
+    first = next(i for i, row in enumerate(rows) if row.kind == "derived")
+    assert sum(row.kind == "step" for row in rows[:first]) <= 2 * 12
+
+
+def test_a_rank_that_reports_every_second_step_does_not_hold_up_the_others() -> None:
+    all_steps, every_other = Process(0, 10), Process(1, 11)
+    records = []
+    for step in range(20):
+        records.append(all_steps.step(step, tokens=1))
+        if step % 2 == 0:
+            records.append(every_other.step(step, 2.0, tokens=1))
+    projector, rows = projected(records, all_steps.hello(world_size=2), every_other.hello(world_size=2))
+    assert max(derived(rows)) == 18
+    assert projector.state.tokens == 29
+
+
+def test_the_same_step_twice_adds_up_and_has_one_derived_row() -> None:
+    process = Process()
+    projector, rows = projected([process.step(1, tokens=5), process.step(1, tokens=5), process.step(2, tokens=5)],
+                                process.hello())
+    assert list(derived(rows)) == [1, 2]
+    assert projector.state.tokens == 15
+
+
+def test_names_sent_by_the_last_pipeline_stage_only_are_kept_from_it() -> None:
+    processes = [Process(rank, 10 + rank) for rank in (0, 1)]
+    records = [processes[0].step(1, tokens=5), processes[1].step(1, loss=1.5, tokens=5)]
+    projector, _ = projected(records, *(p.hello(world_size=2) for p in processes))
+    assert projector.state.loss == 1.5
+    assert projector.state.latest["train/loss"] == 1.5
