@@ -1,0 +1,220 @@
+"""What /status says of a run: its states, its sentence, its sums."""
+
+import json
+import math
+
+import pytest
+
+from sidecar import wire
+from sidecar.derive.snapshot import snapshot
+from sidecar.snapshot import RunSnapshot, to_json
+from tests.derive.stream import Process, Record, by_sidecar, projected
+
+SECOND = 1_000_000_000
+
+
+def seen(records: list[Record], *hellos: wire.Hello, after: float = 0.0) -> RunSnapshot:
+    projector, _ = projected(records, *hellos)
+    return snapshot(projector.state, now_ns=records[-1].received_ns + int(after * SECOND))
+
+
+def steps(p: Process, count: int, **metrics: float) -> list[Record]:
+    return [p.step(i, **metrics) for i in range(1, count + 1)]
+
+
+def test_a_run_that_has_said_hello_is_starting() -> None:
+    projector, _ = projected([], Process().hello(name="n", stage="sft"))
+    shown = snapshot(projector.state, now_ns=Process().wall_ns + 3 * SECOND)
+    assert (shown.state, shown.name, shown.stage, shown.elapsed_seconds) == ("starting", "n", "sft", 3.0)
+    assert shown.verdict == "Starting: no step yet."
+
+
+def test_a_running_run_says_where_it_is() -> None:
+    p = Process()
+    facts = {"params": 1000, "layers": 1, "heads": 1, "head_dim": 8, "seq_len": 8, "peak_flops": 1e8}
+    shown = seen(steps(p, 120, loss=3.21, tokens=12_345), p.hello(total_steps=160, model_facts=facts))
+    assert shown.verdict == "Training: step 120 of 160, loss 3.21, 12.3k tokens/s, MFU 83.6 % (full attention); 40 s to go."
+    assert (shown.state, shown.step, shown.loss, shown.tokens) == ("running", 120, 3.21, 120 * 12_345)
+    assert shown.progress.step_percent == 75.0
+
+
+def test_silence_beyond_sixty_seconds_is_a_stall() -> None:
+    p = Process()
+    records = steps(p, 20)
+    assert seen(records, p.hello(), after=59).state == "running"
+    shown = seen(records, p.hello(), after=93)
+    assert shown.state == "stalled"
+    assert shown.verdict == "Stalled: no step for 93 s (limit 60 s) at step 20."
+    assert (shown.steps_per_second, shown.goodput.seconds["stalled"]) == (0.0, pytest.approx(33.0))
+    assert [alert.name for alert in shown.alerts] == ["stalled"]
+
+
+def test_slow_steps_have_a_longer_limit() -> None:
+    p = Process()
+    records = [p.step(i, 30.0) for i in range(20)]
+    assert seen(records, p.hello(), after=149).state == "running"
+    assert seen(records, p.hello(), after=151).state == "stalled"
+
+
+def test_an_evaluation_may_be_silent_five_times_as_long() -> None:
+    p = Process()
+    records = [*steps(p, 20), p.record(wire.PhaseEntered, name="evaluation")]
+    shown = seen(records, p.hello(), after=299)
+    assert (shown.state, shown.phase, shown.stall_limit_seconds) == ("running", "evaluation", 300.0)
+    assert shown.goodput.seconds["evaluation"] == 299.0
+    assert "last in evaluation" in seen(records, p.hello(), after=301).verdict
+
+
+def test_before_the_first_step_silence_may_last_five_minutes() -> None:
+    p = Process()
+    records = [p.record(wire.Log, metrics={"a": 1.0})]
+    assert seen(records, p.hello(), after=299).state == "starting"
+    assert seen(records, p.hello(), after=301).state == "stalled"
+
+
+def test_a_heartbeat_of_logs_is_no_progress() -> None:
+    p = Process()
+    records = [*steps(p, 20), *(p.record(wire.Log, 10.0, metrics={"a": 1.0}) for _ in range(8))]
+    assert seen(records, p.hello()).state == "stalled"
+
+
+def test_the_end_of_a_run_and_how_it_came() -> None:
+    p = Process()
+    records = steps(p, 5, loss=2.0)
+    done = seen([*records, p.record(wire.Finished)], p.hello(total_steps=5), after=1000)
+    assert (done.state, done.verdict) == ("finished", "Finished at step 5 of 5, loss 2, 1 steps/s.")
+    assert done.elapsed_seconds == 5.0
+    assert done.eta.seconds is None
+    failed = seen([*records, p.record(wire.Finished, state="failed", reason="OOM")], p.hello())
+    assert failed.verdict == "Failed at step 5: OOM."
+    lost = seen([*records, by_sidecar(wire.RankEnded(0, 0, rank=0, session=7))], p.hello())
+    assert lost.verdict == "Lost: the trainer process is gone without saying goodbye at step 5."
+
+
+def test_one_lost_rank_of_two_is_an_alert_while_the_other_goes_on() -> None:
+    ranks = [Process(0, 1), Process(1, 2)]
+    records = [r for i in range(5) for r in (ranks[0].step(i), ranks[1].step(i))]
+    shown = seen([*records, by_sidecar(wire.RankEnded(0, 0, rank=1, session=2), ranks[0].wall_ns)],
+                 *(p.hello(world_size=2) for p in ranks))
+    assert shown.state == "running"
+    assert "Rank 1 is gone." in shown.verdict
+    assert [(alert.name, alert.severity) for alert in shown.alerts] == [("rank_lost", "critical")]
+    assert [rank.state for rank in shown.ranks] == ["running", "lost"]
+
+
+def test_states_of_time_are_exclusive_and_sum_to_elapsed() -> None:
+    p = Process()
+    records = []
+    for i in range(1, 11):
+        records.append(p.step(i, 1.0, phases={"data_wait": 0.25, "forward": 0.5}))
+    records += [p.record(wire.PhaseEntered, 0.5, name="checkpoint"),
+                p.record(wire.PhaseEntered, 0.5, name="sampling"),
+                p.record(wire.PhaseExited, 1.0, name="sampling", seconds=1.0),
+                p.record(wire.PhaseExited, 0.5, name="checkpoint", seconds=2.0), p.step(11, 0.5)]
+    shown = seen(records, p.hello())
+    seconds = {state: s for state, s in shown.goodput.seconds.items() if s}
+    assert seconds == {"init": 0.25, "step_productive": pytest.approx(8.25), "data_wait": 2.5, "checkpoint": 2.0}
+    assert sum(seconds.values()) == shown.elapsed_seconds == 13.0
+    assert shown.goodput.ratio == pytest.approx(8.25 / 13)
+    assert shown.phases["sampling"].seconds_total == 1.0
+    assert shown.phases["data_wait"].count == 10
+
+
+def test_a_wall_clock_that_jumps_leaves_the_ledger_alone() -> None:
+    p = Process()
+    records = steps(p, 5)
+    p.wall_ns += 10**15
+    records.append(p.step(6))
+    assert seen(records, p.hello()).elapsed_seconds == 6.0
+
+
+def test_state_counters_do_not_go_back_when_a_step_ends() -> None:
+    p = Process()
+    projector, _ = projected(steps(p, 3), p.hello())
+    before = snapshot(projector.state, now_ns=p.wall_ns + SECOND).goodput.seconds
+    projector.feed(p.step(4, 1.0))
+    after = snapshot(projector.state, now_ns=p.wall_ns).goodput.seconds
+    assert all(after[state] >= before[state] for state in before)
+
+
+def test_json_has_null_and_a_state_where_a_value_is_not_finite() -> None:
+    p = Process()
+    records = [p.step(1, loss=2.0, grad_norm=1.0), p.step(2, loss=math.nan, grad_norm=math.inf),
+               p.record(wire.Log, step=2, metrics={"val/loss": -math.inf, "x": math.nan})]
+    shown = json.loads(to_json(seen(records, p.hello())), parse_constant=pytest.fail)
+    assert (shown["loss"], shown["loss_state"]) == (None, "nan")
+    assert (shown["grad_norm"], shown["grad_norm_state"]) == (None, "inf")
+    assert shown["metrics"]["val/loss"] | {"age_seconds": 0} == {
+        "value": None, "state": "-inf", "step": 2, "age_seconds": 0, "unit": "nats"}
+    assert shown["perplexity"] is None
+    assert "loss is nan" in shown["verdict"]
+
+
+def test_validation_values_are_found_by_their_short_names() -> None:
+    p = Process()
+    shown = seen([p.step(1), p.record(wire.Log, step=1, metrics={"val/loss": 2.0, "val/accuracy": 0.5})], p.hello())
+    assert shown.val == {"loss": 2.0, "accuracy": 0.5, "perplexity": math.exp(2.0)}
+
+
+def test_datasets_show_shares_coverage_and_passes() -> None:
+    p = Process()
+    records = [p.step(i, datasets={"a": (3, 30), "b": (1, 70)}) for i in range(10)]
+    records.append(p.record(wire.Consumed, datasets={"b": (10, 0)}))
+    shown = seen(records, p.hello(model_facts={"dataset_sizes": {"a": 20}, "dataset_ratios": {"a": 0.7}}))
+    a, b = shown.dataset.mixture["a"], shown.dataset.mixture["b"]
+    assert shown.dataset.current == "b"
+    assert (a.samples, a.tokens, a.ratio, a.coverage, a.epochs, a.target_ratio) == (30, 300, 0.6, 1.5, 1, 0.7)
+    assert (b.coverage, b.size, b.epochs) == (None, None, None)
+    assert math.isclose(sum(view.ratio or 0 for view in shown.dataset.mixture.values()), 1.0, abs_tol=1e-9)
+
+
+def test_hardware_is_shown_as_it_was_read_and_energy_counts_from_the_start() -> None:
+    p = Process()
+    readings = [100.0, 150.0, 20.0, 60.0]  # The driver was loaded again in between.
+    records = [p.step(1)]
+    for joules in readings:
+        gpus = [{"uuid": "G1", "index": 0, "energy_joules": joules, "power_watts": 300.0}]
+        records.append(by_sidecar(wire.Hardware(p.wall_ns, 0, host={"cpu_percent": 12.0}, gpus=gpus), p.wall_ns))
+    shown = seen(records, p.hello())
+    assert shown.energy_joules == 50.0 + 40.0
+    assert shown.gpus[0]["power_watts"] == 300.0
+    assert (shown.gpu.available, shown.host["cpu_percent"]) == (True, 12.0)
+
+
+def test_without_a_gpu_there_is_a_reason_and_no_zero() -> None:
+    p = Process()
+    shown = seen(steps(p, 2), p.hello())
+    assert (shown.gpus, shown.energy_joules, shown.gpu.available) == ([], None, False)
+    assert shown.gpu.reason
+
+
+def test_what_is_not_known_is_null() -> None:
+    p = Process()
+    shown = seen(steps(p, 1), p.hello())
+    for field in ("loss", "learning_rate", "grad_norm", "tokens", "tokens_total", "samples", "flops", "epoch",
+                  "tokens_per_second", "perplexity", "total_steps", "energy_joules"):
+        assert getattr(shown, field) is None, field
+    assert shown.eta.reason == "total_steps is not known"
+
+
+def test_a_published_snapshot_does_not_change_when_the_run_goes_on() -> None:
+    p = Process()
+    projector, _ = projected([*steps(p, 5, loss=1.0), p.step(6, datasets={"a": (1, 1)}, phases={"forward": 0.1})],
+                             p.hello(config={"a": 1}))
+    shown = snapshot(projector.state, now_ns=p.wall_ns)
+    before = to_json(shown)
+    for record in (p.step(7, loss=9.0, datasets={"a": (1, 1)}, phases={"forward": 0.1}),
+                   p.record(wire.ConfigChanged, config={"b": 2}), p.record(wire.ClientReport, rejected={"x": 1})):
+        projector.feed(record)
+    assert to_json(shown) == before
+
+
+def test_percentiles_and_histogram_of_the_step_time() -> None:
+    p = Process()
+    shown = seen([p.step(i, 2.0 if i == 50 else 0.02) for i in range(101)], p.hello())
+    assert shown.step_time.p50_seconds == pytest.approx(0.02)
+    assert shown.step_time.p99_seconds is not None
+    assert shown.step_time.p99_seconds < 2.0
+    histogram = dict(zip([*shown.step_histogram.bounds_seconds, math.inf], shown.step_histogram.counts, strict=True))
+    assert {bound: n for bound, n in histogram.items() if n} == {0.025: 99, 2.5: 1}
+    assert shown.step_histogram.sum_seconds == pytest.approx(2.0 + 99 * 0.02)
