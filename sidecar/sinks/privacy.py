@@ -61,6 +61,7 @@ _SECRET_VALUE = re.compile(
 )
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
 _PATH = re.compile(r"(^|[\s=:,'\"(\[])(~?/|\.{1,2}/|[A-Za-z]:[\\/]|\\\\|file:|s3:|gs:|https?:)[^\s,'\")\]]*")
+_INNER_PATH = re.compile(r"//|/(home|Users)/")
 _FILE = re.compile(
     r"\.(py|ipynb|sh|jsonl?|[ct]sv|parquet|txt|md|ya?ml|toml|pth?|bin|ckpt|safetensors|arrow|gz|zip)$", re.IGNORECASE
 )
@@ -242,7 +243,9 @@ class Gate:
         return self._identity.sub(REDACTED, text) if self._identity else text
 
     def _reveals(self, text: str, *, is_name: bool) -> bool:
-        if looks_secret(text) or _EMAIL.search(text) or _PATH.search(text) or (not is_name and _FILE.search(text)):
+        if looks_secret(text) or _EMAIL.search(text) or _PATH.search(text) or _INNER_PATH.search(text):
+            return True
+        if not is_name and _FILE.search(text):
             return True
         return bool(self._identity and self._identity.search(text))
 

@@ -18,15 +18,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sidecar.rows import Row, RunInfo
-from sidecar.sinks import wandb_account
+from sidecar.sinks import wandb_account, wandb_upstream
 from sidecar.sinks.base import Report, SinkContext, SinkDied, Unavailable
 from sidecar.sinks.wandb_log import last_step
 from sidecar.sinks.wandb_rows import AXES, ELAPSED, STEP, as_payloads
 
 LOG_FLUSH_SECONDS = 0.5
 """wandb's own 15 s would lose as much to a kill."""
+UPLOAD_SECONDS = 5.0
+"""Rows are visible within ten seconds; wandb's own 15 s are not."""
 CONFIRM_SECONDS = 15.0
 """Longest time from handing a row to wandb until it must be in the local transaction log."""
+VERIFY_SECONDS = 30.0
+"""How often the server is asked what it has."""
+ARRIVE_SECONDS = 300.0
+"""How long the server may lack rows, with no progress at all, before the uploader is taken for dead."""
 FINISH_SECONDS = 20
 
 
@@ -46,6 +52,11 @@ class WandbSink:
         self._logged_at = 0.0
         self._confirmed = -1
         self._stop_asked = False
+        self._mode = "offline"
+        self._arrivals = Arrivals(
+            float(context.options.get("verify_seconds", VERIFY_SECONDS)),
+            float(context.options.get("arrive_seconds", ARRIVE_SECONDS)),
+        )
         self._last_global_step = 0
 
     # --- the Sink protocol
@@ -70,11 +81,13 @@ class WandbSink:
                 payload[ELAPSED] = max(0.0, payload["_timestamp"] - started)
             if step > self._logged:  # A repeat within this process.
                 self._log(payload, step)
+        self._verify()
 
     def flush(self) -> Report:
         if self._run is not None:
             self._check()
             self._confirm()
+            self._verify()
         return self._report
 
     def report(self) -> Report:
@@ -103,6 +116,7 @@ class WandbSink:
         except Exception as error:  # noqa: BLE001 - wandb raises many kinds; the runner tries again in a new process.
             raise Unavailable(_explain(error)) from None
         _define_axes(self._run)
+        self._mode = choice.mode
         line = wandb_account.start_line(labels)
         if choice.mode == "offline":
             acknowledged = None if on_disk is None else on_disk + 1
@@ -140,7 +154,7 @@ class WandbSink:
             stop_on_fatal_error=True,
             stop_fn=self._ask_to_stop,
             x_transaction_log_flush_interval=LOG_FLUSH_SECONDS,
-            **{f"x_{name}": value for name, value in self._options.get("internal", {}).items()},
+            **({"x_file_stream_transmit_interval": UPLOAD_SECONDS} | self._options.get("internal", {})),
         )
 
     def _ask_to_stop(self) -> None:
@@ -170,6 +184,21 @@ class WandbSink:
         if self._confirmed < self._logged and time.monotonic() - self._logged_at > CONFIRM_SECONDS:
             raise SinkDied("wandb does not write what it is given (its process is dead, or the disk is full)")
 
+    def _verify(self) -> None:
+        """Now and then ask the server what it has. Raises SinkDied when it does not get what wandb was given."""
+        now = time.monotonic()
+        key = wandb_upstream.key_of(os.environ, self._run.settings.base_url) if self._mode == "online" else None
+        if key is None or not self._arrivals.due(self._logged, now):
+            return
+        try:
+            has = wandb_upstream.last_step(
+                self._run.settings.base_url, key, self._run.entity, self._run.project, self._run.id
+            )
+        except wandb_upstream.NoAnswer:
+            return  # An outage: wandb retries, and says so itself when it gives up.
+        if not self._arrivals.seen(has, now):
+            raise SinkDied(f"W&B has rows only up to number {has} of {self._logged}; sending the rest anew")
+
     def _step_on_disk(self, run: str) -> int | None:
         """The last step in the local logs of this run, -1 when they hold none, None when there are no logs (a person
         cleaned up after a sync: then the cursor is believed)."""
@@ -185,6 +214,33 @@ class WandbSink:
         fresh = {key: value for key, value in _config(info).items() if known.get(key) != value}
         if fresh:
             self._run.config.update(fresh, allow_val_change=True)
+
+
+class Arrivals:
+    """Does the far end keep up? Pure: time is an argument."""
+
+    def __init__(self, verify_seconds: float, arrive_seconds: float) -> None:
+        self._verify_seconds, self._arrive_seconds = verify_seconds, arrive_seconds
+        self._arrived = -1
+        self._asked_at: float | None = None
+        self._behind_since: float | None = None
+        self._expected = -1
+
+    def due(self, logged: int, now: float) -> bool:
+        """Is it time to ask? ``logged``: the highest step handed over."""
+        self._expected = logged
+        if logged <= self._arrived or (self._asked_at is not None and now - self._asked_at < self._verify_seconds):
+            return False
+        first, self._asked_at = self._asked_at is None, now
+        return not first  # The first rows have only just been handed over.
+
+    def seen(self, step: int, now: float) -> bool:
+        """The far end's last step. False: it has lacked something for too long without any progress."""
+        if step >= self._expected or step > self._arrived:
+            self._arrived, self._behind_since = step, None if step >= self._expected else now
+            return True
+        self._behind_since = self._behind_since if self._behind_since is not None else now
+        return now - self._behind_since < self._arrive_seconds
 
 
 def _import_wandb() -> Any:

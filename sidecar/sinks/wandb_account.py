@@ -5,16 +5,15 @@ Never: shows or returns the key, imports wandb, or asks a server.
 """
 
 import hashlib
-import netrc
 import os
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
 from sidecar.rows import RunInfo
+from sidecar.sinks.wandb_upstream import key_of
 
 Mode = Literal["online", "offline", "disabled"]
 MODES: dict[str, Mode] = {
@@ -72,19 +71,8 @@ def choose_mode(options: Mapping[str, Any], environ: Mapping[str, str]) -> Choic
 
 def has_credentials(environ: Mapping[str, str]) -> bool:
     """Is there a key in the environment or in netrc (where ``wandb login`` puts it), or an identity token?"""
-    if environ.get("WANDB_API_KEY", "").strip() or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(environ.get("WANDB_BASE_URL") or DEFAULT_BASE_URL).hostname or ""
-    home = environ.get("HOME") or os.path.expanduser("~")
-    for path in (environ.get("NETRC"), os.path.join(home, ".netrc"), os.path.join(home, "_netrc")):
-        if path and os.path.exists(path):
-            try:
-                found = netrc.netrc(path).authenticators(host)
-            except (netrc.NetrcParseError, OSError, UnicodeDecodeError):
-                continue
-            if found and found[2]:
-                return True
-    return False
+    base_url = environ.get("WANDB_BASE_URL") or DEFAULT_BASE_URL
+    return bool(environ.get("WANDB_IDENTITY_TOKEN_FILE")) or key_of(environ, base_url) is not None
 
 
 def labels(run: RunInfo, options: Mapping[str, Any], environ: Mapping[str, str]) -> Labels:

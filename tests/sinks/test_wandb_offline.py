@@ -209,7 +209,8 @@ def test_nothing_about_user_machine_or_program_is_in_the_file(
     config = {
         "api_key": "CANARYKEY", "wandb_token": key, "data_path": "/data/canary_dataset/train.jsonl", "lr": 0.5,
         "prompt": "canary-prompt once upon a time", "author": "canary@example.org", "node": "canary-host",
-        "optimizer": "/home/canary-user/x", "model/name": "/srv/canary_dataset/model", "hyperparams/owner": "canary-user",
+        "optimizer": "/home/canary-user/x", "model/name": "/srv/canary_dataset/model",
+        "hyperparams/owner": "canary-user",
     }  # fmt: skip
     run = Run(tmp_path, config=config, host="canary-host", notes="by canary@example.org", tags=["canary-user"])
     with Manager(run, "wandb") as manager:

@@ -1,0 +1,195 @@
+"""Real wandb, online, against a server of ours that can fail in every way we know from the field."""
+
+import getpass
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.wandb_server import KEY, WandbServer
+
+from sidecar import wire
+from sidecar.sinks import wandb_account
+
+from .harness import Manager, Run, until
+from .wandb_file import find
+
+QUICK = {
+    "wandb_internal": {
+        "x_file_stream_transmit_interval": 1.0, "x_file_stream_retry_max": 1,
+        "x_file_stream_retry_wait_min_seconds": 0.1, "x_file_stream_retry_wait_max_seconds": 0.2,
+        "x_graphql_retry_max": 1, "x_graphql_retry_wait_min_seconds": 0.1, "x_graphql_retry_wait_max_seconds": 0.2,
+        "x_file_stream_timeout_seconds": 2.0, "x_graphql_timeout_seconds": 2.0,
+    },
+    "wandb_init_seconds": 5.0, "wandb_finish_seconds": 5.0, "wandb_verify_seconds": 1.0, "wandb_arrive_seconds": 6.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    with WandbServer() as running:
+        for name, value in running.environment().items():
+            monkeypatch.setenv(name, value)
+        yield running
+
+
+def global_steps(server: WandbServer, run_id: str = "run-1") -> list[int]:
+    return [row["train/global_step"] for row in server.runs[run_id].history] if run_id in server.runs else []
+
+
+def test_with_a_key_rows_arrive_while_the_run_goes_on(tmp_path: Path, server: WandbServer) -> None:
+    run = Run(tmp_path, config={"lr": 0.1}, entity="team", group="g", tags=["t"], notes="n")
+    with Manager(run, "wandb", **QUICK) as manager:
+        run.steps(0, 9)
+        manager.drain()
+        until(lambda: global_steps(server) == list(range(10)))
+        health = manager.health("wandb")
+        assert (health.state, health.reason) == ("ok", "W&B initialized: demo/d12")
+        assert health.url == f"{server.url}/team/demo/runs/run-1"
+        assert not server.runs["run-1"].complete
+    stored = server.runs["run-1"]
+    assert stored.complete
+    assert stored.config["lr"] == 0.1
+    assert stored.upserts[0]["groupName"] == "g"
+
+
+def test_after_a_restart_the_run_is_resumed_without_a_repeat(tmp_path: Path, server: WandbServer) -> None:
+    run = Run(tmp_path)
+    for first in (0, 5, 10):
+        run.steps(first, first + 4)
+        with Manager(run, "wandb", **QUICK) as manager:
+            manager.drain()
+    assert global_steps(server) == list(range(15))
+
+
+def test_an_outage_in_the_middle_loses_and_repeats_nothing(tmp_path: Path, server: WandbServer) -> None:
+    run = Run(tmp_path)
+    with Manager(run, "wandb", **QUICK) as manager:
+        run.steps(0, 4)
+        manager.drain()
+        until(lambda: len(global_steps(server)) == 5)
+        server.stop()
+        run.steps(5, 9)
+        manager.manager.notify("run-1")
+        time.sleep(1.0)
+        server.start()
+        run.steps(10, 14)
+        manager.drain()
+        until(lambda: global_steps(server) == list(range(15)), 90.0, lambda: str(manager.health("wandb")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["rows_unauthorized", "rows_html", "rows_error", "unauthorized"])
+def test_an_uploader_that_died_for_good_is_replaced_and_the_journal_repairs_it(
+    tmp_path: Path, server: WandbServer, fault: str
+) -> None:
+    run = Run(tmp_path)
+    with Manager(run, "wandb", **QUICK) as manager:
+        run.steps(0, 4)
+        manager.drain()
+        until(lambda: len(global_steps(server)) == 5)
+        server.fault = fault
+        run.steps(5, 9)
+        manager.drain()
+        until(lambda: manager.health("wandb").failures_total >= 1, 60.0, lambda: str(manager.health("wandb")))
+        server.fault = None
+        run.steps(10, 14)
+        manager.drain(120.0)
+        until(lambda: global_steps(server) == list(range(15)), 60.0, lambda: str(manager.health("wandb")))
+
+
+@pytest.mark.parametrize("fault", ["error", "unauthorized", "too_many", "html", "refuse", "hang"])
+def test_a_server_that_is_down_from_the_start_gets_everything_later(
+    tmp_path: Path, server: WandbServer, fault: str
+) -> None:
+    run = Run(tmp_path)
+    server.fault = fault
+    with Manager(run, "wandb", **QUICK) as manager:
+        run.steps(0, 4)
+        manager.manager.notify("run-1")
+        health = manager.health("wandb")
+        until(lambda: health.failures_total >= 1, 60.0, lambda: str(health))
+        assert health.state == "failing"
+        assert health.reason.startswith("W&B")
+        assert KEY not in health.reason
+        server.fault = None
+        manager.drain(90.0)
+        until(lambda: global_steps(server) == list(range(5)), 60.0)
+
+
+def test_a_wrong_key_is_named_as_such(tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
+    run = Run(tmp_path)
+    with Manager(run, "wandb", **QUICK) as manager:
+        run.steps(0, 1)
+        manager.manager.notify("run-1")
+        health = manager.health("wandb")
+        until(lambda: health.failures_total >= 1, 60.0)
+        assert "check WANDB_API_KEY or run `wandb login`" in health.reason
+        assert "f" * 40 not in health.reason
+
+
+def test_nothing_private_is_in_any_request(
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USER", "canary-user")
+    config = {"prompt": "canary-prompt", "path": "/data/canary-data", "api_key": "canary-key", "lr": 0.5}
+    run = Run(tmp_path, config=config, host="canary-host", launch_id="canary-launch")
+    with Manager(run, "wandb", **QUICK) as manager:
+        run.steps(0, 3, word="canary-word")
+        run.emit(wire.Text(run.now_ns, 0, 3, "sample", "canary-text"))
+        manager.drain()
+    sent = b"\n".join(path.encode() + b" " + body for path, body in server.requests)
+    assert b"train/loss" in sent
+    assert b"canary" not in sent
+    for word in {socket.gethostname(), str(tmp_path), str(Path.cwd()), "pytest", getpass.getuser()} - {"root"}:
+        assert word.encode() not in sent, word
+    assert set(server.uploaded_names) <= {"wandb-summary.json", "config.yaml"}
+
+
+def test_the_key_is_found_in_netrc_as_wandb_login_leaves_it(
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1\n  login user\n  password {KEY}\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    environ = {"WANDB_BASE_URL": server.url, "NETRC": str(netrc)}
+    assert wandb_account.choose_mode({}, environ).mode == "online"
+    assert wandb_account.choose_mode({}, environ | {"WANDB_BASE_URL": "http://elsewhere.example"}).mode == "offline"
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "mode", "word"),
+    [
+        ({}, {}, "offline", "no key"),
+        ({}, {"WANDB_API_KEY": KEY}, "online", None),
+        ({}, {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline", "WANDB_MODE=offline"),
+        ({}, {"WANDB_MODE": "dryrun"}, "offline", "WANDB_MODE=dryrun"),
+        ({}, {"WANDB_MODE": "online"}, "offline", "no key"),
+        ({"mode": "online"}, {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "online", None),
+        ({}, {"WANDB_API_KEY": KEY, "WANDB_MODE": "sometimes"}, "offline", "not one of"),
+        ({}, {"WANDB_DISABLED": "1"}, "disabled", "WANDB_DISABLED"),
+    ],
+)
+def test_the_mode_is_chosen_from_option_environment_and_key(
+    options: dict[str, Any], environ: dict[str, str], mode: str, word: str | None
+) -> None:
+    choice = wandb_account.choose_mode(options, environ | {"HOME": "/nonexistent"})
+    assert choice.mode == mode
+    assert choice.reason is None if word is None else word in (choice.reason or "")
+
+
+def test_run_ids_are_made_acceptable_and_stay_different() -> None:
+    ids = [wandb_account.run_id(text) for text in ("plain-1", "a/b", "a b", "x" * 200, "x" * 201, "")]
+    assert ids[0] == "plain-1"
+    assert len(set(ids)) == len(ids)
+    assert all(0 < len(id) <= 64 and "/" not in id for id in ids)
+
+
+def test_the_sync_command_names_the_folder(tmp_path: Path) -> None:
+    command = wandb_account.sync_command(str(tmp_path), "run-1")
+    assert command == f"wandb sync --include-online {tmp_path}/wandb/*run-*-run-1"
+    assert not find(tmp_path, "run-1")
