@@ -96,19 +96,50 @@ class _Series:
     def extend(self, values: list[float], places: list[tuple[float, float, float]], capacity: int) -> None:
         taken = 0
         while taken < len(values):
-            if not self.count or self.filled >= self.stride:
-                if len(self.count) >= capacity:
-                    self._halve()
-                    continue
-                self._open()
-            upto = min(len(values), taken + self.stride - self.filled)
-            self.filled += upto - taken
-            self._merge(len(self.count) - 1, _Summary(values[taken:upto]))
-            self.step[-1], self.tokens[-1], self.time[-1] = places[upto - 1]
+            if self.count and self.filled < self.stride:
+                upto = min(len(values), taken + self.stride - self.filled)
+                self._merge(len(self.count) - 1, _Summary(values[taken:upto]))
+                self.filled += upto - taken
+                self.step[-1], self.tokens[-1], self.time[-1] = places[upto - 1]
+            elif len(self.count) >= capacity:
+                self._halve()
+                continue
+            else:
+                upto = min(len(values), taken + (capacity - len(self.count)) * self.stride)
+                self._append(values[taken:upto], places[taken:upto])
             taken = upto
         if self.band:
             self._merge_band(len(self.count) - 1, self.band)
             self.band = []
+
+    def shrink(self, capacity: int) -> None:
+        """Make room for others: merge until there are at most ``capacity`` buckets."""
+        while len(self.count) > capacity:
+            self._halve()
+
+    def _append(self, values: list[float], places: list[tuple[float, float, float]]) -> None:
+        """New buckets, whole columns at a time: one by one costs five times as much."""
+        stride, size = self.stride, len(values)
+        if stride == 1 and (total := sum(values)) - total == 0:
+            for column in (self.low, self.high, self.total):
+                column.extend(values)
+            self.count.extend([1] * size)
+            self.flags.extend(bytes(size))
+            ends = places
+        else:
+            for start in range(0, size, stride):
+                summary = _Summary(values[start : start + stride])
+                self.low.append(summary.low)
+                self.high.append(summary.high)
+                self.total.append(summary.total)
+                self.count.append(summary.count)
+                self.flags.append(summary.flags)
+            ends = places[stride - 1 :: stride]
+            if size % stride:
+                ends.append(places[-1])
+        for column, axis in ((self.step, 0), (self.tokens, 1), (self.time, 2)):
+            column.extend([place[axis] for place in ends])
+        self.filled = size % stride or stride
 
     def spread(self, value: float, step: float) -> None:
         """Another rank's value widens the band at its step; it never makes a point."""
@@ -117,17 +148,11 @@ class _Series:
             if len(self.band) > BATCH_ROWS:
                 self.band = [min(self.band), max(self.band)]
         else:
-            self._merge_band(min(bisect_left(self.step, step), len(self.step) - 1), (value,))
-
-    def _open(self) -> None:
-        for column in (self.step, self.tokens, self.time):
-            column.append(UNKNOWN)
-        self.total.append(0.0)
-        self.low.append(math.inf)
-        self.high.append(-math.inf)
-        self.count.append(0)
-        self.flags.append(0)
-        self.filled = 0
+            at = min(bisect_left(self.step, step), len(self.step) - 1)
+            if value - value == 0:
+                self.low[at], self.high[at] = min(self.low[at], value), max(self.high[at], value)
+            else:
+                self.flags[at] |= _flag(value)
 
     def _merge(self, at: int, summary: _Summary) -> None:
         self.low[at] = min(self.low[at], summary.low)
@@ -224,7 +249,7 @@ class History:
                 self._step = float(row.step)
             seen = row.metrics.get(TOKENS_SEEN)
             if seen.__class__ is float or seen.__class__ is int:
-                self._tokens = float(seen)  # type: ignore[arg-type]
+                self._tokens = _float(seen)
             place = (self._step, self._tokens, row.time)
             level_columns = columns.setdefault(level, {})
             for name, value in row.metrics.items():
@@ -233,9 +258,14 @@ class History:
                     column = level_columns[name] = ([], [])
                 column[0].append(value)
                 column[1].append(place)
+        series_before = len(self._series)
         for level in sorted(columns):
             for name, (values, places_of) in columns[level].items():
                 self._take(level, name, *_numbers(values, places_of))
+        if len(self._series) != series_before:
+            capacity = self._capacity()
+            for series in self._series.values():
+                series.shrink(capacity)
 
     def _take(self, level: int, name: str, values: list[float], places: list[tuple[float, float, float]]) -> None:
         if not values:
@@ -273,7 +303,7 @@ def _float(value: float) -> float:
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 class _Places:

@@ -65,6 +65,14 @@ class Json(Response):
         return content if isinstance(content, bytes) else status_view.encode(content)
 
 
+class NoSuchRun(Exception):
+    """Becomes a 404 that names the runs there are."""
+
+    def __init__(self, run_id: str, known: list[str]) -> None:
+        super().__init__(run_id)
+        self.run_id, self.known = run_id, known[:50]
+
+
 class Reader:
     """Composes status objects from what is published, and remembers them until the next publish."""
 
@@ -85,10 +93,10 @@ class Reader:
         return listed
 
     def status(self, run_id: str | None = None) -> Status:
-        """Raises HTTPException 404, naming the known runs, for a run that is not there."""
+        """Raises NoSuchRun."""
         snapshot = self._views.snapshot(run_id)
         if snapshot is None and run_id is not None:
-            raise HTTPException(404, {"error": f"no such run: {status_view.clean(run_id)}", "runs": self.known()[:50]})
+            raise NoSuchRun(run_id, self.known())
         return status_view.compose(snapshot, self._views.telemetry, self.runs(), now_ns=self._now_ns())
 
     def encoded(self, run_id: str | None = None) -> bytes:
@@ -124,10 +132,13 @@ def create_app(views: Views, security: Security | None = None) -> FastAPI:
 
 
 def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(NoSuchRun)
+    async def no_such_run(_: Request, error: NoSuchRun) -> Response:
+        return Json({"error": f"no such run: {status_view.clean(error.run_id)}", "runs": error.known}, 404)
+
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
-        body = error.detail if isinstance(error.detail, dict) else {"error": str(error.detail)}
-        return Json(body, error.status_code)
+        return Json({"error": str(error.detail)}, error.status_code)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
@@ -171,10 +182,11 @@ def _add_probes(app: FastAPI, views: Views) -> None:
 
     @app.get("/livez", responses={503: {"description": "Training has stalled or its process is gone"}})
     async def livez(run: Annotated[str | None, Query(max_length=500)] = None) -> Response:
-        """Training makes progress, has ended, or has not begun."""
-        snapshot = views.snapshot(run)
-        if snapshot is None and run is not None:
-            raise HTTPException(404, "no such run")
+        """The run followed live (the one last started, or ``run``) makes progress or has ended; or none has begun."""
+        live = views.run_ids()
+        if run is not None and run not in live:
+            raise NoSuchRun(run, live)
+        snapshot = views.snapshot(run or live[0]) if live else None
         state = snapshot.state if snapshot else "waiting"
         return Json({"status": state}, 503 if state in STUCK_STATES else 200)
 
@@ -205,9 +217,6 @@ def _add_api(app: FastAPI, views: Views, reader: Reader) -> None:
 
     @app.get("/api/v1/runs/{run_id}", responses=_documented("Status", "One run"))
     async def run(run_id: str) -> Response:
-        if run_id not in views.run_ids():
-            entry = await run_in_threadpool(_entry, reader, run_id)
-            return Json(entry)
         return Json(await run_in_threadpool(reader.encoded, run_id))
 
     @app.get("/api/v1/runs/{run_id}/history")
@@ -220,9 +229,9 @@ def _add_api(app: FastAPI, views: Views, reader: Reader) -> None:
     ) -> Response:
         """Series thinned to ``points``, extremes kept; ``name`` may be repeated, for names that contain a comma.
         Without any: which names there are."""
-        series = views.history(run_id)
+        series = await run_in_threadpool(views.history, run_id)
         if series is None:
-            raise HTTPException(404, {"error": "no history of that run is in memory", "runs": views.run_ids()})
+            raise NoSuchRun(run_id, await run_in_threadpool(reader.known))
         wanted = list(dict.fromkeys([*filter(None, names.split(",")), *name]))
         if len(wanted) > NAMES_MAX:
             raise HTTPException(422, f"at most {NAMES_MAX} names at once")
@@ -233,22 +242,13 @@ def _add_api(app: FastAPI, views: Views, reader: Reader) -> None:
     @app.get("/api/v1/stream", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
     async def stream(request: Request, run: Annotated[str | None, Query(max_length=500)] = None) -> Any:
         """Server-sent events: ``snapshot`` once, then ``delta`` (JSON merge patch), at most two a second."""
-        if run is not None and views.snapshot(run) is None:
-            raise HTTPException(404, "no such run")
+        await run_in_threadpool(reader.status, run)  # Answers 404, and reads a run of an earlier day outside the loop.
         return _as_response(EventStream(request.app.state.hub, run))
 
     @app.get("/api/v1/schema/status")
     async def schema() -> Response:
         """JSON Schema of /status."""
         return Json(status_view.schema())
-
-
-def _entry(reader: Reader, run_id: str) -> RunSummary:
-    """A run of which only the journal is left."""
-    for entry in reader.runs():
-        if entry.run_id == run_id:
-            return entry
-    raise HTTPException(404, {"error": f"no such run: {status_view.clean(run_id)}", "runs": reader.known()[:50]})
 
 
 def _as_response(stream: EventStream) -> Response:

@@ -12,7 +12,7 @@ import gzip
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest as render_text
@@ -20,6 +20,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as render_openmetrics
 from prometheus_client.registry import Collector
 
+from sidecar.families import FAMILIES
+from sidecar.metrics import own_family_names
 from sidecar.snapshot import RunSnapshot
 from sidecar.telemetry import Telemetry
 from sidecar.web import samples
@@ -78,7 +80,7 @@ class Exposition:
         if known is not None and known[0] == version:
             return known[1]
         if kind == OPENMETRICS:
-            body = render_openmetrics(self._registry, version="1.0.0")
+            body = cast(bytes, render_openmetrics(self._registry, version="1.0.0"))  # type: ignore[no-untyped-call]
         else:
             body = render_text(self._registry)
         self.renders_total += 1
@@ -97,13 +99,14 @@ class RunsCollector(Collector):
 
     def __init__(self, views: ViewsLike, clock: Callable[[], float]) -> None:
         self._views, self._clock = views, clock
+        self._own_names = own_family_names()
         self._ended_at: dict[str, float] = {}
         self._floors: dict[str, dict[tuple[str, tuple[str, ...]], float]] = {}
         self._dropped: dict[str, int] = {}
 
     def collect(self) -> Iterable[Metric]:
         families = Families()
-        own_names = own_family_names()
+        own_names = self._own_names
         shown = list(self._shown())
         for run in shown:
             floor = self._floors.setdefault(run.run_id, {})
@@ -155,10 +158,11 @@ class Families:
         return [self._families[name] for name in sorted(self._families)]
 
     def _new(self, name: str) -> Metric:
-        kind, documentation = describe(name)
+        family = FAMILIES[name]  # A name that is not in the catalogue is a mistake of ours: tests look for it.
+        kind = family.kind
         base = name.removesuffix("_total") if kind == "counter" else name
         base = base.removesuffix("_info") if kind == "info" else base
-        metric = self._families[name] = Metric(base, documentation, kind)
+        metric = self._families[name] = Metric(base, family.help, kind)
         return metric
 
 
@@ -199,14 +203,3 @@ def _quality(parameters: list[str]) -> float:
             except ValueError:
                 return 0.0
     return 1.0
-
-
-def describe(name: str) -> tuple[str, str]:
-    """Type and help of a family."""
-    kind = "counter" if name.endswith("_total") else "info" if name.endswith("_info") else "gauge"
-    return ("histogram" if name == "training_step_duration_seconds" else kind), name.replace("_", " ")
-
-
-def own_family_names() -> frozenset[str]:
-    """Logged metrics that have a Prometheus family of their own and so stay out of training_metric."""
-    return frozenset()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from sidecar.families import FAMILIES
 from sidecar.snapshot import RunSnapshot
 from sidecar.telemetry import Telemetry
 
@@ -143,7 +144,7 @@ def of_run(run: RunSnapshot, own_names: frozenset[str] = frozenset()) -> Iterato
     yield from _logged(run, label, own_names)
     if run.state not in ENDED_STATES:  # Nobody reads the hardware for a run that has ended: absent beats stale.
         yield from _gpus(run, label)
-        yield from _host(run, label)
+        yield from _readings("training_host_", run.host, label)
 
 
 def of_telemetry(telemetry: Telemetry) -> Iterator[Sample]:
@@ -213,8 +214,8 @@ def _datasets(run: RunSnapshot, label: Labels) -> Iterator[Sample]:
     mixture = list(run.dataset.mixture.items())
     for name, dataset in mixture[:DATASETS_PER_RUN_MAX]:
         labels = label | {"dataset": label_value(name)}
-        yield Sample("training_dataset_tokens_total", labels, dataset.tokens)
-        yield Sample("training_dataset_samples_total", labels, dataset.samples)
+        yield Sample("training_dataset_tokens_total", labels, dataset.tokens_total)
+        yield Sample("training_dataset_samples_total", labels, dataset.samples_total)
         for family, ratio in (("training_dataset_coverage_ratio", dataset.coverage),
                               ("training_dataset_share_ratio", dataset.ratio)):
             if ratio is not None:
@@ -222,8 +223,8 @@ def _datasets(run: RunSnapshot, label: Labels) -> Iterator[Sample]:
     rest = [dataset for _, dataset in mixture[DATASETS_PER_RUN_MAX:]]
     if rest:
         labels = label | {"dataset": OTHER}
-        yield Sample("training_dataset_tokens_total", labels, sum(dataset.tokens for dataset in rest))
-        yield Sample("training_dataset_samples_total", labels, sum(dataset.samples for dataset in rest))
+        yield Sample("training_dataset_tokens_total", labels, sum(dataset.tokens_total for dataset in rest))
+        yield Sample("training_dataset_samples_total", labels, sum(dataset.samples_total for dataset in rest))
 
 
 def _logged(run: RunSnapshot, label: Labels, own_names: frozenset[str]) -> Iterator[Sample]:
@@ -243,26 +244,31 @@ def _gpus(run: RunSnapshot, label: Labels) -> Iterator[Sample]:
         yield Sample("training_gpu_info", labels | _texts(
             **{field: None if value is None else str(value) for field, value in info.items()}), 1)
         yield Sample("training_gpu_lost", labels, float(bool(gpu.get("lost"))))
-        for field, value in gpu.items():
-            if field not in GPU_INFO_LABELS and _is_number(value):
-                yield _reading("training_gpu_", field, labels, value)
+        yield from _readings("training_gpu_", gpu, labels)
         for reason, seconds in (gpu.get("throttle_seconds") or {}).items():
             yield Sample("training_gpu_throttle_seconds_total", labels | {"reason": label_value(reason)}, seconds)
         for reason in gpu.get("throttle_reasons") or ():
             yield Sample("training_gpu_throttled", labels | {"reason": label_value(reason)}, 1)
 
 
-def _host(run: RunSnapshot, label: Labels) -> Iterator[Sample]:
-    for field, value in run.host.items():
-        if "@" not in field and _is_number(value):  # name@pid: one process; its sum is exported, pids are not.
-            yield _reading("training_host_", field, label, value)
+@lru_cache(maxsize=1_000)
+def _family_of(prefix: str, field: str) -> tuple[str, float] | None:
+    """The family of a reading and what to multiply it by: readings come in base units but for percentages.
+
+    None for a reading that the catalogue does not know: its type and meaning could only be guessed.
+    """
+    scale = 1.0
+    name = RENAMED.get(field, field)
+    if name.endswith("_percent"):
+        name, scale = f"{name.removesuffix('_percent')}_ratio", 0.01
+    return (prefix + name, scale) if prefix + name in FAMILIES else None
 
 
-def _reading(prefix: str, field: str, labels: Labels, value: float) -> Sample:
-    """Readings arrive in base units but for percentages."""
-    if field.endswith("_percent"):
-        return Sample(f"{prefix}{field.removesuffix('_percent')}_ratio", labels, value / 100)
-    return Sample(prefix + RENAMED.get(field, field), labels, value)
+def _readings(prefix: str, readings: Mapping[str, Any], labels: Labels) -> Iterator[Sample]:
+    for field, value in readings.items():
+        family = _family_of(prefix, field) if _is_number(value) else None
+        if family is not None:
+            yield Sample(family[0], labels, value * family[1])
 
 
 def _texts(**labels: str | None) -> Labels:

@@ -8,8 +8,21 @@ from typing import Any
 from sidecar.history import History
 from sidecar.rows import Row
 from sidecar.snapshot import (
-    Alert, DatasetsView, DatasetView, Eta, Goodput, GpuState, MetricValue, Mfu, MfuDenominator, PhaseTime, Progress,
-    RankView, RunSnapshot, StepHistogram, StepTime,
+    Alert,
+    DatasetsView,
+    DatasetView,
+    Eta,
+    Goodput,
+    GpuState,
+    MetricValue,
+    Mfu,
+    MfuDenominator,
+    PhaseTime,
+    Progress,
+    RankView,
+    RunSnapshot,
+    StepHistogram,
+    StepTime,
 )
 from sidecar.telemetry import CollectorHealth, SinkHealth, Telemetry
 
@@ -28,8 +41,8 @@ class FakeViews:
 
     def publish(self, *snapshots: RunSnapshot) -> None:
         for snapshot in snapshots:
-            self.snapshots = {snapshot.run_id: snapshot} | self.snapshots
-            self.snapshots[snapshot.run_id] = snapshot
+            newest_first = self.snapshots if snapshot.run_id in self.snapshots else {snapshot.run_id: snapshot}
+            self.snapshots = newest_first | self.snapshots | {snapshot.run_id: snapshot}
         self.version += 1
 
     def run_ids(self) -> list[str]:
@@ -71,7 +84,7 @@ def make_snapshot(run_id: str = "nanochat-d12-1", *, step: int = 12_840, ranks: 
     """A running pretraining run, all fields set. ``metrics``: how many extra logged names."""
     logged = {"train/loss": 2.314, "train/aux_loss": 0.02, "val/loss": 2.41, "val/perplexity": 11.1,
               "train/lrm": 0.8} | {f"custom/metric_{i}": float(i) for i in range(metrics)}
-    fields: dict[str, Any] = dict(
+    fields: dict[str, Any] = dict(  # noqa: C408 - half as many quotes.
         run_id=run_id, project="nanochat", name="d12", stage="pretrain", group="sweep-3", tags=["demo"],
         state="running", verdict="Training. Step 12,840 of 100,000, loss 2.31 and falling; 3 % slower than its own "
         "best, because rank 3 (node-0) waits on data.",
@@ -99,7 +112,8 @@ def make_snapshot(run_id: str = "nanochat-d12-1", *, step: int = 12_840, ranks: 
                         103_000.0 - 4_000 * (rank == 3), 0.57 + 0.02 * (rank == 3), f"node-{rank // 8}", 100 + rank,
                         [f"GPU-{rank:04d}"]) for rank in range(ranks)],
         dataset=DatasetsView("fineweb-edu", {
-            "fineweb-edu": DatasetView(1_200_000, 2_400_000_000, 0.713, 0.24, 5_000_000, 0, 0.7),
+            "fineweb-edu": DatasetView(1_200_000, 2_400_000_000, 0.713, 0.24, 5_000_000, 0, 0.7, 1_210_000,
+                                       2_420_000_000),
             "smoltalk": DatasetView(300_000, 620_000_000, 0.184, 0.65, 460_000, 0, 0.2),
             "gsm8k": DatasetView(90_000, 346_000_000, 0.103, 12.04, 7_473, 12, 0.1)}),
         gpus=[make_gpu(index) for index in range(gpus)],
@@ -120,7 +134,8 @@ def make_snapshot(run_id: str = "nanochat-d12-1", *, step: int = 12_840, ranks: 
 
 
 def make_gpu(index: int) -> dict[str, Any]:
-    return {"index": index, "uuid": f"GPU-{index:04d}", "name": "NVIDIA H100 80GB HBM3", "pci_bus_id": f"0000:{index:02x}",
+    return {"index": index, "uuid": f"GPU-{index:04d}", "name": "NVIDIA H100 80GB HBM3",
+            "pci_bus_id": f"0000:{index:02x}",
             "driver_version": "580.1", "utilization_percent": 97 - index, "memory_utilization_percent": 61,
             "memory_used_bytes": (61 + index) * 2**30, "memory_total_bytes": 80 * 2**30, "power_watts": 640.0 + index,
             "power_limit_watts": 700.0, "temperature_celsius": 61 + 5 * index, "sm_clock_hertz": 1.755e9,
@@ -139,9 +154,10 @@ def make_history(steps: int = 12_840, run_id: str = "nanochat-d12-1") -> History
             "train/loss": loss, "train/learning_rate": 3e-4 * warm * (1 - 0.6 * step / steps),
             "train/grad_norm": 0.6 + 0.4 * warm / (1 + step / 800) + abs(noise.gauss(0, 0.06)),
         }
-        derived = {"train/loss_smoothed": loss * 0.02 + 0.98 * (2.1 + 8.5 * (step + 12) ** -0.32),
+        derived = {"train/loss_ema": loss * 0.02 + 0.98 * (2.1 + 8.5 * (step + 12) ** -0.32),
                    "train/tokens_per_second": 412_000 + noise.gauss(0, 9_000) - (60_000 if step % 1_000 < 8 else 0),
-                   "train/mfu_percent": 41.2 + noise.gauss(0, 0.5), "train/step_time_ms": 575 + noise.gauss(0, 12),
+                   "train/mfu_percent": 41.2 + noise.gauss(0, 0.5),
+                   "performance/batch_time_ms": 575 + noise.gauss(0, 12),
                    "train/num_input_tokens_seen": step * 262_144}
         at = 1_790_000_000 + step * 0.575
         history.add(Row(run_id, 0, step, step, at, "step", metrics))

@@ -1,6 +1,7 @@
 """Every endpoint, through the guard, as a reader sees it."""
 
 import math
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -115,11 +116,19 @@ def test_bad_history_queries_are_422_with_one_line(views: FakeViews, client: Cli
     assert set(answer.json()) == {"error"}
 
 
-def test_a_run_of_an_earlier_day_is_listed_and_found(views: FakeViews, client: Client) -> None:
-    views.earlier = [type("Entry", (), dict(run_id="old-1", project="p", name=None, stage="sft", state="finished",
-                                            last_step=7, started_ns=1))()]
-    assert [run["run_id"] for run in client.get("/api/v1/runs").json()["runs"]] == ["nanochat-d12-1", "old-1"]
-    assert client.get("/api/v1/runs/old-1").json()["last_step"] == 7
+def test_a_run_of_an_earlier_day_is_listed(views: FakeViews, client: Client) -> None:
+    views.earlier = [SimpleNamespace(run_id="old-1", project="p", name=None, stage="sft", state="finished",
+                                     last_step=7, started_ns=1)]
+    listed = client.get("/api/v1/runs").json()["runs"]
+    assert [(run["run_id"], run["last_step"]) for run in listed] == [("nanochat-d12-1", 12_840), ("old-1", 7)]
+
+
+def test_livez_does_not_judge_a_run_that_only_the_journal_knows() -> None:
+    views = FakeViews(make_snapshot(state="lost"))
+    views.run_ids = lambda: []  # type: ignore[method-assign]
+    answer = Client(views).get("/livez")
+    assert (answer.status_code, answer.json()) == (200, {"status": "waiting"})
+    assert Client(views).get("/livez?run=nanochat-d12-1").status_code == 404
 
 
 def test_openapi_refers_only_to_schemas_it_contains(client: Client) -> None:

@@ -123,7 +123,7 @@ function render() {
   document.querySelector(".hero").className = `hero ${tone}`;
   say("project", s.project || ""); say("name", waiting ? "sidecar" : s.name || s.run_id);
   say("stage", s.stage || ""); show("stage", known(s.stage));
-  show("waiting", waiting); show("body", !waiting); show("all-section", !waiting);
+  show("waiting", waiting && s.state === "waiting"); show("body", !waiting); show("all-section", !waiting);
   const loss = s.loss_state || (isNumber(s.loss) ? s.loss.toFixed(3) : "");
   document.title = clean(waiting ? "sidecar: waiting" : `${s.state === "running" ? "" : s.state + " · "}${count(s.step)} · loss ${loss || DASH} · ${s.name || s.run_id}`, 120);
   const news = waiting ? "" : `${s.state}. ${(s.alerts || []).filter((a) => a.active).map((a) => a.message).join(" ")}`;
@@ -344,10 +344,11 @@ function renderConfig(s) {
 
 /* ---------- charts ---------- */
 const CHARTS = {
-  loss: { names: ["train/loss", "train/loss_smoothed", "val/loss"], labels: ["loss", "smoothed", "validation"], colors: ["--raw", "--blue", "--amber"], widths: [1, 2, 2] },
+  loss: { names: ["train/loss", "train/loss_ema", "val/loss"], labels: ["loss", "smoothed", "validation"], colors: ["--raw", "--blue", "--amber"], widths: [1, 2, 2] },
   grad: { names: ["train/grad_norm"], labels: ["norm"], colors: ["--violet"], widths: [1.3] },
   lr: { names: ["train/learning_rate"], labels: ["rate"], colors: ["--teal"], widths: [1.6] },
   speed: { names: ["train/tokens_per_second"], labels: ["tokens/s"], colors: ["--green"], widths: [1.5], short: true },
+  step: { names: ["performance/batch_time_ms"], labels: ["ms"], colors: ["--teal"], widths: [1.3] },
   mfu: { names: ["train/mfu_percent", "train/mfu_causal_percent"], labels: ["full", "causal"], colors: ["--blue", "--grey"], widths: [1.6, 1.2] },
   any: { names: [], labels: [], colors: ["--blue"], widths: [1.5] },
 };
@@ -380,7 +381,7 @@ function options(id, chart, host) {
     width: host.clientWidth, height: host.clientHeight, series, bands, padding: [8, 10, 0, 0],
     cursor: { sync: { key: "sidecar" }, points: { show: (u, i) => (i % 3 === 1 ? el("div") : null), size: 6 }, drag: { x: true, y: false } }, legend: { show: false },
     scales: { x: { time }, y: id === "loss" && store.logLoss ? { distr: 3 } : { range: (_, low, high) => range(low, high) } },
-    axes: [{ ...axis, space: 70, ...(time ? {} : { values: (_, ticks) => ticks.map((v) => (store.axis === "tokens" ? tokens(v) : axisText(v))) }) },
+    axes: [{ ...axis, size: 26, space: 70, ...(time ? {} : { values: (_, ticks) => ticks.map((v) => (store.axis === "tokens" ? tokens(v) : axisText(v))) }) },
       { ...axis, size: 54, space: 26, values: (_, ticks) => ticks.map((v) => (v === null ? "" : axisText(v))) }],
     hooks: { draw: [(u) => drawBroken(u)], setCursor: [(u) => key(u, id)] },
   };
@@ -513,7 +514,7 @@ function handle(event) {
   return true;
 }
 async function fallback(error) {
-  if (error.status === 404 && store.run) return earlierRun();
+  if (error.status === 404 && store.run) { link("down", "no such run"); return say("verdict", `There is no run ${store.run} here. Choose another above.`); }
   try { take(await ask(`status${query()}`)); link("poll", "polling"); }
   catch (second) {
     if (second.status === 401) return link("down", "token needed");
@@ -523,15 +524,6 @@ async function fallback(error) {
     else if (store.status && ended(store.status)) link("down", "sidecar stopped; last state shown");
   }
 }
-async function earlierRun() {
-  try {
-    const entry = await ask(`api/v1/runs/${encodeURIComponent(store.run)}`), all = await ask("api/v1/runs");
-    take({ run_id: null, state: entry.state, runs: all.runs, sinks: {}, sidecar: {}, verdict: `${entry.name || entry.run_id} is a run of an earlier day: ${entry.state}${isNumber(entry.last_step) ? " at step " + count(entry.last_step) : ""}. Its journal has everything: sidecar report ${entry.run_id}` });
-    show("waiting", false);
-  } catch { say("verdict", `No run ${store.run} here.`); }
-  link("poll", "journal only");
-}
-
 /* ---------- what a reader can do ---------- */
 function choose(run) {
   store.run = run || null;
