@@ -21,7 +21,8 @@ from sidecar.rendezvous import APPLICATION
 
 FILE_NAME = "sidecar.toml"
 SECRETS = frozenset({"token"})
-ENVIRONMENT_ALIASES = {"SIDECAR_GRACE": "grace_seconds"}
+ENVIRONMENT_ALIASES = {"SIDECAR_GRACE": "grace_seconds", "SIDECAR_SINK": "sinks"}
+"""Called like the options."""
 
 Seconds = Annotated[float, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -71,16 +72,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Keys of the run's configuration that may leave the machine though they are not numbers (globs)."""
     wandb_mode: Literal["online", "offline", "disabled"] | None = None
     """Default: WANDB_MODE, else online with a key and offline without."""
-    wandb_entity: str | None = None
-    """Default: what the trainer says, else WANDB_ENTITY."""
     wandb_dir: str | None = None
     """Where the W&B child writes. Default: DIR/wandb."""
-    tensorboard_dir: str | None = None
-    """Where event files are written, one folder a run. Default: DIR/tensorboard."""
-    journal_bytes_max: Annotated[int, Meta(ge=1 << 20)] = 2 << 30
-    """Size at which a run's journal stops growing: beyond it the oldest rows go first, counted."""
-    keep_days: Annotated[float, Meta(gt=0)] | None = None
-    """Runs that ended longer ago are removed, once every outlet has them. Default: never."""
     runs_max: Positive = 256
     """Runs one sidecar follows at once; more are refused, counted."""
     streams_max: Positive = 4096

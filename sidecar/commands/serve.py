@@ -1,6 +1,7 @@
 """``sidecar serve``."""
 
 import argparse
+import logging
 
 from sidecar.commands import options as shared
 
@@ -30,4 +31,7 @@ def run(options: argparse.Namespace) -> int:
 
     config = shared.load(options).config
     shared.check_sinks(config)
+    logging.basicConfig(
+        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
+    )
     return Service(config).run()

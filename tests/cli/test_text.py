@@ -1,0 +1,79 @@
+"""Banner, progress line, card and screen: what they say, and that they fit."""
+
+import pytest
+from fake_service import STATUS
+
+from sidecar import banner, screen
+from sidecar.card import card
+from sidecar.config import load
+from sidecar.live import Live
+
+CONFIG = load({"dir": "/data"}, {}).config
+LIVE = Live(http="http://127.0.0.1:9797", events="ipc:///x", pid=7)
+
+
+def test_banner_has_six_lines_whatever_the_sinks() -> None:
+    lines = banner.banner(CONFIG, LIVE, "r1", ["a: ok", "b: failing (why)"], ours=True, environ={})
+    assert len(lines) == 6
+    assert lines[4] == "sinks    a: ok; b: failing (why)"
+
+
+def test_banner_on_a_remote_host_has_the_tunnel_ready_to_paste() -> None:
+    lines = banner.banner(CONFIG, LIVE, "r1", [], ours=True, environ={"SSH_CONNECTION": "x"})
+    assert "ssh -L 9797:127.0.0.1:9797" in lines[2]
+
+
+def test_progress_is_one_line_and_silent_before_the_first_step() -> None:
+    assert banner.progress({}) is None
+    assert banner.progress({"state": "starting", "step": None}) is None
+    line = banner.progress(STATUS | {"state": "running", "eta": {"seconds": 65}})
+    assert line == "sidecar: step 20/20 (100 %) | loss 2.5 | 1.23k tokens/s | MFU 31.2 % | ETA 1:05"
+
+
+def test_progress_says_nan_and_does_not_fail_on_it() -> None:
+    line = banner.progress(STATUS | {"loss": None, "loss_state": "nan"})
+    assert line is not None
+    assert "loss nan" in line
+
+
+def test_card_has_at_most_twenty_lines_and_leaves_out_what_is_unknown() -> None:
+    many = {f"sink{n}": {"state": "failing", "reason": "x"} for n in range(40)}
+    assert len(card(CONFIG, STATUS | {"run_id": "r", "sinks": many}, 4.0, [])) == 20
+    lines = card(CONFIG, {"run_id": "r", "state": "failed", "verdict": "It failed."}, None, [])
+    assert not any("None" in line for line in lines)
+    assert not any(line.startswith(("loss", "goodput", "lost", "tokens")) for line in lines)
+
+
+def test_card_names_the_reason_when_mfu_is_unknown() -> None:
+    lines = card(CONFIG, STATUS | {"run_id": "r", "mfu": {"percent": None, "reason": "no peak known for 'X'"}}, None, [])
+    assert "MFU      unknown: no peak known for 'X'" in lines
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (65.4, "1:05"), (3725, "1:02:05"), (90000, "25:00:00")])
+def test_clock(seconds: float, text: str) -> None:
+    assert banner.clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0"), (999, "999"), (1234.5, "1.23k"), (20480, "20.5k"), (1e12, "1T"), (0.5, "0.5")]
+)
+def test_human(number: float, text: str) -> None:
+    assert banner.human(number) == text
+
+
+def test_screen_fits_and_lets_no_name_steer_the_terminal() -> None:
+    status = STATUS | {"project": "evil\x1b[2J", "verdict": "Training: " + "x" * 300, "state": "running"}
+    lines = screen.draw(status, [3.0, 2.0, 1.0], columns=80, rows=10, colour=False)
+    assert len(lines) <= 10
+    assert all(len(line) <= 80 and line.isprintable() for line in lines)
+
+
+def test_screen_of_nothing_is_no_error() -> None:
+    assert screen.draw({}, [], columns=80, rows=24, colour=True)
+
+
+def test_sparkline_is_as_high_as_the_values_and_flat_for_equal_ones() -> None:
+    assert screen.sparkline([1, 2, 3], 10) == "▁▅█"
+    assert screen.sparkline([2, 2], 10) == "▁▁"
+    assert screen.sparkline([], 10) == ""
+    assert len(screen.sparkline(list(range(100)), 10)) == 10
