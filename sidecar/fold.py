@@ -23,14 +23,29 @@ from sidecar.state import (
     RankState,
     RunState,
 )
-from sidecar.streams import LIVE, PENDING, Ready, Record, count, count_alive, greet, refresh_model, turns
+from sidecar.streams import (
+    LIVE,
+    PENDING,
+    Ready,
+    Record,
+    count,
+    count_alive,
+    greet,
+    prompt,
+    refresh_model,
+    turns,
+)
 
-__all__ = ["PENDING", "Record", "apply", "fold", "greet", "turns"]
+__all__ = ["PENDING", "Record", "apply", "fold", "greet", "prompt", "step_ended", "turns"]
 
 SCALARS = frozenset((int, float, bool, type(None)))
 
 
 def fold(state: RunState, record: Record) -> None:
+    rank = prompt(state, record)
+    if rank is not None:
+        step_ended(state, rank, record.seq, record.event)
+        return
     for ready in turns(state, record):
         apply(state, ready)
 
@@ -46,8 +61,9 @@ def apply(state: RunState, ready: Ready) -> bool:
 # One handler for each kind of event
 
 
-def _step(state: RunState, rank: RankState, seq: int, event: wire.Step) -> bool:
-    step, metrics, phases, mono_ns = event.step, event.metrics, event.phases, event.mono_ns
+def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> bool:
+    step, phases, mono_ns = event.step, event.phases, event.mono_ns
+    metrics: dict[str, Any] = event.metrics
     if not 0 <= step <= wire.STEP_MAX:
         count(state, "step_out_of_range")
         return False
@@ -314,7 +330,7 @@ def _finished(state: RunState, rank: RankState, seq: int, event: wire.Finished) 
 
 
 HANDLERS: dict[type, Callable[[RunState, RankState, int, Any], bool | None]] = {
-    wire.Step: _step,
+    wire.Step: step_ended,
     wire.Log: _log,
     wire.Text: _text,
     wire.Histogram: _histogram,

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from sidecar import wire
-from sidecar.fold import Record, apply, greet, turns
+from sidecar.fold import Record, apply, greet, prompt, step_ended, turns
 from sidecar.state import RunState
 from sidecar.wire import NAME_BYTES_MAX, SIDECAR_RANK, Hello, Value
 
@@ -69,6 +69,20 @@ class Projector:
     def feed(self, record: Record) -> list[Row]:
         state = self.state
         rows: list[Row] = []
+        ready = prompt(state, record)
+        if ready is not None:
+            if step_ended(state, ready, record.seq, record.event):
+                _step(rows, state.run_id, ready.rank, record.seq, record.event)
+                if state.emitted:
+                    self._derived(rows, 0)
+            if "name_too_long" in state.rejected:
+                _drop_long_names(rows)
+            return rows
+        return self._feed(record, rows)
+
+    def _feed(self, record: Record, rows: list[Row]) -> list[Row]:
+        """The general case: records that were held, sessions that begin or end, everything but a plain step."""
+        state = self.state
         done = 0
         for ready in turns(state, record):
             if len(state.emitted) > done:  # Steps of a process that is gone, completed by the new one's arrival.

@@ -76,6 +76,22 @@ def greet(state: RunState, hello: wire.Hello, received_ns: int) -> None:
         count(state, "sessions_over_limit")
 
 
+def prompt(state: RunState, record: Record) -> RankState | None:
+    """The usual case of ``turns`` without its generality: the next step of a stream that waits for nothing."""
+    event = record.event
+    rank = state.ranks.get(record.rank)
+    if rank is None or rank.session != record.session or type(event) is not wire.Step or rank.held:
+        return None
+    if PENDING in event.metrics or not (0 <= event.mono_ns <= MONO_NS_MAX and 0 <= event.time_ns <= TIME_NS_MAX):
+        return None
+    state.events += 1
+    state.emitted = []
+    rank.last_received_ns = rank.last_step_received_ns = record.received_ns
+    rank.last_time_ns = event.time_ns
+    rank.arrived_step = event.step
+    return rank
+
+
 def turns(state: RunState, record: Record) -> Iterator[Ready]:
     """The records whose turn comes with this one, usually itself. Each must be applied before the next is asked for."""
     state.events += 1
@@ -237,7 +253,7 @@ def _release(rank: RankState, *, everything: bool = False) -> Iterator[Ready]:
         del rank.held[0]
         steps -= type(head.event) is wire.Step
         if head.missing:
-            rank.incomplete[head.seq] = head.event.step
+            rank.incomplete[head.seq] = getattr(head.event, "step", None)
             if len(rank.incomplete) > HELD_RECORDS_MAX:
                 del rank.incomplete[next(iter(rank.incomplete))]
         rank.last_time_ns = head.event.time_ns
@@ -284,9 +300,9 @@ def _hardware(state: RunState, event: wire.Hardware) -> None:
             gpu = state.gpus[uuid] = Gpu()
             fresh = True
         gpu.readings = readings
-        joules = readings.get("energy_joules")
-        if type(joules) in (int, float):
-            joules = float(joules)
+        reading = readings.get("energy_joules")
+        if isinstance(reading, int | float):
+            joules = float(reading)
             if gpu.energy_last_joules is not None and joules < gpu.energy_last_joules:  # The driver was reloaded.
                 gpu.energy_before_joules += gpu.energy_last_joules - (gpu.energy_first_joules or 0.0)
                 gpu.energy_first_joules = None

@@ -25,7 +25,7 @@ def watch_loss(state: RunState, loss: float, step: int, time_ns: int) -> None:
         alert(state, "loss_nonfinite", "critical", f"loss is {loss} at step {step}", step, time_ns)
         return
     series = state.loss_series
-    if _outlies(series, loss):
+    if loss * len(series.values) > series.total and _outlies(series, loss):
         middle = median(series.values)
         if loss > LOSS_FLOOR * middle:
             text = f"loss {loss:.4g} at step {step} is far above its recent median {middle:.4g}"
@@ -39,8 +39,9 @@ def watch_gradient(state: RunState, norm: float, step: int, time_ns: int) -> Non
         alert(state, "grad_nonfinite", "critical", text, step, time_ns)
         return
     series = state.grad_series
-    if len(series.values) >= VALUES_MIN:
-        suspect = _outlies(series, norm) or norm > GRAD_RATIO / 2 * series.total / len(series.values)
+    count = len(series.values)
+    if count >= VALUES_MIN and norm * count > series.total:
+        suspect = _outlies(series, norm) or norm > GRAD_RATIO / 2 * series.total / count
         if suspect:
             middle = median(series.values)
             if norm > GRAD_RATIO * middle or (norm > GRAD_FLOOR * middle and _outlies(series, norm)):

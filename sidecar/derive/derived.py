@@ -37,10 +37,19 @@ def derived_metrics(state: RunState, join: Join, loss: float | None, point: Poin
             out["train/loss_ema"] = average
         out["train/perplexity"] = perplexity(loss)
     elapsed_ns = point[0] - oldest[0]
-    steps_per_second = None
+    steps_per_second = tokens_per_second = None
     if elapsed_ns > 0 and point[3] > oldest[3]:
-        steps_per_second = _rates(state, out, point, oldest, elapsed_ns / 1e9)
-    _efficiency(state, out)
+        seconds = elapsed_ns / 1e9
+        out["train/steps_per_second"] = steps_per_second = (point[3] - oldest[3]) / seconds
+        if state.has_tokens:
+            tokens_per_second = (point[1] - oldest[1]) / seconds
+            out["train/tokens_per_second"] = out["performance/tokens_per_second"] = tokens_per_second
+        if state.has_samples:
+            rate = (point[2] - oldest[2]) / seconds
+            out["train/samples_per_second"] = out["performance/samples_per_second"] = rate
+        if state.has_flops:
+            out["train/flops_per_second"] = (point[4] - oldest[4]) / seconds
+    _efficiency(state, out, tokens_per_second)
     if join.training_ns:
         out["performance/batch_time_ms"] = join.training_ns / 1e6
     for name, seconds in join.phases.items():
@@ -55,32 +64,18 @@ def derived_metrics(state: RunState, join: Join, loss: float | None, point: Poin
     return out
 
 
-def _rates(state: RunState, out: dict[str, Any], point: Point, oldest: Point, seconds: float) -> float:
-    steps_per_second = (point[3] - oldest[3]) / seconds
-    out["train/steps_per_second"] = steps_per_second
-    if state.has_tokens:
-        rate = (point[1] - oldest[1]) / seconds
-        out["train/tokens_per_second"] = out["performance/tokens_per_second"] = rate
-    if state.has_samples:
-        rate = (point[2] - oldest[2]) / seconds
-        out["train/samples_per_second"] = out["performance/samples_per_second"] = rate
-    if state.has_flops:
-        out["train/flops_per_second"] = (point[4] - oldest[4]) / seconds
-    return steps_per_second
-
-
-def _efficiency(state: RunState, out: dict[str, Any]) -> None:
+def _efficiency(state: RunState, out: dict[str, Any], tokens_per_second: float | None) -> None:
     """FLOP/s = FLOPs per token x tokens/s; MFU = FLOP/s over peak x devices, a device per reporting rank."""
     model = state.model
     per_token = model.flops_per_token
+    achieved = None
     if state.has_flops:
         out["train/flops_total"] = state.flops
+        achieved = out.get("train/flops_per_second")
     elif per_token is not None and state.has_tokens:
         out["train/flops_total"] = per_token * state.tokens
-        rate = out.get("train/tokens_per_second")
-        if rate is not None:
-            out["train/flops_per_second"] = per_token * rate
-    achieved = out.get("train/flops_per_second")
+        if tokens_per_second is not None:
+            out["train/flops_per_second"] = achieved = per_token * tokens_per_second
     if achieved is not None and model.peak_flops is not None:
         percent = 100.0 * achieved / (model.peak_flops * (state.alive or 1))
         out["train/mfu_percent"] = percent

@@ -24,7 +24,7 @@ def number(facts: Mapping[str, Any], *names: str) -> float | None:
     """The first of these facts that is a positive, finite number."""
     for name in names:
         value = facts.get(name)
-        if type(value) in (int, float) and 0 < value < math.inf:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
             return float(value)
     return None
 

@@ -57,7 +57,7 @@ def derive_epoch(state: RunState) -> float | None:
         known = [name for name in sizes if type(sizes[name]) is int and sizes[name] > 0]
         total = sum(sizes[name] for name in known)
         if total:
-            return sum(state.datasets.get(name, (0, 0))[0] for name in known) / total
+            return float(sum(state.datasets.get(name, (0, 0))[0] for name in known) / total)
     return None
 
 
@@ -65,8 +65,9 @@ def describe(state: RunState, out: dict[str, Any], join: Join, steps_per_second:
     epoch = state.epoch
     if epoch is not None:
         out["progress/epoch"] = epoch
-        out["train/epoch"] = epoch
-        if state.epoch_fractional:
+        if "train/epoch" not in join.metrics:
+            out["train/epoch"] = epoch
+        if state.epoch_fractional and state.epoch_index is not None:
             out["progress/epoch_percent"] = 100.0 * (epoch - state.epoch_index)
         if state.epoch_started_ns is not None:
             out["system/epoch_time"] = (join.mono_ns - state.epoch_started_ns + state.epoch_before_ns) / 6e10

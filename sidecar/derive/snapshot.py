@@ -257,10 +257,10 @@ def _everything(out: RunSnapshot, state: RunState, now_ns: int) -> None:
         step, time_ns, _ = state.latest_at[name]
         shown, condition = finite(value)
         metrics[name] = MetricValue(shown, condition, step, _age(now_ns, time_ns), unit_of(name))
-    time_ns = out.last_step_ns
+    age = _age(now_ns, out.last_step_ns)
     for name, value in state.derived.items():
         shown, condition = finite(value)
-        metrics[name] = MetricValue(shown, condition, state.step, _age(now_ns, time_ns), unit_of(name))
+        metrics[name] = MetricValue(shown, condition, state.step, age, unit_of(name))
     out.metrics = metrics
     out.texts = {
         name: MetricValue(text, None, step, _age(now_ns, at)) for name, (text, step, at) in state.texts.items()
