@@ -1,0 +1,5 @@
+"""Artifacts are accepted and not kept."""
+
+from .artifact import Artifact, ArtifactTTL
+
+__all__ = ("Artifact", "ArtifactTTL")

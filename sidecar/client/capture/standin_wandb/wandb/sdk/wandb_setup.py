@@ -1,0 +1,37 @@
+"""Process-wide set-up: there is none."""
+
+import os
+from typing import Any
+
+from .wandb_settings import Settings
+
+
+class _Setup:
+    def __init__(self, settings: Any = None) -> None:
+        self.settings = Settings.of(settings)
+        self.config: dict[str, Any] = {}
+
+
+_singleton: _Setup | None = None
+
+
+def setup(settings: Any = None) -> _Setup:
+    global _singleton
+    if _singleton is None:
+        _singleton = _Setup(settings)
+    elif settings is not None:
+        _singleton.settings.update(Settings.of(settings))
+    return _singleton
+
+
+def teardown(exit_code: int | None = None) -> None:
+    """Finish every run of this process."""
+    from .wandb_run import active_runs
+
+    for run in list(active_runs):
+        if run._init_pid == os.getpid():
+            run.finish(exit_code)
+
+
+def require(requirement: Any = None, experiment: Any = None) -> None:
+    pass
