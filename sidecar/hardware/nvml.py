@@ -114,8 +114,8 @@ class Nvml:
             except nvml.NVMLError as error:  # Lost, or not ours (a container's device limits): the others are fine.
                 self.errors_total[f"handle: {error}"] += 1
                 continue
-            identity = self._identify(handle) | {"index": index} | common
-            identity.setdefault("uuid", f"index-{index}")
+            before = next((known for known in self._known.values() if known["index"] == index), {})
+            identity = {"uuid": f"index-{index}"} | before | self._identify(handle) | {"index": index} | common
             if not identity["uuid"].startswith("index-"):
                 self._known[identity["uuid"]] = identity
             yield _Device(handle, identity)

@@ -168,6 +168,13 @@ def test_a_gpu_that_the_driver_no_longer_lists_is_still_reported_as_lost(gpus: F
     assert [gpu["index"] for gpu in reading.gpus if gpu.get("lost")] == [7]
 
 
+def test_a_uuid_that_cannot_be_read_for_a_while_changes_nothing(gpus: FakeGpus) -> None:
+    nvml = Nvml(retry_seconds=30)
+    before = nvml.read(0)
+    gpus.update({"error.3.nvmlDeviceGetUUID": pynvml.NVML_ERROR_UNKNOWN})
+    assert nvml.read(31) == before
+
+
 def test_a_driver_unloaded_mid_run_and_loaded_again_is_followed(gpus: FakeGpus) -> None:
     nvml = Nvml(retry_seconds=30)
     nvml.read(0)
