@@ -117,14 +117,15 @@ def _pairs(values: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def emit(endpoint: str, run_id: str, path: Path, rate: float, seconds: float) -> None:
-    """Steps at ``rate`` a second in short bursts, going on from the counter, until the time is over or we are killed."""
+    """Steps at ``rate`` a second in short bursts, going on from the counter, until told (or timed) to stop, or killed."""
     import sidecar
 
     shared = counter(path)
     run = sidecar.init("witness", run_id=run_id, endpoint=endpoint, total_steps=int(rate * seconds))
     first, slowest = COUNTER.unpack(shared[:])
     step, burst, began = first, max(1, int(rate * BURST_SECONDS)), time.perf_counter()
-    while time.perf_counter() - began < seconds:
+    ends, told = time.perf_counter() + seconds, path.with_suffix(".stop")
+    while time.perf_counter() < ends and not told.exists():
         for _ in range(burst):
             arguments = common.step_arguments(step)
             called = time.perf_counter_ns()
