@@ -12,6 +12,7 @@ from sidecar.sinks.base import Sink
 
 SINKS: dict[str, str] = {
     "wandb": "sidecar.sinks.wandb:WandbSink",
+    "tensorboard": "sidecar.sinks.tensorboard:TensorBoardSink",
 }
 
 ENTRY_POINTS = "trainer_sidecar.sinks"

@@ -1,0 +1,144 @@
+"""What TensorBoard's own loader reads from our event files."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar import wire
+from sidecar.sinks import tfevents
+
+from .harness import Manager, Run
+
+
+def load(tmp_path: Path, run_id: str = "run-1") -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(
+        str(tmp_path / "tensorboard" / run_id), size_guidance={"scalars": 0, "histograms": 0, "tensors": 0}
+    )
+    accumulator.Reload()
+    return accumulator
+
+
+def points(accumulator: Any, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in accumulator.Scalars(tag)]
+
+
+def test_steps_and_values_arrive(tmp_path: Path) -> None:
+    run = Run(tmp_path, model_facts={"params": 10, "flops_per_token": 6e6, "peak_flops": 1e12})
+    with Manager(run, "tensorboard") as manager:
+        run.steps(0, 30)
+        manager.drain()
+        assert manager.health("tensorboard").state == "ok"
+    read = load(tmp_path)
+    assert points(read, "train/loss") == [(step, pytest.approx(4.0 / (1 + step), rel=1e-6)) for step in range(31)]
+    assert {"train/tokens_per_second", "train/mfu_percent", "train/eta_minutes"} <= set(read.Tags()["scalars"])
+    assert read.Scalars("train/loss")[-1].wall_time == pytest.approx(run.now_ns / 1e9)
+
+
+def test_nan_and_infinities_are_preserved(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with Manager(run, "tensorboard") as manager:
+        run.steps(0, 0, nan=math.nan, high=math.inf, low=-math.inf, huge=1e300, flag=True)
+        manager.drain()
+    read = load(tmp_path)
+    assert math.isnan(read.Scalars("nan")[0].value)
+    found = [read.Scalars(tag)[0].value for tag in ("high", "low", "huge", "flag")]
+    assert found == [math.inf, -math.inf, math.inf, 1.0]
+
+
+def test_text_histograms_and_configuration_are_shown(tmp_path: Path) -> None:
+    run = Run(tmp_path, config={"lr": 0.1, "optimizer": "adamw", "api_key": "canary", "deep": {"layers": 12}})
+    with Manager(run, "tensorboard") as manager:
+        run.steps(0, 4)
+        run.emit(wire.Text(run.now_ns, 0, 4, "sample/one", "once upon a time"))
+        run.emit(wire.Histogram(run.now_ns, 0, 4, "weights/wte", [-1.0, 0.0, 1.0], [3.0, 5.0]))
+        manager.drain()
+    read = load(tmp_path)
+    (text,) = read.Tensors("sample/one")
+    assert (text.step, text.tensor_proto.string_val[0].decode()) == (4, "once upon a time")
+    (histogram,) = read.Histograms("weights/wte")
+    value = histogram.histogram_value
+    assert (value.num, value.min, value.max, value.bucket_limit, value.bucket) == (8, -1, 1, [0.0, 1.0], [3.0, 5.0])
+    table = read.Tensors("config")[0].tensor_proto.string_val[0].decode()
+    assert "| lr | 0.1 |" in table
+    assert "canary" not in table
+    assert read.SummaryMetadata("sample/one").plugin_data.plugin_name == "text"
+
+
+def test_hyper_parameters_are_read_by_the_hparams_plugin(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams import metadata
+
+    run = Run(tmp_path, config={"lr": 0.1, "optimizer": "adamw", "bf16": True})
+    with Manager(run, "tensorboard") as manager:
+        run.steps(0, 0)
+        manager.drain()
+    content = load(tmp_path).SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    hparams = metadata.parse_session_start_info_plugin_data(content).hparams
+    assert hparams["lr"].number_value == 0.1
+    assert hparams["optimizer"].string_value == "adamw"
+    assert hparams["bf16"].bool_value is True
+
+
+def test_steps_done_again_after_a_checkpoint_replace_the_first_attempt(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with Manager(run, "tensorboard") as manager:
+        run.steps(0, 9)
+        manager.drain()
+        again = Run(tmp_path, session=8)
+        again.now_ns = run.now_ns
+        manager.manager.run_started(again.hello)
+        again.steps(6, 12, **{"train/loss": 99.0})
+        manager.drain()
+    read = points(load(tmp_path), "train/loss")
+    assert [step for step, _ in read] == list(range(13))
+    assert [value for step, value in read if step >= 6] == [99.0] * 7
+
+
+def test_a_late_validation_row_does_not_purge_anything(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with Manager(run, "tensorboard") as manager:
+        run.steps(0, 9)
+        run.emit(wire.Log(run.now_ns, 0, 5, {"val/loss": 2.0}))
+        run.steps(10, 12)
+        manager.drain()
+    read = load(tmp_path)
+    assert [step for step, _ in points(read, "train/loss")] == list(range(13))
+    assert points(read, "val/loss") == [(5, 2.0)]
+
+
+def test_a_restart_writes_a_new_file_and_the_run_is_whole(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for first in (0, 5):
+        run.steps(first, first + 4)
+        with Manager(run, "tensorboard") as manager:
+            manager.drain()
+    files = list((tmp_path / "tensorboard" / "run-1").iterdir())
+    assert len(files) == 2
+    assert [step for step, _ in points(load(tmp_path), "train/loss")] == list(range(10))
+
+
+def test_the_host_is_in_no_file_name_and_tensorboard_is_not_imported(tmp_path: Path) -> None:
+    import socket
+    import subprocess
+    import sys
+
+    run = Run(tmp_path)
+    with Manager(run, "tensorboard") as manager:
+        run.steps(0, 1)
+        manager.drain()
+    for path in (tmp_path / "tensorboard").rglob("*"):
+        assert socket.gethostname() not in path.name
+    program = "import sys, sidecar.sinks.tensorboard; print(sorted({'tensorboard', 'torch', 'numpy'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", program]).strip() == b"[]"
+
+
+@given(st.binary(max_size=200))
+def test_the_checksum_is_tensorboards(data: bytes) -> None:
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    assert tfevents.masked_crc(data) == masked_crc32c(data)
