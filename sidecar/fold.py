@@ -9,11 +9,12 @@ from typing import Any
 
 from sidecar import wire
 from sidecar.derive import goodput, joins
+from sidecar.derive.latest import merge_recent, remember
 from sidecar.state import (
     CONFIG_KEYS_MAX,
     COUNT_MAX,
     DATASETS_MAX,
-    NAMES_MAX,
+    LIVE,
     PHASE_DEPTH_MAX,
     PHASES_MAX,
     TEXT_CHARS_MAX,
@@ -22,13 +23,12 @@ from sidecar.state import (
     PhaseTotal,
     RankState,
     RunState,
+    count,
 )
 from sidecar.streams import (
-    LIVE,
     PENDING,
     Ready,
     Record,
-    count,
     count_alive,
     greet,
     prompt,
@@ -37,8 +37,6 @@ from sidecar.streams import (
 )
 
 __all__ = ["PENDING", "Record", "apply", "fold", "greet", "prompt", "step_ended", "turns"]
-
-SCALARS = frozenset((int, float, bool, type(None)))
 
 
 def fold(state: RunState, record: Record) -> None:
@@ -67,7 +65,14 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
     if not 0 <= step <= wire.STEP_MAX:
         count(state, "step_out_of_range")
         return False
-    remember(state, rank, metrics, step, event.time_ns)
+    if rank.rank == state.lead:
+        before = state.recent_at
+        if before is None or before[2] != rank.rank or metrics.keys() != state.recent.keys():
+            merge_recent(state)
+            remember(state, rank, metrics, step, event.time_ns)
+        state.recent, state.recent_at = metrics, (step, event.time_ns, rank.rank)
+    else:
+        remember(state, rank, metrics, step, event.time_ns)
     own_ns = goodput.end_step(state, rank, mono_ns, phases, step)
     if phases:
         for name, seconds in phases.items():
@@ -141,32 +146,6 @@ def _count_of(state: RunState, value: Any) -> int:
     return 0
 
 
-def remember(state: RunState, rank: RankState, metrics: dict[str, Any], step: int | None, time_ns: int) -> None:
-    """Keeps the latest value of every name; of names that several ranks send, the lowest rank's."""
-    latest = state.latest
-    stamp = (step, time_ns, rank.rank)
-    if rank.rank == state.lead and metrics.keys() <= latest.keys() and SCALARS.issuperset(map(type, metrics.values())):
-        latest.update(metrics)
-        state.latest_at.update(dict.fromkeys(metrics, stamp))
-        return
-    latest_at = state.latest_at
-    for name, value in metrics.items():
-        at = latest_at.get(name)
-        if at is None:
-            if len(name) > wire.NAME_BYTES_MAX or len(name.encode()) > wire.NAME_BYTES_MAX:
-                count(state, "name_too_long")
-                continue
-            if len(latest) >= NAMES_MAX:
-                count(state, "names_over_limit")
-                continue
-        elif at[2] < rank.rank and state.ranks[at[2]].state in LIVE:
-            continue
-        if type(value) not in SCALARS and not (type(value) is str and len(value) <= TEXT_CHARS_MAX):
-            continue  # Lists and maps are for the rows; what is shown at a glance is numbers and short words.
-        latest[name] = value
-        latest_at[name] = stamp
-
-
 def _datasets(state: RunState, consumed: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     """The same under bounded names and believable counts; also notes which dataset gives most now."""
     taken: dict[str, tuple[int, int]] = {}
@@ -187,6 +166,7 @@ def _datasets(state: RunState, consumed: dict[str, tuple[int, int]]) -> dict[str
 def _log(state: RunState, rank: RankState, seq: int, event: wire.Log) -> bool:
     if not _step_ok(state, event.step):
         return False
+    merge_recent(state)
     if not event.late or event.step is None or all(name not in state.latest for name in event.metrics):
         remember(state, rank, event.metrics, event.step, event.time_ns)
     else:

@@ -15,6 +15,9 @@ import msgspec
 
 from sidecar import wire
 
+LIVE = ("starting", "running")
+"""States of a rank whose process may still speak."""
+
 NAMES_MAX = 10_000
 RANKS_MAX = 4_096
 SESSIONS_WAITING_MAX = 1_024
@@ -305,6 +308,9 @@ class RunState(msgspec.Struct):
     latest: dict[str, Any] = {}
     latest_at: dict[str, tuple[int | None, int, int]] = {}
     """(step, time_ns, rank) of the value in latest."""
+    recent: dict[str, Any] = {}
+    """The lead rank's last step, not yet merged into latest: most steps repeat the names of the one before."""
+    recent_at: tuple[int | None, int, int] | None = None
     texts: dict[str, tuple[str, int | None, int]] = {}
     datasets: dict[str, tuple[int, int]] = {}
     datasets_total: dict[str, tuple[int, int]] = {}
@@ -319,6 +325,10 @@ class RunState(msgspec.Struct):
     checkpoints_total: int = 0
     checkpoint_last: tuple[int | None, float | None, int | None] | None = None
     events: int = 0
+
+
+def count(state: RunState, reason: str, by: int = 1) -> None:
+    state.rejected[reason] = state.rejected.get(reason, 0) + by
 
 
 _encoder = msgspec.msgpack.Encoder()

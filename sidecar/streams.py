@@ -17,6 +17,7 @@ from sidecar.derive import joins, mfu
 from sidecar.state import (
     HELD_RECORDS_MAX,
     HELD_STEPS_MAX,
+    LIVE,
     PAST_SESSIONS_MAX,
     RANKS_MAX,
     SESSIONS_WAITING_MAX,
@@ -24,6 +25,7 @@ from sidecar.state import (
     Held,
     RankState,
     RunState,
+    count,
 )
 
 PENDING = "__pending__"
@@ -36,7 +38,6 @@ TIME_NS_MAX = 2**62
 DOWN_NS_MAX = 2**55
 """A year between two processes of a run; more is a broken clock."""
 
-LIVE = ("starting", "running")
 SIDECAR = RankState(wire.SIDECAR_RANK)
 """Stands for the sidecar's own stream where a rank is called for; never changed."""
 
@@ -126,10 +127,6 @@ def turns(state: RunState, record: Record) -> Iterator[Ready]:
     else:
         rank.last_time_ns = event.time_ns
         yield rank, record.seq, event
-
-
-def count(state: RunState, reason: str, by: int = 1) -> None:
-    state.rejected[reason] = state.rejected.get(reason, 0) + by
 
 
 def _merge_hello(state: RunState, hello: wire.Hello) -> None:

@@ -13,7 +13,15 @@ from sidecar.telemetry import CollectorHealth, SinkHealth, Telemetry
 from tests.derive.stream import Process, derived, projected
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
-ASKED_FOR = ["training_run_info", "training_step", "training_steps_total", "training_tokens_total", "training_samples_total", "training_flops_total", "training_loss", "training_loss_smoothed", "training_learning_rate", "training_grad_norm", "training_step_duration_seconds", "training_tokens_per_second", "training_mfu_ratio", "training_eta_seconds", "training_last_step_timestamp_seconds", "training_state_seconds_total", "training_dataset_tokens_total", "training_dataset_coverage_ratio", "training_metric", "training_energy_joules_total", "sidecar_build_info", "sidecar_events_total", "sidecar_events_lost_total", "sidecar_frames_rejected_total", "sidecar_sink_lag_events", "sidecar_sink_failures_total", "sidecar_collector_success", "sidecar_collector_duration_seconds"]
+ASKED_FOR = (
+    "training_run_info", "training_step", "training_steps_total", "training_tokens_total", "training_samples_total",
+    "training_flops_total", "training_loss", "training_loss_smoothed", "training_learning_rate", "training_grad_norm",
+    "training_step_duration_seconds", "training_tokens_per_second", "training_mfu_ratio", "training_eta_seconds",
+    "training_last_step_timestamp_seconds", "training_state_seconds_total", "training_dataset_tokens_total",
+    "training_dataset_coverage_ratio", "training_metric", "training_energy_joules_total", "sidecar_build_info",
+    "sidecar_events_total", "sidecar_events_lost_total", "sidecar_frames_rejected_total", "sidecar_sink_lag_events",
+    "sidecar_sink_failures_total", "sidecar_collector_success", "sidecar_collector_duration_seconds",
+)  # fmt: skip
 
 
 def test_the_document_is_what_the_catalogue_says() -> None:

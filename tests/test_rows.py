@@ -52,7 +52,8 @@ def test_hardware_has_the_second_documents_names_and_units() -> None:
     gpu = {"uuid": "G", "index": 3, "name": "NVIDIA L4", "utilization_percent": 90, "memory_utilization_percent": 40,
            "memory_used_bytes": 5_000_000_000, "throttle_seconds": {"sw_power_cap": 1.5}, "lost": False}
     event = wire.Hardware(10**18, 0, step=10, gpus=[gpu], host={
-        "cpu_percent": 12.5, "cpu_count": 8, "memory_used_bytes": 2e9, "disk_free_bytes": 7e9, "trainer_memory_bytes@77": 1.0})
+        "cpu_percent": 12.5, "cpu_count": 8, "memory_used_bytes": 2e9, "disk_free_bytes": 7e9,
+        "trainer_memory_bytes@77": 1.0})
     _, rows = projected([by_sidecar(event)])
     assert (rows[0].kind, rows[0].rank, rows[0].step) == ("hardware", -1, 10)
     assert rows[0].metrics == {
@@ -64,7 +65,7 @@ def test_hardware_has_the_second_documents_names_and_units() -> None:
 
 def test_merged_rows_are_one_row_a_step_with_the_joined_loss() -> None:
     ranks = [Process(0, 1), Process(1, 2)]
-    records = [r for i in range(3) for r in (ranks[1].step(i, loss=3.0, tokens=1), ranks[0].step(i, loss=1.0, tokens=1))]
+    records = [p.step(i, loss=loss, tokens=1) for i in range(3) for p, loss in ((ranks[1], 3.0), (ranks[0], 1.0))]
     records.insert(2, ranks[0].record(wire.Log, step=0, metrics={"val/loss": 5.0}))
     _, rows = projected(records, *(p.hello(world_size=2) for p in ranks))
     merged = merged_rows(rows)

@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right
 from sidecar.derive import anomalies, progress, throughput
 from sidecar.derive.derived import derived_metrics
 from sidecar.state import (
+    LIVE,
     PENDING_JOINS_MAX,
     PENDING_NS_MIN,
     PENDING_STEPS_MAX,
@@ -97,7 +98,7 @@ def _complete(state: RunState, join: Join) -> bool:
     if join.ranks >= state.alive:
         return True
     key = (join.attempt, join.step)
-    return all((r.attempt, r.reached) >= key for r in state.ranks.values() if r.state in ("starting", "running"))
+    return all((r.attempt, r.reached) >= key for r in state.ranks.values() if r.state in LIVE)
 
 
 def _merge(join: Join, own: Join) -> None:

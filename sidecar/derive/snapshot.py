@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sidecar.derive import goodput, mixture, progress, smoothing, stalls, throughput
+from sidecar.derive.latest import latest_of
 from sidecar.derive.verdict import verdict
 from sidecar.metrics import unit_of
 from sidecar.snapshot import (
@@ -28,9 +29,7 @@ from sidecar.snapshot import (
     StepHistogram,
     StepTime,
 )
-from sidecar.state import STEP_BOUNDS, RankState, RunState
-
-LIVE = ("starting", "running")
+from sidecar.state import LIVE, STEP_BOUNDS, RankState, RunState
 
 
 def snapshot(state: RunState, *, now_ns: int) -> RunSnapshot:
@@ -145,7 +144,7 @@ def _learning(out: RunSnapshot, state: RunState) -> None:
     out.step = state.step if state.step is not None and not any(r.state in LIVE for r in state.ranks.values()) else (
         max(steps, default=state.step)
     )
-    latest = state.latest
+    latest, _ = latest_of(state)
     out.loss, out.loss_state = finite(_number(state.loss if state.loss is not None else latest.get("train/loss")))
     out.loss_smoothed = smoothing.smoothed(state)
     if out.loss is not None:
@@ -164,9 +163,13 @@ def _number(value: Any) -> float | None:
     return value if type(value) in (int, float) else None
 
 
+def _sent(state: RunState, name: str) -> float | None:
+    return _number(state.recent.get(name, state.latest.get(name)))
+
+
 def _value(state: RunState, name: str) -> Any:
     """What was derived at the last step, else what the trainer itself sent."""
-    return finite(state.derived[name] if name in state.derived else _number(state.latest.get(name)))[0]
+    return finite(state.derived[name] if name in state.derived else _sent(state, name))[0]
 
 
 def _speed(out: RunSnapshot, state: RunState) -> None:
@@ -215,7 +218,7 @@ def _mfu(out: RunSnapshot, state: RunState) -> Mfu:
     mfu = Mfu(convention=convention, source=model.peak_source)
     mfu.denominator = MfuDenominator(model.peak_flops, state.alive or len(state.ranks) or None, model.dtype,
                                      model.device_name)
-    mfu.reported_percent = finite(_number(state.latest.get("train/mfu_reported")))[0]
+    mfu.reported_percent = finite(_sent(state, "train/mfu_reported"))[0]
     if model.peak_flops is None:
         mfu.reason = model.peak_reason
     elif model.flops_per_token is None and not state.has_flops:
@@ -253,8 +256,9 @@ def _eta(out: RunSnapshot, state: RunState) -> Eta:
 
 def _everything(out: RunSnapshot, state: RunState, now_ns: int) -> None:
     metrics = {}
-    for name, value in state.latest.items():
-        step, time_ns, _ = state.latest_at[name]
+    latest, latest_at = latest_of(state)
+    for name, value in latest.items():
+        step, time_ns, _ = latest_at[name]
         shown, condition = finite(value)
         metrics[name] = MetricValue(shown, condition, step, _age(now_ns, time_ns), unit_of(name))
     age = _age(now_ns, out.last_step_ns)

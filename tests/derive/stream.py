@@ -40,7 +40,9 @@ class Process:
         self.seq += 1
         return Record(self.seq, self.rank, self.session, self.seq - 1, self.wall_ns, event)
 
-    def step(self, step: int, after: float = 1.0, *, phases: Any = None, datasets: Any = None, **metrics: Any) -> Record:
+    def step(
+        self, step: int, after: float = 1.0, *, phases: Any = None, datasets: Any = None, **metrics: Any
+    ) -> Record:
         named = {NAMES.get(name, name): value for name, value in metrics.items()}
         return self.record(wire.Step, after, step=step, metrics=named, phases=phases or {}, datasets=datasets or {})
 

@@ -141,7 +141,8 @@ def test_no_sequence_of_events_raises_or_makes_a_state_that_cannot_be_stored_or_
     from tests.derive.stream import Record
 
     projector = Projector("run")
-    projector.greet(Process().hello(world_size=2, total_steps=10, model_facts={"flops_per_token": 1, "peak_flops": 1}), 0)
+    facts = {"flops_per_token": 1, "peak_flops": 1}
+    projector.greet(Process().hello(world_size=2, total_steps=10, model_facts=facts), 0)
     for seq, (rank, session, event) in enumerate(stream):
         projector.feed(Record(seq, rank, 10 * rank + session, seq, WALL_NS + seq, event))
     state = load(dump(projector.state))

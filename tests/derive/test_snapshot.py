@@ -33,7 +33,9 @@ def test_a_running_run_says_where_it_is() -> None:
     p = Process()
     facts = {"params": 1000, "layers": 1, "heads": 1, "head_dim": 8, "seq_len": 8, "peak_flops": 1e8}
     shown = seen(steps(p, 120, loss=3.21, tokens=12_345), p.hello(total_steps=160, model_facts=facts))
-    assert shown.verdict == "Training: step 120 of 160, loss 3.21, 12.3k tokens/s, MFU 83.6 % (full attention); 40 s to go."
+    assert shown.verdict == (
+        "Training: step 120 of 160, loss 3.21, 12.3k tokens/s, MFU 83.6 % (full attention); 40 s to go."
+    )
     assert (shown.state, shown.step, shown.loss, shown.tokens) == ("running", 120, 3.21, 120 * 12_345)
     assert shown.progress.step_percent == 75.0
 
