@@ -45,7 +45,8 @@ def test_card_has_at_most_twenty_lines_and_leaves_out_what_is_unknown() -> None:
 
 
 def test_card_names_the_reason_when_mfu_is_unknown() -> None:
-    lines = card(CONFIG, STATUS | {"run_id": "r", "mfu": {"percent": None, "reason": "no peak known for 'X'"}}, None, [])
+    unknown = {"percent": None, "reason": "no peak known for 'X'"}
+    lines = card(CONFIG, STATUS | {"run_id": "r", "mfu": unknown}, None, [])
     assert "MFU      unknown: no peak known for 'X'" in lines
 
 

@@ -1,0 +1,92 @@
+"""``sidecar export`` and ``sidecar runs`` on the journal of a real run."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from sidecar.cli import main
+from sidecar.export import finite_or_word
+
+
+def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+
+
+def test_json_lines_have_every_row_in_order_with_nan_as_a_word(
+    trained: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "latest", "--dir", str(trained), "--format", "jsonl", "-o", "-"]) == 0
+    rows = lines(capfd)
+    assert all(list(row) == ["run", "rank", "seq", "step", "time", "kind", "metrics"] for row in rows)
+    steps = [row for row in rows if row["kind"] == "step"]
+    assert [row["step"] for row in steps] == [1, 2, 3, 4, 5]
+    assert [row["metrics"]["train/loss"] for row in steps] == [4.0, 2.0, "NaN", 1.0, 0.8]  # type: ignore[index]
+    assert {row["metrics"]["train/num_tokens"] for row in steps} == {64}  # type: ignore[index]
+    logged = [row for row in rows if row["kind"] == "log"]
+    assert logged[0]["metrics"] == {"val/loss": 1.5, "odd": "Infinity"}
+    assert {row["kind"] for row in rows} == {"step", "dataset", "log", "text"}
+    assert [row["seq"] for row in rows] == sorted(row["seq"] for row in rows)  # type: ignore[type-var]
+
+
+def test_derived_adds_rows_of_the_same_shape(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "r1", "--dir", str(trained)]) == 0
+    plain = lines(capfd)
+    assert main(["export", "small", "--dir", str(trained), "--derived"]) == 0
+    full = lines(capfd)
+    assert [row for row in full if row["kind"] not in ("derived", "hardware")] == plain
+    assert len([row for row in full if row["kind"] == "derived"]) == 5
+
+
+def test_csv_has_a_column_for_each_metric_and_survives_quotes_and_newlines(trained: Path, tmp_path: Path) -> None:
+    target = tmp_path / "run.csv"
+    assert main(["export", "r1", "--dir", str(trained), "--format", "csv", "-o", str(target)]) == 0
+    rows = list(csv.DictReader(io.StringIO(target.read_text())))
+    steps = [row for row in rows if row["kind"] == "step"]
+    assert [row["train/loss"] for row in steps] == ["4.0", "2.0", "NaN", "1.0", "0.8"]
+    assert [row["sample/hello"] for row in rows if row["kind"] == "text"] == ["he said \u201chi\u201d,\nand left"]
+    assert not target.with_name("run.csv.partial").exists()
+
+
+def test_parquet_has_typed_columns_and_true_nans(trained: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    target = tmp_path / "run.parquet"
+    assert main(["export", "r1", "--dir", str(trained), "--format", "parquet", "-o", str(target)]) == 0
+    table = parquet.read_table(target)
+    steps = [row for row in table.to_pylist() if row["kind"] == "step"]
+    assert str(table.schema.field("train/loss").type) == "double"
+    assert str(table.schema.field("train/num_tokens").type) == "int64"
+    assert steps[2]["train/loss"] != steps[2]["train/loss"]
+    assert steps[4]["train/loss"] == 0.8
+
+
+def test_runs_for_programs_has_exactly_the_promised_fields(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "--json", "--dir", str(trained)]) == 0
+    [run] = json.loads(capfd.readouterr().out)
+    assert list(run) == ["run_id", "project", "name", "stage", "state", "last_step"]
+    assert list(run.values()) == ["r1", "tests", "small", "pretrain", "finished", 5]
+
+
+def test_runs_of_another_project_are_left_out(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "--json", "--dir", str(trained), "--project", "other"]) == 0
+    assert json.loads(capfd.readouterr().out) == []
+
+
+def test_run_that_does_not_exist_is_named_with_those_that_do(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "r2", "--dir", str(trained)]) == 3
+    assert capfd.readouterr().err == f"error: no run 'r2' in {trained}\nfix: there are: r1\n"
+
+
+def test_file_that_cannot_be_written_leaves_nothing_behind(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "missing" / "run.csv"
+    assert main(["export", "r1", "--dir", str(trained), "-o", str(target)]) == 73
+    assert "No such file or directory" in capfd.readouterr().err
+
+
+def test_nan_becomes_a_word_inside_lists_and_maps_too() -> None:
+    value = {"a": [float("nan"), 1.0, {"b": float("-inf")}], "c": "text", "d": True}
+    assert finite_or_word(value) == {"a": ["NaN", 1.0, {"b": "-Infinity"}], "c": "text", "d": True}

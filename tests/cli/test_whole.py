@@ -1,0 +1,150 @@
+"""``sidecar run`` and ``serve`` with the real service: the main promises, end to end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli_helpers import Command, wait_until_ready
+
+from sidecar import live
+from sidecar.config import load
+
+TRAIN_FOR_LONG = "100000"
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def status_until(directory: Path, wanted: str, timeout_seconds: float = 30.0) -> dict[str, object]:
+    """/status of the sidecar on ``directory`` once its field ``wanted`` is there."""
+    config = load({"dir": str(directory)}, {}).config
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        found = live.find(config)
+        status = live.status(found, config) if found else {}
+        if status.get(wanted) is not None:
+            return status
+        time.sleep(0.1)
+    raise AssertionError(f"{wanted} never came")
+
+
+def test_card_journal_and_status_agree(sidecar: Command, script: Path, tmp_path: Path) -> None:
+    code, _, err = finish(sidecar("run", "--run-id", "r1", "--", sys.executable, str(script), "20"))
+    card = {line.split()[0]: line for line in err.splitlines() if not line.startswith("sidecar: ")}
+    assert code == 0, err
+    assert "20 of 20" in card["steps"]
+    assert "1280 " in card["tokens"]
+    assert card["loss"].endswith("4 -> 0.2")
+    code, out, _ = finish(sidecar("export", "r1"))
+    steps = [row for row in map(json.loads, out.splitlines()) if row["kind"] == "step"]
+    assert len(steps) == 20
+    assert sum(row["metrics"]["train/num_tokens"] for row in steps) == 1280
+
+
+def test_nothing_is_left_running_after_the_command(sidecar: Command, script: Path, tmp_path: Path) -> None:
+    process = sidecar("run", "-q", "--", sys.executable, str(script), "200")
+    pid = wait_until_ready(tmp_path / "data")["pid"]
+    assert finish(process)[0] == 0
+    assert not live.is_alive(pid)
+    assert not (tmp_path / "data" / "endpoints.json").exists()
+
+
+def test_terminated_launch_ends_the_training_with_its_code_and_keeps_its_steps(
+    sidecar: Command, script: Path, tmp_path: Path
+) -> None:
+    process = sidecar("run", "-q", "--run-id", "r1", "--", sys.executable, str(script), TRAIN_FOR_LONG)
+    status_until(tmp_path / "data", "step")
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 128 + signal.SIGTERM
+    _, out, _ = finish(sidecar("runs", "--json"))
+    [run] = json.loads(out)
+    assert run["last_step"] >= 1
+    assert run["state"] in ("failed", "lost")
+
+
+def test_sidecar_killed_under_training_loses_nothing(sidecar: Command, script: Path, tmp_path: Path) -> None:
+    process = sidecar("run", "--run-id", "r1", "--", sys.executable, str(script), "400")
+    status_until(tmp_path / "data", "step")
+    os.kill(wait_until_ready(tmp_path / "data")["pid"], signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code == 0
+    assert "started again" in err
+    _, out, _ = finish(sidecar("export", "r1"))
+    steps = [row["step"] for row in map(json.loads, out.splitlines()) if row["kind"] == "step"]
+    assert steps == list(range(1, 401))
+
+
+def test_serve_and_a_trainer_started_by_hand_give_the_same(sidecar: Command, script: Path, tmp_path: Path) -> None:
+    serving = sidecar("serve", "--endpoint", f"ipc://{tmp_path}/events")
+    ready = wait_until_ready(tmp_path / "data")
+    env = os.environ | {"SIDECAR_ENDPOINT": ready["events"], "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    subprocess.run([sys.executable, str(script)], env=env, check=True, timeout=60)
+    status = status_until(tmp_path / "data", "step")
+    assert (status["project"], status["total_steps"]) == ("tests", 5)
+    serving.send_signal(signal.SIGTERM)
+    assert finish(serving)[0] == 0
+
+
+def test_second_serve_on_a_directory_is_refused_with_the_pid_of_the_first(sidecar: Command, tmp_path: Path) -> None:
+    first = sidecar("serve", "--endpoint", f"ipc://{tmp_path}/one")
+    wait_until_ready(tmp_path / "data")
+    code, _, err = finish(sidecar("serve", "--endpoint", f"ipc://{tmp_path}/two"))
+    assert code == 74
+    assert f"pid {first.pid}" in err
+    assert len(err.splitlines()) == 2
+
+
+def test_port_in_use_means_the_next_free_one(sidecar: Command, script: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, _, err = finish(sidecar("run", "--port", str(port), "--", sys.executable, str(script)))
+    [page] = [line for line in err.splitlines() if line.startswith("sidecar: page")]
+    assert code == 0
+    assert f":{port}/" not in page
+
+
+def test_host_that_is_not_loopback_needs_a_token_before_anything_starts(
+    sidecar: Command, script: Path, tmp_path: Path
+) -> None:
+    code, _, err = finish(sidecar("run", "--host", "0.0.0.0", "--", sys.executable, "-c", "print('ran')"))
+    assert 70 <= code <= 77 or code == 2
+    assert "token" in err
+    assert len(err.splitlines()) == 2
+
+
+def test_command_that_never_calls_us_ends_at_once_and_without_a_card(sidecar: Command) -> None:
+    code, out, err = finish(sidecar("run", "--grace", "30", "--", sys.executable, "-c", "print('plain')"))
+    assert (code, out) == (0, "plain\n")
+    assert all(line.startswith("sidecar: ") for line in err.splitlines())
+
+
+@pytest.mark.parametrize("name", ["demo"])
+def test_demo_shows_a_run_without_torch(sidecar: Command, name: str, tmp_path: Path) -> None:
+    code, _, err = finish(sidecar(name, "--steps", "10", "--step-seconds", "0.01"))
+    assert code == 0
+    assert "10 of 10" in err
+
+
+def test_status_and_top_of_a_live_run(sidecar: Command, script: Path, tmp_path: Path) -> None:
+    training = sidecar("run", "-q", "--run-id", "r1", "--", sys.executable, str(script), TRAIN_FOR_LONG)
+    status_until(tmp_path / "data", "tokens_per_second")
+    code, out, _ = finish(sidecar("status", "--json"))
+    assert code == 0
+    assert json.loads(out)["run_id"] == "r1"
+    code, out, _ = finish(sidecar("status"))
+    assert (code, len(out.splitlines()) > 3) == (0, True)
+    code, out, _ = finish(sidecar("top", "--once"))
+    assert code == 0
+    assert "r1" in out.splitlines()[0]
+    training.send_signal(signal.SIGINT)
+    assert finish(training)[0] != 0

@@ -1,0 +1,62 @@
+"""What the distribution holds and declares."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import sidecar
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel, built from the checkout without the network."""
+    out = tmp_path_factory.mktemp("wheel")
+    code = (
+        "from hatchling.builders.wheel import WheelBuilder\n"
+        f"print(next(WheelBuilder({str(ROOT)!r}).build(directory={str(out)!r})))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return zipfile.ZipFile(result.stdout.strip().splitlines()[-1])
+
+
+def test_wheel_holds_sidecar_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert tops == {"sidecar", f"trainer_sidecar-{sidecar.__version__}.dist-info"}
+
+
+def test_wheel_has_the_page_and_the_typing_marker_and_every_module(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    listed = subprocess.run(["git", "ls-files", "sidecar"], cwd=ROOT, capture_output=True, text=True, check=True)
+    tracked = {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
+    assert "sidecar/py.typed" in names
+    assert tracked <= names
+    assert any(name.startswith("sidecar/web/page/") and name.endswith(".html") for name in names)
+
+
+def test_wheel_declares_the_command_and_the_python_version(wheel: zipfile.ZipFile) -> None:
+    info = f"trainer_sidecar-{sidecar.__version__}.dist-info"
+    assert "sidecar = sidecar.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    metadata = wheel.read(f"{info}/METADATA").decode()
+    assert "Requires-Python: >=3.11" in metadata
+    assert not re.search(r"^Requires-Dist: torch(?!.*extra ==)", metadata, re.MULTILINE)
+
+
+def test_every_package_the_sidecar_imports_is_declared() -> None:
+    declared = {re.split(r"[<>=!\[ ]", requirement)[0] for requirement in PROJECT["dependencies"]}
+    assert declared == {
+        "pyzmq", "msgspec", "fastapi", "uvicorn", "prometheus-client", "psutil", "nvidia-ml-py", "wandb",
+    }  # fmt: skip
+
+
+def test_torch_is_one_pinned_version_everywhere() -> None:
+    assert "torch==2.13.0" in PROJECT["optional-dependencies"]["trainer"]
+    assert "TORCH ?= torch==2.13.0" in (ROOT / "Makefile").read_text()
