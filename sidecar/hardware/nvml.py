@@ -115,7 +115,7 @@ class Nvml:
                 self.errors_total[f"handle: {error}"] += 1
                 continue
             before = next((known for known in self._known.values() if known["index"] == index), {})
-            identity = {"uuid": f"index-{index}"} | before | self._identify(handle) | {"index": index} | common
+            identity: Fields = {"uuid": f"index-{index}"} | before | self._identify(handle) | {"index": index} | common
             if not identity["uuid"].startswith("index-"):
                 self._known[identity["uuid"]] = identity
             yield _Device(handle, identity)
