@@ -26,13 +26,15 @@ class Recovery:
 
     def __init__(self, intake: Intake, telemetry: Telemetry, endpoint: str) -> None:
         self._intake, self._telemetry = intake, telemetry
-        self._prefix = f"{endpoint_key(endpoint)}-"
+        self._endpoint = endpoint
         self._refused: set[str] = set()
 
     def scan(self) -> list[wire.Hello]:
         """Journal every orphaned ring of our endpoint; return the Hello of each trainer found to be gone."""
         gone: list[wire.Hello] = []
-        for path in self._rings():
+        for path in rings_of(self._endpoint):
+            if path.name in self._refused:
+                continue
             try:
                 hello = self._recover(path)
             except FileNotFoundError:
@@ -43,16 +45,6 @@ class Recovery:
             if hello is not None:
                 gone.append(hello)
         return gone
-
-    def _rings(self) -> Iterator[Path]:
-        for directory in ring_directories():
-            try:
-                names = os.listdir(directory)
-            except OSError:
-                continue
-            for name in sorted(names):
-                if name.startswith(self._prefix) and name.endswith(SUFFIX) and name not in self._refused:
-                    yield directory / name
 
     def _recover(self, path: Path) -> wire.Hello | None:
         ring = Orphan(path)
@@ -92,3 +84,14 @@ class Recovery:
         self._refused.add(path.name)
         self._telemetry.rings_refused_total[type(error).__name__] += 1
         log.warning("the ring %s is not taken: %s", path, error)
+
+
+def rings_of(endpoint: str) -> Iterator[Path]:
+    """Every ring file on this machine that was made for ``endpoint``, its trainer living or not."""
+    prefix = f"{endpoint_key(endpoint)}-"
+    for directory in ring_directories():
+        try:
+            names = os.listdir(directory)
+        except OSError:
+            continue
+        yield from (directory / name for name in sorted(names) if name.startswith(prefix) and name.endswith(SUFFIX))

@@ -1,17 +1,26 @@
-"""Where the two worlds meet on one machine: the default endpoint and the folders of sockets and rings.
+"""Where the two worlds meet: the default endpoint, the folders of sockets and rings, and the keys for tcp.
 
-Given: the environment and the user id. Hands on: paths in private folders that were verified.
-Never: trusts a folder that another user could have prepared.
+Given: the environment and the user id. Hands on: paths in private folders that were verified; encrypted sockets.
+Never: trusts a folder that another user could have prepared, or lets an event travel over tcp in the clear.
 """
 
 import hashlib
 import os
 import stat
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import zmq
 
 APPLICATION = "trainer-sidecar"
 IPC_PATH_BYTES_MAX = 107  # sockaddr_un; $TMPDIR on clusters is long.
+
+
+class NoKeys(ValueError):
+    """The endpoint is tcp and a key is missing, unreadable, or readable by others."""
 
 
 class UnsafeDirectory(OSError):
@@ -66,3 +75,26 @@ def ring_directories() -> list[Path]:
     shared_memory = Path("/dev/shm")
     bases = [shared_memory] if shared_memory.is_dir() and os.access(shared_memory, os.W_OK) else []
     return [base / name for base in [*bases, Path(tempfile.gettempdir())]]
+
+
+def secure_client(socket: "zmq.Socket[bytes]", endpoint: str, environ: Mapping[str, str]) -> None:
+    """Before a connect: for tcp, speak only encrypted, only to the sidecar expected, as a trainer it may know.
+
+    SIDECAR_SERVER_KEY is the sidecar's public key, SIDECAR_CLIENT_KEY the path of our secret key file. Raises NoKeys.
+    """
+    if not endpoint.startswith("tcp://"):
+        return
+    import zmq.auth
+
+    server, path = environ.get("SIDECAR_SERVER_KEY"), environ.get("SIDECAR_CLIENT_KEY")
+    if not server or not path:
+        raise NoKeys("a tcp endpoint needs SIDECAR_SERVER_KEY and SIDECAR_CLIENT_KEY; `sidecar keys` prints both")
+    try:
+        if os.stat(path).st_mode & 0o077:
+            raise NoKeys(f"others can read the secret key {path}; chmod 600 it")
+        public, secret = zmq.auth.load_certificate(path)
+        if secret is None:
+            raise NoKeys(f"{path} holds no secret key")
+        socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = public, secret, server.encode()
+    except (OSError, zmq.ZMQError) as error:
+        raise NoKeys(f"the keys cannot be used: {error}") from error

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import zmq
 
 from sidecar import wire
-from sidecar.client import secure
+from sidecar.rendezvous import secure_client
 from sidecar.ring import Ring
 
 log = logging.getLogger("sidecar")
@@ -76,7 +76,7 @@ class Pump:
         socket = context.socket(zmq.DEALER)
         try:
             self._configure(socket)
-            secure.configure(socket, self._endpoint, os.environ)
+            secure_client(socket, self._endpoint, os.environ)
             socket.connect(self._endpoint)
             while not self._stopping:
                 self._tick(socket, time.monotonic())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.rendezvous import endpoint_key, ring_directories
+from sidecar import recovery
 
 
 @pytest.fixture()
@@ -18,4 +18,4 @@ def endpoint() -> Iterator[str]:
 
 
 def rings_of(address: str) -> list[Path]:
-    return [path for folder in ring_directories() for path in folder.glob(f"{endpoint_key(address)}-*.ring")]
+    return list(recovery.rings_of(address))

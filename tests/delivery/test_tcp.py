@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sidecar import wire
 from sidecar.curve import create_keys
 from sidecar.errors import UserError
 from sidecar.intake import Intake
+from sidecar.replay import replay_rings
 from sidecar.store import Store
 from sidecar.telemetry import Telemetry
 from tests.delivery.conftest import rings_of
@@ -100,3 +102,30 @@ def test_the_secret_keys_are_readable_by_us_alone(tmp_path: Path) -> None:
     listing = subprocess.run(["find", tmp_path, "-name", "*secret", "-perm", "/077"], capture_output=True, check=True)
     assert listing.stdout == b""
     assert secret.exists()
+
+
+def test_the_tail_of_a_dead_trainer_travels_to_a_sidecar_on_another_host(
+    tcp_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The remote sidecar sees no rings of this host: here it is given a /dev/shm and temp folder of its own."""
+    server_key, secret = create_keys(tmp_path / "data" / "keys")
+    keys = {"SIDECAR_SERVER_KEY": server_key, "SIDECAR_CLIENT_KEY": str(secret)}
+    trainer = start("train", tcp_endpoint, "r", tmp_path / "counter", 3000, 0, "wait", env=keys)
+    assert wait_until(lambda: (tmp_path / "counter").exists() and emitted(tmp_path / "counter") == 3000)
+    kill(trainer)
+    assert len(rings_of(tcp_endpoint)) == 1
+    store = Store(tmp_path / "data")
+    store.prepare()
+    intake = Intake(store, Telemetry(), streams_max=4, runs_max=4)
+    intake.bind(tcp_endpoint)
+    stop = threading.Event()
+    remote = threading.Thread(target=lambda: [intake.round(0.05) for _ in iter(stop.is_set, True)])
+    remote.start()
+    try:
+        assert replay_rings(tcp_endpoint, keys) == 1
+    finally:
+        stop.set()
+        remote.join()
+        intake.close()
+    assert rings_of(tcp_endpoint) == []
+    assert journaled_steps(tmp_path / "data", "r") == list(range(3000))

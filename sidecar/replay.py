@@ -1,0 +1,119 @@
+"""Rings of dead trainers whose sidecar is on another host: their tails travel there over the same protocol.
+
+Given: the ring folders, a tcp endpoint and its keys. Hands on: the orphaned events to the remote sidecar.
+Never: touches the ring of a living trainer, or removes one before everything in it is acknowledged.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+import zmq
+
+from sidecar import wire
+from sidecar.recovery import rings_of
+from sidecar.rendezvous import secure_client
+from sidecar.ring import Orphan
+
+log = logging.getLogger("sidecar.replay")
+
+FRAMES_IN_FLIGHT_MAX = 16
+SILENCE_SECONDS = 1.0
+
+
+def replay_rings(endpoint: str, environ: Mapping[str, str] = os.environ, timeout_seconds: float = 10.0) -> int:
+    """Send what dead trainers of this host left for ``endpoint``; return how many rings are done.
+
+    Stops after ``timeout_seconds``; what is left stays for the next call. Raises NoKeys when keys are missing.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    done = 0
+    for path in rings_of(endpoint):
+        try:
+            ring = Orphan(path)
+        except OSError as error:
+            log.warning("the ring %s is not taken: %s", path, error)
+            continue
+        try:
+            if ring.claim() and _send(ring, endpoint, environ, deadline):
+                ring.remove()
+                done += 1
+        finally:
+            ring.close()
+    return done
+
+
+def _send(ring: Orphan, endpoint: str, environ: Mapping[str, str], deadline: float) -> bool:
+    """True once the remote sidecar has acknowledged the last event of the ring."""
+    hello = wire.decode_from_trainer(ring.hello())
+    if not isinstance(hello, wire.Hello):
+        return False
+    context = zmq.Context()
+    try:
+        socket = context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        secure_client(socket, endpoint, environ)
+        socket.connect(endpoint)
+        return _Conversation(socket, hello, ring).run(deadline)
+    finally:
+        context.destroy(linger=0)
+
+
+class _Conversation:
+    """Hello, then frames inside a small window; silence starts it over from what is acknowledged."""
+
+    def __init__(self, socket: "zmq.Socket[bytes]", hello: wire.Hello, ring: Orphan) -> None:
+        self._socket, self._hello, self._ring = socket, hello, ring
+        self._acknowledged = -1
+        events = [seq for seq, _ in ring.events()]
+        self._end = events[-1] + 1 if events else ring.oldest_seq()
+
+    def run(self, deadline: float) -> bool:
+        while time.monotonic() < deadline:
+            self._socket.send(wire.encode(self._hello))
+            if self._await_reply() and self._send_frames(deadline):
+                return True
+        return False
+
+    def _send_frames(self, deadline: float) -> bool:
+        frames = self._frames()
+        while self._acknowledged < self._end and time.monotonic() < deadline:
+            sent = 0
+            for frame in islice(frames, FRAMES_IN_FLIGHT_MAX):
+                self._socket.send(wire.encode(frame))
+                sent += 1
+            before = self._acknowledged
+            while self._acknowledged < self._end and self._await_reply():
+                pass
+            if not sent and self._acknowledged == before:
+                return False
+        return self._acknowledged >= self._end
+
+    def _frames(self) -> Iterator[wire.Frame]:
+        hello, oldest = self._hello, self._ring.oldest_seq()
+        events = ((seq, data) for seq, data in self._ring.events() if seq >= self._acknowledged)
+        while batch := _frame_of(events):
+            yield wire.Frame(hello.run_id, hello.rank, hello.session, batch[0][0], oldest, [data for _, data in batch])
+
+    def _await_reply(self) -> bool:
+        if not self._socket.poll(int(SILENCE_SECONDS * 1000)):
+            return False
+        reply = wire.decode_from_sidecar(self._socket.recv())
+        if isinstance(reply, wire.Ack) and reply.session == self._hello.session:
+            self._acknowledged = max(self._acknowledged, reply.next_seq)
+        return True
+
+
+def _frame_of(events: Iterator[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """The next events that fit one frame."""
+    batch: list[tuple[int, bytes]] = []
+    size = 0
+    for event in events:
+        batch.append(event)
+        size += len(event[1])
+        if len(batch) >= wire.FRAME_EVENTS_MAX or size >= wire.FRAME_BYTES_MAX:
+            break
+    return batch
+

@@ -1,0 +1,231 @@
+"""Whatever arrives on the socket: the intake lives, counts it, and takes the good stream beside it."""
+
+import random
+import resource
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sidecar import wire
+from sidecar.intake import Intake
+from sidecar.store import Store
+from sidecar.telemetry import Telemetry
+
+
+class Bench:
+    """An intake in this process, a peer that may send anything, and rounds on demand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store, self.telemetry = Store(folder), Telemetry()
+        self.store.prepare()
+        self.intake = Intake(self.store, self.telemetry, streams_max=8, runs_max=4)
+        self.path = folder / "s"
+        self.intake.bind(f"ipc://{self.path}")
+        self.context = zmq.Context()
+        self.peer = self.context.socket(zmq.DEALER)
+        self.peer.connect(f"ipc://{self.path}")
+
+    def send(self, *frames: bytes) -> None:
+        self.peer.send_multipart(list(frames))
+        self.rounds()
+
+    def rounds(self, count: int = 2) -> None:
+        for _ in range(count):
+            self.intake.round(0.05)
+
+    def replies(self) -> list[object]:
+        found = []
+        while self.peer.poll(50):
+            found.append(wire.decode_from_sidecar(self.peer.recv()))
+        return found
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+        self.intake.close()
+
+
+@pytest.fixture()
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+def hello(**changes: object) -> wire.Hello:
+    facts = {"run_id": "r", "rank": 0, "session": 7, "time_ns": 1, "mono_ns": 1, "project": "p", **changes}
+    return wire.Hello(**facts)
+
+
+def frame(first: int, count: int, *, oldest: int = 0, session: int = 7, run_id: str = "r") -> bytes:
+    records = [wire.encode_event(wire.Step(1, 1, first + i, {"train/loss": 1.0})) for i in range(count)]
+    return wire.encode(wire.Frame(run_id, 0, session, first, oldest, records))
+
+
+def test_a_good_stream_is_acknowledged_after_its_commit(bench: Bench) -> None:
+    bench.send(wire.encode(hello()))
+    bench.send(frame(0, 5))
+    assert bench.replies() == [wire.Ack(7, 0), wire.Ack(7, 5)]
+
+
+def test_a_repeated_frame_is_acknowledged_again_and_stored_once(bench: Bench) -> None:
+    bench.send(wire.encode(hello()))
+    for message in (frame(0, 5), frame(0, 5), frame(3, 5)):
+        bench.send(message)
+    assert bench.replies()[-1] == wire.Ack(7, 8)
+    assert bench.telemetry.events_total == 8
+    assert bench.telemetry.duplicates_total == 7
+
+
+def test_a_hole_asks_for_what_is_missing_and_stores_nothing(bench: Bench) -> None:
+    bench.send(wire.encode(hello()))
+    bench.send(frame(10, 5))
+    assert bench.replies()[-1] == wire.Resend(7, 0)
+    assert bench.telemetry.events_total == 0
+
+
+def test_a_hole_that_can_never_be_filled_is_declared(bench: Bench) -> None:
+    bench.send(wire.encode(hello()))
+    bench.send(frame(10, 5, oldest=10))
+    assert bench.replies()[-1] == wire.Ack(7, 15)
+    assert bench.telemetry.events_lost_total == {"ring_overwritten": 10}
+
+
+def test_an_unknown_stream_is_asked_who_it_is(bench: Bench) -> None:
+    bench.send(frame(0, 1, session=99))
+    assert bench.replies() == [wire.WantHello(99)]
+
+
+def test_another_version_is_refused_in_words(bench: Bench) -> None:
+    bench.send(b"TS\x09" + b"anything")
+    (reply,) = bench.replies()
+    assert isinstance(reply, wire.Refused)
+    assert "version 9" in reply.reason
+    assert bench.telemetry.frames_rejected_total == {"wrong_version": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run_id": ""}, {"run_id": "x" * 1000}, {"rank": -1}, {"rank": 2**40}, {"session": -5}, {"world_size": 0},
+    ],
+)  # fmt: skip
+def test_an_impossible_hello_is_refused(bench: Bench, changes: dict[str, object]) -> None:
+    bench.send(wire.encode(hello(**changes)))
+    (reply,) = bench.replies()
+    assert isinstance(reply, wire.Refused)
+
+
+def test_sessions_and_runs_beyond_the_limit_are_refused_and_the_first_go_on(bench: Bench) -> None:
+    for session in range(50):
+        bench.send(wire.encode(hello(session=session, run_id=f"r{session}")))
+    refused = [reply for reply in bench.replies() if isinstance(reply, wire.Refused)]
+    assert len(refused) == 46
+    assert len(list((bench.store.directory / "runs").glob("*.sqlite"))) == 4
+
+
+def test_one_session_cannot_speak_for_another_run(bench: Bench) -> None:
+    bench.send(wire.encode(hello()))
+    bench.send(wire.encode(hello(run_id="other")))
+    bench.send(frame(0, 3, run_id="other"))
+    assert bench.telemetry.frames_rejected_total == {"hello_refused": 1, "impossible_frame": 1}
+
+
+hostile = st.one_of(
+    st.binary(max_size=400),
+    st.binary(max_size=400).map(lambda tail: wire.PREFIX + tail),
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+        max_leaves=10,
+    ).map(lambda value: wire.PREFIX + msgspec.msgpack.encode(value)),
+    st.dictionaries(
+        st.sampled_from(["type", "run_id", "rank", "session", "first_seq", "oldest_seq", "records", "config"]),
+        st.one_of(
+            st.sampled_from(["frame", "hello", "r", 7, 0, -1, 2**63 - 1, [b"x"], [], {}]), st.integers(-(2**63), 2**63)
+        ),
+    ).map(lambda value: wire.PREFIX + msgspec.msgpack.encode(value)),
+)
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(messages=st.lists(st.lists(hostile, min_size=1, max_size=3), min_size=1, max_size=5))
+def test_no_bytes_end_the_intake(bench: Bench, messages: list[list[bytes]]) -> None:
+    for parts in messages:
+        bench.intake._take(b"peer", parts)
+    bench.intake.commit()
+
+
+def test_after_all_that_the_good_stream_still_gets_through(bench: Bench) -> None:
+    rng = random.Random(5)
+    bench.send(wire.encode(hello()))
+    for index in range(30):
+        bench.send(rng.randbytes(rng.randrange(600)))
+        bench.send(wire.PREFIX + rng.randbytes(50), b"second frame")
+        bench.send(frame(index, 1))
+    assert bench.replies()[-1] == wire.Ack(7, 30)
+
+
+def test_a_200_mb_frame_costs_its_sender_the_connection_and_us_nothing(bench: Bench) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    raw = socket.socket(socket.AF_UNIX)
+    raw.connect(str(bench.path))
+    raw.sendall(b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00NULL" + bytes(16) + b"\x00" + bytes(31))
+    raw.sendall(b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER")
+    raw.sendall(b"\x02" + struct.pack(">Q", 200 * 2**20))
+    bench.rounds(3)
+    raw.settimeout(5)
+    while raw.recv(4096):  # The greeting, and then the end: the connection was cut.
+        pass
+    raw.close()
+    bench.send(wire.encode(hello()))
+    assert bench.replies() == [wire.Ack(7, 0)]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
+
+
+@pytest.mark.parametrize("greeting", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"", b"\x00" * 64, b"\xff" * 4096])
+def test_other_protocols_and_silent_peers_do_no_harm(bench: Bench, greeting: bytes) -> None:
+    peers = []
+    for _ in range(20):
+        raw = socket.socket(socket.AF_UNIX)
+        raw.connect(str(bench.path))
+        raw.sendall(greeting)
+        peers.append(raw)
+    bench.send(wire.encode(hello()))
+    assert bench.replies() == [wire.Ack(7, 0)]
+    for raw in peers:
+        raw.close()
+
+
+def test_a_flood_of_connections_without_descriptors_left_does_not_end_the_intake(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    bench = Bench(tmp_path)
+    bench.send(wire.encode(hello()))
+    in_use = max(int(name.name) for name in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 12, hard))
+    flood = []
+    try:
+        for _ in range(40):
+            raw = socket.socket(socket.AF_UNIX)
+            raw.setblocking(False)
+            flood.append(raw)
+            raw.connect(str(bench.path))
+    except OSError:
+        pass
+    try:
+        bench.send(frame(0, 5))
+        time.sleep(0.1)
+        bench.rounds()
+        assert wire.Ack(7, 5) in bench.replies()
+    finally:
+        for raw in flood:
+            raw.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        bench.close()
