@@ -73,6 +73,7 @@ class Exposition:
             if gzipped:
                 body = self._gzipped(kind, version, body)
             self.scrapes_total += 1
+            self._views.telemetry.scrapes_total = self.scrapes_total
         return Rendered(body, kind, gzipped)
 
     def _body(self, kind: str, version: int) -> bytes:

@@ -64,6 +64,8 @@ class SidecarView(msgspec.Struct):
     http: str | None = None
     events: str = ""
     events_total: int = 0
+    scrapes_total: int = 0
+    """How often /metrics was served: `sidecar run` waits at the end for one more by a scraper that was there."""
     events_lost_total: int = 0
     events_lost: dict[str, int] = {}
     frames_total: int = 0
@@ -169,7 +171,8 @@ def _sidecar(telemetry: Telemetry, now_ns: int) -> SidecarView:
     return SidecarView(
         version=telemetry.version, pid=telemetry.pid, data_dir=telemetry.data_dir, http=telemetry.http_url,
         uptime_seconds=max(0.0, (now_ns - started) / 1e9) if started else None, events=telemetry.events_endpoint,
-        events_total=telemetry.events_total, events_lost_total=sum(dict(telemetry.events_lost_total).values()),
+        scrapes_total=telemetry.scrapes_total, events_total=telemetry.events_total,
+        events_lost_total=sum(dict(telemetry.events_lost_total).values()),
         events_lost=dict(telemetry.events_lost_total), frames_total=telemetry.frames_total,
         frames_rejected=dict(telemetry.frames_rejected_total), duplicates_total=telemetry.duplicates_total,
         streams=telemetry.streams, rings_recovered_total=telemetry.rings_recovered_total,

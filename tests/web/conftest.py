@@ -95,8 +95,3 @@ def needed(program: str, package: str) -> str:
 @pytest.fixture
 def promtool() -> str:
     return needed("promtool", "prometheus")
-
-
-@pytest.fixture
-def chromium() -> str:
-    return needed("chromium", "chromium")

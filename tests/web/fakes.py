@@ -54,7 +54,7 @@ class FakeViews:
         return self.snapshots.get(run_id)
 
     def history(self, run_id: str) -> History | None:
-        return self.histories.get(run_id)
+        return self.histories.setdefault(run_id, History()) if run_id in self.snapshots else None
 
     def runs(self) -> list[Any]:
         live = [SimpleNamespace(run_id=s.run_id, project=s.project, name=s.name, stage=s.stage, state=s.state,

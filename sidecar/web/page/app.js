@@ -373,9 +373,9 @@ function options(id, chart, host) {
   const bands = [];
   chart.names.forEach((_, i) => {
     const at = series.length;
-    const tone = css(chart.colors[i]), edge = { spanGaps: true, stroke: i ? "transparent" : faint(tone, 0.3), width: 1, points: { show: false } };
+    const tone = css(chart.colors[i]), edge = { spanGaps: true, stroke: i ? "transparent" : faint(tone, 0.24), width: 1, points: { show: false } };
     series.push({ stroke: tone, width: chart.widths[i], spanGaps: true, points: { show: (u) => sparse(u, at), size: 5 } }, edge, { ...edge });
-    bands.push({ series: [at + 1, at + 2], fill: i ? "transparent" : faint(tone, 0.16) });
+    bands.push({ series: [at + 1, at + 2], fill: i ? "transparent" : faint(tone, 0.14) });
   });
   return {
     width: host.clientWidth, height: host.clientHeight, series, bands, padding: [8, 10, 0, 0],
