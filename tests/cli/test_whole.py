@@ -148,3 +148,33 @@ def test_status_and_top_of_a_live_run(sidecar: Command, script: Path, tmp_path: 
     assert "r1" in out.splitlines()[0]
     training.send_signal(signal.SIGINT)
     assert finish(training)[0] != 0
+
+
+def test_launch_waits_for_one_more_scrape_when_a_scraper_was_there(
+    sidecar: Command, script: Path, tmp_path: Path
+) -> None:
+    process = sidecar("run", "-q", "--grace", "60", "--", sys.executable, str(script), "100")
+    url = str(wait_until_ready(tmp_path / "data")["http"])
+    live.fetch(url, "/metrics")
+    config = load({"dir": str(tmp_path / "data")}, {}).config
+    deadline = time.monotonic() + 30
+    while live.status(live.require(config), config).get("state") != "finished":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(1.5)  # The command has ended; only the scraper is missing.
+    assert process.poll() is None
+    assert b"training_steps_total" in live.fetch(url, "/metrics")
+    assert finish(process)[0] == 0
+
+
+def test_signal_during_the_grace_ends_it(sidecar: Command, script: Path, tmp_path: Path) -> None:
+    process = sidecar("run", "-q", "--grace", "600", "--", sys.executable, str(script), "50")
+    live.fetch(str(wait_until_ready(tmp_path / "data")["http"]), "/metrics")
+    config = load({"dir": str(tmp_path / "data")}, {}).config
+    deadline = time.monotonic() + 30
+    while live.status(live.require(config), config).get("state") != "finished":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    assert finish(process)[0] == 0
