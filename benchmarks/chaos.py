@@ -181,8 +181,8 @@ def run(options) -> bool:
     rng = random.Random(options.seed)
     faults = [options.only or rng.choice(FAULTS) for _ in range(options.faults)]
     megabytes = int(64 + 2.5 * options.rate * options.seconds * RECORD_BYTES / 2**20)
-    print(f"seed {options.seed}: {options.faults} faults in {options.seconds:.0f} s at {options.rate:,.0f} events/s over "
-          f"{options.endpoint}", flush=True)  # fmt: skip
+    pace = f"{options.rate:,.0f} events/s over {options.endpoint}"
+    print(f"seed {options.seed}: {options.faults} faults in {options.seconds:.0f} s at {pace}", flush=True)
     with common.folder() as folder, small_disk(folder, megabytes) as mounted:
         print(f"disk: {f'a tmpfs of {megabytes} MB' if mounted else 'a limit on file sizes (no right to mount)'}")
         machine = Machine(folder, options, rng)
@@ -194,7 +194,9 @@ def run(options) -> bool:
             status = machine.sidecar.status()["sidecar"]
             machine.sidecar.stop()
             journals = [path for path in (folder / "data").rglob("*.sqlite") if has_frames(path)]
-            found = witness.compare(witness.read_journal(journals[0]), witness.emitted(machine.counter), machine.trainers)
+            found = witness.compare(
+                witness.read_journal(journals[0]), witness.emitted(machine.counter), machine.trainers
+            )
         finally:
             machine.close()
             common.remove_rings(machine.endpoint)

@@ -50,7 +50,7 @@ def encoded_step(step: int) -> bytes:
     return wire.encode_event(wire.Step(time.time_ns(), time.monotonic_ns(), step, dict(twelve_metrics(step))))
 
 
-# -- work: a fixed amount of pure Python that holds the interpreter lock, as a busy training loop does ------------------
+# -- work: a fixed amount of pure Python that holds the interpreter lock, as a busy training loop does -----------------
 
 
 def work(rounds: int) -> float:

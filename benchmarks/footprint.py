@@ -46,7 +46,9 @@ def memory_mib(pid: int) -> tuple[float, float]:
 
 
 def descendants(pid: int) -> list[int]:
-    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
     return [found for child in children for found in [child, *descendants(child)]]
 
 
@@ -70,7 +72,7 @@ def weigh(seconds: float) -> dict[str, float]:
 
 
 def import_seconds(more: str) -> tuple[float, float, set[str]]:
-    """Median and fastest of fresh interpreters that run ``more``, and every package loaded beyond the standard library."""
+    """Median and fastest of fresh interpreters that run ``more``, and the packages loaded beyond the standard library."""
     times, roots = [], set()
     for _ in range(IMPORT_RUNS):
         done = subprocess.run([sys.executable, "-c", IMPORT.format(more=more)], env=common.environment(),
@@ -88,7 +90,9 @@ def main() -> int:
     common.print_machine()
     needed, _, allowed = import_seconds("import zmq, msgspec")
     seconds, fastest, roots = import_seconds("import sidecar; sidecar.init")
-    print(f"import sidecar; sidecar.init: fastest {1e3 * fastest:.1f} ms; pyzmq and msgspec alone {1e3 * needed:.1f} ms")
+    print(
+        f"import sidecar; sidecar.init: fastest {1e3 * fastest:.1f} ms; pyzmq and msgspec alone {1e3 * needed:.1f} ms"
+    )
     common.verdict("import sidecar; sidecar.init loaded", 1e3 * seconds, 60, "ms")
     print(f"packages loaded: {' '.join(sorted(roots))}")
     extra = len(roots - allowed - {"sidecar"})

@@ -48,7 +48,7 @@ def paired(run, pairs: int, steps: int) -> dict[str, list[float]]:
         rng.shuffle(order)
         times = [(which, block(which, number + steps * place, steps, rounds)) for place, which in enumerate(order)]
         number += 3 * steps
-        (wall, cpu), = (seconds for which, seconds in times if which is not None)
+        ((wall, cpu),) = (seconds for which, seconds in times if which is not None)
         plain = [seconds for which, seconds in times if which is None]
         rng.shuffle(plain)
         found["wall"].append(100 * (wall / plain[0][0] - 1))
@@ -67,9 +67,15 @@ def report_steps(options) -> None:
         found = paired(run, options.pairs, options.steps)
         run.finish(timeout_seconds=5.0)
     print(f"{options.pairs} pairs of blocks of {options.steps} steps of 1 ms, 12 metrics each, seed {SEED}")
-    for name, label in (("wall", "step time"), ("cpu", "CPU of the stepping thread"), ("noise", "pairs without any call")):
+    for name, label in (
+        ("wall", "step time"),
+        ("cpu", "CPU of the stepping thread"),
+        ("noise", "pairs without any call"),
+    ):
         low, high = common.median_bounds(found[name])
-        print(f"growth of {label:28s} median {common.median(found[name]):+6.2f} %   (95 %: {low:+.2f} .. {high:+.2f} %)")
+        print(
+            f"growth of {label:28s} median {common.median(found[name]):+6.2f} %   (95 %: {low:+.2f} .. {high:+.2f} %)"
+        )
     common.verdict("growth of a 1 ms step, ratio with / without", 1 + common.median(found["wall"]) / 100, 1.01, "")
     common.print_load_after()
 
@@ -132,8 +138,8 @@ def timed_trainer(kind: str, arguments: list[str]) -> int:
 
 def block_ratios(steps: list[tuple[bool, float]]) -> list[float]:
     """Median of each loud block over that of the silent block beside it."""
-    blocks = [(kind, statistics.median(seconds for _, seconds in group))
-              for kind, group in ((kind, list(group)) for kind, group in itertools.groupby(steps, lambda step: step[0]))]  # fmt: skip
+    groups = [list(group) for _, group in itertools.groupby(steps, lambda step: step[0])]
+    blocks = [(group[0][0], statistics.median(seconds for _, seconds in group)) for group in groups]
     pairs = zip(blocks[::2], blocks[1::2], strict=False)
     return [dict(pair)[False] / dict(pair)[True] for pair in pairs if pair[0][0] != pair[1][0]]
 
@@ -158,8 +164,9 @@ def report_trainer(options) -> None:
 
 def _print_ratios(name: str, ratios: list[float], step_seconds: float) -> None:
     low, high = common.median_bounds(ratios)
-    print(f"{name}: {len(ratios)} pairs, a step takes {1e3 * step_seconds:.2f} ms, growth {100 * (common.median(ratios) - 1):+.2f} % "
-          f"(95 %: {100 * (low - 1):+.2f} .. {100 * (high - 1):+.2f} %)", flush=True)  # fmt: skip
+    growth = f"growth {100 * (common.median(ratios) - 1):+.2f} %"
+    bounds = f"(95 %: {100 * (low - 1):+.2f} .. {100 * (high - 1):+.2f} %)"
+    print(f"{name}: {len(ratios)} pairs, a step takes {1e3 * step_seconds:.2f} ms, {growth} {bounds}", flush=True)
     common.verdict(f"reference trainer, step time with / without, {name}", common.median(ratios), 1.005, "")
     if high - low > 0.01:
         print("     the bounds are wider than 1 %: this machine was too busy to decide; add --steps or --runs")
@@ -174,7 +181,11 @@ def main() -> int:
     parser.add_argument("--pin", type=int, metavar="CORE", help="keep the stepping thread on this core")
     parser.add_argument("--trainer", action="store_true", help="pairs of whole runs of the reference trainer")
     parser.add_argument("--runs", type=int, default=4, help="with --trainer: pairs of whole runs too (default 4)")
-    parser.add_argument("--trainer-arguments", default="--steps 400 --eval_freq 100000 --generate_freq 100000", help="with --trainer: what it is run with")
+    parser.add_argument(
+        "--trainer-arguments",
+        default="--steps 400 --eval_freq 100000 --generate_freq 100000",
+        help="with --trainer: what it is run with",
+    )
     options = parser.parse_args()
     if options.trainer:
         report_trainer(options)

@@ -49,8 +49,14 @@ def drive(endpoint: str, pid: int, *, senders: int, ranks: int, steps: int, fram
         options += ["--frame-events", frame_events, *(["--rate", rate] if rate else [])]
         command = [sys.executable, "-m", "benchmarks.ranks", endpoint, run_id, *map(str, options)]
         processes.append(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                             env=common.environment(), cwd=common.REPOSITORY)  # fmt: skip
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=common.environment(),
+                cwd=common.REPOSITORY,
+            )  # fmt: skip
         )
     try:
         for process in processes:
@@ -97,7 +103,9 @@ def rate(options) -> None:
         finally:
             common.kill(intake)
     _print_load("journaled and acknowledged", load)
-    common.verdict("journaled and acknowledged, wall clock", load.events / load.seconds, 100_000, "events/s", at_least=True)
+    common.verdict(
+        "journaled and acknowledged, wall clock", load.events / load.seconds, 100_000, "events/s", at_least=True
+    )
     with common.sidecar_alive() as sidecar:
         load = drive(sidecar.endpoint, sidecar.pid, senders=2, ranks=2, steps=options.events // 4, frame_events=128)
     _print_load("with fold, derive and all views", load)
@@ -188,8 +196,8 @@ def recovery(options) -> None:
         finally:
             sidecar.stop()
     print(
-        f"journal of {options.recovery_events:,} events, {size / 2**20:.0f} MiB, writer killed: HTTP and endpoint ready "
-        f"after {ready:.2f} s, a resumed trainer acknowledged ({load}) after {taken:.2f} s, /status shows step "
+        f"journal of {options.recovery_events:,} events, {size / 2**20:.0f} MiB, writer killed: HTTP and endpoint "
+        f"ready after {ready:.2f} s, a resumed trainer acknowledged ({load}) after {taken:.2f} s, /status shows step "
         f"{last_step} after {shown:.2f} s"
     )  # fmt: skip
     common.verdict(f"ready after SIGKILL, {options.recovery_events:,} events", shown, 5.0, "s")
@@ -218,8 +226,15 @@ def profile(events: int, *, ranks: int) -> None:
     with common.folder() as folder:
         store, telemetry = Store(folder / "data"), Telemetry(started_ns=time.time_ns())
         store.prepare()
-        intake, pipeline = Intake(store, telemetry, streams_max=4096, runs_max=8), Pipeline(store, telemetry, snapshot_steps=10)
-        intake.on_hello, intake.on_committed, intake.summary_of = pipeline.greet, pipeline.committed, pipeline.summary_of
+        intake, pipeline = (
+            Intake(store, telemetry, streams_max=4096, runs_max=8),
+            Pipeline(store, telemetry, snapshot_steps=10),
+        )
+        intake.on_hello, intake.on_committed, intake.summary_of = (
+            pipeline.greet,
+            pipeline.committed,
+            pipeline.summary_of,
+        )
         hellos = [Ranks("inproc://nobody", "profile", rank, 1, ranks)._hello(0) for rank in range(ranks)]
         frame = 128 if ranks < 16 else 8
         for hello in hellos:

@@ -26,7 +26,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks import common
 
@@ -155,7 +155,7 @@ PEERS = {
 
 
 def serve(name: str, folder: Path, rounds: int) -> None:
-    """Set one tool up, then one block of steps for each line on stdin. Answers in JSON lines on a descriptor of its own."""
+    """Set one tool up, then one block of steps for each line on stdin. Answers in JSON lines on its own descriptor."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Whatever the tool prints must not be taken for an answer.
     peer = PEERS[name]
@@ -311,7 +311,12 @@ def print_table(found: dict[str, Line], markdown: bool) -> None:
         return
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
     for row in [heads, *rows]:
-        print("  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))))
+        print(
+            "  ".join(
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+        )
 
 
 def main() -> int:
@@ -338,7 +343,9 @@ def main() -> int:
     others = {name: line.inflation for name, line in found.items() if name not in ("nothing", "sidecar")}
     if others:
         name = min(others, key=lambda name: others[name])
-        common.verdict(f"step time with ours / with the lightest other ({name})", ours.inflation / others[name], 1.0, "")
+        common.verdict(
+            f"step time with ours / with the lightest other ({name})", ours.inflation / others[name], 1.0, ""
+        )
     common.print_load_after()
     return 0
 

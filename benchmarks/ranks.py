@@ -62,7 +62,9 @@ class Ranks:
     def send(self, index: int, count: int) -> None:
         first = self.sent[index]
         now_ns, mono_ns = time.time_ns(), time.monotonic_ns()
-        records = [wire.encode_event(wire.Step(now_ns, mono_ns, step, self._metrics)) for step in range(first, first + count)]
+        records = [
+            wire.encode_event(wire.Step(now_ns, mono_ns, step, self._metrics)) for step in range(first, first + count)
+        ]
         frame = wire.Frame(
             self.run_id, self.first_rank + index, self.sessions[index], first, self.acknowledged[index], records
         )
@@ -127,7 +129,9 @@ def main() -> int:
     parser.add_argument("--frame-events", type=int, default=wire.FRAME_EVENTS_MAX)
     parser.add_argument("--rate", type=float, help="steps per second of each rank (default: as fast as possible)")
     options = parser.parse_args()
-    ranks = Ranks(options.endpoint, options.run_id, options.first_rank, options.ranks, options.world_size or options.ranks)
+    ranks = Ranks(
+        options.endpoint, options.run_id, options.first_rank, options.ranks, options.world_size or options.ranks
+    )
     ranks.greet()
     print("ready", flush=True)
     sys.stdin.readline()

@@ -50,7 +50,8 @@ class Journaled(NamedTuple):
 def read_journal(path: Path) -> Journaled:
     database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     query = (
-        "SELECT s.session, s.rank, f.first_seq, f.crc, f.records FROM frames f JOIN streams s ON s.id = f.stream ORDER BY f.row"
+        "SELECT s.session, s.rank, f.first_seq, f.crc, f.records"
+        " FROM frames f JOIN streams s ON s.id = f.stream ORDER BY f.row"
     )
     sequences: dict[int, list[int]] = {}
     steps: dict[int, list[int]] = {}
@@ -109,7 +110,9 @@ def compare(journaled: Journaled, total: int, trainers: int) -> Comparison:
     duplicated = within + sum(len(seqs) - len(set(seqs)) for seqs in journaled.sequences.values())
     duplicated += max(0, unwitnessed - trainers)
     disorder = sum(1 for seqs in journaled.sequences.values() for a, b in _pairs(seqs) if b != a + 1)
-    return Comparison(total, len(everything), lost, duplicated, disorder, journaled.gaps, journaled.damaged, unwitnessed)
+    return Comparison(
+        total, len(everything), lost, duplicated, disorder, journaled.gaps, journaled.damaged, unwitnessed
+    )
 
 
 def _pairs(values: list[int]) -> Iterator[tuple[int, int]]:
@@ -117,7 +120,7 @@ def _pairs(values: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def emit(endpoint: str, run_id: str, path: Path, rate: float, seconds: float) -> None:
-    """Steps at ``rate`` a second in short bursts, going on from the counter, until told (or timed) to stop, or killed."""
+    """Steps at ``rate`` a second in short bursts, going on from the counter, until told or timed to stop, or killed."""
     import sidecar
 
     shared = counter(path)
