@@ -248,7 +248,9 @@ class RunState(msgspec.Struct):
     partial: bool = False
     """Some ranks of the world never reported here; they are no longer waited for."""
     pending: dict[int, Join] = {}
-    """Joins of the current attempt by step, in order of first arrival."""
+    """Joins of the current attempt by step."""
+    pending_steps: list[int] = []
+    """Their steps, as a heap."""
     stale: list[Join] = []
     """Joins of earlier attempts that still wait."""
     joined_attempt: int = 1

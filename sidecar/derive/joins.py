@@ -9,6 +9,7 @@ after that the step goes on without them, and what comes later is still counted 
 """
 
 from bisect import bisect_left, bisect_right
+from heapq import heappop, heappush
 
 from sidecar.derive import anomalies, progress, throughput
 from sidecar.derive.derived import derived_metrics
@@ -46,6 +47,7 @@ def report(state: RunState, rank: RankState, own: Join) -> None:
         _merge_stale(state, own)
     elif (join := state.pending.get(step)) is None:
         state.pending[step] = own
+        heappush(state.pending_steps, step)
     else:
         _merge(join, own)
     settle(state, own)
@@ -57,7 +59,7 @@ def settle(state: RunState, own: Join | None = None) -> None:
         _settle_stale(state)
     pending = state.pending
     while pending:
-        step = min(pending) if len(pending) > 1 else next(iter(pending))
+        step = state.pending_steps[0]
         join = pending[step]
         if not _complete(state, join) and len(pending) <= PENDING_JOINS_MAX:
             if own is None or len(pending) <= UNSEEN_RANKS_STEPS_MAX or not _waited(join, own):
@@ -67,7 +69,7 @@ def settle(state: RunState, own: Join | None = None) -> None:
                 continue
             if len(pending) <= PENDING_STEPS_MAX:
                 return
-        del pending[step]
+        del pending[heappop(state.pending_steps)]
         _settle_stale(state, everything=True)  # Attempts are completed one after the other.
         advance(state, join)
 
@@ -80,11 +82,15 @@ def _waited(join: Join, own: Join) -> bool:
 
 def begin_attempt(state: RunState, rank: RankState, *, restarted: bool) -> None:
     """``rank`` starts again at some step: with its peers if they already did, or as the first of them."""
+    if restarted:
+        typical = throughput.percentile(sorted(throughput.step_seconds(state.window)), 0.5)
+        if typical is not None:
+            state.typical_step_ns = int(typical * SECOND_NS)
     if rank.attempt < state.attempt:
         rank.attempt = state.attempt
     else:
         state.stale.extend(state.pending[step] for step in sorted(state.pending))
-        state.pending = {}
+        state.pending, state.pending_steps = {}, []
         state.attempt += 1
         state.restarted = restarted
         state.restarts += restarted
@@ -237,12 +243,8 @@ def advance(state: RunState, join: Join) -> None:
 
 def _new_clock(state: RunState, join: Join, stream: tuple[int, int, int]) -> None:
     """Another stream's monotonic clock: durations across the change mean nothing."""
-    durations = sorted(throughput.step_seconds(state.window))
-    typical = throughput.percentile(durations, 0.5)
-    if typical is not None:
-        state.typical_step_ns = int(typical * SECOND_NS)
-    throughput.clear(state.window, stream)
     progress.new_clock(state, join)
+    throughput.clear(state.window, stream)
 
 
 def _enter_attempt(state: RunState, join: Join) -> None:

@@ -42,8 +42,12 @@ def enter_epoch(state: RunState, join: Join) -> None:
 
 
 def new_clock(state: RunState, join: Join) -> None:
-    """Keeps the time already spent in this epoch when another process goes on with it."""
-    if state.epoch_started_ns is not None and state.window.points == []:
+    """Keeps the time already spent in this epoch when another process goes on with it. Before the window is cleared."""
+    if state.epoch_started_ns is not None:
+        points = state.window.points
+        if points:
+            last_ns = points[(state.window.at - 1) % len(points)][0]
+            state.epoch_before_ns += max(0, last_ns - state.epoch_started_ns)
         state.epoch_started_ns = join.mono_ns - join.training_ns
 
 

@@ -91,6 +91,15 @@ def test_epoch_time_restarts_with_the_epoch_and_its_last_step_still_belongs_to_i
     assert percent[11] == pytest.approx(10.0)
 
 
+def test_epoch_time_goes_on_in_the_process_that_resumes_the_epoch() -> None:
+    first, second = Process(session=1), Process(session=2, at=900.0, mono=7.0)
+    records = [first.step(i, 6.0, epoch=i / 100) for i in range(1, 12)]
+    records += [second.step(i, 6.0, epoch=i / 100) for i in range(12, 23)]
+    _, rows = projected(records, first.hello(), second.hello())
+    # Ten steps after the first one, then eleven: the second process' first step is taken to be like the others.
+    assert derived(rows)[22]["system/epoch_time"] == pytest.approx(2.1)
+
+
 def test_whole_epochs_change_when_their_number_does() -> None:
     p = Process()
     records = [p.step(i, 6.0, epoch=i // 10) for i in range(30)]
