@@ -32,3 +32,16 @@ def capture_environment(names: Sequence[str], environ: Mapping[str, str]) -> dic
     ours = [str(FOLDER / "site")] + [str(FOLDER / STAND_INS[name]) for name in wanted if name in STAND_INS]
     theirs = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in ours]
     return {"PYTHONPATH": os.pathsep.join([*ours, *theirs]), "SIDECAR_CAPTURE": ",".join(wanted)}
+
+
+def isolated(command: Sequence[str]) -> str | None:
+    """The option by which a Python command ignores PYTHONPATH (-I, -E), None when there is none."""
+    for at, word in enumerate(command):
+        if not os.path.basename(word).startswith("python"):
+            continue
+        for option in command[at + 1 :]:
+            if not option.startswith("-") or option in ("-m", "-c"):
+                break
+            if not option.startswith("--") and (found := {"I", "E"} & set(option[1:])):
+                return f"-{found.pop()}"
+    return None

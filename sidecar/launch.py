@@ -27,7 +27,12 @@ RACE_SECONDS_MAX = 10.0
 class Launch:
     """One ``sidecar run``. ``run()`` is the whole story."""
 
-    def __init__(self, loaded: Loaded, command: list[str], environ: dict[str, str], *, quiet: bool = False) -> None:
+    def __init__(
+        self, loaded: Loaded, command: list[str], environ: dict[str, str], *, quiet: bool = False,
+        capture: dict[str, str] | None = None,
+    ) -> None:
+        """``capture`` are further variables for the command alone, from ``sidecar.capture_env``."""
+        self._capture = capture or {}
         self._loaded, self._config = loaded, loaded.config
         self._command, self._environ, self._quiet = command, environ, quiet
         self._service: supervise.Service | None = None
@@ -40,7 +45,7 @@ class Launch:
         environ = resolve(self._command, self._environ)
         self._at = self._attach() or self._start()
         try:
-            child = Child(self._command, environ | self._for_trainer())
+            child = Child(self._command, environ | self._for_trainer() | self._capture)
         except UserError:
             self._stop()
             raise

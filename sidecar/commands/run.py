@@ -3,7 +3,9 @@
 import argparse
 import os
 
+from sidecar import capture_env
 from sidecar.commands import options as shared
+from sidecar.errors import UserError
 
 DESCRIPTION = "Start a sidecar, then the training command; its exit code is the command's."
 EXAMPLES = [
@@ -19,6 +21,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", dest="set_keep", action="store_const", const=True, help="leave the sidecar running at the end"
     )
+    parser.add_argument(
+        "--capture", metavar="NAMES", help="capture calls of an unchanged script: wandb[+], swanlab, tensorboard, torch"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no banner, no progress, no card")
 
 
@@ -27,4 +32,19 @@ def run(options: argparse.Namespace) -> int:
 
     loaded = shared.load(options)
     shared.check_sinks(loaded.config)
-    return Launch(loaded, options.command or [], dict(os.environ), quiet=options.quiet).run()
+    command, environ = options.command or [], dict(os.environ)
+    return Launch(loaded, command, environ, quiet=options.quiet, capture=_capture(options, command, environ)).run()
+
+
+def _capture(options: argparse.Namespace, command: list[str], environ: dict[str, str]) -> dict[str, str]:
+    """Variables for the command that make its libraries' calls arrive here. Raises UserError."""
+    names = (options.capture if options.capture is not None else environ.get("SIDECAR_CAPTURE", "")).split(",")
+    try:
+        found = capture_env.capture_environment(names, environ)
+    except capture_env.UnknownCapture as error:
+        raise UserError(str(error), "for instance --capture wandb,torch") from None
+    if found and (flag := capture_env.isolated(command)):
+        raise UserError(
+            f"python {flag} ignores PYTHONPATH, so nothing of it can be captured", f"drop {flag}, or --capture"
+        )
+    return found
