@@ -47,7 +47,8 @@ def sink_lines(config: Config, status: Mapping[str, Any], environ: Mapping[str, 
 
 def _sink(name: str, health: Mapping[str, Any] | None, config: Config, environ: Mapping[str, str]) -> str:
     if health and health.get("state") not in (None, "starting"):
-        return f"{name}: {health['state']}" + (f" ({health['reason']})" if health.get("reason") else "")
+        state, reason = str(health["state"]), str(health.get("reason") or "").removeprefix(f"{health['state']}: ")
+        return f"{name}: {state}" + (f" ({reason})" if reason else "")
     mode = (config.wandb_mode or environ.get("WANDB_MODE")) if name == "wandb" else None
     return f"{name}: {mode}, starts with the run" if mode else f"{name}: starts with the run"
 

@@ -60,7 +60,7 @@ class Terminal:
         return bool(data)
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # pty.fork, then exec at once.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_interrupt_key_reaches_the_command_once_and_its_exit_code_comes_back(tmp_path: Path) -> None:
     environ = os.environ | {"SIDECAR_DIR": str(tmp_path), "PYTHONPATH": str(ROOT), "TERM": "xterm"}
     command = [sys.executable, str(LAUNCHER), "run", "--", sys.executable, "-c", COUNT_INTERRUPTS]
