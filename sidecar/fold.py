@@ -10,6 +10,7 @@ from typing import Any
 from sidecar import wire
 from sidecar.derive import goodput, joins
 from sidecar.derive.latest import merge_recent, remember
+from sidecar.metrics import ALIASES
 from sidecar.state import (
     CONFIG_KEYS_MAX,
     COUNT_MAX,
@@ -173,7 +174,20 @@ def _log(state: RunState, rank: RankState, seq: int, event: wire.Log) -> bool:
         fresh = {name: value for name, value in event.metrics.items()
                  if name not in state.latest_at or (state.latest_at[name][0] or 0) <= event.step}
         remember(state, rank, fresh, event.step, event.time_ns)
+    step = event.step
+    if state.captured is not None and step is not None and step > rank.reached and rank.steps_total == rank.log_steps:
+        _step_by_log(state, rank, seq, event, step)
     return True
+
+
+def _step_by_log(state: RunState, rank: RankState, seq: int, event: wire.Log, step: int) -> None:
+    """A captured script knows no step events: a log row further on than all before it tells that steps were done."""
+    if event.late:
+        return
+    metrics = {ALIASES.get(name, name): value for name, value in event.metrics.items()}
+    rank.last_step_received_ns, rank.arrived_step = rank.last_received_ns, step
+    rank.log_steps += 1
+    step_ended(state, rank, seq, wire.Step(event.time_ns, event.mono_ns, step=step, metrics=metrics))
 
 
 def _step_ok(state: RunState, step: int | None) -> bool:

@@ -105,6 +105,8 @@ class RankState(msgspec.Struct):
     arrived_step: int | None = None
     """Newest step that has arrived, even if it is still held."""
     steps_total: int = 0
+    log_steps: int = 0
+    """Of these, steps that only a captured library's log rows told of."""
     tokens_total: int = 0
     samples_total: int = 0
     clock_mono_ns: int = 0

@@ -11,7 +11,7 @@ from typing import Any
 from sidecar.derive import goodput, mixture, progress, smoothing, stalls, throughput
 from sidecar.derive.latest import latest_of
 from sidecar.derive.verdict import verdict
-from sidecar.metrics import unit_of
+from sidecar.metrics import ALIASES, unit_of
 from sidecar.snapshot import (
     Alert,
     DatasetsView,
@@ -154,6 +154,9 @@ def _learning(out: RunSnapshot, state: RunState) -> None:
     out.epoch = finite(state.epoch)[0]
     out.val = {name[4:]: finite(value)[0] for name, value in latest.items()
                if name.startswith("val/") and type(value) in (int, float)}
+    for alias, name in ALIASES.items():
+        if name.startswith("val/") and alias in latest:
+            out.val.setdefault(name[4:], finite(_number(latest[alias]))[0])
     loss = out.val.get("loss")
     if loss is not None:
         out.val.setdefault("perplexity", finite(smoothing.perplexity(loss))[0])
