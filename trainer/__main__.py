@@ -61,11 +61,21 @@ def end_on_sigterm() -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
 
 
+def share_the_cpu() -> None:
+    """Let torch's CPU threads sleep while they wait for one another, unless the user chose otherwise.
+
+    By default they spin, which is a fifth faster on an idle machine, and ten times slower as soon as anything else (a
+    sidecar that starts, say) needs one of the cores that they all run on. Must be set before torch is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage(), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else EXIT_USAGE
+    share_the_cpu()
     end_on_sigterm()
     try:
         run_stage(arguments)

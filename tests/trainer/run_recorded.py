@@ -1,4 +1,7 @@
-"""The trainer's command with a recorder in the sidecar's place; each rank writes what it told to RECORD_TO/rankN.json."""
+"""The trainer's command with a recorder in the sidecar's place.
+
+What each rank told the sidecar is written to RECORD_TO/rankN.json.
+"""
 
 import json
 import os

@@ -62,8 +62,10 @@ def test_flops_per_token_are_those_that_torch_counts_with_full_attention(tie_wei
 
 
 def test_the_measured_peak_is_a_speed_that_a_product_really_has() -> None:
+    threads = torch.get_num_threads()
     peak = measured_peak_flops(64, 32, torch.float32, seconds=0.05)
     assert 1e8 < peak < 1e14
+    assert torch.get_num_threads() == threads
 
 
 def test_matrices_decay_and_nothing_is_left_out_of_the_optimizer() -> None:
