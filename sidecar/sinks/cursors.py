@@ -64,6 +64,20 @@ class Cursors:
                 (run, sink, int(paused)),
             )
 
+    def all(self) -> dict[tuple[str, str], Cursor]:
+        """Every (run, sink) there is."""
+        with self._lock:
+            rows = self._db.execute("SELECT run, sink, row, number FROM cursors").fetchall()
+        return {(run, sink): Cursor(row, number) for run, sink, row, number in rows}
+
+    def request(self, run: str, sink: str) -> bool:
+        """Ask that this run be sent to this sink from its first row. False: it is, or was, already."""
+        with self._lock:
+            done = self._db.execute(
+                "INSERT OR IGNORE INTO cursors (run, sink, row, number) VALUES (?, ?, 0, 0)", (run, sink)
+            )
+        return done.rowcount > 0
+
     def of_run(self, run: str) -> dict[str, Cursor]:
         """Every sink that this run was ever sent to: retention must not pass the lowest of them."""
         with self._lock:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from sidecar import wire
+from sidecar.errors import UserError
 from sidecar.journal import JournalReader
 from sidecar.rows import Projector
 from sidecar.sinks import registry
@@ -59,11 +60,14 @@ class SinkManager:
     def run_started(self, hello: wire.Hello) -> None:
         """A training process introduced itself; called for every rank and session, so mostly there is nothing new."""
         with self._lock:
-            if self._closing.is_set() or len(self._runners) >= RUNNERS_MAX:
+            if self._closing.is_set():
                 return
-            wanted = self._wanted.setdefault(hello.run_id, self._choose(hello))
-            for name in wanted:
-                self._start(hello.run_id, name)
+            self._start_ticker()
+            if hello.run_id not in self._wanted:
+                self._wanted[hello.run_id] = self._choose(hello)
+            for name in self._wanted[hello.run_id]:
+                if hello.rank == 0 or (hello.run_id, name) in self._runners or not self._only_rank_0(name):
+                    self._start(hello.run_id, name)
             self._publish()
 
     def notify(self, run_id: str) -> None:
@@ -80,11 +84,17 @@ class SinkManager:
         """A sink bound late: it gets the run from its first row, then live. Raises UnknownSink, SinkNotInstalled."""
         registry.load(name)
         with self._lock:
+            self._start_ticker()
             wanted = self._wanted.setdefault(run_id, [])
             if name not in wanted:
                 wanted.append(name)
             self._start(run_id, name)
             self._publish()
+
+    def health(self, run_id: str, name: str) -> SinkHealth | None:
+        """Of one runner; telemetry.sinks has those of all runs joined."""
+        runner = self._runners.get((run_id, name))
+        return runner.health if runner is not None else None
 
     def drained(self) -> bool:
         """Has every sink everything that it will get for now? A failing one has not."""
@@ -143,6 +153,16 @@ class SinkManager:
             return False
         return True
 
+    def _only_rank_0(self, name: str) -> bool:
+        """What leaves the machine is sent once for a run: by the sidecar of the node that has rank 0."""
+        try:
+            only = getattr(registry.load(name), "leaves_machine", True)
+        except registry.SinkNotInstalled:
+            return False  # To be reported when it is started.
+        if only and not any(key[1] == name for key in self._runners):
+            self._telemetry.sinks[name] = SinkHealth(reason="waits for rank 0, whose node publishes for all ranks")
+        return only
+
     def _disabled(self, name: str, reason: str) -> None:
         if not any(key[1] == name for key in self._runners):
             self._telemetry.sinks[name] = SinkHealth(state="disabled", reason=reason)
@@ -156,17 +176,19 @@ class SinkManager:
             return existing
         if existing is not None and existing.health.state == "disabled":
             return existing
+        if sum(not runner.ended for runner in self._runners.values()) >= RUNNERS_MAX:
+            self._disabled(name, f"disabled: {RUNNERS_MAX} sinks are running already")
+            return None
         try:
             runner = self._make(run_id, name, existing.health if existing else None)
-        except (ValueError, OSError) as error:  # Not installed, or its folder cannot be made.
-            reason = str(error) if isinstance(error, ValueError) else reason_of(error)
-            self._telemetry.sinks[name] = SinkHealth(state="disabled", reason=f"disabled: {reason}")
+        except UserError as error:
+            self._disabled(name, f"disabled: {error.cause}; {error.remedy}")
+            return None
+        except (ValueError, OSError) as error:  # A bad option, or its folder cannot be made.
+            self._disabled(name, f"disabled: {reason_of(error)}")
             return None
         self._runners[key] = runner
         runner.start()
-        if self._ticker is None:
-            self._ticker = threading.Thread(target=self._tick, name="sinks-ticker", daemon=True)
-            self._ticker.start()
         return runner
 
     def _make(self, run_id: str, name: str, health: SinkHealth | None) -> SinkRunner:
@@ -210,18 +232,32 @@ class SinkManager:
 
     # --- health
 
+    def _start_ticker(self) -> None:
+        if self._ticker is None:
+            self._ticker = threading.Thread(target=self._tick, name="sinks-ticker", daemon=True)
+            self._ticker.start()
+
     def _tick(self) -> None:
         next_manifest = time.monotonic() + MANIFEST_SECONDS
         while not self._closing.wait(TICK_SECONDS):
             try:
                 self._refresh_lags()
                 with self._lock:
+                    self._adopt_late_ones()
                     self._publish()
                 if time.monotonic() >= next_manifest:
                     self._write_manifests()
                     next_manifest = time.monotonic() + MANIFEST_SECONDS
             except Exception:  # Task boundary: health must not end because one reading failed.
                 log.exception("the health of the sinks could not be refreshed")
+
+    def _adopt_late_ones(self) -> None:
+        """`sidecar sink add` of another process writes a cursor; it is taken up within a second."""
+        for run_id, name in self._open_cursors().all():
+            if run_id in self._wanted and name not in self._wanted[run_id] and name in registry.known():
+                log.info("sink %s was added to run %s", name, run_id)
+                self._wanted[run_id].append(name)
+                self._start(run_id, name)
 
     def _refresh_lags(self) -> None:
         """For sinks that are stuck and cannot say how far behind they are."""

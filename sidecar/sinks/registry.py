@@ -5,14 +5,19 @@ Never: imports a sink nobody asked for.
 """
 
 import difflib
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
+from sidecar.errors import Exit, UserError
 from sidecar.sinks.base import Sink
 
 SINKS: dict[str, str] = {
     "wandb": "sidecar.sinks.wandb:WandbSink",
     "tensorboard": "sidecar.sinks.tensorboard:TensorBoardSink",
+    "jsonl": "sidecar.sinks.files:JsonLinesSink",
+    "csv": "sidecar.sinks.files:CsvSink",
+    "parquet": "sidecar.sinks.files:ParquetSink",
 }
 
 ENTRY_POINTS = "trainer_sidecar.sinks"
@@ -21,24 +26,21 @@ OFF = frozenset({"none", "dummy", "off", ""})
 """Words that ask for no sink at all."""
 
 
-class UnknownSink(ValueError):
-    """No such sink. ``cause`` and ``remedy`` are one line each."""
+class UnknownSink(UserError, ValueError):
+    """No such sink; the remedy lists those there are."""
 
     def __init__(self, name: str, known: list[str]) -> None:
         close = difflib.get_close_matches(name, known, n=1)
-        self.cause = f"unknown sink {name!r}"
-        self.remedy = f"use one of: {', '.join([*known, 'none'])}" + (f" (did you mean {close[0]}?)" if close else "")
-        super().__init__(f"{self.cause}; {self.remedy}")
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        super().__init__(f"unknown sink {name[:60]!r}", f"use one of: {', '.join([*known, 'none'])}{hint}")
 
 
-class SinkNotInstalled(ValueError):
-    """The sink is known, its library is missing. ``cause`` and ``remedy`` are one line each."""
+class SinkNotInstalled(UserError, ValueError):
+    """The sink is known, its library is missing."""
 
     def __init__(self, name: str, error: ImportError) -> None:
         missing = (error.name or str(error)).partition(".")[0]
-        self.cause = f"sink {name} needs {missing}, which is not installed"
-        self.remedy = f"pip install {missing}"
-        super().__init__(f"{self.cause}; {self.remedy}")
+        super().__init__(f"sink {name} needs {missing}, which is not installed", f"pip install {missing}", Exit.MISSING)
 
 
 def known() -> list[str]:
@@ -82,5 +84,6 @@ def names(words: str | list[str] | tuple[str, ...] | None) -> list[str]:
     return list(dict.fromkeys(name for name in wanted if name not in OFF))
 
 
-def _third_parties() -> list[EntryPoint]:
-    return list(entry_points(group=ENTRY_POINTS))
+@cache
+def _third_parties() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=ENTRY_POINTS))

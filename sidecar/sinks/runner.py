@@ -293,6 +293,7 @@ class SinkRunner:
             self.health.reason = reason_of(error)
         if self._source is not None:
             self._source.close()
+            self._source = self._batch = None  # An ended runner is kept for its health, not for the run's state.
 
 
 def reason_of(error: BaseException) -> str:

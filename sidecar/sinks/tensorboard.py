@@ -102,8 +102,8 @@ class TensorBoardSink:
         if not config or config == self._shown:
             return
         started = run.started_ns / 1e9 or time.time()
-        table = "| key | value |\n|---|---|\n" + "".join(f"| {key} | {_cell(config[key])} |\n" for key in sorted(config))
-        values = [tfevents.text("config", table)]
+        lines = [f"| {key} | {_cell(config[key])} |" for key in sorted(config)]
+        values = [tfevents.text("config", "\n".join(["| key | value |", "|---|---|", *lines]))]
         if not self._shown:  # TensorBoard takes the first session only.
             plain = {key: value for key, value in config.items() if isinstance(value, PLAIN | str)}
             values.append(tfevents.hparams(plain, started, run.group or ""))

@@ -275,7 +275,8 @@ FACT_NAMES = {"params": "total_params"}
 def _history_step(record: bytes) -> int | None:
     from wandb.proto import wandb_internal_pb2
 
-    parsed: Any = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
+    messages: Any = wandb_internal_pb2  # Its names are made at run time, differently for each version of protobuf.
+    parsed = messages.Record()
     try:
         parsed.ParseFromString(record)
     except Exception:  # noqa: BLE001 - protobuf's DecodeError has moved between its versions.

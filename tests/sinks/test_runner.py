@@ -1,15 +1,19 @@
 """What the runner promises: everything, in order, at least once, and no sink's trouble is another's."""
 
 import random
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sidecar import wire
+from sidecar.errors import UserError
 from sidecar.journal import JournalReader
 from sidecar.rows import Projector
-from sidecar.sinks import backoff
+from sidecar.sinks import backoff, registry
 from sidecar.sinks.base import Report, Sink, Unavailable
 from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.sinks.deadletters import DeadLetters
@@ -261,6 +265,41 @@ def test_a_sink_that_is_not_allowed_or_does_not_exist_is_refused_with_the_reason
     with Manager(Run(tmp_path, sinks=["recorder", "wandbb"]), allow_sinks=("second", "wandbb")) as manager:
         assert manager.health("recorder").reason == "disabled: not in --allow-sinks of this sidecar"
         assert "did you mean wandb?" in manager.health("wandbb").reason
+
+
+def test_what_leaves_the_machine_is_sent_by_the_node_of_rank_0_only(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    second_node = msgspec.structs.replace(run.hello, rank=8, session=99)
+    manager = Manager(run, "remote", "recorder")
+    manager.manager.run_started(second_node)
+    run.steps(0, 2)
+    manager.drain()
+    assert manager.health("remote").reason == "waits for rank 0, whose node publishes for all ranks"
+    assert len(steps_of(delivered(tmp_path, "recorder"))) == 3
+    assert delivered(tmp_path, "remote") == []
+    manager.manager.run_started(run.hello)
+    manager.drain()
+    manager.manager.close(5.0)
+    assert len(steps_of(delivered(tmp_path, "remote"))) == 3
+
+
+def test_an_unknown_sink_is_an_error_with_cause_and_remedy() -> None:
+    with pytest.raises(UserError) as caught:
+        registry.names("tensorbord")
+    assert caught.value.cause == "unknown sink 'tensorbord'"
+    assert caught.value.remedy.endswith("none (did you mean tensorboard?)")
+    assert registry.names("tensorboard, none,wandb,tensorboard") == ["tensorboard", "wandb"]
+
+
+def test_the_table_loads_nothing() -> None:
+    program = (
+        "import sys, sidecar.sinks.registry as table, sidecar.sinks.manager\n"
+        "assert 'wandb' in table.SINKS\n"
+        "heavy = ('wandb', 'tensorboard', 'pyarrow', 'numpy', 'torch')\n"
+        "print([name for name in sys.modules if name in heavy or name.startswith('sidecar.sinks.wandb')])"
+    )
+    root = Path(registry.__file__).parents[2]
+    assert subprocess.check_output([sys.executable, "-c", program], cwd=root).strip() == b"[]"
 
 
 def test_the_dummy_word_keeps_a_run_off_wandb_only(tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""Files that grow with the run hold every row once, whatever is killed."""
+
+import csv
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from sidecar import wire
+
+from .harness import Manager, Run
+
+
+def values_of(tmp_path: Path, kind: str, name: str = "train/loss") -> list[tuple[int, float]]:
+    """(step, value) of step rows, as each format's own reader sees them."""
+    if kind == "jsonl":
+        rows = [json.loads(line) for line in (tmp_path / "files" / "run-1.jsonl").read_text().splitlines()]
+        found = [(row["step"], row["metrics"][name]) for row in rows if row["kind"] == "step"]
+        return [(step, float(value)) for step, value in found]
+    if kind == "csv":
+        with (tmp_path / "files" / "run-1.csv").open(newline="") as file:
+            lines: list[dict[str, Any]] = list(csv.DictReader(file))
+    else:
+        lines = pq.read_table(tmp_path / "files" / "run-1.parquet").to_pylist()
+        lines.sort(key=lambda line: line["number"])
+    return [
+        (int(line["step"]), float(line["value"])) for line in lines if line["name"] == name and line["kind"] == "step"
+    ]
+
+
+KINDS = pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+
+
+@KINDS
+def test_every_value_is_there_once_over_restarts(tmp_path: Path, kind: str) -> None:
+    run = Run(tmp_path)
+    for first in (0, 10, 20):
+        run.steps(first, first + 9)
+        with Manager(run, kind) as manager:
+            manager.drain()
+    assert values_of(tmp_path, kind) == [(step, 4.0 / (1 + step)) for step in range(30)]
+
+
+@KINDS
+def test_nan_and_infinities_are_preserved(tmp_path: Path, kind: str) -> None:
+    run = Run(tmp_path)
+    run.steps(0, 0, **{"train/loss": math.nan, "high": math.inf})
+    with Manager(run, kind) as manager:
+        manager.drain()
+    assert math.isnan(values_of(tmp_path, kind)[0][1])
+    assert values_of(tmp_path, kind, "high") == [(0, math.inf)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_torn_last_line_is_cut_and_its_rows_come_again(tmp_path: Path, kind: str) -> None:
+    run = Run(tmp_path)
+    run.steps(0, 9)
+    run.emit(wire.Text(run.now_ns, 0, 9, "sample", "two\nlines"))
+    with Manager(run, kind) as manager:
+        manager.drain()
+    path = tmp_path / "files" / f"run-1.{kind}"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    with Manager(run, kind) as manager:
+        manager.drain()
+    assert path.read_bytes() == whole
+
+
+def test_a_killed_parquet_child_loses_nothing_that_it_had_gathered(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with Manager(run, "parquet") as manager:
+        run.steps(0, 9)
+        manager.drain()
+        os.kill(manager.manager._runners["run-1", "parquet"]._sink.pid, signal.SIGKILL)
+        run.steps(10, 19)
+        manager.drain()
+    assert values_of(tmp_path, "parquet") == [(step, 4.0 / (1 + step)) for step in range(20)]
+
+
+def test_text_and_histograms_are_kept_as_text(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.emit(wire.Text(run.now_ns, 0, 1, "sample", "once"))
+    run.emit(wire.Histogram(run.now_ns, 0, 1, "w", [0.0, 1.0], [2.0]))
+    with Manager(run, "parquet") as manager:
+        manager.drain()
+    found = {line["name"]: line["text"] for line in pq.read_table(tmp_path / "files" / "run-1.parquet").to_pylist()}
+    assert found["sample"] == "once"
+    assert json.loads(found["w"]) == {"edges": [0.0, 1.0], "counts": [2.0]}
+
+
+def test_a_removed_file_is_written_anew_from_the_first_row(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with Manager(run, "jsonl") as manager:
+        run.steps(0, 4)
+        manager.drain()
+    (tmp_path / "files" / "run-1.jsonl").unlink()
+    run.steps(5, 9)
+    with Manager(run, "jsonl") as manager:
+        manager.drain()
+    assert [step for step, _ in values_of(tmp_path, "jsonl")] == list(range(10))
