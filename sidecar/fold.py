@@ -106,7 +106,7 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
         rank.step_seconds = own_ns / 1e9
 
     join = Join(rank.attempt, step, rank.rank, rank.session, seq, mono_ns, event.time_ns, metrics, phases,
-                1, tokens, samples, loss_tokens, 0.0, own_ns)
+                rank.last_received_ns, 1, tokens, samples, loss_tokens, 0.0, own_ns)
     if (value := metrics.get("train/flops")) is not None and type(value) in (int, float) and 0 <= value < 1e300:
         join.flops = float(value)
         state.has_flops = True
@@ -320,7 +320,7 @@ def _finished(state: RunState, rank: RankState, seq: int, event: wire.Finished) 
     rank.state = event.state if event.state in ("finished", "failed") else "finished"
     rank.reason = event.reason
     count_alive(state)
-    joins.settle(state)
+    joins.settle(state, rank.last_received_ns)
 
 
 HANDLERS: dict[type, Callable[[RunState, RankState, int, Any], bool | None]] = {

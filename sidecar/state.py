@@ -35,8 +35,9 @@ PENDING_STEPS_MAX = 64
 UNSEEN_RANKS_STEPS_MAX = 8
 """Steps for which a join waits for ranks that never said anything: they may live on another node."""
 PENDING_NS_MIN = 5_000_000_000
-"""Both bounds hold only after this much of the waiting stream's own time: fast steps travel by the hundred."""
-PENDING_JOINS_MAX = 4_096
+"""Both bounds hold only after this much time at the sidecar: fast steps travel by the hundred, and after an outage
+the whole backlog of one rank comes before that of the next."""
+PENDING_JOINS_MAX = 8_192
 COUNT_MAX = 2**48
 """Largest believable token or sample count of one step; keeps every total inside 64 bits."""
 
@@ -140,6 +141,8 @@ class Join(msgspec.Struct):
     time_ns: int
     metrics: dict[str, Any]
     phases: dict[str, float]
+    received_ns: int
+    """When the first report of it reached the sidecar, on the sidecar's clock, as journaled."""
     ranks: int = 1
     tokens: int = 0
     samples: int = 0
@@ -244,6 +247,8 @@ class RunState(msgspec.Struct):
     lead: int | None = None
     """Lowest rank seen."""
     alive: int = 0
+    devices: int = 1
+    """Ranks behind the last joined step, one device each."""
     attempt: int = 1
     restarted: bool = False
     """The current attempt was begun by a new process, not by the same one stepping back."""

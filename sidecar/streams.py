@@ -271,7 +271,7 @@ def _from_sidecar(state: RunState, record: Record) -> Iterator[Ready]:
                 rank.state = "lost"
                 rank.reason = event.reason or None
                 count_alive(state)
-                joins.settle(state)
+                joins.settle(state, record.received_ns)
     elif kind is wire.Gap:
         state.lost_events += event.count
         state.lost_by_reason[event.reason] = state.lost_by_reason.get(event.reason, 0) + event.count
@@ -280,6 +280,7 @@ def _from_sidecar(state: RunState, record: Record) -> Iterator[Ready]:
             yield from _release(rank, everything=True)
     elif kind is wire.Hardware:
         _hardware(state, event)
+        joins.settle(state, record.received_ns)
         yield SIDECAR, record.seq, event
 
 

@@ -77,7 +77,7 @@ def _efficiency(state: RunState, out: dict[str, Any], tokens_per_second: float |
         if tokens_per_second is not None:
             out["train/flops_per_second"] = achieved = per_token * tokens_per_second
     if achieved is not None and model.peak_flops is not None:
-        percent = 100.0 * achieved / (model.peak_flops * (state.alive or 1))
+        percent = 100.0 * achieved / (model.peak_flops * state.devices)
         out["train/mfu_percent"] = percent
         if model.flops_per_token_causal is not None and per_token is not None:
             out["train/mfu_causal_percent"] = percent * model.flops_per_token_causal / per_token

@@ -1,11 +1,11 @@
 """Bring the ranks' reports of one optimizer step together, and advance the run by it.
 
 Given: one Join per rank and step, in journal order. Hands on: run-level counters, windows and the derived metrics
-of each step, each exactly once. Never: waits by the clock.
+of each step, each exactly once. Never: looks at a clock.
 
 A step is complete once every rank that has spoken and still lives has reached it. Ranks that never spoke are waited
-for during eight steps, silent ones during 64, and both during at least five seconds of the waiting rank's own time:
-after that the step goes on without them, and what comes later is still counted in the totals.
+for during eight steps, silent ones during 64, and both during at least five seconds as journaled: after that the step
+goes on without them, and what comes later is still counted in the totals.
 """
 
 from bisect import bisect_left, bisect_right
@@ -50,11 +50,11 @@ def report(state: RunState, rank: RankState, own: Join) -> None:
         heappush(state.pending_steps, step)
     else:
         _merge(join, own)
-    settle(state, own)
+    settle(state, own.received_ns)
 
 
-def settle(state: RunState, own: Join | None = None) -> None:
-    """Completes every step that waits for nobody any more, in order. ``own``: the report that just came."""
+def settle(state: RunState, received_ns: int) -> None:
+    """Completes every step that waits for nobody any more, in order. ``received_ns``: of the record that just came."""
     if state.stale:
         _settle_stale(state)
     pending = state.pending
@@ -62,7 +62,7 @@ def settle(state: RunState, own: Join | None = None) -> None:
         step = state.pending_steps[0]
         join = pending[step]
         if not _complete(state, join) and len(pending) <= PENDING_JOINS_MAX:
-            if own is None or len(pending) <= UNSEEN_RANKS_STEPS_MAX or not _waited(join, own):
+            if received_ns - join.received_ns < PENDING_NS_MIN or len(pending) <= UNSEEN_RANKS_STEPS_MAX:
                 return
             if not state.partial and len(state.ranks) < state.world_size:
                 state.partial = True
@@ -72,12 +72,6 @@ def settle(state: RunState, own: Join | None = None) -> None:
         del pending[heappop(state.pending_steps)]
         _settle_stale(state, everything=True)  # Attempts are completed one after the other.
         advance(state, join)
-
-
-def _waited(join: Join, own: Join) -> bool:
-    """Durations can be told within one stream only."""
-    same = (join.rank, join.session) == (own.rank, own.session)
-    return same and own.mono_ns - join.mono_ns >= PENDING_NS_MIN
 
 
 def begin_attempt(state: RunState, rank: RankState, *, restarted: bool) -> None:
@@ -95,13 +89,13 @@ def begin_attempt(state: RunState, rank: RankState, *, restarted: bool) -> None:
         state.restarted = restarted
         state.restarts += restarted
         rank.attempt = state.attempt
-    settle(state)
+    settle(state, rank.last_received_ns)
 
 
 def _complete(state: RunState, join: Join) -> bool:
     if not state.partial and len(state.ranks) < state.world_size:
         return False
-    if join.ranks >= state.alive:
+    if join.ranks >= state.alive and state.alive == len(state.ranks):
         return True
     key = (join.attempt, join.step)
     return all((r.attempt, r.reached) >= key for r in state.ranks.values() if r.state in LIVE)
@@ -207,6 +201,7 @@ def advance(state: RunState, join: Join) -> None:
     elif state.model.flops_per_token:
         state.flops_total += join.tokens * state.model.flops_per_token
 
+    state.devices = max(join.ranks, state.alive)
     window = state.window
     stream = (join.rank, join.session, join.attempt)
     if window.stream != stream:

@@ -219,8 +219,8 @@ def _mfu(out: RunSnapshot, state: RunState) -> Mfu:
     model = state.model
     convention = "FLOPs of each step as given by the trainer" if state.has_flops else model.convention
     mfu = Mfu(convention=convention, source=model.peak_source)
-    mfu.denominator = MfuDenominator(model.peak_flops, state.alive or len(state.ranks) or None, model.dtype,
-                                     model.device_name)
+    devices = state.devices if state.steps_seen else state.alive or None
+    mfu.denominator = MfuDenominator(model.peak_flops, devices, model.dtype, model.device_name)
     mfu.reported_percent = finite(_sent(state, "train/mfu_reported"))[0]
     if model.peak_flops is None:
         mfu.reason = model.peak_reason

@@ -81,6 +81,19 @@ def test_a_finished_rank_is_no_longer_waited_for() -> None:
     assert list(derived(rows)) == [0, 1, 2, 3]
 
 
+def test_a_rank_that_finished_before_the_others_spoke_does_not_complete_their_steps() -> None:
+    """At the end of a run the whole tail of one rank may come before that of the next."""
+    processes, streams = two_ranks(10)
+    facts = {"flops_per_token": 1e6, "peak_flops": 1e12}
+    hellos = [p.hello(world_size=2, model_facts=facts) for p in processes]
+    records = [*streams[0][:3], *streams[1][:3], *streams[0][3:], processes[0].record(wire.Finished), *streams[1][3:],
+               processes[1].record(wire.Finished)]
+    projector, rows = projected(records, *hellos)
+    _, together = projected(interleaved(streams, [0, 1] * 10), *hellos)
+    assert derived(rows) == derived(together)
+    assert projector.state.steps_total == 10
+
+
 def test_a_silent_rank_is_waited_for_during_64_steps_and_what_it_sends_later_still_counts() -> None:
     processes, streams = two_ranks(100)
     hellos = [p.hello(world_size=2) for p in processes]
@@ -99,6 +112,17 @@ def test_fast_steps_that_travel_by_the_hundred_are_joined_all_the_same() -> None
     records = [r for at in range(0, 1000, 128) for stream in streams for r in stream[at : at + 128]]
     _, rows = projected(records, *(p.hello(world_size=2) for p in processes))
     assert [row["train/num_input_tokens_seen"] for row in derived(rows).values()] == [2 * n for n in range(1, 1001)]
+
+
+def test_a_backlog_that_arrives_rank_by_rank_is_joined_all_the_same() -> None:
+    """The sidecar was away for the whole run: one ring is read after the other."""
+    processes, streams = two_ranks(300)
+    hellos = [p.hello(world_size=2) for p in processes]
+    ends = [p.record(wire.Finished) for p in processes]
+    late = [r._replace(received_ns=10**18) for r in [*streams[0], ends[0], *streams[1], ends[1]]]
+    _, rows = projected(late, *hellos)
+    _, together = projected(interleaved(streams, [0, 1] * 300), *hellos)
+    assert derived(rows) == derived(together)
 
 
 def test_ranks_of_other_nodes_that_never_speak_here_delay_the_first_steps_only() -> None:
