@@ -202,7 +202,7 @@ def _add_metrics(app: FastAPI, exposition: Exposition) -> None:
     async def metrics(request: Request) -> Response:
         accept = ",".join(request.headers.getlist("accept"))
         encoding = ",".join(request.headers.getlist("accept-encoding"))
-        rendered = await run_in_threadpool(exposition.serve, accept, encoding)
+        rendered = exposition.ready(accept, encoding) or await run_in_threadpool(exposition.serve, accept, encoding)
         headers = {"content-type": rendered.content_type, "vary": "accept, accept-encoding"}
         if rendered.gzipped:
             headers["content-encoding"] = "gzip"

@@ -72,9 +72,21 @@ class Exposition:
             body = self._body(kind, version)
             if gzipped:
                 body = self._gzipped(kind, version, body)
-            self.scrapes_total += 1
-            self._views.telemetry.scrapes_total = self.scrapes_total
+            self._count()
         return Rendered(body, kind, gzipped)
+
+    def ready(self, accept: str = "", accept_encoding: str = "") -> Rendered | None:
+        """What ``serve`` would return if nothing has to be rendered for it; never waits."""
+        kind, gzipped = negotiate(accept), accepts_gzip(accept_encoding)
+        known = self._cached.get((kind, gzipped))
+        if known is None or known[0] != self._views.version:
+            return None
+        self._count()
+        return Rendered(known[1], kind, gzipped)
+
+    def _count(self) -> None:
+        self.scrapes_total += 1
+        self._views.telemetry.scrapes_total = self.scrapes_total
 
     def _body(self, kind: str, version: int) -> bytes:
         known = self._cached.get((kind, False))

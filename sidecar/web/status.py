@@ -278,13 +278,13 @@ def _hardware_lines(status: Status) -> list[str]:
 def _sink_lines(status: Status) -> list[str]:
     if not status.sinks:
         return [_line("sinks", "none")]
-    return [_line(f"sink {clean(name, 8)}", "   ".join(filter(None, (
+    return [_line(clean(name, 20), "   ".join(filter(None, (
         sink.state, sink.reason, f"{sink.lag_events:,} rows behind" if sink.lag_events else None, sink.url))))
         for name, sink in status.sinks.items()]
 
 
 def _line(label: str, text: str) -> str:
-    return f"{label:<13}{clean(text, TEXT_WIDTH * 2)}"
+    return f"{label:<12} {clean(text, TEXT_WIDTH * 2)}"
 
 
 def _number(value: Any, form: str) -> str:

@@ -97,9 +97,9 @@ function body(id) { return $(id).tBodies[0]; }
 
 const TONE = { running: "good", ok: "good", finished: "calm", starting: "calm", waiting: "off", offline: "warn", paused: "warn",
   stalled: "bad", failed: "bad", failing: "bad", lost: "bad", disabled: "off", full: "bad" };
-const PALETTE = { productive: "green", training: "green", step: "green", forward: "blue", backward: "violet", optimizer: "teal", data_wait: "amber",
+const PALETTE = { productive: "green", step_productive: "green", init: "grey", redone: "amber", forward: "blue", backward: "violet", optimizer: "teal", data_wait: "amber",
   checkpoint: "violet", evaluation: "teal", sampling: "pink", compile: "grey", startup: "grey", initializing: "grey", starting: "grey", stalled: "red",
-  rework: "amber", restart: "red", down: "red", idle: "grey", other: "grey", unknown: "grey" };
+  down: "red", other: "grey", unknown: "grey" };
 const SPARE = ["blue", "violet", "teal", "amber", "pink", "green"];
 function colorOf(name) {
   if (PALETTE[name]) return `var(--${PALETTE[name]})`;
@@ -197,7 +197,7 @@ function renderSpeed(s) {
     tile("MFU, causal", percent(mfu.causal_percent), isNumber(mfu.reported_percent) ? `the script says ${percent(mfu.reported_percent)}` : ""),
     tile("compute", isNumber(s.flops_per_second) ? short(s.flops_per_second) : DASH, isNumber(s.flops) ? `${short(s.flops, "FLOP")} so far` : "", "FLOP/s"),
   ]);
-  say("cap-mfu", `MFU, percent${isNumber(mfu.percent) && mfu.convention ? " · " + mfu.convention : ""}`);
+  say("cap-mfu", `MFU, percent${isNumber(mfu.percent) && mfu.convention ? " · " + mfu.convention.split(",")[0] : ""}`);
 }
 
 function stack(which, seconds, label) {
@@ -293,7 +293,7 @@ function sinkNote(k) {
 }
 
 function renderSelf(s) {
-  const me = s.sidecar || {}, rejected = Object.entries(me.frames_rejected || {}), j = me.journal || {};
+  const me = s.sidecar || {}, rejected = Object.entries(me.frames_rejected || {}).filter(([, n]) => n), j = me.journal || {};
   say("version", `trainer-sidecar ${me.version || ""}`);
   put("self", [
     fact("events taken in", count(me.events_total)),
@@ -301,7 +301,8 @@ function renderSelf(s) {
     fact("refused frames", rejected.length ? rejected.map(([r, n]) => `${words(r)} ${n}`).join(", ") : "none"),
     fact("event to journal, p50 and p99", isNumber(me.intake_latency?.p50_seconds) ? `${span(me.intake_latency.p50_seconds)}, ${span(me.intake_latency.p99_seconds)}` : DASH),
     fact("journal", `${j.state || DASH}${j.reason ? ": " + j.reason : ""}${j.bytes ? ", " + bytes(j.bytes) : ""}`, j.state && j.state !== "ok" ? "bad" : ""),
-    ...Object.entries(me.collectors || {}).filter(([, c]) => !c.success).map(([name, c]) => fact(`collector ${name}`, c.reason || "failing", "warn")),
+    ...Object.entries(me.collectors || {}).filter(([, c]) => !c.success).map(([name, c]) => fact(`collector ${name}`, c.reason || "failing")),
+    ...(isNumber(s.host?.sidecar_memory_bytes) ? [fact("what it takes", `${percent(s.host.sidecar_cpu_percent)} of a core, ${bytes(s.host.sidecar_memory_bytes)}`)] : []),
     fact("data", me.data_dir || DASH),
     fact("up", `${span(me.uptime_seconds)}, pid ${me.pid || DASH}`),
   ]);
@@ -310,6 +311,7 @@ function renderSelf(s) {
 function renderAll(s) {
   const filter = $("filter").value.trim().toLowerCase();
   const all = Object.entries(s.metrics || {}).filter(([, m]) => m.state || typeof m.value === "number").sort((a, b) => (a[0] < b[0] ? -1 : 1));
+  if (!store.metric && all.length) { store.metric = (["val/", "eval/", "train/perplexity", ""].map((p) => all.find(([name]) => name.startsWith(p))).find(Boolean))[0]; say("cap-any", store.metric); }
   const found = all.filter(([name]) => name.toLowerCase().includes(filter));
   say("all-note", filter ? `${found.length} of ${all.length}` : `${all.length} metrics`);
   put(body("all"), found.length ? found.slice(0, 300).map(([name, m]) => {
