@@ -49,8 +49,12 @@ def _sink(name: str, health: Mapping[str, Any] | None, config: Config, environ: 
     if health and health.get("state") not in (None, "starting"):
         state, reason = str(health["state"]), str(health.get("reason") or "").removeprefix(f"{health['state']}: ")
         return f"{name}: {state}" + (f" ({reason})" if reason else "")
-    mode = (config.wandb_mode or environ.get("WANDB_MODE")) if name == "wandb" else None
-    return f"{name}: {mode}, starts with the run" if mode else f"{name}: starts with the run"
+    if name == "wandb":
+        from sidecar.sinks.wandb_account import choose_mode
+
+        choice = choose_mode({"mode": config.wandb_mode}, environ)
+        return f"wandb: {choice.reason or choice.mode}"
+    return f"{name}: starts with the run"
 
 
 def progress(status: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,6 @@ Never: prints by itself, or makes up a number that is not known.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sidecar.banner import clock, human, sink_lines
@@ -14,7 +13,8 @@ from sidecar.config import Config
 LINES_MAX = 20
 
 
-def card(config: Config, status: Mapping[str, Any], first_loss: float | None, unsent: list[Path]) -> list[str]:
+def card(config: Config, status: Mapping[str, Any], first_loss: float | None, sync: str | None) -> list[str]:
+    """``sync`` is the command that sends what is unsent, if anything is."""
     rows = [
         ("run", _title(status)),
         ("verdict", status.get("verdict")),
@@ -30,19 +30,21 @@ def card(config: Config, status: Mapping[str, Any], first_loss: float | None, un
         *(("sink", line) for line in sink_lines(config, status, {})),
         ("data", _data(config, status)),
         ("export", f"sidecar export {status.get('run_id', 'latest')} --dir {config.dir} --format csv -o run.csv"),
-        *(("sync", f"wandb sync {path}") for path in unsent),
+        ("sync", sync),
     ]
     lines = [f"{label:<8} {text}" for label, text in rows if text]
     return lines[:LINES_MAX]
 
 
-def unsent_wandb(config: Config, run_id: str, status: Mapping[str, Any]) -> list[Path]:
-    """Folders of W&B offline runs that belong to this run, newest last."""
-    state = ((status.get("sinks") or {}).get("wandb") or {}).get("state")
-    if state == "ok":
-        return []
-    base = Path(config.wandb_dir) if config.wandb_dir else config.data_directory / "wandb"
-    return sorted(path for path in base.glob("**/offline-run-*") if path.is_dir() and path.name.endswith(f"-{run_id}"))
+def sync_command(config: Config, run_id: str, status: Mapping[str, Any], environ: Mapping[str, str]) -> str | None:
+    """What sends to W&B whatever of this run has not been sent; None when nothing is unsent."""
+    health = (status.get("sinks") or {}).get("wandb")
+    all_sent = health and health.get("state") == "ok" and not health.get("lag_events")
+    if not health or all_sent or health.get("state") == "disabled":
+        return None
+    from sidecar.sinks.wandb_account import sync_command
+
+    return sync_command(config.wandb_dir or environ.get("WANDB_DIR") or config.dir, run_id)
 
 
 def _title(status: Mapping[str, Any]) -> str:

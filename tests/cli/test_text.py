@@ -4,7 +4,7 @@ import pytest
 from fake_service import STATUS
 
 from sidecar import banner, screen
-from sidecar.card import card
+from sidecar.card import card, sync_command
 from sidecar.config import load
 from sidecar.live import Live
 
@@ -38,15 +38,15 @@ def test_progress_says_nan_and_does_not_fail_on_it() -> None:
 
 def test_card_has_at_most_twenty_lines_and_leaves_out_what_is_unknown() -> None:
     many = {f"sink{n}": {"state": "failing", "reason": "x"} for n in range(40)}
-    assert len(card(CONFIG, STATUS | {"run_id": "r", "sinks": many}, 4.0, [])) == 20
-    lines = card(CONFIG, {"run_id": "r", "state": "failed", "verdict": "It failed."}, None, [])
+    assert len(card(CONFIG, STATUS | {"run_id": "r", "sinks": many}, 4.0, None)) == 20
+    lines = card(CONFIG, {"run_id": "r", "state": "failed", "verdict": "It failed."}, None, None)
     assert not any("None" in line for line in lines)
     assert not any(line.startswith(("loss", "goodput", "lost", "tokens")) for line in lines)
 
 
 def test_card_names_the_reason_when_mfu_is_unknown() -> None:
     unknown = {"percent": None, "reason": "no peak known for 'X'"}
-    lines = card(CONFIG, STATUS | {"run_id": "r", "mfu": unknown}, None, [])
+    lines = card(CONFIG, STATUS | {"run_id": "r", "mfu": unknown}, None, None)
     assert "MFU      unknown: no peak known for 'X'" in lines
 
 
@@ -78,3 +78,21 @@ def test_sparkline_is_as_high_as_the_values_and_flat_for_equal_ones() -> None:
     assert screen.sparkline([2, 2], 10) == "▁▁"
     assert screen.sparkline([], 10) == ""
     assert len(screen.sparkline(list(range(100)), 10)) == 10
+
+
+def test_card_has_the_sync_command_only_when_something_is_unsent() -> None:
+    def sync(**health: object) -> str | None:
+        return sync_command(CONFIG, "r1", {"sinks": {"wandb": health}}, {})
+
+    assert sync(state="ok", lag_events=0) is None
+    assert sync_command(CONFIG, "r1", {}, {}) is None
+    assert sync(state="disabled") is None
+    assert sync(state="offline") == "wandb sync --include-online /data/wandb/*run-*-r1"
+    assert sync(state="ok", lag_events=3) is not None
+
+
+def test_banner_says_why_wandb_is_offline_before_the_run_has_begun() -> None:
+    config = load({"sinks": "wandb"}, {}).config
+    assert banner.sink_lines(config, {}, {"WANDB_MODE": "offline"}) == ["wandb: offline: WANDB_MODE=offline"]
+    assert banner.sink_lines(config, {}, {"NETRC": "/nowhere"})[0].startswith("wandb: offline: no key")
+    assert banner.sink_lines(config, {}, {"WANDB_API_KEY": "k" * 40}) == ["wandb: online"]
