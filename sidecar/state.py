@@ -84,6 +84,7 @@ class RankState(msgspec.Struct):
     past: list[int] = []
     """Sessions before this one; what still comes of them is history, not a restart."""
     started_ns: int = 0
+    started_mono_ns: int = 0
     attempt: int = 0
     """The run's attempt this rank is in; restarts of all ranks together are one new attempt."""
     state: str = "starting"

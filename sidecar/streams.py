@@ -163,7 +163,8 @@ def _is_past(state: RunState, rank: RankState, session: int) -> bool:
     if session in rank.past:
         return True
     hello = state.greetings.get(session)
-    return hello is not None and hello.time_ns < rank.started_ns
+    # Both clocks must say so: the wall clock may have been set back between two processes.
+    return hello is not None and hello.time_ns < rank.started_ns and hello.mono_ns < rank.started_mono_ns
 
 
 def _ghost(rank: RankState, session: int) -> RankState:
@@ -195,6 +196,7 @@ def _activate(state: RunState, record: Record, rank: RankState | None) -> RankSt
     rank.held, rank.incomplete, rank.rejected = [], {}, {}
     rank.clock_mono_ns = hello.mono_ns if hello is not None else event.mono_ns
     rank.started_ns = rank.last_time_ns = hello.time_ns if hello is not None else event.time_ns
+    rank.started_mono_ns = rank.clock_mono_ns
     if hello is not None:
         if len(state.ranks) == 1 and first:  # Until now the first Hello stood in; only the order of records counts.
             state.config, state.facts, state.tags, state.hosts = {}, {}, [], []

@@ -102,6 +102,20 @@ def test_the_tail_of_a_dead_process_that_is_recovered_late_is_no_restart() -> No
     assert [row.step for row in rows if row.kind == "step"][23:25] == [19, 20]
 
 
+def test_a_whole_process_that_becomes_known_after_its_successor_is_history() -> None:
+    first, second = Process(session=2, mono=100.0), Process(session=3, at=100.0, mono=200.0)
+    records = [*run_of(second, 21, 25), *run_of(first, 1, 20), second.step(26, 0.5, tokens=64)]
+    projector, _ = projected(records, first.hello(), second.hello())
+    state = projector.state
+    assert (state.restarts, state.step, state.tokens, state.tokens_total) == (0, 26, 26 * 64, 26 * 64)
+
+
+def test_a_wall_clock_set_back_between_two_processes_makes_no_history_of_the_second() -> None:
+    first, second = Process(session=2, mono=100.0), Process(session=3, at=-5000.0, mono=200.0)
+    projector, _ = projected([*run_of(first, 1, 20), *run_of(second, 11, 30)], first.hello(), second.hello())
+    assert (projector.state.restarts, projector.state.step, projector.state.tokens) == (1, 30, 30 * 64)
+
+
 def test_a_tail_of_steps_that_the_successor_repeats_is_lifetime_only() -> None:
     first, second = Process(session=2), Process(session=3, at=100.0)
     early = run_of(first, 1, 20)
