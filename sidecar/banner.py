@@ -16,18 +16,35 @@ def banner(
     config: Config, live: Live, run_id: str, sinks: list[str], *, ours: bool, environ: Mapping[str, str]
 ) -> list[str]:
     """At most six lines: run, store, page, metrics, sinks, how to stop."""
-    page = live.http.rstrip("/") + "/"
-    if environ.get("SSH_CONNECTION"):
-        port = page.rstrip("/").rpartition(":")[2]
-        page += f"   (from your machine: ssh -L {port}:127.0.0.1:{port} {os.uname().nodename})"
     return [
         f"run      {run_id}",
         f"store    {config.dir}",
-        f"page     {page}",
+        f"page     {_page(config, live, environ)}",
         f"metrics  {live.http.rstrip('/')}/metrics",
         f"sinks    {'; '.join(sinks) if sinks else 'none (--sink wandb,tensorboard adds some)'}",
         f"stop     {_how_to_stop(config, live, ours)}",
     ]
+
+
+def serving(config: Config, live: Live) -> list[str]:
+    """What `sidecar serve` says once it is ready: five lines."""
+    return [
+        f"store    {config.dir}",
+        f"events   {live.events}",
+        f"page     {_page(config, live, os.environ)}",
+        f"metrics  {live.http.rstrip('/')}/metrics",
+        f"stop     Ctrl-C, or kill {live.pid}",
+    ]
+
+
+def _page(config: Config, live: Live, environ: Mapping[str, str]) -> str:
+    page = live.http.rstrip("/") + "/"
+    port = page.rstrip("/").rpartition(":")[2]
+    if config.port and str(config.port) != port:
+        page += f"   (port {config.port} was taken)"
+    if environ.get("SSH_CONNECTION"):
+        page += f"   (from your machine: ssh -L {port}:127.0.0.1:{port} {os.uname().nodename})"
+    return page
 
 
 def _how_to_stop(config: Config, live: Live, ours: bool) -> str:

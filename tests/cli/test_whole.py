@@ -90,7 +90,10 @@ def test_serve_and_a_trainer_started_by_hand_give_the_same(sidecar: Command, scr
     status = status_until(tmp_path / "data", "step")
     assert (status["project"], status["total_steps"]) == ("tests", 5)
     serving.send_signal(signal.SIGTERM)
-    assert finish(serving)[0] == 0
+    code, _, err = finish(serving)
+    assert code == 0
+    assert [line.split()[1] for line in err.splitlines()] == ["store", "events", "page", "metrics", "stop"]
+    assert f"{ready['http']}/metrics" in err
 
 
 def test_second_serve_on_a_directory_is_refused_with_the_pid_of_the_first(sidecar: Command, tmp_path: Path) -> None:
@@ -111,6 +114,7 @@ def test_port_in_use_means_the_next_free_one(sidecar: Command, script: Path, tmp
     [page] = [line for line in err.splitlines() if line.startswith("sidecar: page")]
     assert code == 0
     assert f":{port}/" not in page
+    assert f"(port {port} was taken)" in page
 
 
 def test_host_that_is_not_loopback_needs_a_token_before_anything_starts(
