@@ -81,7 +81,7 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
     if step < rank.reached:  # The same process stepped back, or numbers its steps anew in each epoch.
         joins.begin_attempt(state, rank, restarted=False)
     elif rank.reached < 0:
-        rank.first_step = step
+        rank.first_step, rank.excused = step, False
         rank.state = "running" if rank.state in LIVE else rank.state
     rank.reached = step
     rank.last_mono_ns, rank.last_step_ns = mono_ns, event.time_ns

@@ -92,6 +92,8 @@ class RankState(msgspec.Struct):
     host: str | None = None
     pid: int | None = None
     gpu_uuids: list[str] = []
+    excused: bool = False
+    """It speaks but makes no steps: nobody waits for it until it does."""
     reached: int = -1
     """Last step of this session; -1 is below every step."""
     first_step: int | None = None
@@ -253,6 +255,10 @@ class RunState(msgspec.Struct):
     attempt: int = 1
     restarted: bool = False
     """The current attempt was begun by a new process, not by the same one stepping back."""
+    present: int = 0
+    """Ranks that have spoken in the current attempt."""
+    expected: int = 1
+    """Ranks that should: the world's, or those of the attempt before where the others live on other nodes."""
     partial: bool = False
     """Some ranks of the world never reported here; they are no longer waited for."""
     pending: dict[int, Join] = {}

@@ -205,7 +205,10 @@ def _activate(state: RunState, record: Record, rank: RankState | None) -> RankSt
     if not state.started_ns:
         state.started_ns = event.time_ns
     count_alive(state)
-    if not first:
+    rank.excused = False
+    if first:
+        joins.count_present(state)
+    else:
         joins.begin_attempt(state, rank, restarted=True)
     return rank
 

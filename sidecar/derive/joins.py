@@ -35,7 +35,7 @@ SECOND_NS = 1_000_000_000
 def report(state: RunState, rank: RankState, own: Join) -> None:
     """One rank has ended one step."""
     attempt, step = own.attempt, own.step
-    if state.alive == 1 and not state.pending and not state.stale and (state.world_size <= 1 or state.partial):
+    if state.alive == 1 and state.present >= state.expected and not state.pending and not state.stale:
         if (attempt, step) > (state.joined_attempt, state.joined_step):
             advance(state, own)
         else:
@@ -64,14 +64,30 @@ def settle(state: RunState, received_ns: int) -> None:
         if not _complete(state, join) and len(pending) <= PENDING_JOINS_MAX:
             if received_ns - join.received_ns < PENDING_NS_MIN or len(pending) <= UNSEEN_RANKS_STEPS_MAX:
                 return
-            if not state.partial and len(state.ranks) < state.world_size:
-                state.partial = True
+            if _give_up_on_the_silent(state):
                 continue
             if len(pending) <= PENDING_STEPS_MAX:
                 return
         del pending[heappop(state.pending_steps)]
         _settle_stale(state, everything=True)  # Attempts are completed one after the other.
         advance(state, join)
+
+
+def _give_up_on_the_silent(state: RunState) -> bool:
+    """Ranks that were never heard of, or that speak but make no steps, are no longer waited for. False: none such."""
+    if state.present < state.expected:
+        state.expected, state.partial = state.present, True
+        return True
+    idle = [rank for rank in state.ranks.values() if rank.reached < 0 and rank.state in LIVE and not rank.excused]
+    for rank in idle:
+        rank.excused = True
+    return bool(idle)
+
+
+def count_present(state: RunState) -> None:
+    state.present = sum(rank.attempt == state.attempt for rank in state.ranks.values())
+    if not state.partial:
+        state.expected = state.world_size
 
 
 def begin_attempt(state: RunState, rank: RankState, *, restarted: bool) -> None:
@@ -86,19 +102,22 @@ def begin_attempt(state: RunState, rank: RankState, *, restarted: bool) -> None:
         state.stale.extend(state.pending[step] for step in sorted(state.pending))
         state.pending, state.pending_steps = {}, []
         state.attempt += 1
+        if state.partial:
+            state.expected = min(state.present, state.world_size)
         state.restarted = restarted
         state.restarts += restarted
         rank.attempt = state.attempt
+    count_present(state)
     settle(state, rank.last_received_ns)
 
 
 def _complete(state: RunState, join: Join) -> bool:
-    if not state.partial and len(state.ranks) < state.world_size:
+    if state.present < state.expected and join.attempt == state.attempt:
         return False
     if join.ranks >= state.alive and state.alive == len(state.ranks):
         return True
     key = (join.attempt, join.step)
-    return all((r.attempt, r.reached) >= key for r in state.ranks.values() if r.state in LIVE)
+    return all((r.attempt, r.reached) >= key for r in state.ranks.values() if r.state in LIVE and not r.excused)
 
 
 def _merge(join: Join, own: Join) -> None:

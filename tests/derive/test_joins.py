@@ -114,6 +114,13 @@ def test_fast_steps_that_travel_by_the_hundred_are_joined_all_the_same() -> None
     assert [row["train/num_input_tokens_seen"] for row in derived(rows).values()] == [2 * n for n in range(1, 1001)]
 
 
+def test_a_rank_that_logs_but_never_steps_is_not_waited_for_in_every_step() -> None:
+    worker, logger = Process(0, 10), Process(1, 11)
+    records = [logger.record(wire.Log, metrics={"x": 1.0}), *(worker.step(i, tokens=1) for i in range(40))]
+    _, rows = projected(records, worker.hello(world_size=2), logger.hello(world_size=2))
+    assert max(derived(rows)) == 39
+
+
 def test_a_backlog_that_arrives_rank_by_rank_is_joined_all_the_same() -> None:
     """The sidecar was away for the whole run: one ring is read after the other."""
     processes, streams = two_ranks(300)

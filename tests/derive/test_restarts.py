@@ -91,6 +91,20 @@ def test_two_ranks_restarting_together_are_one_restart_and_join_with_each_other(
     assert state.tokens_total == 21 * 8 + 20 * 8
 
 
+def test_after_a_restart_the_first_steps_wait_for_the_ranks_that_were_there_before() -> None:
+    """One rank's first frame of the new attempt holds many steps before the other rank's first record."""
+    for world_size in (2, 16):
+        old = [Process(rank, 10 + rank) for rank in (0, 1)]
+        new = [Process(rank, 20 + rank, at=60.0) for rank in (0, 1)]
+        records = [p.step(step, tokens=8) for step in range(1, 31) for p in old]
+        records += [by_sidecar(wire.RankEnded(0, 0, rank=p.rank, session=p.session)) for p in old]
+        records += [new[0].step(step, 0.001, tokens=8) for step in range(31, 60)]
+        records += [new[1].step(step, 0.001, tokens=8) for step in range(31, 60)]
+        _, rows = projected(records, *(p.hello(world_size=world_size) for p in [*old, *new]))
+        seen = [metrics["train/num_input_tokens_seen"] for metrics in derived(rows).values()]
+        assert seen[20:] == [16 * step for step in range(21, 60)]
+
+
 def test_the_tail_of_a_dead_process_that_is_recovered_late_is_no_restart() -> None:
     first, second = Process(session=2), Process(session=3, at=100.0)
     early = run_of(first, 1, 20)
