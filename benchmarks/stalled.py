@@ -52,7 +52,7 @@ class Trainer:
         return durations
 
     def acknowledged(self) -> bool:
-        ring = self.run._ring
+        ring = self.run._emitter.ring
         return ring.tail_seq == ring.head_seq
 
 
@@ -85,7 +85,7 @@ def compare(sidecar: common.Sidecar, seconds: float, ring_mb: int) -> bool:
         memory_during = memory_mib(os.getpid())[0]
     after = trainer.train(seconds / 2)
     delivered = common.wait_until(trainer.acknowledged, 60.0)
-    lost, emitted = trainer.run._ring.overwritten, trainer.step
+    lost, emitted = trainer.run._emitter.ring.overwritten, trainer.step
     trainer.run.finish(timeout_seconds=20.0)
     for name, durations in (("before", before), ("stopped", during), ("after", after)):
         print(f"run.step {name:8s} {len(durations):7d} calls  {common.microseconds(durations)}")

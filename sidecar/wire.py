@@ -21,12 +21,15 @@ MAGIC = b"TS"
 PREFIX = MAGIC + bytes((VERSION,))
 
 FRAME_EVENTS_MAX = 128
-FRAME_BYTES_MAX = 48 * 1024  # An oversized frame never arrives and would be resent for ever: bound bytes as well as count.
+FRAME_BYTES_MAX = 48 * 1024  # An oversized frame never arrives and would be resent for ever: bound bytes too.
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024  # ZMQ_MAXMSGSIZE: the largest Hello (1 MiB of configuration) plus slack.
 RECORD_BYTES_MAX = 1024 * 1024  # One logical record, before it is split into Parts.
 NAME_BYTES_MAX = 200
 METRICS_PER_RECORD_MAX = 512
 STEP_MAX = 2**53  # The largest integer that JSON, SQLite, TensorBoard and W&B all carry exactly.
+
+PENDING = "__pending__"
+"""Reserved key of Step.metrics and Log.metrics: how many values a Completion of this record will still bring."""
 
 Value = None | bool | int | float | str | list[Any] | dict[str, Any]
 Metrics = dict[str, Value]

@@ -4,6 +4,7 @@ Given: Python numbers, numpy scalars and arrays, tensors, strings, lists, maps. 
 Never: imports numpy or torch (an object that comes from them brings its own methods), or waits for a device.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from sidecar.wire import NAME_BYTES_MAX, STEP_MAX, Metrics
@@ -71,6 +72,15 @@ def _value(value: Any, depth: int) -> Any:
     if isinstance(value, bytes | bytearray | memoryview | set | frozenset):
         return _reject("unsupported_type")
     return _value(plain(value), depth + 1)
+
+
+def wire_map(given: Mapping[str, Any] | None, rejected: dict[str, int] | None = None) -> dict[str, Any]:
+    """A map that surely fits the wire: what has no form there is kept as its text, bounded."""
+    result: dict[str, Any] = {}
+    for key, value in dict(given or {}).items():
+        kept = metrics({str(key): value}, {} if rejected is None else rejected)
+        result[str(key)] = kept[str(key)] if kept else str(value)[:1000]
+    return result
 
 
 def step_number(step: Any) -> int | None:

@@ -22,19 +22,19 @@ from sidecar.client.run import Run
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     """A run with no sidecar: what it emitted is in its ring."""
     made = sidecar.init("tests", endpoint=f"ipc://{tmp_path}/nobody")
     yield made
-    made._pump.stop()
-    if made._emit != made._emit_after_finish:
-        made._emit = made._emit_after_finish
-        made._ring.remove()
+    made._emitter.pump.stop()
+    if made._emitter.is_open:
+        made._emitter.emit = made._emitter._after_finish
+        made._emitter.ring.remove()
 
 
 def events(run: Run) -> list[wire.AnyEvent]:
-    records, _ = run._ring.read(run._ring.tail, run._ring.tail_seq, bytes_max=1 << 26, events_max=100_000)
+    records, _ = run._emitter.ring.read(run._emitter.ring.tail, run._emitter.ring.tail_seq, bytes_max=1 << 26, events_max=100_000)
     return [wire.decode_event(record) for record in records]
 
 
@@ -155,7 +155,7 @@ def test_a_large_text_travels_in_parts_and_a_huge_one_is_counted(run: Run) -> No
     run.text("long", text)
     run.text("huge", "x" * 2_000_000)
     parts: dict[int, list[bytes]] = {}
-    records, _ = run._ring.read(0, 0, bytes_max=1 << 26, events_max=1000)
+    records, _ = run._emitter.ring.read(0, 0, bytes_max=1 << 26, events_max=1000)
     assert max(map(len, records)) <= wire.FRAME_BYTES_MAX
     joined = [decode(record, 1, parts) for record in records]
     assert [event.text for event in joined if isinstance(event, wire.Text)] == [text]
@@ -186,18 +186,18 @@ def test_calls_from_many_threads_all_arrive(run: Run) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    run._housekeeping()
+    run._emitter.housekeeping()
     assert sorted(event.metrics["v"] for event in of_kind(run, wire.Log)) == list(range(4000))
 
 
 def test_a_call_from_a_signal_handler_while_the_lock_is_held_is_kept(run: Run) -> None:
     previous = signal.signal(signal.SIGUSR1, lambda number, frame: run.log({"from": "handler"}))
     try:
-        with run._lock:
+        with run._emitter.lock:
             os.kill(os.getpid(), signal.SIGUSR1)
     finally:
         signal.signal(signal.SIGUSR1, previous)
-    run._housekeeping()
+    run._emitter.housekeeping()
     assert [event.metrics for event in of_kind(run, wire.Log)] == [{"from": "handler"}]
 
 

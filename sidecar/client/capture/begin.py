@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sidecar.client import run as client
+from sidecar.client import start as client
 
 PROJECT_DEFAULT = "uncategorized"  # What wandb itself uses when it can infer nothing.
 

@@ -4,7 +4,7 @@ Given: definitions and rows. Hands on: step metrics to add to a row; the summary
 Never: does I/O.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 OPERATIONS = frozenset(("min", "max", "mean", "last", "first", "none", "copy", "best"))
@@ -40,10 +40,13 @@ class Definitions:
         if definition.step_metric:
             self._steps.setdefault(definition.step_metric, 0)
 
-    def complete(self, row: dict[str, Any]) -> None:
-        """Add to a row that is about to be written the step metrics it does not carry itself, then remember it."""
+    def complete(self, row: dict[str, Any], beside: Iterable[str] = ()) -> None:
+        """Add to a row that is about to be written the step metrics it does not carry itself, then remember it.
+
+        ``beside`` are names of the row that are kept as events of their own: histograms, texts, pictures.
+        """
         if self.active:
-            for name in [name for name in row if not name.startswith("_")]:
+            for name in [name for name in (*row, *beside) if not name.startswith("_")]:
                 definition = self._of(name)
                 if definition is None or not definition.step_sync or definition.step_metric is None:
                     continue
@@ -77,8 +80,8 @@ class Definitions:
         if name in self._exact:
             return self._exact[name]
         if name not in self._resolved:
-            matching = [prefix for prefix in self._globs if name.startswith(prefix)]
-            self._resolved[name] = self._globs[max(matching, key=len)] if matching else None
+            matching = (found for prefix, found in self._globs.items() if name.startswith(prefix))
+            self._resolved[name] = next(matching, None)  # Of several, real wandb takes any: usually the first.
         return self._resolved[name]
 
     def _summarise(self, name: str, operations: tuple[str, ...], value: Any) -> None:

@@ -42,6 +42,7 @@ class Recorder:
         self.finished = False
         self._row: dict[str, Any] | None = None
         self._row_ns = 0
+        self._beside: set[str] = set()
         self._nested = False
         self._lock = threading.RLock()
         _live.add(self)
@@ -72,10 +73,11 @@ class Recorder:
                 self.step = step
             if aside:
                 self._emit_aside(aside, self.step)
+                self._beside.update(name.partition(".")[0] for name, _ in aside)
             if self._row is not None:
                 merge(self._row, row)
                 self._nested |= nested
-            elif commit and not nested and not self.definitions.active:
+            elif commit and not nested and not aside and not self.definitions.active:
                 self.definitions.remember(row)  # The usual call: one row, straight into the ring.
                 self._write(dict(row), time_ns())
                 self.step += 1
@@ -143,7 +145,8 @@ class Recorder:
     def _close(self) -> None:
         row, self._row = self._row, None
         assert row is not None
-        self.definitions.complete(row)
+        self.definitions.complete(row, self._beside)
+        self._beside.clear()
         self._write(flat(row) if self._nested else row, self._row_ns)
         self._nested = False
 

@@ -15,6 +15,10 @@ from typing import Any, NamedTuple
 TIMEOUT_SECONDS = 2.0
 
 
+class CannotAsk(Exception):
+    """There is no sidecar to ask: whether the run exists is unknown."""
+
+
 class Past(NamedTuple):
     last_step: int | None
     config: dict[str, Any]
@@ -22,16 +26,20 @@ class Past(NamedTuple):
 
 
 def past(run_id: str) -> Past | None:
-    """None also when no sidecar can be asked."""
+    """Raises CannotAsk when no sidecar answers."""
     url = _sidecar_url()
     if url is None:
-        return None
+        raise CannotAsk
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{url}/status?run={urllib.parse.quote(run_id, safe='')}", timeout=TIMEOUT_SECONDS) as answer:
             status = json.load(answer)
-    except (OSError, ValueError):
-        return None
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise CannotAsk from error
+    except (OSError, ValueError) as error:
+        raise CannotAsk from error
     if not isinstance(status, dict) or status.get("run_id") != run_id:
         return None
     latest = status.get("metrics") or {}

@@ -1,33 +1,12 @@
-"""Makes ``sidecar`` importable in the training process, whose path need not have it.
-
-Given: where this file lies. Hands on: the package ``sidecar`` in ``sys.modules``.
-Never: changes ``sys.path``: a folder put there could hide the script's own modules.
-"""
+"""Finds the sidecar's client, wherever it is installed."""
 
 import importlib.util
-import sys
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[4]
-
-
-def load() -> None:
-    """Raises ImportError with the remedy when this Python lacks what the client needs."""
-    if "sidecar" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            "sidecar", PACKAGE / "__init__.py", submodule_search_locations=[str(PACKAGE)]
-        )
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["sidecar"] = module
-        spec.loader.exec_module(module)
-    try:
-        import sidecar.client  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"wandb is captured by the sidecar, but {error.name or error} is missing in {sys.executable}:"
-            " pip install trainer-sidecar there, or run without --capture wandb"
-        ) from error
-
-
-load()
+_spec = importlib.util.spec_from_file_location(
+    "_sidecar_bootstrap", Path(__file__).resolve().parents[2] / "bootstrap.py"
+)
+assert _spec is not None and _spec.loader is not None
+_bootstrap = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_bootstrap)
+_bootstrap.load("wandb")

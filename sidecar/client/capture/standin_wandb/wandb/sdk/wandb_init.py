@@ -15,6 +15,7 @@ from sidecar.client.capture.recorder import Recorder
 
 from ..errors import Error, UsageError
 from ..errors.errors import InvalidSetting
+from ..errors.term import termwarn
 from . import wandb_helper, wandb_setup
 from .lib import module, runid
 from .noop_run import NoopRun
@@ -121,7 +122,11 @@ def _found(given: Settings) -> "resuming.Past | None":
         if given.resume == "must":
             raise UsageError("wandb.init(resume='must') needs the id of the run to resume")
         return None
-    past = resuming.past(given.run_id)
+    try:
+        past = resuming.past(given.run_id)
+    except resuming.CannotAsk:  # As real wandb offline: what cannot be looked up is begun anew under that id.
+        termwarn(f"no sidecar answered whether run {given.run_id} exists: its steps begin at 0")
+        return None
     if past is None and given.resume == "must":
         raise UsageError(
             f"You provided an invalid value for the `resume` argument. The value 'must' is not a valid option for"

@@ -1,0 +1,75 @@
+"""What happens when a captured process imports a library that is patched rather than replaced.
+
+Given: the names after ``--capture``. Hands on: the library's module, just imported, to the part that patches it.
+Never: imports a library itself, or fails an import because a patch failed. Loaded by its file's path.
+"""
+
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+PATCHES = {
+    "torch": [("torch.optim.optimizer", "torch_steps", "install")],
+    "tensorboard": [
+        ("torch.utils.tensorboard.writer", "tensorboard", "install"),
+        ("tensorboardX.writer", "tensorboard", "install"),
+    ],
+    "wandb+": [("wandb", "forward_wandb", "install")],
+    "swanlab+": [("swanlab", "forward_swanlab", "install")],
+}
+"""Capture -> (module waited for, module of this folder, its function)."""
+
+
+def install(names: Sequence[str]) -> None:
+    waiting = {module: (part, function, name) for name in names for module, part, function in PATCHES.get(name, [])}
+    if waiting:
+        sys.meta_path.insert(0, Finder(waiting))
+
+
+class Finder:
+    """Finds nothing itself: it lets the others find, and asks to be told when the module has run."""
+
+    def __init__(self, waiting: dict[str, tuple[str, str, str]]) -> None:
+        self._waiting = waiting
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        patch = self._waiting.pop(name, None)
+        if patch is None:
+            return None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                if spec.loader is not None and hasattr(spec.loader, "exec_module"):
+                    _call_after(spec.loader, patch)
+                return spec
+        self._waiting[name] = patch
+        return None
+
+
+def _call_after(loader: Any, patch: tuple[str, str, str]) -> None:
+    run: Callable[[ModuleType], None] = loader.exec_module
+
+    def exec_module(module: ModuleType) -> None:
+        del loader.exec_module
+        run(module)
+        _patch(module, *patch)
+
+    loader.exec_module = exec_module
+
+
+def _patch(module: ModuleType, part: str, function: str, capture: str) -> None:
+    try:
+        spec = importlib.util.spec_from_file_location("_sidecar_bootstrap", Path(__file__).with_name("bootstrap.py"))
+        assert spec is not None and spec.loader is not None
+        bootstrap = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(bootstrap)
+        bootstrap.load(capture.rstrip("+"))
+        getattr(importlib.import_module(f"sidecar.client.capture.{part}"), function)(module)
+    except Exception as error:  # noqa: BLE001  # The script's import must succeed, captured or not.
+        print(f"sidecar: {capture} is not captured: {error}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Helpers of swanlab that scripts may import: none is needed here."""

@@ -1,0 +1,123 @@
+"""Steps of a script that logs nothing: counted where every torch optimizer steps.
+
+Given: calls of torch's global optimizer hook. Hands on: one Step event per round of all optimizers, with the learning
+rate and, once measured, the model FLOPs of a step; the model's parameters as facts.
+Never: reads a tensor, waits for a device, or emits steps beside those a script emits itself.
+
+A step is one round of all optimizers, not one call: scripts such as nanochat step two of them. FLOPs are those of the
+operations of one early step, forward and backward (``flops``), so they count what runs on this rank.
+"""
+
+import os
+import sys
+import weakref
+from typing import Any
+
+from sidecar.client import facts as model_facts
+from sidecar.client import start as client
+from sidecar.client.capture.begin import begin
+
+MEASURED_STEP = 2  # The third: by then lazy initialisation and the first allocations are over.
+ABSENT_ROUNDS_MAX = 16  # An optimizer that has not stepped for so long is not waited for any more.
+
+
+class StepCounter:
+    def __init__(self) -> None:
+        self.step = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._waiting: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._first: weakref.ref[Any] | None = None
+        self._repeats = 0
+        self._run: client.Run | None = None
+        self._flops: int | None = None
+        self._meter: Any = None
+
+    def stepped(self, optimizer: Any, args: Any = None, kwargs: Any = None) -> None:
+        """Torch's hook: an optimizer has stepped."""
+        try:
+            if optimizer not in self._known:
+                first = not self._known
+                self._known.add(optimizer)
+                if not first:
+                    return  # The first round is still going on, and was counted when it began.
+            elif optimizer in self._waiting:
+                self._waiting.discard(optimizer)
+                self._repeats = 0
+                if self._waiting:
+                    return
+            else:
+                self._repeats += 1
+                if self._repeats < ABSENT_ROUNDS_MAX * max(1, len(self._known)):
+                    return
+                self._known = weakref.WeakSet([optimizer])
+                self._repeats = 0
+            self._waiting = weakref.WeakSet(self._known)
+            self._round(optimizer)
+        except Exception as error:  # noqa: BLE001  # Nothing of ours ends a training loop.
+            self._failed(error)
+
+    def _round(self, optimizer: Any) -> None:
+        run = self._wanted_run()
+        if run is None:
+            return
+        if self._meter is not None:
+            self._finish_measuring(run, optimizer)
+        elif self.step == MEASURED_STEP - 1 and self._flops is None:
+            self._begin_measuring()
+        metrics = {} if self._flops is None else {"train/flops": self._flops}
+        rate = optimizer.param_groups[0].get("lr")
+        run.step(self.step, learning_rate=rate if isinstance(rate, int | float) else None, metrics=metrics)
+        self.step += 1
+
+    def _wanted_run(self) -> client.Run | None:
+        """The run that a capture or nobody began; None beside a script that reports its own steps."""
+        run = client.current()
+        if run is None:
+            if self._run is not None:
+                return None  # It was finished: the script is done with it.
+            project = os.environ.get("SIDECAR_PROJECT") or os.path.basename(sys.argv[0] or "python").removesuffix(".py")
+            run = begin(client.IMPLICIT, project=project)
+        if run is not self._run:
+            self._run = run if run.captured else None
+            if self._run is not None and self.step:
+                self._tell_flops(run)
+        return self._run
+
+    def _begin_measuring(self) -> None:
+        from sidecar.client.capture.flops import FlopMeter
+
+        meter = FlopMeter()
+        if meter.start():
+            self._meter = meter
+        else:
+            self._flops = 0
+
+    def _finish_measuring(self, run: client.Run, optimizer: Any) -> None:
+        meter, self._meter = self._meter, None
+        self._flops = meter.stop() or None
+        found = {"trainable_params": sum(p.numel() for o in self._known for g in o.param_groups for p in g["params"])}
+        if meter.model is not None:
+            found.update(model_facts.model_facts(meter.model, None))
+        else:
+            found["params"] = found["trainable_params"]
+        found.setdefault("dtype", str(optimizer.param_groups[0]["params"][0].dtype).removeprefix("torch."))
+        self._found = found
+        self._tell_flops(run)
+
+    def _tell_flops(self, run: client.Run) -> None:
+        found = getattr(self, "_found", None)
+        if found:
+            run.facts({**found, "flops_source": "torch dispatch, one step of one rank"})
+
+    def _failed(self, error: Exception) -> None:
+        if self._run is not None:
+            from sidecar.client import values
+
+            values.count(self._run.rejected, f"capture_torch_{type(error).__name__}")
+
+
+def install(module: Any) -> StepCounter:
+    """``module`` is torch.optim.optimizer, just imported."""
+    counter = StepCounter()
+    module.register_optimizer_step_post_hook(counter.stepped)
+    return counter

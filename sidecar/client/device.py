@@ -1,0 +1,104 @@
+"""Scalars that a device is still computing: copied when passed, read when they have arrived, never waited for.
+
+Given: 0-d tensors on any device. Hands on: their values, later, in the order of the records they belong to.
+Never: calls ``.item()`` or ``synchronize()``, or asks a device anything from another thread (that would break a CUDA
+graph being captured). The tensor may be overwritten as soon as the call returns.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from sidecar.client.values import Unsupported
+
+TICKETS_MAX = 64  # Records with values outstanding; the sidecar holds as many.
+
+
+class Ticket(Protocol):
+    """Values on their way to the host."""
+
+    def ready(self) -> bool:
+        """Have they arrived? Never waits."""
+
+    def values(self) -> list[float]:
+        """Only once they are ready."""
+
+
+def is_on_device(value: Any) -> bool:
+    return getattr(value, "is_cpu", True) is False
+
+
+class DeviceScalars:
+    """Records of one run whose values are outstanding. Used from the training thread only."""
+
+    def __init__(self, copy: Callable[[Sequence[Any]], Ticket] | None = None) -> None:
+        self._copy = copy or copy_to_host
+        self._outstanding: deque[tuple[int, list[str], Ticket]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._outstanding)
+
+    def start(self, metrics: dict[str, Any]) -> tuple[dict[str, Any], list[str], Ticket | None]:
+        """Take the device tensors out of ``metrics`` and start copying them.
+
+        Returns the other metrics, the names taken out, and the ticket (None when there were none). Raises Unsupported
+        when they cannot be copied: not a scalar, no such device, or a graph is being captured.
+        """
+        names = [name for name, value in metrics.items() if is_on_device(value)]
+        if not names:
+            return metrics, [], None
+        ticket = self._copy([metrics[name] for name in names])
+        return {name: value for name, value in metrics.items() if name not in names}, names, ticket
+
+    def expect(self, seq: int, names: list[str], ticket: Ticket) -> int:
+        """Remember that record ``seq`` is to be completed. Returns how many older ones had to be given up for it."""
+        self._outstanding.append((seq, names, ticket))
+        given_up = max(0, len(self._outstanding) - TICKETS_MAX)
+        for _ in range(given_up):
+            self._outstanding.popleft()
+        return given_up
+
+    def arrived(self) -> list[tuple[int, dict[str, float]]]:
+        """(seq, values) of the records whose values are here, oldest first; stops at the first that is not."""
+        done = []
+        while self._outstanding and self._outstanding[0][2].ready():
+            seq, names, ticket = self._outstanding.popleft()
+            done.append((seq, dict(zip(names, ticket.values(), strict=True))))
+        return done
+
+
+class _HostCopy:
+    """Pinned memory that a device writes to, and the event recorded after the write."""
+
+    def __init__(self, host: Any, events: list[Any]) -> None:
+        self._host, self._events = host, events
+
+    def ready(self) -> bool:
+        return all(event.query() for event in self._events)
+
+    def values(self) -> list[float]:
+        return self._host.tolist()
+
+
+def copy_to_host(tensors: Sequence[Any]) -> Ticket:
+    """Start one asynchronous copy to pinned memory for each device, on its current stream. Raises Unsupported."""
+    torch = sys.modules["torch"]
+    for tensor in tensors:
+        if tensor.is_meta or tensor.numel() != 1:
+            raise Unsupported("meta_tensor" if tensor.is_meta else "not_a_scalar")
+        if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise Unsupported("graph_capture")  # The copy would become part of the graph.
+    host = torch.empty(len(tensors), dtype=torch.float64, pin_memory=torch.cuda.is_available())
+    events = []
+    for device in {tensor.device for tensor in tensors}:
+        places = [index for index, tensor in enumerate(tensors) if tensor.device == device]
+        module = torch.get_device_module(device)
+        if not hasattr(module, "Event"):
+            raise Unsupported("device_tensor")
+        for index in places:
+            host[index].copy_(tensors[index].detach().reshape(()), non_blocking=True)
+        event = module.Event()
+        event.record(module.current_stream(device))
+        events.append(event)
+    return _HostCopy(host, events)

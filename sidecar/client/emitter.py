@@ -1,0 +1,177 @@
+"""How an event gets into the ring: encode, one short lock, one memory copy.
+
+Given: events from any thread. Hands on: records in shared memory, in the order they were stored.
+Never: raises for what an event holds, blocks on a lock, or makes a system call.
+"""
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+from time import monotonic_ns, sleep, time_ns
+
+import msgspec
+
+from sidecar import ring as ring_file
+from sidecar import wire
+from sidecar.client import values
+from sidecar.client.device import DeviceScalars, Ticket, is_on_device
+from sidecar.client.pump import CONNECT_SECONDS, Pump
+from sidecar.client.values import Unsupported
+from sidecar.rendezvous import endpoint_key, private_directory, ring_directories
+
+ASIDE_EVENTS_MAX = 4096  # Events that met a held lock; the next wake-up of the pump moves them into the ring.
+REPORT_SECONDS = 1.0
+DEVICE_SECONDS = 2.0  # How long the end of a run lets a device complete the scalars that were passed last.
+
+
+class Emitter:
+    """One stream: its ring, its pump, and the count of what could not be taken."""
+
+    def __init__(self, hello: wire.Hello, endpoint: str) -> None:
+        self.rejected: dict[str, int] = {}
+        self.ring = _make_ring(hello, endpoint)
+        self.lock = threading.Lock()
+        self.device = DeviceScalars()
+        self._encode = msgspec.msgpack.Encoder(enc_hook=values.plain).encode
+        self._aside: deque[tuple[bytes, list[str], Ticket | None]] = deque()
+        self._record_bytes_max = min(wire.FRAME_BYTES_MAX, self.ring.capacity // 8)
+        self._reported: tuple[dict[str, int], int] = ({}, 0)
+        self._next_report_ns = 0
+        self.pump = Pump(self.ring, self.lock, hello, endpoint, self.housekeeping)
+        self.pump.start()
+        self.emit = self._to_ring
+        """Store one event. Replaced when the run has ended, and in a forked child."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.emit == self._to_ring
+
+    def finish(self, event: wire.Finished, timeout_seconds: float) -> None:
+        """Store the last event and wait until everything is acknowledged, or the time is over."""
+        self._await_device(DEVICE_SECONDS)
+        if (self.rejected, self.ring.overwritten) != self._reported:
+            self.emit(wire.ClientReport(time_ns(), monotonic_ns(), dict(self.rejected), self.ring.overwritten))
+        self.emit(event)
+        self.emit = self._after_finish
+        delivered = self.pump.flush(timeout_seconds if self.pump.connected else min(timeout_seconds, CONNECT_SECONDS))
+        self.pump.stop()
+        if delivered:
+            self.ring.remove()
+        else:
+            self.ring.close()
+
+    def forget_after_fork(self) -> None:
+        """In a forked child: the ring, the socket and the thread belong to the parent."""
+        self.emit = self._in_child
+        self.lock = threading.Lock()
+        self.ring.forget()
+
+    def housekeeping(self) -> None:
+        """Called by the pump at each wake-up: move what was left aside, report what was lost."""
+        while self._aside:
+            with self.lock:
+                self._store(*self._aside.popleft())
+        now_ns = monotonic_ns()
+        totals = (dict(self.rejected), self.ring.overwritten)
+        if totals != self._reported and now_ns >= self._next_report_ns:
+            self._reported, self._next_report_ns = totals, now_ns + int(REPORT_SECONDS * 1e9)
+            payload = self._encode(wire.ClientReport(time_ns(), now_ns, *totals))
+            with self.lock:
+                self._store(payload)
+
+    def _to_ring(self, event: wire.Event) -> None:
+        """A call that finds the lock held, or re-enters (a signal handler), leaves the event aside."""
+        if self.device:
+            self._complete_records()
+        names: list[str] = []
+        ticket = None
+        try:
+            payload = self._encode(event)
+        except Exception:  # Some value has no form on the wire, or is still on a device: keep the others.
+            payload, names, ticket = self._encode_what_can_be(event)
+        if self.lock.acquire(False):
+            try:
+                self._store(payload, names, ticket)
+            finally:
+                self.lock.release()
+        elif len(self._aside) < ASIDE_EVENTS_MAX:
+            self._aside.append((payload, names, ticket))
+        else:
+            values.count(self.rejected, "aside_full")
+
+    def _after_finish(self, event: wire.Event) -> None:
+        values.count(self.rejected, "after_finish")
+
+    def _in_child(self, event: wire.Event) -> None:
+        values.count(self.rejected, "in_forked_child")
+
+    def _encode_what_can_be(self, event: wire.Event) -> tuple[bytes, list[str], Ticket | None]:
+        metrics = getattr(event, "metrics", {})
+        names: list[str] = []
+        ticket = None
+        try:
+            metrics, names, ticket = self.device.start(metrics)
+        except Unsupported as error:
+            values.count(self.rejected, error.reason)
+            metrics = {name: value for name, value in metrics.items() if not is_on_device(value)}
+        kept = values.metrics(metrics, self.rejected)
+        if ticket is not None:
+            kept[wire.PENDING] = len(names)
+        return self._encode(msgspec.structs.replace(event, metrics=kept)), names, ticket
+
+    def _complete_records(self) -> None:
+        """Send the device scalars that have arrived, each to the record it belongs to."""
+        for seq, late in self.device.arrived():
+            payload = self._encode(wire.Completion(time_ns(), monotonic_ns(), seq, dict(late)))
+            with self.lock:
+                self._store(payload)
+
+    def _await_device(self, timeout_seconds: float) -> None:
+        deadline = monotonic_ns() + int(timeout_seconds * 1e9)
+        self._complete_records()
+        while self.device and monotonic_ns() < deadline:
+            sleep(0.001)
+            self._complete_records()
+
+    def _store(self, payload: bytes, names: Sequence[str] = (), ticket: Ticket | None = None) -> None:
+        if len(payload) <= self._record_bytes_max:
+            seq = self.ring.append(payload)
+        elif len(payload) > wire.RECORD_BYTES_MAX or len(payload) > self.ring.capacity // 4:
+            values.count(self.rejected, "record_too_large")
+            return
+        else:
+            seq = self._store_in_parts(payload)
+        if ticket is not None and (given_up := self.device.expect(seq, list(names), ticket)):
+            values.count(self.rejected, "device_too_late", given_up)
+
+    def _store_in_parts(self, payload: bytes) -> int:
+        size = self._record_bytes_max - 64  # Room for the part's own envelope.
+        slices = [payload[i : i + size] for i in range(0, len(payload), size)]
+        now_ns, mono_ns = time_ns(), monotonic_ns()
+        parts = (wire.Part(now_ns, mono_ns, index, len(slices), data) for index, data in enumerate(slices))
+        return [self.ring.append(self._encode(part)) for part in parts][-1]
+
+
+def _make_ring(hello: wire.Hello, endpoint: str) -> ring_file.Ring:
+    """In /dev/shm, else the temp folder, else plain memory: whatever there is, training goes on."""
+    encoded = wire.encode(hello)
+    name = f"{endpoint_key(endpoint)}-{hello.rank}-{hello.session:016x}"
+    for directory in ring_directories():
+        with contextlib.suppress(OSError, ValueError):
+            capacity = _capacity(private_directory(directory))
+            if capacity >= ring_file.CAPACITY_BYTES_MIN:
+                return ring_file.create(
+                    directory, name, hello=encoded, session=hello.session, rank=hello.rank, capacity=capacity
+                )
+    return ring_file.create_in_memory(ring_file.CAPACITY_BYTES_DEFAULT)
+
+
+def _capacity(directory: os.PathLike[str]) -> int:
+    """SIDECAR_RING_MB, else 16 MiB, and never more than an eighth of what is free there: it is shared with others."""
+    wanted = os.environ.get("SIDECAR_RING_MB", "")
+    if wanted.replace(".", "", 1).isdigit():
+        return max(ring_file.CAPACITY_BYTES_MIN, int(float(wanted) * 2**20) & ~7)
+    found = os.statvfs(directory)
+    return min(ring_file.CAPACITY_BYTES_DEFAULT, (found.f_bavail * found.f_frsize // 8) & ~7)
