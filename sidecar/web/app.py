@@ -21,6 +21,7 @@ from sidecar import __version__
 from sidecar.history import History
 from sidecar.snapshot import RunSnapshot
 from sidecar.telemetry import Telemetry
+from sidecar.web import openapi as openapi_document
 from sidecar.web import status as status_view
 from sidecar.web.exposition import Exposition
 from sidecar.web.security import Guard, Security
@@ -163,11 +164,12 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _add_status(app: FastAPI, reader: Reader) -> None:
-    @app.get("/status", responses=_documented("Status", "The run last started, or ?run=ID"))
+    @app.get("/status")
     async def status(
         run: Annotated[str | None, Query(max_length=500)] = None,
         format: Annotated[Literal["json", "text"], Query()] = "json",
     ) -> Response:
+        """The run last started, or ``run``; as one screenful of text for ``format=text``."""
         if format == "text":
             return Response(status_view.to_text(await run_in_threadpool(reader.status, run)),
                             media_type="text/plain; charset=utf-8")
@@ -180,7 +182,7 @@ def _add_probes(app: FastAPI, views: Views) -> None:
         """The process answers."""
         return Json({"status": "ok"})
 
-    @app.get("/livez", responses={503: {"description": "Training has stalled or its process is gone"}})
+    @app.get("/livez")
     async def livez(run: Annotated[str | None, Query(max_length=500)] = None) -> Response:
         """The run followed live (the one last started, or ``run``) makes progress or has ended; or none has begun."""
         live = views.run_ids()
@@ -190,7 +192,7 @@ def _add_probes(app: FastAPI, views: Views) -> None:
         state = snapshot.state if snapshot else "waiting"
         return Json({"status": state}, 503 if state in STUCK_STATES else 200)
 
-    @app.get("/readyz", responses={503: {"description": "Events cannot be taken in at the moment"}})
+    @app.get("/readyz")
     async def readyz() -> Response:
         """The journal takes events."""
         state = views.telemetry.journal.state
@@ -198,11 +200,14 @@ def _add_probes(app: FastAPI, views: Views) -> None:
 
 
 def _add_metrics(app: FastAPI, exposition: Exposition) -> None:
-    @app.get("/metrics", responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}})
+    @app.get("/metrics")
     async def metrics(request: Request) -> Response:
+        """Prometheus text, or OpenMetrics for whom asks for it."""
         accept = ",".join(request.headers.getlist("accept"))
         encoding = ",".join(request.headers.getlist("accept-encoding"))
-        rendered = exposition.ready(accept, encoding) or await run_in_threadpool(exposition.serve, accept, encoding)
+        rendered = exposition.ready(accept, encoding)
+        if rendered is None:
+            rendered = await run_in_threadpool(exposition.serve, accept, encoding)
         headers = {"content-type": rendered.content_type, "vary": "accept, accept-encoding"}
         if rendered.gzipped:
             headers["content-encoding"] = "gzip"
@@ -215,14 +220,15 @@ def _add_api(app: FastAPI, views: Views, reader: Reader) -> None:
         """Every run, newest first, those of earlier days included."""
         return Json({"runs": await run_in_threadpool(reader.runs)})
 
-    @app.get("/api/v1/runs/{run_id}", responses=_documented("Status", "One run"))
+    @app.get("/api/v1/runs/{run_id}")
     async def run(run_id: str) -> Response:
+        """One run, as /status shows it."""
         return Json(await run_in_threadpool(reader.encoded, run_id))
 
     @app.get("/api/v1/runs/{run_id}/history")
     async def history(
         run_id: str,
-        names: Annotated[str, Query(max_length=8_000)] = "",
+        names: str = "",
         name: Annotated[list[str], Query(max_length=NAMES_MAX)] = [],  # noqa: B006 - FastAPI copies it.
         points: Annotated[int, Query(ge=1, le=5_000)] = 500,
         x: Annotated[Literal["step", "tokens", "time"], Query()] = "step",
@@ -239,7 +245,7 @@ def _add_api(app: FastAPI, views: Views, reader: Reader) -> None:
             return Json({"names": await run_in_threadpool(series.names)})
         return Json(await run_in_threadpool(series.query, wanted, points, x))
 
-    @app.get("/api/v1/stream", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
+    @app.get("/api/v1/stream", response_class=Response)
     async def stream(request: Request, run: Annotated[str | None, Query(max_length=500)] = None) -> Any:
         """Server-sent events: ``snapshot`` once, then ``delta`` (JSON merge patch), at most two a second."""
         await run_in_threadpool(reader.status, run)  # Answers 404, and reads a run of an earlier day outside the loop.
@@ -261,21 +267,12 @@ def _as_response(stream: EventStream) -> Response:
     return _Stream()
 
 
-def _documented(name: str, description: str) -> dict[int | str, dict[str, Any]]:
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
-    return {200: {"description": description, "content": content}, 404: {"description": "No such run"}}
-
-
 def _add_schema(app: FastAPI) -> None:
-    """Put msgspec's own schemas into the OpenAPI document: what is published is what is sent."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            document = plain()
-            _, components = msgspec.json.schema_components([Status], ref_template="#/components/schemas/{name}")
-            document.setdefault("components", {}).setdefault("schemas", {}).update(components)
-            app.openapi_schema = document
+            app.openapi_schema = openapi_document.complete(plain())
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
