@@ -13,7 +13,7 @@ __version__ = "0.10.3"
 from . import echarts, plot, utils
 from .api import Api
 from .media import Audio, Callback, ECharts, Html, Image, Molecule, Object3D, Settings, Text, Video
-from .run import (
+from ._run import (
     Run,
     async_log,
     config,
