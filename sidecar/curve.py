@@ -58,7 +58,9 @@ def secure(context: "zmq.Context[zmq.Socket[bytes]]", socket: "zmq.Socket[bytes]
             exit_code=Exit.USAGE,
         )
     if secret_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise UserError(f"others can read the secret key {secret_file}", f"chmod 600 {secret_file}", exit_code=Exit.USAGE)
+        raise UserError(
+            f"others can read the secret key {secret_file}", f"chmod 600 {secret_file}", exit_code=Exit.USAGE
+        )
     authenticator = ThreadAuthenticator(context)
     authenticator.start()
     # Without an allow-list CURVE lets any key in.

@@ -1,7 +1,8 @@
 """Where events enter: a ROUTER socket, sequence numbers, the journal, and only then the acknowledgement.
 
-Given: messages from trainers, orphaned rings, readings of the sidecar's own collectors. Hands on: a longer journal,
-and the news of it. Never: acknowledges what is not committed, does unbounded work in one round, or dies of what a peer sends.
+Given: messages from trainers, orphaned rings, readings of the sidecar's own collectors.
+Hands on: a longer journal, and the news of it.
+Never: acknowledges what is not committed, does unbounded work in one round, or dies of what a peer sends.
 """
 
 import logging
@@ -168,7 +169,7 @@ class Intake:
         except wire.WrongVersion as error:
             self._answer(peer, wire.Refused(0, str(error)))
             return self._reject("wrong_version" if frames[0][:2] == wire.MAGIC else "not_this_protocol")
-        except Exception:  # Hostile bytes raise more than msgspec's own errors (UnicodeDecodeError, RecursionError).
+        except Exception:  # noqa: BLE001 - Hostile bytes raise more than msgspec's own errors (UnicodeDecodeError, RecursionError).
             return self._reject("malformed")
         if isinstance(message, wire.Hello):
             self._take_hello(peer, message)
@@ -262,7 +263,7 @@ class Intake:
         self._queue_own(frame.run_id, journal, [wire.encode_event(gap)])
         self._queue(frame.run_id, Chunk(frame.session, first_seq + count, time.time_ns(), []))
         self._telemetry.events_lost_total[reason] += count
-        log.warning("%d events of rank %d are lost: the sidecar was away for longer than its ring holds", count, frame.rank)
+        log.warning("%d events of rank %d are lost: its ring was too small for the outage", count, frame.rank)
 
     def _take_own(self) -> None:
         with self._own_lock:

@@ -121,7 +121,7 @@ class Journal:
         return self.streams[session]
 
     def append(self, chunks: Iterable[Chunk], summary: bytes | None = None) -> list[int]:
-        """Commit all chunks or none; return the row of each (0 for an empty one). Raises JournalFull, or sqlite3.Error for other faults.
+        """Commit all chunks or none; return the row of each (0 for an empty one). Raises JournalFull or sqlite3.Error.
 
         ``summary`` is stored beside them: what `sidecar runs` shows without reading the events.
         """
@@ -160,13 +160,16 @@ class Journal:
         with self._transaction():
             self._db.execute("UPDATE checkpoints SET history = NULL")
             self._db.execute(
-                "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)", (row, number, zlib.crc32(state), state, history)
+                "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)",
+                (row, number, zlib.crc32(state), state, history),
             )
 
     def drop_through(self, row: int) -> int:
-        """Remove the events up to ``row``, which must be a checkpoint's; return how many events went. Raises JournalFull."""
+        """Remove the events up to ``row``, a checkpoint's; return how many events went. Raises JournalFull."""
         with self._transaction():
-            dropped = self._db.execute("SELECT coalesce(sum(count), 0) FROM frames WHERE row <= ?", (row,)).fetchone()[0]
+            dropped = self._db.execute("SELECT coalesce(sum(count), 0) FROM frames WHERE row <= ?", (row,)).fetchone()[
+                0
+            ]
             self._db.execute("DELETE FROM frames WHERE row <= ?", (row,))
             self._db.execute("DELETE FROM checkpoints WHERE row < ?", (row,))
         return int(dropped)
@@ -305,7 +308,11 @@ def decode(data: bytes, session: int, parts: dict[int, list[bytes]]) -> wire.Any
     if event.index == 0:
         parts[session] = []
     collected = parts.get(session)
-    if collected is None or event.index != len(collected) or event.count * wire.FRAME_BYTES_MAX > 64 * wire.RECORD_BYTES_MAX:
+    if (
+        collected is None
+        or event.index != len(collected)
+        or event.count * wire.FRAME_BYTES_MAX > 64 * wire.RECORD_BYTES_MAX
+    ):
         parts.pop(session, None)
         return None
     collected.append(event.data)
@@ -320,21 +327,21 @@ def _decode_or_repair(data: bytes) -> wire.AnyEvent | None:
     """Strict first. A row with one impossible value or name loses that value, not the row."""
     try:
         return wire.decode_event(data)
-    except Exception:  # msgspec raises more than its own errors for hostile bytes (UnicodeDecodeError, RecursionError).
+    except Exception:  # noqa: BLE001 - msgspec raises more than its own errors for hostile bytes (UnicodeDecodeError, RecursionError).
         pass
     try:
         raw = msgspec.msgpack.decode(data)
         if raw[0] in ("step", "log") and isinstance(raw[4], dict):
             raw[4] = {name: value for name, value in raw[4].items() if _fits(name, value)}
         return msgspec.convert(raw, wire.AnyEvent, strict=True)
-    except Exception:
+    except Exception:  # noqa: BLE001 - as above
         return None
 
 
 def _fits(name: Any, value: Any) -> bool:
     try:
         msgspec.convert({name: value}, wire.Metrics, strict=True)
-    except Exception:
+    except Exception:  # noqa: BLE001 - as above
         return False
     return True
 

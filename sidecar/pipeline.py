@@ -202,7 +202,7 @@ class Pipeline:
                 self._turn()
                 if stopping and not any(run.behind for run in self._runs.values()):
                     break
-            except Exception:  # Task boundary: one run that we mishandle must not end the view of all others.
+            except Exception:  # noqa: BLE001 - Task boundary: one run that we mishandle must not end the view of all others.
                 log.exception("a turn of the pipeline failed")
                 self._telemetry.frames_rejected_total["internal_error"] += 1
                 time.sleep(0.1)

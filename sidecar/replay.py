@@ -116,4 +116,3 @@ def _frame_of(events: Iterator[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         if len(batch) >= wire.FRAME_EVENTS_MAX or size >= wire.FRAME_BYTES_MAX:
             break
     return batch
-

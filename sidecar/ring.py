@@ -26,7 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MAGIC = b"TSRING01"
-HEADER = struct.Struct("<8sIIQQQIIId")  # magic, version, hello_offset, data_offset, capacity, session, rank, pid, spare, started
+# magic, version, hello_offset, data_offset, capacity, session, rank, pid, spare, started
+HEADER = struct.Struct("<8sIIQQQIIId")
 VERSION = 1
 CURSORS_OFFSET = 1024
 CURSORS = struct.Struct("<QQQQQ")  # head, head_seq, tail, tail_seq, overwritten
@@ -51,7 +52,9 @@ class RingRefused(OSError):
 class Ring:
     """The writer's side. Not thread-safe: the caller holds its lock around append() and release()."""
 
-    def __init__(self, memory: mmap.mmap, data_offset: int, capacity: int, *, path: Path | None, fd: int | None) -> None:
+    def __init__(
+        self, memory: mmap.mmap, data_offset: int, capacity: int, *, path: Path | None, fd: int | None
+    ) -> None:
         self.path = path
         self.capacity = capacity
         self.head = self.tail = 0

@@ -57,9 +57,7 @@ class Service:
         self._telemetry = Telemetry(
             started_ns=time.time_ns(), version=sidecar.__version__, pid=os.getpid(), data_dir=config.dir
         )
-        self._intake = Intake(
-            self._store, self._telemetry, streams_max=config.streams_max, runs_max=config.runs_max
-        )
+        self._intake = Intake(self._store, self._telemetry, streams_max=config.streams_max, runs_max=config.runs_max)
         self._pipeline = Pipeline(self._store, self._telemetry, snapshot_steps=config.snapshot_steps)
         self._sinks = SinkManager(config, self._store, self._telemetry)
         self._sampler = Sampler(self._telemetry, self._journal_hardware, config.sample_seconds)
@@ -180,9 +178,7 @@ class Service:
 
         app = create_app(self._pipeline.views, self._security)
         server = uvicorn.Server(serve_config(app))
-        web = threading.Thread(
-            target=lambda: asyncio.run(server.serve(sockets=[bound])), name="web", daemon=True
-        )
+        web = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[bound])), name="web", daemon=True)
         web.start()
         while not server.started and web.is_alive():
             time.sleep(0.005)
@@ -197,7 +193,7 @@ class Service:
                     self._look_after_trainers()
                     next_scan = time.monotonic() + SCAN_SECONDS
                 self._intake.round()
-            except Exception:  # Task boundary: one batch that we mishandle must not end the intake of all others.
+            except Exception:  # noqa: BLE001 - Task boundary: one batch that we mishandle must not end the intake of all others.
                 log.exception("a round of the intake failed")
                 self._telemetry.frames_rejected_total["internal_error"] += 1
                 time.sleep(0.1)

@@ -98,7 +98,9 @@ class Store:
 
     def path(self, run_id: str) -> Path:
         """The journal of a run. The name is for people; the digest makes it unique and harmless."""
-        slug = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in run_id)[:40].strip("-") or "run"
+        slug = (
+            "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in run_id)[:40].strip("-") or "run"
+        )
         digest = hashlib.blake2s(run_id.encode(errors="surrogatepass"), digest_size=6).hexdigest()
         return self._runs / f"{slug}-{digest}{SUFFIX}"
 

@@ -178,8 +178,23 @@ class RankEnded(Event, tag="rank_ended"):
 
 
 AnyEvent = Union[
-    Step, Log, Completion, Text, Histogram, PhaseEntered, PhaseExited, Consumed, Checkpoint, ConfigChanged,
-    FactsChanged, ClientReport, Finished, Part, Hardware, Gap, RankEnded,
+    Step,
+    Log,
+    Completion,
+    Text,
+    Histogram,
+    PhaseEntered,
+    PhaseExited,
+    Consumed,
+    Checkpoint,
+    ConfigChanged,
+    FactsChanged,
+    ClientReport,
+    Finished,
+    Part,
+    Hardware,
+    Gap,
+    RankEnded,
 ]
 
 STEP_PHASES = frozenset({"data_wait", "forward", "backward", "optimizer"})

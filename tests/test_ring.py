@@ -113,9 +113,8 @@ def test_hostile_files_are_refused(tmp_path: Path, fault: str) -> None:
         with path.open("r+b") as file:
             file.seek(0 if fault == "magic" else 16)
             file.write(b"NOTARING" if fault == "magic" else struct.pack("<QQ", 1 << 60, 1 << 60))
-    with pytest.raises(OSError) as refusal:
+    with pytest.raises(OSError if fault in ("symlink", "directory") else RingRefused, match="."):
         Orphan(path)
-    assert fault in ("symlink", "directory") or isinstance(refusal.value, RingRefused)
 
 
 def test_no_space_is_an_error_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

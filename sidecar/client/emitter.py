@@ -89,7 +89,7 @@ class Emitter:
         ticket = None
         try:
             payload = self._encode(event)
-        except Exception:  # Some value has no form on the wire, or is still on a device: keep the others.
+        except Exception:  # noqa: BLE001 - Some value has no form on the wire, or is still on a device: keep the others.
             payload, names, ticket = self._encode_what_can_be(event)
         if self.lock.acquire(False):
             try:

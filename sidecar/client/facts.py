@@ -78,7 +78,7 @@ def _device() -> dict[str, Any]:
 
 
 def gpu_uuids() -> list[str]:
-    """UUID of the device this process uses, as NVML spells it; empty without CUDA. NVML ignores CUDA_VISIBLE_DEVICES."""
+    """UUID of our device as NVML spells it; empty without CUDA. NVML ignores CUDA_VISIBLE_DEVICES."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return []

@@ -34,7 +34,9 @@ def _of_tensor(tensor: Any, bins: int) -> tuple[list[float], list[float]]:
     if flat.numel() == 0:
         raise ValueError("no finite value")
     low, high = flat.min().item(), flat.max().item()
-    counts = flat.histc(bins=bins, min=low, max=high).tolist() if low < high else [float(flat.numel())] + [0.0] * (bins - 1)
+    counts = (
+        flat.histc(bins=bins, min=low, max=high).tolist() if low < high else [float(flat.numel())] + [0.0] * (bins - 1)
+    )
     return _edges(low, high, bins), counts
 
 

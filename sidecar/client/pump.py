@@ -82,7 +82,7 @@ class Pump:
                 self._tick(socket, time.monotonic())
                 self._wake.wait(self._pause_seconds())
                 self._wake.clear()
-        except Exception as error:  # Task boundary: the training process must not notice, the ring keeps everything.
+        except Exception as error:  # noqa: BLE001 - Task boundary: the training process must not notice, the ring keeps everything.
             log.warning("sidecar: events stay in the ring, the pump stopped: %s", error)
         finally:
             self._idle.set()
@@ -135,7 +135,7 @@ class Pump:
                 reply = wire.decode_from_sidecar(socket.recv(zmq.NOBLOCK))
             except zmq.Again:
                 return
-            except Exception as error:  # Whatever answers there does not speak our protocol: keep asking slowly.
+            except Exception as error:  # noqa: BLE001 - Whatever answers there does not speak our protocol: keep asking slowly.
                 self.refused_reason = f"unreadable answer: {error}"
                 continue
             if reply.session == self._hello.session:
@@ -188,7 +188,9 @@ class Pump:
             if not records:  # The ring overwrote what we were about to send: go on with what is left.
                 self._rewind(now)
                 continue
-            frame = wire.Frame(hello.run_id, hello.rank, hello.session, self._seq, min(ring.tail_seq, self._seq), records)
+            frame = wire.Frame(
+                hello.run_id, hello.rank, hello.session, self._seq, min(ring.tail_seq, self._seq), records
+            )
             if not self._send(socket, wire.encode(frame)):
                 return
             if not self._in_flight:

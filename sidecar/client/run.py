@@ -96,7 +96,7 @@ class Run:
                 self._datasets = {}
             self._last_step = step
             self._emitter.emit(wire.Step(now_ns, mono_ns, step, sent, phases, datasets))
-        except Exception:  # The promise of this file: nothing escapes into the loop; what was lost is counted.
+        except Exception:  # noqa: BLE001 - The promise of this file: nothing escapes into the loop; what was lost is counted.
             values.count(self.rejected, "internal_error")
 
     def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -117,7 +117,9 @@ class Run:
         """The distribution of a tensor, array or list, in ``bins`` equal bins; only the bins leave the process."""
         with self._guard("bad_histogram"):
             edges, counts = binned(values_, bins)
-            self._emitter.emit(wire.Histogram(time_ns(), monotonic_ns(), self._step(step), values.label(name), edges, counts))
+            self._emitter.emit(
+                wire.Histogram(time_ns(), monotonic_ns(), self._step(step), values.label(name), edges, counts)
+            )
 
     def phase(self, name: str) -> "Phase":
         """``with run.phase("evaluation"):`` - what the loop is doing, for its time and for knowing a stall from work.
@@ -133,11 +135,18 @@ class Run:
             old_samples, old_tokens = self._datasets.get(name, (0, 0))
             self._datasets[name] = (old_samples + int(samples), old_tokens + int(tokens))
 
-    def checkpoint(self, step: int | None = None, *, seconds: float | None = None, bytes: int | None = None, name: str = "") -> None:
+    def checkpoint(
+        self, step: int | None = None, *, seconds: float | None = None, bytes: int | None = None, name: str = ""
+    ) -> None:
         """A checkpoint has been written: how long it took and how large it is."""
         with self._guard():
             event = wire.Checkpoint(
-                time_ns(), monotonic_ns(), self._step(step), None if seconds is None else float(seconds), bytes, values.label(name)
+                time_ns(),
+                monotonic_ns(),
+                self._step(step),
+                None if seconds is None else float(seconds),
+                bytes,
+                values.label(name),
             )
             self._emitter.emit(event)
 
@@ -151,7 +160,9 @@ class Run:
         with self._guard():
             self._emitter.emit(wire.FactsChanged(time_ns(), monotonic_ns(), values.wire_map(changes, self.rejected)))
 
-    def finish(self, state: str = "finished", *, reason: str | None = None, timeout_seconds: float | None = None) -> None:
+    def finish(
+        self, state: str = "finished", *, reason: str | None = None, timeout_seconds: float | None = None
+    ) -> None:
         """End the run and wait until the sidecar has everything, at most ``timeout_seconds`` (default 10).
 
         Where no sidecar ever answered it waits one second. What is not acknowledged stays in the ring, from where the
@@ -167,7 +178,9 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self.finish()
         else:
@@ -198,7 +211,7 @@ class Run:
     def _guard(self, reason: str = "internal_error") -> Any:
         try:
             yield
-        except Exception:  # As in step(): nothing escapes, everything is counted.
+        except Exception:  # noqa: BLE001 - As in step(): nothing escapes, everything is counted.
             values.count(self.rejected, reason)
 
 

@@ -33,7 +33,7 @@ def plain(value: Any) -> Any:
         if hasattr(value, "tolist") and items <= ARRAY_ITEMS_MAX:
             return value.tolist()
         return float(value)
-    except Exception as error:  # Foreign code: any of its methods may raise anything.
+    except Exception as error:  # noqa: BLE001 - Foreign code: any of its methods may raise anything.
         raise Unsupported("unsupported_type") from error
 
 
@@ -57,7 +57,9 @@ def _value(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return int(value) if int(value) in INT64 else float(value) if abs(value) < 1e308 else _reject("integer_too_large")
+        if int(value) in INT64:
+            return int(value)
+        return float(value) if abs(value) < 1e308 else _reject("integer_too_large")
     if isinstance(value, float):
         return float(value)
     if isinstance(value, str):
@@ -92,7 +94,7 @@ def step_number(step: Any) -> int | None:
             return None
         number = int(step)
         return number if number == step and 0 <= number <= STEP_MAX else None
-    except Exception:  # Foreign code, see plain().
+    except Exception:  # noqa: BLE001 - Foreign code, see plain().
         return None
 
 
@@ -101,7 +103,7 @@ def label(name: Any) -> str:
     try:
         text = name if type(name) is str else str(name)
         return text.encode(errors="replace")[:NAME_BYTES_MAX].decode(errors="ignore")
-    except Exception:  # Foreign code, see plain().
+    except Exception:  # noqa: BLE001 - Foreign code, see plain().
         return "unnamed"
 
 

@@ -34,7 +34,9 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 def events(run: Run) -> list[wire.AnyEvent]:
-    records, _ = run._emitter.ring.read(run._emitter.ring.tail, run._emitter.ring.tail_seq, bytes_max=1 << 26, events_max=100_000)
+    records, _ = run._emitter.ring.read(
+        run._emitter.ring.tail, run._emitter.ring.tail_seq, bytes_max=1 << 26, events_max=100_000
+    )
     return [wire.decode_event(record) for record in records]
 
 

@@ -7,7 +7,7 @@ import pytest
 from sidecar import recovery
 
 
-@pytest.fixture()
+@pytest.fixture
 def endpoint() -> Iterator[str]:
     """A fresh ipc endpoint; rings left for it are removed."""
     with tempfile.TemporaryDirectory(prefix="sc") as folder:

@@ -59,7 +59,7 @@ ENDS = {
 Launch = Callable[[str, str], "subprocess.Popen[bytes]"]
 
 
-@pytest.fixture()
+@pytest.fixture
 def launch() -> Iterator[Launch]:
     programs: list[subprocess.Popen[bytes]] = []
 

@@ -52,7 +52,7 @@ class Bench:
         self.intake.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     yield made

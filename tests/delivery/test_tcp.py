@@ -20,7 +20,7 @@ from tests.delivery.conftest import rings_of
 from tests.delivery.processes import emitted, journaled_steps, kill, start, wait_until
 
 
-@pytest.fixture()
+@pytest.fixture
 def tcp_endpoint() -> str:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -48,7 +48,9 @@ def test_a_secret_key_that_others_can_read_is_refused(tcp_endpoint: str, tmp_pat
     intake.close()
 
 
-def test_a_listed_trainer_delivers_over_tcp_also_after_the_sidecar_was_killed(tcp_endpoint: str, tmp_path: Path) -> None:
+def test_a_listed_trainer_delivers_over_tcp_also_after_the_sidecar_was_killed(
+    tcp_endpoint: str, tmp_path: Path
+) -> None:
     server_key, secret = create_keys(tmp_path / "data" / "keys")
     keys = {"SIDECAR_SERVER_KEY": server_key, "SIDECAR_CLIENT_KEY": str(secret)}
     intake = start("intake", tcp_endpoint, tmp_path / "data")
