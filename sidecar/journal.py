@@ -136,7 +136,8 @@ class Journal:
                 stream, blob = self.streams[session], _encode(records)
                 values = (stream.id, first_seq, len(records), received_ns, zlib.crc32(blob), blob)
                 cursor = self._db.execute(
-                    "INSERT INTO frames (stream, first_seq, count, received_ns, crc, records) VALUES (?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO frames (stream, first_seq, count, received_ns, crc, records)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
                     values,
                 )
                 rows.append(cursor.lastrowid or 0)
@@ -243,7 +244,8 @@ class JournalReader:
         while left is None or left > 0:
             limit = READ_ROWS if left is None else min(READ_ROWS, left)
             rows = self._db.execute(
-                "SELECT row, stream, first_seq, received_ns, crc, records FROM frames WHERE row > ? ORDER BY row LIMIT ?",
+                "SELECT row, stream, first_seq, received_ns, crc, records FROM frames"
+                " WHERE row > ? ORDER BY row LIMIT ?",
                 (after_row, limit),
             ).fetchall()
             if not rows:
