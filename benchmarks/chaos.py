@@ -43,6 +43,7 @@ class Machine:
         self.endpoint = f"ipc://{folder}/events" if options.endpoint == "ipc" else f"tcp://127.0.0.1:{free_port()}"
         self.ring_mb = max(16, int(options.rate * OUTAGE_SECONDS_MAX * RECORD_BYTES / 2**20))
         self.trainers = self.sidecars = 0
+        self.keys = make_keys(folder / "data") if options.endpoint == "tcp" else {}
         self.start_sidecar()
         self.start_trainer()
 
@@ -57,7 +58,7 @@ class Machine:
         command = [sys.executable, "-m", "benchmarks.witness", self.endpoint, RUN_ID, str(self.counter)]
         self.trainer = subprocess.Popen(
             [*command, "--rate", str(self.options.rate), "--seconds", "86400"], cwd=common.REPOSITORY,
-            env=common.environment(SIDECAR_RING_MB=str(self.ring_mb)), stdin=subprocess.DEVNULL,
+            env=common.environment(SIDECAR_RING_MB=str(self.ring_mb), **self.keys), stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
     # -- faults --
@@ -120,6 +121,14 @@ class Machine:
 
 FAULTS = ("kill_sidecar", "kill_sidecar", "stop_sidecar", "stop_and_kill_sidecar", "kill_trainer", "kill_trainer",
           "stop_trainer", "kill_both", "fill_disk")  # fmt: skip
+
+
+def make_keys(data: Path) -> dict[str, str]:
+    """Keys for events over tcp, as `sidecar keys` makes them; the environment that a trainer needs."""
+    from sidecar.curve import create_keys
+
+    server_key, secret = create_keys(data / "keys")
+    return {"SIDECAR_SERVER_KEY": server_key, "SIDECAR_CLIENT_KEY": str(secret)}
 
 
 def free_port() -> int:

@@ -181,11 +181,17 @@ class Sidecar:
         self.kill()
         raise SystemExit(f"the sidecar did not start:\n{self.log.read_text()[-2000:]}")
 
-    def status(self) -> dict[str, Any]:
+    def status(self, run_id: str | None = None) -> dict[str, Any]:
+        """What /status says of a run (None: the newest); empty while there is no such run."""
+        import urllib.error
         import urllib.request
 
-        with urllib.request.urlopen(f"{self.http}/status", timeout=10) as answer:
-            return json.loads(answer.read())
+        url = f"{self.http}/status" + (f"?run={run_id}" if run_id else "")
+        try:
+            with urllib.request.urlopen(url, timeout=60) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError:
+            return {}
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         kill(self.process, number)

@@ -72,7 +72,7 @@ def weigh(seconds: float) -> dict[str, float]:
 
 
 def import_seconds(more: str) -> tuple[float, float, set[str]]:
-    """Median and fastest of fresh interpreters that run ``more``, and the packages loaded beyond the standard library."""
+    """Median and fastest of fresh interpreters that run ``more``, and packages loaded beyond the standard library."""
     times, roots = [], set()
     for _ in range(IMPORT_RUNS):
         done = subprocess.run([sys.executable, "-c", IMPORT.format(more=more)], env=common.environment(),

@@ -84,6 +84,12 @@ class Ranks:
                 self.resends += 1
                 self.sent[index] = reply.next_seq if isinstance(reply, wire.Resend) else self.sent[index]
 
+    def ask(self, frame: wire.Frame) -> bool:
+        """Send one frame and wait a while. True: all of it is acknowledged."""
+        self._socket.send(wire.encode(frame))
+        self.receive(1000)
+        return self.acknowledged[0] >= frame.first_seq + len(frame.records)
+
     def full_speed(self, steps: int, frame_events: int) -> None:
         """All ranks advance together, a frame at a time, inside a window of frames that are not acknowledged."""
         last_progress, done_before = time.monotonic(), 0
