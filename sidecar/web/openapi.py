@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from sidecar.web.status import RunSummary, Status
+from sidecar.web.status import RunSummary, Status, null_before_any_run
 
 
 class Error(msgspec.Struct):
@@ -77,6 +77,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     """Replace the answers of every operation by the real ones. Changes and returns ``document``."""
     structs = [*dict.fromkeys(JSON_ANSWERS.values()), Error]
     references, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
+    null_before_any_run(components)
     schema_of = dict(zip(structs, references, strict=True))
     for path, operations in document["paths"].items():
         content: dict[str, Any] = {media: {"schema": {"type": "string"}} for media in OTHER_ANSWERS.get(path, ())}

@@ -18,6 +18,7 @@ RUNS_MAX = 200
 TEXT_WIDTH = 100
 DASH = "–"
 UNKNOWN = "not known yet"
+WAITING = "Waiting for a training run."
 
 
 class Latency(msgspec.Struct):
@@ -92,7 +93,6 @@ class RunSummary(msgspec.Struct):
 class Status(RunSnapshot, kw_only=True):
     """The whole of /status. Before any run: run_id is null and state is "waiting"."""
 
-    run_id: str | None = None  # type: ignore[assignment]
     sinks: dict[str, SinkView] = {}
     sidecar: SidecarView = msgspec.field(default_factory=SidecarView)
     runs: list[RunSummary] = []
@@ -124,7 +124,7 @@ def encode(value: Any) -> bytes:
 def compose(snapshot: RunSnapshot | None, telemetry: Telemetry, runs: Sequence[RunSummary], *, now_ns: int) -> Status:
     """The run's snapshot with the sidecar's own health and the other runs beside it."""
     if snapshot is None:
-        status = Status(state="waiting", verdict="Waiting for a training run.")
+        status = Status(run_id=None, state="waiting", verdict=WAITING)  # type: ignore[arg-type]
     else:
         status = Status(**{field: getattr(snapshot, field) for field in RunSnapshot.__struct_fields__})
     gpus = telemetry.collectors.get("nvml")
@@ -187,7 +187,15 @@ def _sidecar(telemetry: Telemetry, now_ns: int) -> SidecarView:
 
 def schema() -> dict[str, Any]:
     """JSON Schema of /status, self-contained."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Status)}
+    document = msgspec.json.schema(Status)
+    null_before_any_run(document["$defs"])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
+
+
+def null_before_any_run(definitions: dict[str, Any]) -> None:
+    """Say so of run_id. Overriding the field would move it from the first place of the object to the last."""
+    status = definitions["Status"]
+    status["properties"]["run_id"] = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 
 
 def clean(text: str, width: int = 200) -> str:

@@ -37,32 +37,37 @@ class Frame(NamedTuple):
 
 
 class Hub:
-    """Makes each frame once for all readers, and only when there are readers. One event loop, no locks."""
+    """Makes each frame once for all readers, and only when there are readers. Lives on one event loop."""
 
     def __init__(self, status_of: StatusOf, version_of: Callable[[], int], clients_max: int) -> None:
         self._status_of, self._version_of = status_of, version_of
         self._frames: dict[str | None, Frame] = {}
+        self._making = asyncio.Lock()
         self.clients_max = clients_max
         self.clients = 0
         self.refused_total = 0
 
-    def frame(self, run_id: str | None) -> Frame:
+    async def frame(self, run_id: str | None) -> Frame:
         """The newest state of a run, renewed at most every PERIOD_SECONDS and only after a publish."""
         now = asyncio.get_running_loop().time()
-        known = self._frames.get(run_id)
-        version = self._version_of()
-        if known is not None and (known.version == version or now - known.made_at < PERIOD_SECONDS * 0.9):
-            return known
+        async with self._making:
+            known = self._frames.get(run_id)
+            version = self._version_of()
+            if known is not None and (known.version == version or now - known.made_at < PERIOD_SECONDS * 0.9):
+                return known
+            made = await asyncio.to_thread(self._make, run_id, known, now, version)  # May read the store's list.
+            if known is None and len(self._frames) >= RUNS_CACHED_MAX:
+                self._frames.pop(next(iter(self._frames)))
+            self._frames[run_id] = made
+            return made
+
+    def _make(self, run_id: str | None, known: Frame | None, now: float, version: int) -> Frame:
         whole = self._status_of(run_id)
         for metric in whole.get("metrics", {}).values():
             metric.pop("age_seconds", None)
         serial = known.serial + 1 if known else 1
         delta = _event("delta", serial, patch(known.whole, whole)) if known else b""
-        made = Frame(serial, now, version, whole, _event("snapshot", serial, whole), delta)
-        if known is None and len(self._frames) >= RUNS_CACHED_MAX:
-            self._frames.pop(next(iter(self._frames)))
-        self._frames[run_id] = made
-        return made
+        return Frame(serial, now, version, whole, _event("snapshot", serial, whole), delta)
 
     def left(self) -> None:
         self.clients -= 1
@@ -101,7 +106,7 @@ class EventStream:
         await _sent(send, _body(b"retry: %d\n\n" % RETRY_MILLISECONDS))
         serial, quiet_seconds = 0, 0.0
         while True:
-            frame = self._hub.frame(self._run_id)
+            frame = await self._hub.frame(self._run_id)
             if frame.serial != serial:
                 await _sent(send, _body(frame.delta if frame.serial == serial + 1 and serial else frame.snapshot))
                 serial, quiet_seconds = frame.serial, 0.0

@@ -129,12 +129,12 @@ def test_many_readers_cost_one_composition_per_publish(monkeypatch: pytest.Monke
     async def scenario() -> None:
         version = [1]
         hub = Hub(lambda run: made.append(run) or {"step": version[0]}, lambda: version[0], 100)
-        first = [hub.frame(None) for _ in range(50)]
+        first = await asyncio.gather(*(hub.frame(None) for _ in range(50)))
         version[0] = 2
-        again = hub.frame(None)  # Too soon: at most two a second.
+        again = await hub.frame(None)  # Too soon: at most two a second.
         assert len({frame.serial for frame in [*first, again]}) == 1
         await asyncio.sleep(0.05)
-        assert hub.frame(None).delta == b'event: delta\nid: 2\ndata: {"step":2}\n\n'
+        assert (await hub.frame(None)).delta == b'event: delta\nid: 2\ndata: {"step":2}\n\n'
 
     monkeypatch.setattr(module, "PERIOD_SECONDS", 0.02)
     asyncio.run(scenario())
