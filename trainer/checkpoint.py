@@ -9,7 +9,6 @@ Never: leaves half a file (written aside, synced, renamed), nor runs code from o
 
 import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,15 @@ def path_for(folder: str | Path, step: int) -> Path:
 def save(path: Path, state: dict[str, Any]) -> int:
     """Write atomically; the number of bytes. Raises OSError if the disk will not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".checkpoint_", suffix=".tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with aside.open("wb") as file:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
     return path.stat().st_size

@@ -40,6 +40,8 @@ class Stage(Protocol):
     batches_per_epoch: int
     """Micro-batches of this rank in one pass over the data."""
     data_facts: dict[str, Any]
+    dataset_sizes: dict[str, int]
+    """Samples in one pass over each dataset, for the sidecar's coverage."""
 
     def build_model(self, config: Config) -> GPT: ...
     def next_batch(self) -> Batch: ...
@@ -78,6 +80,7 @@ class Loop:
         self.resumed_id: str | None = None
         if config.resume:
             self._resume(config.resume)
+        self.first_step = self.step
         self.trained = self._wrap()
         self.run: sidecar.Run
 
@@ -86,7 +89,8 @@ class Loop:
         if self.config.out:
             _check_writable(self.config.out)
         facts = report.model_facts(self.model, self.config, self.world, self.dtype)
-        settings = report.run_config(self.model, self.config, self.schedule, self.stage.data_facts, self.world)
+        settings = report.run_config(self.model, self.config, self.schedule, self.world)
+        settings |= {**self.stage.data_facts, "dataset_sizes": self.stage.dataset_sizes}
         total = self.schedule.total_steps
         self.run = report.begin(self.stage.name, self.config, facts, settings, total, self.resumed_id)
         self.pace = Pace(self.schedule, facts["flops_per_token"], facts.get("peak_flops"), self.world.size, self.step)
@@ -151,9 +155,10 @@ class Loop:
             self.console.say(f"Step {self.step}: loss={mean_loss:.4f}", VERBOSE)
 
     def _forward_backward(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
-        with self.run.phase("forward"), self._autocast():
+        compiling = self.config.compile and self.step == self.first_step
+        with self.run.phase("compile" if compiling else "forward"), self._autocast():
             loss, metrics = self.stage.loss(self.trained, batch)
-        with self.run.phase("backward"):
+        with self.run.phase("compile" if compiling else "backward"):
             (loss / self.config.grad_accum).backward()
         return loss.detach(), metrics
 

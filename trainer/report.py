@@ -35,14 +35,11 @@ def model_facts(model: GPT, config: Config, world: World, dtype: torch.dtype) ->
     return {**facts, "device_name": cpu_name(), "peak_flops": peak, "peak_source": "measured"}
 
 
-def run_config(
-    model: GPT, config: Config, schedule: Schedule, data_facts: dict[str, Any], world: World
-) -> dict[str, Any]:
+def run_config(model: GPT, config: Config, schedule: Schedule, world: World) -> dict[str, Any]:
     """The flags as given, and the same under the documents' ``model/`` and ``hyperparams/`` names."""
     return {
         **{name: value for name, value in dataclasses.asdict(config).items() if value is not None},
         **dataclasses.asdict(schedule),
-        **data_facts,
         "world_size": world.size,
         "threads": torch.get_num_threads(),
         "model/name": "gpt",

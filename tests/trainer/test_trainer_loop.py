@@ -98,6 +98,21 @@ def test_the_phases_of_a_step_are_named_and_in_order(trained) -> None:
     assert run.phases == [*micro, *micro, "optimizer", "evaluation", "sampling"]
 
 
+def test_compiling_is_a_phase_of_its_own_and_only_once(trained, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    phases = trained(steps=2, compile=True).phases
+    assert phases[:8] == [
+        "data_wait",
+        "compile",
+        "compile",
+        "optimizer",
+        "data_wait",
+        "forward",
+        "backward",
+        "optimizer",
+    ]
+
+
 def test_what_was_consumed_is_named_by_dataset(trained, corpus: Path) -> None:
     assert trained(steps=3).datasets == {corpus.name: (12, 12 * 32)}
 
@@ -116,11 +131,12 @@ def test_the_run_is_introduced_with_what_mfu_needs(trained) -> None:
     )
 
 
-def test_the_configuration_has_the_flags_and_the_documents_names(trained) -> None:
+def test_the_configuration_has_the_flags_and_the_documents_names(trained, corpus: Path) -> None:
     begun = trained(steps=2).begun
     assert begun["total_steps"] == 2
     assert begun["stage"] == "pretrain"
     assert begun["config"]["batch_size"] == begun["config"]["hyperparams/batch_size"] == 4
+    assert begun["config"]["dataset_sizes"] == {corpus.name: begun["config"]["dataset/train_size"]}
     assert begun["config"]["model/total_params"] == begun["model_facts"]["params"]
 
 

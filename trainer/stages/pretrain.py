@@ -33,6 +33,7 @@ class Pretraining:
         self.train = Windows(train_tokens, name=corpus.name, seq_len=config.seq_len, seed=config.seed, **share)
         self.val = Windows(val_tokens, name=f"{corpus.name} (validation)", seq_len=config.seq_len, **share)
         self.batches_per_epoch = self.train.batches_per_epoch
+        self.dataset_sizes = {corpus.name: self.train.count}
         self.data_facts = {
             "dataset/name": corpus.name,
             "dataset/train_size": self.train.count,
