@@ -3,20 +3,18 @@
 Given: what a script told its own library. Hands on: a Run whose Hello says which library was captured.
 Never: fails because the script named no project.
 
-An implicit run (nobody asked for one: steps were counted by torch's hooks) becomes the first explicit one of its
-process: that one takes over its Run.
+An implicit run (nobody asked for one: steps were counted by torch's hooks) is replaced, under the same id, by the first
+explicit one of its process.
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sidecar.client import start as client
+from sidecar.client.run import Run
+from sidecar.client.start import init
 
 PROJECT_DEFAULT = "uncategorized"  # What wandb itself uses when it can infer nothing.
-
-_current: client.Run | None = None
-_implicit: client.Run | None = None
 
 
 def begin(
@@ -30,10 +28,9 @@ def begin(
     tags: Sequence[str] = (),
     notes: str | None = None,
     entity: str | None = None,
-) -> client.Run:
-    global _current
+) -> Run:
     environ = os.environ
-    _current = client.init(
+    return init(
         _text(project) or environ.get("SIDECAR_PROJECT") or PROJECT_DEFAULT,
         _text(name) or environ.get("SIDECAR_NAME"),
         environ.get("SIDECAR_STAGE"),
@@ -45,7 +42,6 @@ def begin(
         entity=_text(entity),
         captured=captured,
     )
-    return _current
 
 
 def _text(value: Any) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sidecar.client.capture.plain import SIMPLE, Bins, plain
+from sidecar.client.device import is_on_device
 
 TEXT_CHARS_MAX = 200_000
 LIBRARIES = ("wandb", "swanlab", "trackio")
@@ -43,6 +44,9 @@ def _map(data: Mapping[Any, Any], prefix: str, aside: list[tuple[str, Any]]) -> 
         name = str(name)
         if type(value) in SIMPLE:
             row[name] = value
+            continue
+        if is_on_device(value) and value.numel() == 1:
+            row[name] = value.detach().clone()  # Its value follows when the device has it; the script may reuse it.
             continue
         found = special(value)
         if found is None:

@@ -16,6 +16,7 @@ from typing import Any
 from sidecar.client import facts as model_facts
 from sidecar.client import start as client
 from sidecar.client.capture.begin import begin
+from sidecar.client.start import IMPLICIT
 
 MEASURED_STEP = 2  # The third: by then lazy initialisation and the first allocations are over.
 ABSENT_ROUNDS_MAX = 16  # An optimizer that has not stepped for so long is not waited for any more.
@@ -76,7 +77,7 @@ class StepCounter:
             if self._run is not None:
                 return None  # It was finished: the script is done with it.
             project = os.environ.get("SIDECAR_PROJECT") or os.path.basename(sys.argv[0] or "python").removesuffix(".py")
-            run = begin(client.IMPLICIT, project=project)
+            run = begin(IMPLICIT, project=project)
         if run is not self._run:
             self._run = run if run.captured else None
             if self._run is not None and self.step:

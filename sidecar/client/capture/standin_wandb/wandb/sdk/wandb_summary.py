@@ -26,7 +26,7 @@ class SummaryDict:
     def __getitem__(self, key: str) -> Any:
         item = self._as_dict()[key]
         if not isinstance(item, dict):
-            return item
+            return item.item() if hasattr(item, "detach") else item  # Asked for: now a device has to be waited for.
 
         def put(changes: dict[str, Any]) -> None:
             item.update(changes)
