@@ -65,6 +65,7 @@ class SinkRunner:
         self._latencies: deque[float] = deque(maxlen=LATENCIES_MAX)
         self._wake, self._stop = threading.Event(), threading.Event()
         self._notified = self._caught_up_with = 0
+        self._confirmed: int | None = None
         self._outage = False
         self._over_since_ns: int | None = None
         self._thread = threading.Thread(target=self._main, name=f"sink-{name}-{run_id[:24]}", daemon=True)
@@ -90,10 +91,11 @@ class SinkRunner:
         return not self._thread.is_alive()
 
     def abandon(self) -> None:
-        """It did not end in time: kill what can be killed."""
+        """It did not end in time: kill what can be killed. What the far end has not confirmed stays to be sent."""
         kill = getattr(self._sink, "kill", None)
         if kill is not None:
             kill()
+        self._unconfirm("it did not finish in time")
 
     @property
     def ended(self) -> bool:
@@ -221,6 +223,8 @@ class SinkRunner:
     def _take(self, report: Report) -> None:
         self.health.state, self.health.reason = report.state, report.reason
         self.health.url = report.url or self.health.url
+        if report.acknowledged is not None:
+            self._confirmed = report.acknowledged
 
     def _select(self, rows: list[Row]) -> list[Row]:
         period = self._policy.period_steps
@@ -288,12 +292,24 @@ class SinkRunner:
             self._failed(error)
         try:
             self._sink.close()
+            if self._died:
+                self._unconfirm(self.health.reason or "it died")
         except Exception as error:  # noqa: BLE001 - the sink's task boundary.
             self.health.failures_total += 1
-            self.health.reason = reason_of(error)
+            self._unconfirm(reason_of(error))
         if self._source is not None:
             self._source.close()
             self._source = self._batch = None  # An ended runner is kept for its health, not for the run's state.
+
+
+    def _unconfirm(self, reason: str) -> None:
+        """Move the cursor back to what the far end is known to have. A repeat is recognised there by its number."""
+        handed_over = self._cursors.get(self.run_id, self.name).number
+        if self._confirmed is None or self._confirmed >= handed_over:
+            return
+        self._cursors.move(self.run_id, self.name, Cursor(0, self._confirmed))
+        self.health.state = "failing"
+        self.health.reason = f"not all rows are confirmed ({reason}); `sidecar sync {self.run_id}` sends the rest"
 
 
 def reason_of(error: BaseException) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
+
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks import wandb_account, wandb_upstream
 from sidecar.sinks.base import Report, SinkContext, SinkDied, Unavailable
@@ -120,7 +122,9 @@ class WandbSink:
         line = wandb_account.start_line(labels)
         if choice.mode == "offline":
             acknowledged = None if on_disk is None else on_disk + 1
+            self._logged = -1 if on_disk is None else on_disk
             return Report(state="offline", reason=f"{choice.reason} ({line})", acknowledged=acknowledged)
+        self._logged = self._run.starting_step - 1  # What is there already need not be repeated.
         return Report(reason=line, url=self._run.url, acknowledged=self._run.starting_step)
 
     def _settings(self, wandb: Any, mode: str) -> Any:
@@ -151,6 +155,7 @@ class WandbSink:
             use_dot_wandb=False,
             init_timeout=float(self._options.get("init_seconds", 30.0)),
             finish_timeout=float(self._options.get("finish_seconds", FINISH_SECONDS)),
+            finish_timeout_raises=True,
             stop_on_fatal_error=True,
             stop_fn=self._ask_to_stop,
             x_transaction_log_flush_interval=LOG_FLUSH_SECONDS,
@@ -196,6 +201,7 @@ class WandbSink:
             )
         except wandb_upstream.NoAnswer:
             return  # An outage: wandb retries, and says so itself when it gives up.
+        self._report = msgspec.structs.replace(self._report, acknowledged=has + 1)
         if not self._arrivals.seen(has, now):
             raise SinkDied(f"W&B has rows only up to number {has} of {self._logged}; sending the rest anew")
 

@@ -11,9 +11,9 @@ import pytest
 from fakes.wandb_server import KEY, WandbServer
 
 from sidecar import wire
-from sidecar.sinks import wandb_account
+from sidecar.sinks import late, wandb_account
 
-from .harness import Manager, Run, until
+from .harness import Manager, Run, config, until
 from .wandb_file import find
 
 QUICK = {
@@ -117,6 +117,28 @@ def test_a_server_that_is_down_from_the_start_gets_everything_later(
         server.fault = None
         manager.drain(90.0)
         until(lambda: global_steps(server) == list(range(5)), 60.0)
+
+
+def test_what_could_not_be_uploaded_before_the_end_is_sent_by_a_later_sync(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    run = Run(tmp_path)
+    with Manager(run, "wandb", **QUICK) as manager:
+        run.steps(0, 4)
+        manager.drain()
+        until(lambda: len(global_steps(server)) == 5)
+        server.fault = "hang"
+        run.steps(5, 9)
+        manager.drain()
+        manager.manager.close(3.0)
+        assert manager.health("wandb").state == "failing"
+        assert "`sidecar sync run-1` sends the rest" in manager.health("wandb").reason
+    server.fault = None
+    assert [binding.sink for binding in late.unsent(run.store)] == ["wandb"]
+    settings = config(tmp_path, **QUICK)
+    late.deliver_now(settings, run.store, [("run-1", "wandb")], timeout_seconds=60.0)
+    assert global_steps(server) == list(range(10))
+    assert late.unsent(run.store) == []
 
 
 def test_a_wrong_key_is_named_as_such(tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
