@@ -120,27 +120,24 @@ class Journal:
             self._load_stream(session)
         return self.streams[session]
 
-    def append(self, chunks: Iterable[Chunk], summary: bytes | None = None) -> list[int]:
-        """Commit all chunks or none; return the row of each (0 for an empty one). Raises JournalFull or sqlite3.Error.
+    def append(self, chunks: Iterable[Chunk], summary: bytes | None = None) -> None:
+        """Commit all chunks or none. Raises JournalFull, or sqlite3.Error for other faults.
 
         ``summary`` is stored beside them: what `sidecar runs` shows without reading the events.
         """
-        rows: list[int] = []
+        frames: list[tuple[int, int, int, int, int, bytes]] = []
         next_seqs: dict[int, int] = {}
+        for session, first_seq, received_ns, records in chunks:
+            next_seqs[session] = first_seq + len(records)
+            if records:  # An empty chunk only moves the stream on, past events that are lost.
+                blob = _encode(records)
+                stream = self.streams[session].id
+                frames.append((stream, first_seq, len(records), received_ns, zlib.crc32(blob), blob))
         with self._transaction():
-            for session, first_seq, received_ns, records in chunks:
-                next_seqs[session] = first_seq + len(records)
-                if not records:  # Only moves the stream on, past events that are lost.
-                    rows.append(0)
-                    continue
-                stream, blob = self.streams[session], _encode(records)
-                values = (stream.id, first_seq, len(records), received_ns, zlib.crc32(blob), blob)
-                cursor = self._db.execute(
-                    "INSERT INTO frames (stream, first_seq, count, received_ns, crc, records)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
-                    values,
-                )
-                rows.append(cursor.lastrowid or 0)
+            self._db.executemany(
+                "INSERT INTO frames (stream, first_seq, count, received_ns, crc, records) VALUES (?, ?, ?, ?, ?, ?)",
+                frames,
+            )
             self._db.executemany(
                 "UPDATE streams SET next_seq = ? WHERE session = ?", [(seq, s) for s, seq in next_seqs.items()]
             )
@@ -148,7 +145,6 @@ class Journal:
                 self._db.execute("INSERT OR REPLACE INTO meta VALUES ('summary', ?)", (summary,))
         for session, seq in next_seqs.items():  # Only now: a failed batch must not look like a duplicate when retried.
             self.streams[session].next_seq = seq
-        return rows
 
     def put(self, key: str, value: bytes) -> None:
         """Store a small fact about the run. Raises JournalFull."""
@@ -219,6 +215,7 @@ class JournalReader:
         """Records that are no event of this version even after their bad values were dropped."""
         self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
         self._parts: dict[int, list[bytes]] = {}
+        self._places: dict[int, tuple[int, int]] = {}  # stream id -> (rank, session)
 
     def hellos(self) -> list[wire.Hello]:
         """Who has spoken, in order of arrival. Grows when a trainer restarts."""
@@ -239,7 +236,6 @@ class JournalReader:
 
     def records(self, after_row: int = 0, rows_max: int | None = None) -> Iterator[Record]:
         """Events of the rows after ``after_row``, oldest first, up to what is committed when the reader gets there."""
-        streams: dict[int, tuple[int, int]] = {}
         left = rows_max
         while left is None or left > 0:
             limit = READ_ROWS if left is None else min(READ_ROWS, left)
@@ -250,10 +246,8 @@ class JournalReader:
             ).fetchall()
             if not rows:
                 return
-            if any(row[1] not in streams for row in rows):
-                streams = {s.id: (s.rank, s.session) for s in _streams(self._db)}
-            for row, stream_id, first_seq, received_ns, crc, blob in rows:
-                rank, session = streams.get(stream_id, (wire.SIDECAR_RANK, 0))
+            for row, stream, first_seq, received_ns, crc, blob in rows:
+                rank, session = self._places.get(stream) or self._find_place(stream)
                 yield from self._row(row, rank, session, first_seq, received_ns, crc, blob)
             after_row = rows[-1][0]
             left = None if left is None else left - len(rows)
@@ -286,6 +280,11 @@ class JournalReader:
 
     def close(self) -> None:
         self._db.close()
+
+    def _find_place(self, stream: int) -> tuple[int, int]:
+        found = self._db.execute("SELECT rank, session FROM streams WHERE id = ?", (stream,)).fetchone()
+        self._places[stream] = place = found or (wire.SIDECAR_RANK, 0)
+        return place
 
     def _row(
         self, row: int, rank: int, session: int, first_seq: int, received_ns: int, crc: int, blob: bytes

@@ -26,7 +26,8 @@ log = logging.getLogger("sidecar.pipeline")
 
 PUBLISH_SECONDS = 0.25
 PUBLISH_IDLE_SECONDS = 1.0  # Ages grow even when nothing arrives.
-ROWS_PER_TURN = 64  # Journal rows of one run before the next run has its turn, and readers theirs.
+EVENTS_PER_TURN = 2_048  # Of one run before the next has its turn, and readers theirs: about 20 ms.
+ROWS_PER_TURN_MIN, ROWS_PER_TURN_MAX = 16, 2_048
 CHECKPOINT_EVENTS = 100_000  # A second or two of folding: what a restart has to do again at most.
 CHECKPOINT_AT_STOP_EVENTS = 1_000
 FOLLOWED_RUNS_MAX = 64  # Runs kept in memory; older ones are read from their journals when asked for.
@@ -44,25 +45,32 @@ class FollowedRun:
         self.snapshot: RunSnapshot | None = None
         self.behind = self.dirty = True
         self._since_checkpoint = 0
+        self._rows_per_turn = ROWS_PER_TURN_MIN
 
     @property
     def state(self) -> RunState:
         return self.follower.projector.state
 
-    def advance(self, telemetry: Telemetry, rows_max: int = ROWS_PER_TURN) -> None:
-        """Fold what was committed, at most ``rows_max`` journal rows of it."""
-        reader = self.follower.reader
+    def advance(self, telemetry: Telemetry) -> None:
+        """Fold more of what was committed: about EVENTS_PER_TURN events."""
+        reader, rows_max = self.follower.reader, self._rows_per_turn
         before, bad = self.follower.row, reader.bad_records + reader.damaged_rows
-        event = None
+        event, events = None, 0
         for record, rows in self.follower.read(rows_max):
             for row in rows:
                 self.history.add(row)
             if record.rank != wire.SIDECAR_RANK:
                 event = record.event
-            self._since_checkpoint += 1
-        self.behind = self.follower.row - before >= rows_max
-        self.dirty = self.dirty or self.follower.row > before
-        telemetry.frames_rejected_total["bad_event"] += reader.bad_records + reader.damaged_rows - bad
+            events += 1
+        read = self.follower.row - before
+        self.behind = read >= rows_max
+        self.dirty = self.dirty or read > 0
+        self._since_checkpoint += events
+        if events:
+            rows_fit = EVENTS_PER_TURN * read // events
+            self._rows_per_turn = max(ROWS_PER_TURN_MIN, min(ROWS_PER_TURN_MAX, rows_fit))
+        if reader.bad_records + reader.damaged_rows > bad:
+            telemetry.frames_rejected_total["bad_event"] += reader.bad_records + reader.damaged_rows - bad
         if event is not None and not self.behind:
             _note_latency(telemetry, event.time_ns)
 
