@@ -7,6 +7,7 @@
 Given: numbers, None for the unknown, which prints as "-". Never: writes control characters.
 """
 
+import io
 import sys
 from typing import TextIO
 
@@ -17,6 +18,8 @@ class Console:
     def __init__(self, *, is_main: bool = True, level: int = NORMAL, stream: TextIO | None = None) -> None:
         self.level = level if is_main else QUIET - 1
         self._stream = stream or sys.stdout
+        if isinstance(self._stream, io.TextIOWrapper):
+            self._stream.reconfigure(errors="backslashreplace")  # A model may write what the terminal cannot show.
 
     def say(self, text: str, level: int = NORMAL) -> None:
         """Print one line if the user wants to hear as much."""

@@ -94,8 +94,8 @@ class Loop:
         total = self.schedule.total_steps
         self.run = report.begin(self.stage.name, self.config, facts, settings, total, self.resumed_id)
         self.pace = Pace(self.schedule, facts["flops_per_token"], facts.get("peak_flops"), self.world.size, self.step)
-        if self.world.is_main:
-            self.run.log({k: v for k, v in self.stage.data_facts.items() if not isinstance(v, str)}, step=self.step)
+        if self.world.is_main and self.step == 0:
+            self.run.log({k: v for k, v in self.stage.data_facts.items() if not isinstance(v, str)}, step=0)
         self.console.say(
             f"{self.stage.name}: {facts['params']:,} parameters, {total} steps of "
             f"{self.config.batch_size * self.config.grad_accum * self.world.size} x {facts['seq_len']} tokens from "

@@ -1,5 +1,6 @@
 """The command line: flags, errors in two lines, console lines, signals and two ranks."""
 
+import io
 import json
 import os
 import re
@@ -122,6 +123,13 @@ def test_only_the_main_rank_prints(capsys) -> None:
 
 def test_a_sample_cannot_send_control_characters_to_the_terminal() -> None:
     assert printable("a\x1b[31mb\nc") == "a\\x1b[31mb\\nc"
+
+
+def test_a_sample_that_the_terminal_cannot_show_does_not_end_training() -> None:
+    written = io.BytesIO()
+    terminal = io.TextIOWrapper(written, encoding="ascii")
+    Console(stream=terminal).samples({"a": "na\u00efve"})
+    assert written.getvalue() == b"  sample: na\\xefve\n"
 
 
 def test_two_ranks_train_the_model_that_one_rank_trains_with_twice_the_batch(

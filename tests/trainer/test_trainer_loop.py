@@ -63,6 +63,7 @@ def test_a_resumed_run_keeps_its_id_and_a_folder_means_its_newest_checkpoint(tra
     resumed = trained(steps=6, resume=str(tmp_path))
     assert resumed.begun["run_id"] == "r-17"
     assert resumed.steps[0]["step"] == 5
+    assert resumed.logged("dataset/train_size") == [], "said once per run"
 
 
 def test_every_checkpoint_is_an_event_with_its_size(trained, tmp_path: Path) -> None:
