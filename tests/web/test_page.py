@@ -148,9 +148,9 @@ def test_without_a_free_stream_the_page_polls(serve: Callable[..., Server], brow
 def test_a_nan_loss_is_said_not_hidden(serve: Callable[..., Server], browser: Browser) -> None:
     views = FakeViews(make_snapshot(loss=None, loss_state="nan", mfu=make_snapshot().mfu.__class__(reason="no peak")))
     page = browser.open(serve(views))
-    text_is(page, "#learning-tiles", "nan")
+    text_is(page, "#learning-tiles", "NaN")
     text_is(page, "#speed-tiles", "no peak")
-    assert "loss nan" in page.title()
+    assert "loss NaN" in page.title()
 
 
 def test_hostile_names_are_only_text(serve: Callable[..., Server], browser: Browser) -> None:
@@ -187,6 +187,7 @@ def test_another_run_can_be_chosen(serve: Callable[..., Server], browser: Browse
     views = FakeViews(make_snapshot("new", name="second", step=5), make_snapshot("old", name="first", step=7))
     page = browser.open(serve(views))
     text_is(page, "#name", "second")
+    assert page.evaluate("document.querySelector('#runs').selectedOptions[0].textContent") == "the newest run"
     page.select_option("#runs", "old")
     text_is(page, "#name", "first")
     assert page.url.endswith("?run=old")

@@ -63,7 +63,7 @@ function el(tag, attributes = {}, ...children) {
     else if (name === "left") node.style.left = `${Math.max(0, Math.min(100, value))}%`;
     else if (name === "flex") node.style.flexGrow = value;
     else if (name === "color") node.style.background = value;
-    else if (known(value)) node.setAttribute(name, clean(value));
+    else if (known(value) || name === "value") node.setAttribute(name, clean(value));
   }
   node.append(...children.filter((child) => child !== null && child !== undefined));
   return node;
@@ -107,6 +107,7 @@ function colorOf(name) {
   for (const char of name) sum = (sum * 31 + char.codePointAt(0)) >>> 0;
   return `var(--${SPARE[sum % SPARE.length]})`;
 }
+const spelled = (state) => ({ nan: "NaN", inf: "+∞", "-inf": "−∞" })[state] || state || "";
 const words = (name) => clean(name).replaceAll("_", " ");
 
 /* ---------- sections ---------- */
@@ -124,7 +125,7 @@ function render() {
   say("project", s.project || ""); say("name", waiting ? "sidecar" : s.name || s.run_id);
   say("stage", s.stage || ""); show("stage", known(s.stage));
   show("waiting", waiting && s.state === "waiting"); show("body", !waiting); show("all-section", !waiting);
-  const loss = s.loss_state || (isNumber(s.loss) ? s.loss.toFixed(3) : "");
+  const loss = spelled(s.loss_state) || (isNumber(s.loss) ? s.loss.toFixed(3) : "");
   document.title = clean(waiting ? "sidecar: waiting" : `${s.state === "running" ? "" : s.state + " · "}${count(s.step)} · loss ${loss || DASH} · ${s.name || s.run_id}`, 120);
   const news = waiting ? "" : `${s.state}. ${(s.alerts || []).filter((a) => a.active).map((a) => a.message).join(" ")}`;
   say("news", news);
@@ -177,11 +178,11 @@ function renderLearning(s) {
   const main = val.find(([name]) => name === "loss") || val[0];
   const bad = Boolean(s.loss_state);
   put("learning-tiles", [
-    tile("loss", bad ? s.loss_state : isNumber(s.loss) ? s.loss.toFixed(4) : DASH, bad ? "not a finite number" : "", "", bad ? "bad" : ""),
+    tile("loss", bad ? spelled(s.loss_state) : isNumber(s.loss) ? s.loss.toFixed(4) : DASH, bad ? "not a finite number" : "", "", bad ? "bad" : ""),
     tile("smoothed", isNumber(s.loss_smoothed) ? s.loss_smoothed.toFixed(4) : DASH, isNumber(s.perplexity) ? `perplexity ${fixed(s.perplexity)}` : ""),
     tile(`validation ${main ? words(main[0]) : "loss"}`, main ? fixed(main[1]) : DASH, val.filter((v) => v !== main).slice(0, 2).map(([n, v]) => `${words(n)} ${fixed(v)}`).join(", ")),
     tile("learning rate", fixed(s.learning_rate, 3)),
-    tile("gradient norm", s.grad_norm_state || fixed(s.grad_norm, 3), "", "", s.grad_norm_state ? "bad" : ""),
+    tile("gradient norm", spelled(s.grad_norm_state) || fixed(s.grad_norm, 3), "", "", s.grad_norm_state ? "bad" : ""),
     tile("tokens seen", tokens(s.tokens), known(s.samples) && s.samples ? `${count(s.samples)} samples` : ""),
   ]);
 }
@@ -317,7 +318,7 @@ function renderAll(s) {
   put(body("all"), found.length ? found.slice(0, 300).map(([name, m]) => {
     const button = el("button", { type: "button", text: name, "data-metric": name });
     return el("tr", { class: name === store.metric ? "on" : "" }, el("td", { class: "fill" }, button),
-      el("td", { text: m.state || fixed(m.value), class: m.state ? "tone bad" : "", title: m.unit || "" }), el("td", { text: count(m.step) }));
+      el("td", { text: spelled(m.state) || fixed(m.value), class: m.state ? "tone bad" : "", title: m.unit || "" }), el("td", { text: count(m.step) }));
   }) : [emptyRow(3, filter ? "Nothing fits that filter." : "Nothing logged yet.")]);
 }
 
@@ -380,7 +381,7 @@ function options(id, chart, host) {
     bands.push({ series: [at + 1, at + 2], fill: i ? "transparent" : faint(tone, 0.14) });
   });
   return {
-    width: host.clientWidth, height: host.clientHeight, series, bands, padding: [8, 10, 0, 0],
+    width: host.clientWidth, height: host.clientHeight, series, bands, padding: [8, 16, 0, 0],
     cursor: { sync: { key: "sidecar" }, points: { show: (u, i) => (i % 3 === 1 ? el("div") : null), size: 6 }, drag: { x: true, y: false } }, legend: { show: false },
     scales: { x: { time }, y: id === "loss" && store.logLoss ? { distr: 3 } : { range: (_, low, high) => range(low, high) } },
     axes: [{ ...axis, size: 26, space: 70, ...(time ? {} : { values: (_, ticks) => ticks.map((v) => (store.axis === "tokens" ? tokens(v) : axisText(v))) }) },
