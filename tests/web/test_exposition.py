@@ -3,6 +3,7 @@
 import gzip
 import math
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -181,6 +182,17 @@ def test_each_version_is_rendered_once_per_format() -> None:
     assert b"training_step{run=\"nanochat-d12-1\"} 12841.0" in exposition.serve().body
     assert exposition.renders_total == 3
     assert exposition.scrapes_total == 31
+
+
+def test_a_hundred_scrapers_at_once_cost_one_rendering() -> None:
+    views = FakeViews(make_snapshot(ranks=64, gpus=8))
+    exposition = Exposition(views)
+    with ThreadPoolExecutor(100) as pool:
+        bodies = set(pool.map(lambda _: exposition.serve().body, range(100)))
+    assert len(bodies) == exposition.renders_total == 1
+    assert exposition.ready() is not None
+    views.publish(make_snapshot(step=1))
+    assert exposition.ready() is None
 
 
 def test_gzip_only_for_who_asks() -> None:
