@@ -77,13 +77,25 @@ def _mfu(status: Mapping[str, Any]) -> str:
     mfu = status.get("mfu") or {}
     if mfu.get("percent") is None:
         return f"unknown: {mfu['reason']}" if mfu.get("reason") else "unknown"
-    text = f"{mfu['percent']:.1f} % ({mfu.get('convention') or 'full attention'})"
+    mean = _mean_mfu(status)
+    text = f"{mean:.1f} % over the run, {mfu['percent']:.1f} % at the end" if mean else f"{mfu['percent']:.1f} %"
+    text += f" ({mfu.get('convention') or 'full attention'})"
     if mfu.get("causal_percent") is not None:
         text += f", {mfu['causal_percent']:.1f} % causal"
     peak = (mfu.get("denominator") or {}).get("peak_flops_per_device")
     if peak:
         text += f"; of {human(peak)}FLOP/s a device, {mfu.get('source') or 'unknown source'}"
     return text
+
+
+def _mean_mfu(status: Mapping[str, Any]) -> float | None:
+    """Percent, from all FLOPs and all time in steps; the status itself has that of the latest window."""
+    denominator = (status.get("mfu") or {}).get("denominator") or {}
+    peak, devices = denominator.get("peak_flops_per_device"), denominator.get("devices")
+    flops, seconds = status.get("flops"), status.get("training_seconds")
+    if not (peak and devices and flops and seconds):
+        return None
+    return float(100 * flops / (seconds * peak * devices))
 
 
 def _loss(status: Mapping[str, Any], first: float | None) -> str:

@@ -42,10 +42,11 @@ def find(config: Config, timeout_seconds: float = 2.0) -> Live | None:
     if live is None or not is_alive(live.pid):
         return None
     try:
-        fetch(live.http, "/healthz", token=config.token, timeout_seconds=timeout_seconds)
+        answer = status(live, config, timeout_seconds=timeout_seconds)
     except Unreachable:
         return None
-    return live
+    answering = (answer.get("sidecar") or {}).get("pid", live.pid)
+    return live if answering == live.pid else None  # Its port and its pid may both belong to others by now.
 
 
 def require(config: Config) -> Live:

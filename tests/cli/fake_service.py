@@ -22,6 +22,7 @@ STATUS = {
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         status = STATUS | {"run_id": os.environ.get("FAKE_RUN_ID") or self.path.partition("run=")[2]}
+        status["sidecar"] = {"pid": os.getpid()}
         body = json.dumps(status if self.path.startswith("/status") else {}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))

@@ -220,3 +220,14 @@ def test_file_that_is_not_executable_is_said_to_be_so(tmp_path: Path) -> None:
         f"error: {script} is not executable\n"
         f"fix: chmod +x {script}, or start it with its interpreter: -- python {script}\n"
     )
+
+
+def test_endpoints_left_behind_whose_port_is_anothers_now_are_not_used(tmp_path: Path) -> None:
+    process = start(tmp_path, "--keep", *python("pass"))
+    finish(process)
+    left = json.loads((tmp_path / "endpoints.json").read_text())
+    (tmp_path / "endpoints.json").write_text(json.dumps(left | {"pid": os.getpid()}))  # Alive, but not that server.
+    code, _, err = finish(start(tmp_path, *python("pass")))
+    os.kill(left["pid"], signal.SIGTERM)
+    assert code == 0
+    assert "already serves" not in err

@@ -96,3 +96,10 @@ def test_banner_says_why_wandb_is_offline_before_the_run_has_begun() -> None:
     assert banner.sink_lines(config, {}, {"WANDB_MODE": "offline"}) == ["wandb: offline: WANDB_MODE=offline"]
     assert banner.sink_lines(config, {}, {"NETRC": "/nowhere"})[0].startswith("wandb: offline: no key")
     assert banner.sink_lines(config, {}, {"WANDB_API_KEY": "k" * 40}) == ["wandb: online"]
+
+
+def test_card_says_mfu_over_the_whole_run_where_it_can_be_known() -> None:
+    denominator = {"peak_flops_per_device": 1e12, "devices": 2}
+    mfu = STATUS["mfu"] | {"denominator": denominator}  # type: ignore[operator]
+    lines = card(CONFIG, STATUS | {"run_id": "r", "mfu": mfu, "flops": 5e12, "training_seconds": 10.0}, 4.0, None)
+    assert any(line.startswith("MFU      25.0 % over the run, 31.2 % at the end (full attention)") for line in lines)
