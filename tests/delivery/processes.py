@@ -3,6 +3,7 @@
 Run as a command: ``python processes.py intake ENDPOINT DIR`` or ``... train ENDPOINT RUN COUNTER EVENTS PAUSE END``.
 """
 
+import contextlib
 import mmap
 import os
 import signal
@@ -45,9 +46,11 @@ def journaled_steps(directory: Path, run_id: str) -> list[int]:
 
     from sidecar.store import Store
 
-    database = sqlite3.connect(Store(directory).path(run_id))
-    rows = database.execute("SELECT records FROM frames ORDER BY row").fetchall()
-    database.close()
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{Store(directory).path(run_id)}?mode=ro", uri=True)) as database:
+            rows = database.execute("SELECT records FROM frames ORDER BY row").fetchall()
+    except sqlite3.OperationalError:  # Not there yet, or just being made.
+        return []
     events = [msgspec.msgpack.decode(data) for (blob,) in rows for data in msgspec.msgpack.decode(blob)]
     return [event[3] for event in events if event[0] == "step"]
 
