@@ -60,10 +60,22 @@ class Parser(argparse.ArgumentParser):
     def _remedy(self, message: str) -> str:
         known = [option for action in self._actions for option in action.option_strings]
         for word in message.split():
+            if word.startswith("--") and word not in known and f"SIDECAR_{_field(word).upper()}" in _variables():
+                return f"set SIDECAR_{_field(word).upper()}, or {_field(word)} in sidecar.toml: it is no option here"
             close = difflib.get_close_matches(word.split("=")[0], known, n=1) if word.startswith("--") else []
             if close and close[0] != word:
                 return f"did you mean {close[0]}? `{self.prog} --help` lists the options"
         return f"`{self.prog} --help` lists the options"
+
+
+def _field(option: str) -> str:
+    return option.split("=")[0].removeprefix("--").replace("-", "_")
+
+
+def _variables() -> set[str]:
+    from sidecar.config import FIELDS
+
+    return {f"SIDECAR_{field.upper()}" for field in FIELDS}
 
 
 def usage() -> str:

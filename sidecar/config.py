@@ -34,7 +34,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     dir: str
     """Where journals live. Default: $XDG_DATA_HOME/trainer-sidecar, else ~/.local/share/trainer-sidecar."""
-    endpoint: str | None = None
+    endpoint: Annotated[str, Meta(pattern="^(ipc|tcp)://.")] | None = None
     """Where events arrive, e.g. ipc:///run/x.sock or tcp://127.0.0.1:9798. Default: ipc in a private directory."""
     host: str = "127.0.0.1"
     """Address the HTTP server binds. Anything but loopback needs a token."""
@@ -208,6 +208,8 @@ def _expected(field: str) -> str:
     hint = str(HINTS[field])
     if "Literal" in hint:
         return "use one of " + ", ".join(re.findall(r"'(\w+)'", hint))
+    if field == "endpoint":
+        return "use ipc://PATH or tcp://ADDRESS:PORT"
     if field == "port":
         return "use a number from 0 (any free port) to 65535"
     return f"`sidecar config show` prints {field} and the value in use"

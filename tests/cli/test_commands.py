@@ -59,6 +59,7 @@ def test_exit_codes_in_the_documentation_are_those_of_the_code() -> None:
     [
         (["rn"], 2, "unknown command 'rn'", "did you mean `sidecar run`?"),
         (["status", "--jsn"], 2, "sidecar status: unknown option: --jsn", "did you mean --json?"),
+        (["run", "--token", "x", "--", "true"], 2, "unknown option: --token", "set SIDECAR_TOKEN, or token in"),
         (["export"], 2, "required: RUN", "--help"),
         (["export", "latest", "--format", "xml"], 2, "invalid choice: 'xml'", "--help"),
         (["export", "latest"], 3, "no run 'latest' in", "--dir"),

@@ -47,6 +47,7 @@ def test_secrets_are_never_shown() -> None:
         ({}, {}, "a = 1\nb c", "is not valid TOML", "correct line 2 of sidecar.toml"),
         ({}, {}, "port = 'x'", "sidecar.toml: port: 'x' is not accepted", "from 0 (any free port) to 65535"),
         ({}, {"SIDECAR_LOG_LEVEL": "loud"}, None, "SIDECAR_LOG_LEVEL: 'loud'", "use one of debug, info"),
+        ({"endpoint": "bogus"}, {}, None, "--endpoint: 'bogus' is not accepted", "use ipc://PATH or tcp://ADDRESS:PORT"),
         ({"port": "70000"}, {}, None, "--port: '70000' is not accepted", "from 0"),
         ({"grace_seconds": "-1"}, {}, None, "--grace: '-1' is not accepted", "grace_seconds"),
         ({"grace_seconds": "nan"}, {}, None, "--grace: 'nan' is not accepted", "grace_seconds"),
