@@ -7,6 +7,7 @@ is filled and freed. Then the journal, read without any of the product's code, i
     python -m benchmarks.chaos                          # 30 s, 20 faults, a seed that is printed
     python -m benchmarks.chaos --seed 7 --seconds 120 --faults 100
     python -m benchmarks.chaos --endpoint tcp --only kill_sidecar
+    python -m benchmarks.chaos --endpoint network       # tcp through a forwarder that cuts, stalls and truncates
 
 Proves: emitted = journaled, nothing lost, duplicated or out of order, as long as the backlog fits into the ring, whose
 size is chosen for the rate and printed. The exit code is 1 otherwise. The disk is a tmpfs of its own when we may mount
@@ -27,6 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import common, witness
+from benchmarks.proxy import Proxy
 
 RUN_ID = "chaos"
 RECORD_BYTES = 420  # A step of twelve metrics with its header in the ring, rounded up.
@@ -40,10 +42,13 @@ class Machine:
     def __init__(self, folder: Path, options, rng: random.Random) -> None:
         self.folder, self.options, self.rng = folder, options, rng
         self.counter = folder / "counter"
-        self.endpoint = f"ipc://{folder}/events" if options.endpoint == "ipc" else f"tcp://127.0.0.1:{free_port()}"
+        port = free_port()
+        self.endpoint = f"ipc://{folder}/events" if options.endpoint == "ipc" else f"tcp://127.0.0.1:{port}"
+        self.proxy = Proxy(port) if options.endpoint == "network" else None
+        self.seen_endpoint = f"tcp://127.0.0.1:{self.proxy.port}" if self.proxy else self.endpoint
         self.ring_mb = max(16, int(options.rate * OUTAGE_SECONDS_MAX * RECORD_BYTES / 2**20))
         self.trainers = self.sidecars = 0
-        self.keys = make_keys(folder / "data") if options.endpoint == "tcp" else {}
+        self.keys = make_keys(folder / "data") if options.endpoint != "ipc" else {}
         self.start_sidecar()
         self.start_trainer()
 
@@ -55,7 +60,7 @@ class Machine:
 
     def start_trainer(self) -> None:
         self.trainers += 1
-        command = [sys.executable, "-m", "benchmarks.witness", self.endpoint, RUN_ID, str(self.counter)]
+        command = [sys.executable, "-m", "benchmarks.witness", self.seen_endpoint, RUN_ID, str(self.counter)]
         self.trainer = subprocess.Popen(
             [*command, "--rate", str(self.options.rate), "--seconds", "86400"], cwd=common.REPOSITORY,
             env=common.environment(SIDECAR_RING_MB=str(self.ring_mb), **self.keys), stdin=subprocess.DEVNULL,
@@ -97,6 +102,17 @@ class Machine:
         with full_disk(self.folder / "data", self.sidecar.pid):
             time.sleep(self.rng.uniform(0.5, 3))
 
+    def cut_network(self) -> None:
+        self.proxy.cut()
+
+    def truncate_network(self) -> None:
+        self.proxy.truncate()
+
+    def stall_network(self) -> None:
+        seconds = self.rng.uniform(0.5, 4)
+        self.proxy.stall(seconds)
+        time.sleep(seconds)
+
     def _stop(self, process: "subprocess.Popen[bytes]", seconds: float) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGSTOP)
@@ -111,16 +127,21 @@ class Machine:
         self.trainer.wait(60)
         if self.sidecar.process.poll() is not None:
             self.start_sidecar()
-        return common.wait_until(lambda: not common.rings_of(self.endpoint), SETTLE_SECONDS_MAX)
+        return common.wait_until(lambda: not common.rings_of(self.seen_endpoint), SETTLE_SECONDS_MAX)
 
     def close(self) -> None:
         for process in (self.trainer, self.sidecar.process):
             if process.poll() is None:
                 common.kill(process)
+        if self.proxy:
+            self.proxy.close()
+        common.remove_rings(self.seen_endpoint)
 
 
 FAULTS = ("kill_sidecar", "kill_sidecar", "stop_sidecar", "stop_and_kill_sidecar", "kill_trainer", "kill_trainer",
           "stop_trainer", "kill_both", "fill_disk")  # fmt: skip
+NETWORK_FAULTS = ("cut_network", "cut_network", "truncate_network", "stall_network", "kill_sidecar", "stop_trainer")
+"""Over the network the trainer lives on: the tail of a dead one is replayed by the launcher on its own host."""
 
 
 def make_keys(data: Path) -> dict[str, str]:
@@ -188,7 +209,10 @@ def torment(machine: Machine, faults: list[str], seconds: float) -> None:
 
 def run(options) -> bool:
     rng = random.Random(options.seed)
-    faults = [options.only or rng.choice(FAULTS) for _ in range(options.faults)]
+    faults = [
+        options.only or rng.choice(NETWORK_FAULTS if options.endpoint == "network" else FAULTS)
+        for _ in range(options.faults)
+    ]
     megabytes = int(64 + 2.5 * options.rate * options.seconds * RECORD_BYTES / 2**20)
     pace = f"{options.rate:,.0f} events/s over {options.endpoint}"
     print(f"seed {options.seed}: {options.faults} faults in {options.seconds:.0f} s at {pace}", flush=True)
@@ -208,7 +232,6 @@ def run(options) -> bool:
             )
         finally:
             machine.close()
-            common.remove_rings(machine.endpoint)
         print(f"{machine.sidecars} sidecars and {machine.trainers} trainers lived; the slowest call of run.step took "
               f"{1e3 * witness.slowest_call_seconds(machine.counter):.1f} ms")  # fmt: skip
         print(f"the last sidecar's journal: {status['journal']['state']}")
@@ -233,8 +256,8 @@ def main() -> int:
     parser.add_argument("--faults", "--kills", type=int, default=20)
     parser.add_argument("--rate", type=float, default=10_000, help="events per second (default 10,000)")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    parser.add_argument("--endpoint", choices=("ipc", "tcp"), default="ipc")
-    parser.add_argument("--only", choices=sorted(set(FAULTS)), help="this kind of fault and no other")
+    parser.add_argument("--endpoint", choices=("ipc", "tcp", "network"), default="ipc")
+    parser.add_argument("--only", choices=sorted({*FAULTS, *NETWORK_FAULTS}), help="this kind of fault and no other")
     options = parser.parse_args()
     common.print_machine()
     good = run(options)

@@ -112,7 +112,6 @@ def main() -> int:
             found = witness.compare(_read(folder), witness.emitted(machine.counter), machine.trainers)
         finally:
             machine.close()
-            common.remove_rings(machine.endpoint)
     print(f"{options.minutes:g} minutes at {options.rate:,.0f} events/s, {faults} faults, {machine.trainers} trainers")
     report(watcher.samples)
     found.print()
