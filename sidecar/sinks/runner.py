@@ -216,12 +216,14 @@ class SinkRunner:
         self._take(self._sink.report())
 
     def _caught_up(self) -> None:
-        self._take(self._sink.flush())
+        report = self._sink.flush()
         self._failures = 0
+        self._take(report)
         self.health.lag_events, self.health.lag_seconds = 0, None
 
     def _take(self, report: Report) -> None:
-        self.health.state, self.health.reason = report.state, report.reason
+        if not self._failures or report.state == "disabled":  # Opened again is not yet delivered again.
+            self.health.state, self.health.reason = report.state, report.reason
         self.health.url = report.url or self.health.url
         if report.acknowledged is not None:
             self._confirmed = report.acknowledged
@@ -241,9 +243,8 @@ class SinkRunner:
         self._failures += 1
         self._outage = isinstance(error, OUTAGES) and not (isinstance(error, SinkDied) and error.by_itself)
         self._died = self._died or isinstance(error, SinkDied)
+        self.health.state, self.health.reason = "failing", reason_of(error)
         self.health.failures_total += 1
-        self.health.state = "failing"
-        self.health.reason = reason_of(error)
         log.log(
             logging.WARNING if self._failures == 1 else logging.DEBUG,
             "sink %s of run %s failed: %s", self.name, self.run_id, self.health.reason,

@@ -1,7 +1,7 @@
-"""What really reached W&B's local transaction log (run-ID.wandb), read from its tail.
+"""What really reached W&B's local transaction log (run-ID.wandb).
 
-Given: the path of a .wandb file. Hands on: the ``_step`` of the last whole history record in it.
-Never: reads more than the tail, writes, or trusts a torn record (each has a checksum).
+Given: the path of a .wandb file. Hands on: its records; the ``_step`` of the last whole history record in it.
+Never: writes, or trusts a torn record (each has a checksum).
 
 The format is LevelDB's log: a 7-byte file header, then blocks of 32 KiB holding fragments with a header of CRC (4),
 length (2) and type (1): 1 whole, 2 first, 3 middle, 4 last. A block boundary is a safe place to start.
@@ -27,7 +27,7 @@ def last_step(path: Path, parse_step: Callable[[bytes], int | None]) -> int | No
     """
     found: int | None = None
     try:
-        for record in tail_records(path):
+        for record in records(path, tail_only=True):
             step = parse_step(record)
             found = step if step is not None else found
     except OSError:
@@ -35,10 +35,10 @@ def last_step(path: Path, parse_step: Callable[[bytes], int | None]) -> int | No
     return found
 
 
-def tail_records(path: Path) -> Iterator[bytes]:
-    """Whole records of the last MiB, oldest first; stops at the first torn one. Raises OSError."""
+def records(path: Path, *, tail_only: bool = False) -> Iterator[bytes]:
+    """Whole records, oldest first, of the file or of its last MiB; stops at the first torn one. Raises OSError."""
     size = os.path.getsize(path)
-    start = max(0, (size // BLOCK - TAIL_BLOCKS) * BLOCK)
+    start = max(0, (size // BLOCK - TAIL_BLOCKS) * BLOCK) if tail_only else 0
     with path.open("rb") as file:
         file.seek(start)
         data = file.read()

@@ -21,14 +21,14 @@ FAST = Policy(pace_seconds=0.0, poll_seconds=0.05, linger_seconds=60.0)
 class Run:
     """One training process' stream in a journal. Times are made up, so that two runs of a test are equal."""
 
-    def __init__(self, data_dir: Path, run_id: str = "run-1", session: int = 7, **hello: Any) -> None:
+    def __init__(self, data_dir: Path, run_id: str = "run-1", session: int = 7, rank: int = 0, **hello: Any) -> None:
         self.run_id, self.session, self.seq, self.now_ns = run_id, session, 0, START_NS
         self.store = Store(data_dir)
         self.store.prepare()
         self.journal = self.store.journal(run_id)
         fields = {"project": "demo", "name": "d12", "stage": "pretrain", "total_steps": 100} | hello
         self.hello = wire.Hello(
-            run_id=run_id, rank=0, session=session, time_ns=START_NS, mono_ns=0, **fields
+            run_id=run_id, rank=rank, session=session, time_ns=START_NS, mono_ns=0, **fields
         )
         self.journal.greet(self.hello, START_NS)
 

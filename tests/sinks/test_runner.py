@@ -224,6 +224,33 @@ def test_what_the_far_end_lost_is_delivered_again_from_the_journal(tmp_path: Pat
     assert sink.kept == everything
 
 
+def test_rows_have_the_same_numbers_in_every_life_whenever_ranks_join(tmp_path: Path) -> None:
+    run = Run(tmp_path, world_size=2)
+    live = Source(JournalReader(run.store.path("run-1")), Projector("run-1"), Cursor(), FAST)
+    seen: list[object] = []
+    run.steps(0, 4)
+    seen += numbered(live)
+    other = Run(tmp_path, session=8, rank=1, world_size=2)
+    for step in range(5, 20):
+        run.steps(step, step)
+        other.now_ns = run.now_ns
+        other.steps(step, step)
+        if step % 4 == 0:
+            seen += numbered(live)
+    seen += numbered(live)
+    again = Source(JournalReader(run.store.path("run-1")), Projector("run-1"), Cursor(), FAST)
+    assert numbered(again) == seen
+    later = Source(JournalReader(run.store.path("run-1")), Projector("run-1"), Cursor(9, 17), FAST)
+    assert numbered(later) == seen[17:]
+
+
+def numbered(source: Source) -> list[object]:
+    found: list[object] = []
+    while batch := source.next_batch():
+        found += list(enumerate(batch.rows, batch.number))
+    return found
+
+
 def test_an_unavailable_sink_is_tried_again_with_growing_rests(tmp_path: Path) -> None:
     class Away(Sink):
         def open(self, run: object) -> Report:
