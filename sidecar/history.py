@@ -12,10 +12,12 @@ ten times cheaper than one by one. Readers may call from other threads.
 import math
 import threading
 from array import array
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
+import msgspec
+
+from sidecar.series import Place, Series, Summary, state_of
 from sidecar.wire import Metrics
 
 Axis = Literal["step", "tokens", "time"]
@@ -31,9 +33,6 @@ TOKENS_SEEN = "train/num_input_tokens_seen"
 DERIVED_LEVEL = -1
 UNKNOWN = math.nan
 
-_NAN, _INF, _NEGATIVE_INF = 1, 2, 4
-_STATES = ((_NAN, "nan"), (_INF, "inf"), (_NEGATIVE_INF, "-inf"))
-
 
 class RowLike(Protocol):
     """What History reads of a sidecar.rows.Row."""
@@ -45,162 +44,13 @@ class RowLike(Protocol):
     metrics: Metrics
 
 
-class _Summary:
-    """Values of one bucket: extremes and sum of the finite ones, and which others were there."""
-
-    __slots__ = ("count", "flags", "high", "low", "total")
-
-    def __init__(self, values: Sequence[float]) -> None:
-        self.total, self.count, self.flags = sum(values), len(values), 0
-        if self.total - self.total == 0:  # All finite: the usual case, at the speed of built-ins.
-            self.low, self.high = min(values), max(values)
-            return
-        self.low, self.high, self.total, self.count = math.inf, -math.inf, 0.0, 0
-        for value in values:
-            if value - value == 0:  # False for NaN and both infinities.
-                self.low, self.high = min(self.low, value), max(self.high, value)
-                self.total += value
-                self.count += 1
-            else:
-                self.flags |= _flag(value)
-
-
-def _flag(value: float) -> int:
-    if value != value:
-        return _NAN
-    return _INF if value > 0 else _NEGATIVE_INF
-
-
-def _state(flags: int) -> str | None:
-    return next((name for flag, name in _STATES if flags & flag), None)
-
-
-class _Series:
-    """Buckets of one metric, oldest first. Columns instead of objects: 57 bytes a bucket."""
-
-    __slots__ = ("band", "count", "filled", "flags", "high", "low", "owner", "step", "stride", "time", "tokens",
-                 "total")
-
-    def __init__(self, owner: int) -> None:
-        self.owner = owner
-        """The lowest rank that reports this metric, or DERIVED_LEVEL: whose values make the line."""
-        self.stride = 1
-        self.filled = 0
-        """Values in the newest bucket; a bucket is closed when it holds ``stride``."""
-        self.step, self.tokens, self.time = array("d"), array("d"), array("d")
-        self.low, self.high, self.total = array("d"), array("d"), array("d")
-        self.count, self.flags = array("Q"), array("B")
-        self.band: list[float] = []
-        """Other ranks' values for steps that the owner has not reported yet."""
-
-    def extend(self, values: list[float], places: list[tuple[float, float, float]], capacity: int) -> None:
-        taken = 0
-        while taken < len(values):
-            if self.count and self.filled < self.stride:
-                upto = min(len(values), taken + self.stride - self.filled)
-                self._merge(len(self.count) - 1, _Summary(values[taken:upto]))
-                self.filled += upto - taken
-                self.step[-1], self.tokens[-1], self.time[-1] = places[upto - 1]
-            elif len(self.count) >= capacity:
-                self._halve()
-                continue
-            else:
-                upto = min(len(values), taken + (capacity - len(self.count)) * self.stride)
-                self._append(values[taken:upto], places[taken:upto])
-            taken = upto
-        if self.band:
-            self._merge_band(len(self.count) - 1, self.band)
-            self.band = []
-
-    def shrink(self, capacity: int) -> None:
-        """Make room for others: merge until there are at most ``capacity`` buckets."""
-        while len(self.count) > capacity:
-            self._halve()
-
-    def _append(self, values: list[float], places: list[tuple[float, float, float]]) -> None:
-        """New buckets, whole columns at a time: one by one costs five times as much."""
-        stride, size = self.stride, len(values)
-        if stride == 1 and (total := sum(values)) - total == 0:
-            for column in (self.low, self.high, self.total):
-                column.extend(values)
-            self.count.extend([1] * size)
-            self.flags.extend(bytes(size))
-            ends = places
-        else:
-            for start in range(0, size, stride):
-                summary = _Summary(values[start : start + stride])
-                self.low.append(summary.low)
-                self.high.append(summary.high)
-                self.total.append(summary.total)
-                self.count.append(summary.count)
-                self.flags.append(summary.flags)
-            ends = places[stride - 1 :: stride]
-            if size % stride:
-                ends.append(places[-1])
-        for column, axis in ((self.step, 0), (self.tokens, 1), (self.time, 2)):
-            column.extend([place[axis] for place in ends])
-        self.filled = size % stride or stride
-
-    def spread(self, value: float, step: float) -> None:
-        """Another rank's value widens the band at its step; it never makes a point."""
-        if not self.count or not step <= self.step[-1]:
-            self.band.append(value)
-            if len(self.band) > BATCH_ROWS:
-                self.band = [min(self.band), max(self.band)]
-        else:
-            at = min(bisect_left(self.step, step), len(self.step) - 1)
-            if value - value == 0:
-                self.low[at], self.high[at] = min(self.low[at], value), max(self.high[at], value)
-            else:
-                self.flags[at] |= _flag(value)
-
-    def _merge(self, at: int, summary: _Summary) -> None:
-        self.low[at] = min(self.low[at], summary.low)
-        self.high[at] = max(self.high[at], summary.high)
-        self.total[at] += summary.total
-        self.count[at] += summary.count
-        self.flags[at] |= summary.flags
-
-    def _merge_band(self, at: int, values: Sequence[float]) -> None:
-        summary = _Summary(values)
-        self.low[at] = min(self.low[at], summary.low)
-        self.high[at] = max(self.high[at], summary.high)
-        self.flags[at] |= summary.flags
-
-    def _halve(self) -> None:
-        last = len(self.count) - 1
-        for to, left in enumerate(range(0, last + 1, 2)):
-            right = min(left + 1, last)
-            for column in (self.step, self.tokens, self.time):
-                column[to] = column[right]
-            self.low[to] = min(self.low[left], self.low[right])
-            self.high[to] = max(self.high[left], self.high[right])
-            self.flags[to] = self.flags[left] | self.flags[right]
-            self.total[to] = self.total[left] + (self.total[right] if right != left else 0.0)
-            self.count[to] = self.count[left] + (self.count[right] if right != left else 0)
-        for column in self._columns():
-            del column[last // 2 + 1:]
-        self.filled = self.filled + self.stride if last % 2 else self.filled
-        self.stride *= 2
-
-    def _columns(self) -> "tuple[array[Any], ...]":
-        return (self.step, self.tokens, self.time, self.low, self.high, self.total, self.count, self.flags)
-
-    def copy(self) -> "_Series":
-        twin = _Series(self.owner)
-        for name in ("step", "tokens", "time", "low", "high", "total", "count", "flags"):
-            setattr(twin, name, getattr(self, name)[:])
-        if self.band and twin.count:
-            twin._merge_band(len(twin.count) - 1, self.band)
-        return twin
-
-
 class History:
     """All series of one run."""
 
-    def __init__(self, *, series_max: int = SERIES_MAX, buckets_max: int = BUCKETS_MAX,
-                 buckets_total: int = BUCKETS_TOTAL) -> None:
-        self._series: dict[str, _Series] = {}
+    def __init__(
+        self, *, series_max: int = SERIES_MAX, buckets_max: int = BUCKETS_MAX, buckets_total: int = BUCKETS_TOTAL
+    ) -> None:
+        self._series: dict[str, Series] = {}
         self._series_max, self._buckets_max, self._buckets_total = series_max, buckets_max, buckets_total
         self._pending: list[RowLike] = []
         self._lock = threading.Lock()
@@ -239,64 +89,109 @@ class History:
             "series": {name: _thin(series, getattr(series, x), places) for name, series in chosen.items()},
         }
 
+    def dump(self) -> bytes:
+        """Everything, to be restored by load()."""
+        with self._lock:
+            self._drain()
+            packed = {name: series.pack() for name, series in self._series.items()}
+            return msgspec.msgpack.encode([self._step, self._tokens, self.values_dropped_total, packed])
+
+    @classmethod
+    def load(cls, data: bytes, **limits: int) -> "History":
+        """Raises ValueError, TypeError or IndexError for anything that dump() did not make."""
+        history = cls(**limits)
+        history._step, history._tokens, history.values_dropped_total, packed = msgspec.msgpack.decode(data)
+        history._series = {name: Series.unpack(series) for name, series in packed.items()}
+        return history
+
     def _drain(self) -> None:
-        """Fold the buffered rows: gather columns first, so that the inner loops run over plain lists."""
+        """Fold the buffered rows: whole columns at a time, because rows of one shape come in long runs."""
         rows, self._pending = self._pending, []
-        columns: dict[int, dict[str, tuple[list[Any], list[tuple[float, float, float]]]]] = {}
+        shapes: dict[tuple[str, ...], _Shape] = {}
         for row in rows:
-            level = DERIVED_LEVEL if row.kind == "derived" else row.rank
             if row.step is not None:
                 self._step = float(row.step)
             seen = row.metrics.get(TOKENS_SEEN)
             if seen.__class__ is float or seen.__class__ is int:
                 self._tokens = _float(seen)
-            place = (self._step, self._tokens, row.time)
-            level_columns = columns.setdefault(level, {})
-            for name, value in row.metrics.items():
-                column = level_columns.get(name)
-                if column is None:
-                    column = level_columns[name] = ([], [])
-                column[0].append(value)
-                column[1].append(place)
+            names = tuple(row.metrics)
+            shape = shapes.get(names)
+            if shape is None:
+                shape = shapes[names] = _Shape()
+            shape.levels.append(DERIVED_LEVEL if row.kind == "derived" else row.rank)
+            shape.places.append((self._step, self._tokens, row.time))
+            shape.values.append(tuple(row.metrics.values()))
+        columns: dict[str, list[_Column]] = {}
+        for names, shape in shapes.items():
+            for name, values in zip(names, zip(*shape.values, strict=True), strict=True):
+                columns.setdefault(name, []).append(_column(values, shape))
         series_before = len(self._series)
-        for level in sorted(columns):
-            for name, (values, places_of) in columns[level].items():
-                self._take(level, name, *_numbers(values, places_of))
+        for name, found in columns.items():
+            self._take(name, found[0] if len(found) == 1 else _joined(found))
         if len(self._series) != series_before:
             capacity = self._capacity()
             for series in self._series.values():
                 series.shrink(capacity)
 
-    def _take(self, level: int, name: str, values: list[float], places: list[tuple[float, float, float]]) -> None:
+    def _take(self, name: str, column: "_Column") -> None:
+        values, levels, places = column
         if not values:
             return
+        lowest = min(levels)
         series = self._series.get(name)
         if series is None:
             if len(self._series) >= self._series_max:
                 self.values_dropped_total += len(values)
                 return
-            series = self._series[name] = _Series(level)
-        series.owner = min(series.owner, level)
-        if level == series.owner:
+            series = self._series[name] = Series(lowest)
+        owner = series.owner = min(series.owner, lowest)
+        if lowest == owner == max(levels):
             series.extend(values, places, self._capacity())
-        elif series.owner != DERIVED_LEVEL:
-            for value, place in zip(values, places, strict=True):
-                series.spread(value, place[0])
+            return
+        own = [index for index, level in enumerate(levels) if level == owner]
+        series.extend([values[i] for i in own], [places[i] for i in own], self._capacity())
+        if owner != DERIVED_LEVEL:
+            bands: dict[float, list[float]] = {}
+            for value, level, place in zip(values, levels, places, strict=True):
+                if level != owner:
+                    bands.setdefault(place[0], []).append(value)
+            for step, widths in bands.items():
+                summary = Summary(widths)
+                series.spread(step, summary.low, summary.high, summary.flags)
 
     def _capacity(self) -> int:
         share = self._buckets_total // max(1, len(self._series))
         return max(min(BUCKETS_MIN, self._buckets_max), min(self._buckets_max, share))
 
 
-def _numbers(
-    values: list[Any], places: list[tuple[float, float, float]]
-) -> tuple[list[float], list[tuple[float, float, float]]]:
+class _Shape:
+    """Rows of a batch that have the same metrics."""
+
+    __slots__ = ("levels", "places", "values")
+
+    def __init__(self) -> None:
+        self.levels: list[int] = []
+        self.places: list[Place] = []
+        self.values: list[tuple[Any, ...]] = []
+
+
+_Column = tuple[list[float], list[int], list[Place]]
+"""One metric's values in a batch, with the level and the place of each."""
+
+
+def _column(values: tuple[Any, ...], shape: _Shape) -> _Column:
     """Keep what is a float or an int; an int too large for a float becomes an infinity."""
-    if all(value.__class__ is float for value in values):
-        return values, places
-    kept = [(_float(value), place) for value, place in zip(values, places, strict=True)
-            if value.__class__ is float or value.__class__ is int]
-    return [value for value, _ in kept], [place for _, place in kept]
+    if set(map(type, values)) == {float}:
+        return list(values), shape.levels, shape.places
+    kept = [i for i, value in enumerate(values) if value.__class__ is float or value.__class__ is int]
+    return [_float(values[i]) for i in kept], [shape.levels[i] for i in kept], [shape.places[i] for i in kept]
+
+
+def _joined(columns: list[_Column]) -> _Column:
+    """Columns of several shapes as one, in order of time."""
+    cells = [cell for column in columns for cell in zip(*column, strict=True)]
+    cells.sort(key=lambda cell: cell[2][2])
+    return [cell[0] for cell in cells], [cell[1] for cell in cells], [cell[2] for cell in cells]
 
 
 def _float(value: float) -> float:
@@ -341,7 +236,7 @@ def _places(columns: "Iterable[array[float]]", points: int) -> _Places:
     return _Places.cells(distinct, points)
 
 
-def _thin(series: _Series, column: "array[float]", places: _Places) -> dict[str, Any]:
+def _thin(series: Series, column: "array[float]", places: _Places) -> dict[str, Any]:
     size = len(places.shown)
     low, high, total, count = [math.inf] * size, [-math.inf] * size, [0.0] * size, [0] * size
     flags = [0] * size
@@ -361,7 +256,7 @@ def _thin(series: _Series, column: "array[float]", places: _Places) -> dict[str,
         "values": [_mean(total[i], count[i], low[i], high[i]) for i in range(size)],
         "min": [low[i] if low[i] <= high[i] else None for i in range(size)],
         "max": [high[i] if low[i] <= high[i] else None for i in range(size)],
-        "states": [_state(f) for f in flags] if any(flags) else None,
+        "states": [state_of(f) for f in flags] if any(flags) else None,
     }
 
 

@@ -41,7 +41,7 @@ class FollowedRun:
 
     def __init__(self, follower: Follower) -> None:
         self.follower = follower
-        self.history = History()
+        self.history = _history(follower.checkpoint_history)
         self.snapshot: RunSnapshot | None = None
         self.behind = self.dirty = True
         self._since_checkpoint = 0
@@ -82,7 +82,7 @@ class FollowedRun:
         """The fold so far, when at least ``events_min`` events have come since the last one was taken."""
         if self._since_checkpoint < events_min:
             return None
-        checkpoint = self.follower.checkpoint()
+        checkpoint = self.follower.checkpoint(self.history.dump())
         if checkpoint is not None:
             self._since_checkpoint = 0
         return checkpoint
@@ -283,6 +283,15 @@ def follow(store: Store, run_id: str) -> FollowedRun | None:
     except (sqlite3.Error, msgspec.MsgspecError) as error:
         log.warning("the journal of %s cannot be read: %s", run_id, error)
         return None
+
+
+def _history(stored: bytes | None) -> History:
+    """What a checkpoint kept of the series; from now on, when that cannot be used."""
+    try:
+        return History.load(stored) if stored else History()
+    except (ValueError, TypeError, IndexError) as error:
+        log.warning("stored series cannot be read, charts begin anew: %s", error)
+        return History()
 
 
 def _note_latency(telemetry: Telemetry, emitted_ns: int) -> None:

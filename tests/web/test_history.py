@@ -178,3 +178,17 @@ def test_readers_on_other_threads_see_whole_series() -> None:
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+def test_a_stored_history_goes_on_exactly_like_one_that_was_never_stored() -> None:
+    rows = [row(step, {"m": float(step % 17), "n": math.nan if step % 5 else 1.0}) for step in range(3000)]
+    whole, first = History(buckets_max=64), History(buckets_max=64)
+    for each in rows[:1700]:
+        whole.add(each)
+        first.add(each)
+    second = History.load(first.dump(), buckets_max=64)
+    for each in rows[1700:]:
+        whole.add(each)
+        second.add(each)
+    whole.names()
+    assert second.query(["m", "n"], 100) == whole.query(["m", "n"], 100)

@@ -1,0 +1,183 @@
+"""One metric over a whole run, in bounded memory: columns of buckets, merged pairwise when they are full.
+
+Given: values with their places (step, tokens, time), in order. Hands on: buckets with extremes, sum and count.
+Never: loses an extreme, or forgets that a value was NaN or infinite.
+"""
+
+import math
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from operator import add, or_
+from typing import Any
+
+Place = tuple[float, float, float]
+"""Step, tokens seen, wall time."""
+
+COLUMNS = ("step", "tokens", "time", "low", "high", "total", "count", "flags")
+_NAN, _INF, _NEGATIVE_INF = 1, 2, 4
+_STATES = ((_NAN, "nan"), (_INF, "inf"), (_NEGATIVE_INF, "-inf"))
+
+
+class Summary:
+    """Values of one bucket: extremes and sum of the finite ones, and which others were there."""
+
+    __slots__ = ("count", "flags", "high", "low", "total")
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self.total, self.count, self.flags = sum(values), len(values), 0
+        if self.total - self.total == 0:  # All finite: the usual case, at the speed of built-ins.
+            self.low, self.high = min(values), max(values)
+            return
+        self.low, self.high, self.total, self.count = math.inf, -math.inf, 0.0, 0
+        for value in values:
+            if value - value == 0:  # False for NaN and both infinities.
+                self.low, self.high = min(self.low, value), max(self.high, value)
+                self.total += value
+                self.count += 1
+            else:
+                self.flags |= flag_of(value)
+
+
+def flag_of(value: float) -> int:
+    if value != value:
+        return _NAN
+    return _INF if value > 0 else _NEGATIVE_INF
+
+
+def state_of(flags: int) -> str | None:
+    return next((name for flag, name in _STATES if flags & flag), None)
+
+
+class Series:
+    """Buckets of one metric, oldest first. Columns instead of objects: 57 bytes a bucket."""
+
+    __slots__ = (
+        "ahead",
+        "count",
+        "filled",
+        "flags",
+        "high",
+        "low",
+        "owner",
+        "step",
+        "stride",
+        "time",
+        "tokens",
+        "total",
+    )
+
+    def __init__(self, owner: int) -> None:
+        self.owner = owner
+        """The lowest rank that reports this metric, or DERIVED_LEVEL: whose values make the line."""
+        self.stride = 1
+        self.filled = 0
+        """Values in the newest bucket; a bucket is closed when it holds ``stride``."""
+        self.step, self.tokens, self.time = array("d"), array("d"), array("d")
+        self.low, self.high, self.total = array("d"), array("d"), array("d")
+        self.count, self.flags = array("Q"), array("B")
+        self.ahead: tuple[float, float, int] | None = None
+        """Extremes and flags of other ranks at steps that the owner has not reported yet."""
+
+    def extend(self, values: list[float], places: list[Place], capacity: int) -> None:
+        taken = 0
+        while taken < len(values):
+            if self.count and self.filled < self.stride:
+                upto = min(len(values), taken + self.stride - self.filled)
+                self._merge(len(self.count) - 1, Summary(values[taken:upto]))
+                self.filled += upto - taken
+                self.step[-1], self.tokens[-1], self.time[-1] = places[upto - 1]
+            elif len(self.count) >= capacity:
+                self._halve()
+                continue
+            else:
+                upto = min(len(values), taken + (capacity - len(self.count)) * self.stride)
+                self._append(values[taken:upto], places[taken:upto])
+            taken = upto
+        if self.ahead:
+            self._widen(len(self.count) - 1, *self.ahead)
+            self.ahead = None
+
+    def shrink(self, capacity: int) -> None:
+        """Make room for others: merge until there are at most ``capacity`` buckets."""
+        while len(self.count) > capacity:
+            self._halve()
+
+    def _append(self, values: list[float], places: list[Place]) -> None:
+        """New buckets, whole columns at a time: one by one costs five times as much."""
+        stride, size = self.stride, len(values)
+        if stride == 1 and (total := sum(values)) - total == 0:
+            for column in (self.low, self.high, self.total):
+                column.extend(values)
+            self.count.extend([1] * size)
+            self.flags.extend(bytes(size))
+            ends = places
+        else:
+            for start in range(0, size, stride):
+                summary = Summary(values[start : start + stride])
+                self.low.append(summary.low)
+                self.high.append(summary.high)
+                self.total.append(summary.total)
+                self.count.append(summary.count)
+                self.flags.append(summary.flags)
+            ends = places[stride - 1 :: stride]
+            if size % stride:
+                ends.append(places[-1])
+        for column, axis in ((self.step, 0), (self.tokens, 1), (self.time, 2)):
+            column.extend([place[axis] for place in ends])
+        self.filled = size % stride or stride
+
+    def spread(self, step: float, low: float, high: float, flags: int) -> None:
+        """Other ranks' extremes widen the band at their step; they never make a point."""
+        if not self.count or not step <= self.step[-1]:
+            band = self.ahead or (math.inf, -math.inf, 0)
+            self.ahead = (min(band[0], low), max(band[1], high), band[2] | flags)
+        else:
+            self._widen(min(bisect_left(self.step, step), len(self.step) - 1), low, high, flags)
+
+    def _widen(self, at: int, low: float, high: float, flags: int) -> None:
+        self.low[at], self.high[at] = min(self.low[at], low), max(self.high[at], high)
+        self.flags[at] |= flags
+
+    def _merge(self, at: int, summary: Summary) -> None:
+        self.low[at] = min(self.low[at], summary.low)
+        self.high[at] = max(self.high[at], summary.high)
+        self.total[at] += summary.total
+        self.count[at] += summary.count
+        self.flags[at] |= summary.flags
+
+    def _halve(self) -> None:
+        """Merge neighbours, whole columns at a time; a bucket left over stays as it is, for more to come."""
+        odd = len(self.count) % 2
+        for name in ("step", "tokens", "time"):
+            column = getattr(self, name)
+            setattr(self, name, column[1::2] + (column[-1:] if odd else column[:0]))
+        for name, merge in (("low", min), ("high", max), ("total", add), ("count", add), ("flags", or_)):
+            column = getattr(self, name)
+            merged = array(column.typecode, map(merge, column[0:-1:2], column[1::2]))
+            setattr(self, name, merged + (column[-1:] if odd else column[:0]))
+        self.filled = self.filled if odd else self.filled + self.stride
+        self.stride *= 2
+
+    def copy(self) -> "Series":
+        twin = Series(self.owner)
+        for name in COLUMNS:
+            setattr(twin, name, getattr(self, name)[:])
+        if self.ahead and twin.count:
+            twin._widen(len(twin.count) - 1, *self.ahead)
+        return twin
+
+    def pack(self) -> list[Any]:
+        """Everything, as what MessagePack can carry."""
+        columns = [getattr(self, name).tobytes() for name in COLUMNS]
+        return [self.owner, self.stride, self.filled, self.ahead, columns]
+
+    @classmethod
+    def unpack(cls, packed: list[Any]) -> "Series":
+        """Raises ValueError, TypeError or IndexError for anything that pack() did not make."""
+        owner, stride, filled, ahead, columns = packed
+        series = cls(owner)
+        series.stride, series.filled, series.ahead = stride, filled, tuple(ahead) if ahead else None
+        for name, data in zip(COLUMNS, columns, strict=True):
+            getattr(series, name).frombytes(data)
+        return series
