@@ -17,7 +17,8 @@ def load(captured: str) -> None:
         spec = importlib.util.spec_from_file_location(
             "sidecar", PACKAGE / "__init__.py", submodule_search_locations=[str(PACKAGE)]
         )
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules["sidecar"] = module
         spec.loader.exec_module(module)

@@ -66,7 +66,8 @@ def _call_after(loader: Any, patch: tuple[str, str, str]) -> None:
 def _patch(module: ModuleType, part: str, function: str, capture: str) -> None:
     try:
         spec = importlib.util.spec_from_file_location("_sidecar_bootstrap", Path(__file__).with_name("bootstrap.py"))
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         bootstrap = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(bootstrap)
         bootstrap.load(capture.rstrip("+"))

@@ -53,8 +53,10 @@ def _key(key: Any) -> str:
         return key
     if hasattr(key, "dtype") and hasattr(key, "item"):
         key = key.item()
-    if isinstance(key, bool | int | float | str) or key is None:
-        return {True: "true", False: "false", None: "null"}.get(key, str(key)) if not isinstance(key, float) else str(key)
+    if key is None or isinstance(key, bool):
+        return {None: "null", True: "true", False: "false"}[key]
+    if isinstance(key, int | float | str):
+        return str(key)
     raise TypeError(f"keys must be str, int, float, bool or None, not {type(key).__name__}")
 
 

@@ -11,8 +11,6 @@ from . import _bootstrap as _bootstrap
 __version__ = "0.10.3"
 
 from . import echarts, plot, utils
-from .api import Api
-from .media import Audio, Callback, ECharts, Html, Image, Molecule, Object3D, Settings, Text, Video
 from ._run import (
     Run,
     async_log,
@@ -34,6 +32,8 @@ from ._run import (
     log_video,
     save,
 )
+from .api import Api
+from .media import Audio, Callback, ECharts, Html, Image, Molecule, Object3D, Settings, Text, Video
 
 
 def login(*args: Any, **kwargs: Any) -> bool:

@@ -1,6 +1,6 @@
 """swanlab's run: each log call is a row of its own, at the step given or at the next one.
 
-Given: a script's calls. Hands on: rows through the same recorder as captured wandb. Never: merges rows: swanlab does not.
+Given: a script's calls. Hands on: log events, histograms and texts. Never: merges rows: swanlab does not.
 """
 
 import os
@@ -289,7 +289,7 @@ def _mapping(given: Any) -> dict[str, Any]:
     if isinstance(given, Mapping):
         return {str(key): value for key, value in given.items()}
     if hasattr(given, "keys"):
-        return {str(key): given[key] for key in given.keys()}
+        return {str(key): given[key] for key in given}
     return dict(vars(given)) if hasattr(given, "__dict__") else {}
 
 

@@ -5,7 +5,9 @@ from typing import Any
 from ..data_types import CustomChart, Table
 
 
-def plot_table(vega_spec_name: str, data_table: Any, fields: Any = None, string_fields: Any = None, **_: Any) -> CustomChart:
+def plot_table(
+    vega_spec_name: str, data_table: Any, fields: Any = None, string_fields: Any = None, **_: Any
+) -> CustomChart:
     return CustomChart(data_table, vega_spec_name)
 
 

@@ -70,7 +70,9 @@ class Config:
         except KeyError as error:
             raise AttributeError(f"{self.__class__!r} object has no attribute {key!r}") from error
 
-    def _update(self, d: Any, allow_val_change: bool | None = None, ignore_locked: bool | None = None) -> dict[str, Any]:
+    def _update(
+        self, d: Any, allow_val_change: bool | None = None, ignore_locked: bool | None = None
+    ) -> dict[str, Any]:
         parsed = wandb_helper.parse_config(d)
         sanitized = dict(
             self._sanitize(key, value, allow_val_change)

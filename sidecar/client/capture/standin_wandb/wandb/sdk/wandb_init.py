@@ -92,7 +92,7 @@ def _begin(given: Settings, values: dict[str, Any]) -> Run:
         project=given.project,
         name=given.run_name,
         run_id=given.run_id,
-        config={key: value for key, value in run.config.items()},
+        config=dict(run.config.items()),
         group=given.run_group,
         tags=given.run_tags or (),
         notes=given.run_notes,

@@ -216,7 +216,9 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:
             traceback.print_exception(kind, error, trace)
         self.finish(exit_code=0 if kind is None else 1)
@@ -248,7 +250,9 @@ class Run:
 
     upsert_artifact = finish_artifact = log_artifact
 
-    def use_artifact(self, artifact_or_name: Any, type: str | None = None, aliases: Any = None, use_as: Any = None) -> Any:
+    def use_artifact(
+        self, artifact_or_name: Any, type: str | None = None, aliases: Any = None, use_as: Any = None
+    ) -> Any:
         from .artifacts.artifact import Artifact
 
         self._need("use_artifact")
@@ -295,7 +299,9 @@ class Run:
     def to_html(self, height: int = 420, hidden: bool = False) -> str:
         return f"<p>run {self.id}, kept by the sidecar</p>"
 
-    def _label(self, code: str | None = None, repo: str | None = None, code_version: str | None = None, **_: Any) -> None:
+    def _label(
+        self, code: str | None = None, repo: str | None = None, code_version: str | None = None, **_: Any
+    ) -> None:
         pass
 
     # -- below: mechanics --------------------------------------------------------------------------------------------

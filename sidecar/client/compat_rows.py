@@ -1,0 +1,105 @@
+"""What the documents' functions share: which run is meant, and how a row becomes an event.
+
+Given: whatever a script holds as its run, names and values. Hands on: log events, late ones marked as such.
+Never: raises into the loop, or sends None, a text where a number belongs, or 0.0 for "not measured".
+"""
+
+import math
+import os
+import warnings
+import weakref
+from collections.abc import Mapping
+from time import monotonic_ns, time_ns
+from typing import Any
+
+from sidecar import wire
+from sidecar.client import values
+from sidecar.client.run import Run, current
+from sidecar.client.start import init
+
+CAPTURED = "documents"
+"""What the Hello of a run begun here says: its steps are told by log rows, as in a captured script."""
+
+_reached: "weakref.WeakKeyDictionary[Run, int]" = weakref.WeakKeyDictionary()
+
+
+def run_for(given: Any, **facts: Any) -> Run:
+    """The sidecar's run behind ``given``: itself, a captured library's run, the one that lives, or a new one."""
+    if isinstance(given, Run):
+        return given
+    behind = getattr(getattr(given, "_recorder", None), "run", None) or getattr(given, "_client", None)
+    if isinstance(behind, Run):
+        return behind
+    return current() or begin(_word(given, "project"), _word(given, "name"), **facts)
+
+
+def begin(project: str | None, name: str | None = None, **facts: Any) -> Run:
+    environ = os.environ
+    project = project or environ.get("SIDECAR_PROJECT") or "uncategorized"
+    return init(project, name or environ.get("SIDECAR_NAME"), captured=CAPTURED, **facts)
+
+
+def log(run: Run, metrics: Mapping[str, Any], step: Any = None, *, texts: bool = False) -> None:
+    """One row. None is left out; texts are too, and counted, unless ``texts``. A lower step than before is late."""
+    kept: dict[str, Any] = {}
+    for name, value in metrics.items():
+        if isinstance(value, str) and not texts:
+            values.count(run.rejected, "text_not_a_number")
+        elif value is not None:
+            kept[name] = value
+    at = None if step is None else values.step_number(step)
+    if step is not None and at is None:
+        values.count(run.rejected, "bad_step")
+    late = at is not None and at < _reached.get(run, at)
+    if at is not None and not late:
+        _reached[run] = at
+    if kept:
+        run._emit(wire.Log(time_ns(), monotonic_ns(), at, values_of(kept, run), late))
+
+
+def values_of(metrics: dict[str, Any], run: Run) -> dict[str, Any]:
+    """What the wire can carry: device scalars as they are, everything else checked."""
+    on_device = {name: value for name, value in metrics.items() if getattr(value, "is_cpu", True) is False}
+    rest = {name: value for name, value in metrics.items() if name not in on_device}
+    return values.metrics(rest, run.rejected) | on_device
+
+
+def measured(metrics: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Without the 0.0 that stands for "not measured"; says so once."""
+    kept = {name: value for name, value in metrics.items() if value is not None and not _is_zero(value)}
+    left_out = [name for name, value in metrics.items() if value is not None and name not in kept]
+    if left_out:
+        warnings.warn(
+            f"{where}: 0 is taken as 'not measured' and left out for {', '.join(left_out)}; pass None to say so",
+            stacklevel=3,
+        )
+    return kept
+
+
+def perplexity(loss: Any) -> float | None:
+    """exp(loss), +Inf where a double overflows; None for what cannot be read without waiting for a device."""
+    if loss is None or getattr(loss, "is_cpu", True) is False:
+        return None
+    try:
+        return math.exp(float(loss))
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        return None
+
+
+def ratio(part: Any, whole: Any) -> float | None:
+    """``part / whole``, None for nothing to divide by."""
+    try:
+        return float(part) / float(whole) if float(whole) else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
+
+
+def _word(given: Any, name: str) -> str | None:
+    found = getattr(given, name, None)
+    return found if isinstance(found, str) and found else None
