@@ -79,3 +79,12 @@ def test_base_dependencies_are_those_of_the_decision_record() -> None:
 def test_torch_is_one_pinned_version_everywhere() -> None:
     assert "torch==2.13.0" in PROJECT["optional-dependencies"]["trainer"]
     assert "TORCH ?= torch==2.13.0" in (ROOT / "Makefile").read_text()
+
+
+def test_make_run_leaves_directory_and_port_to_the_environment() -> None:
+    result = subprocess.run(["make", "-n", "run"], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    [line] = [line for line in result.stdout.splitlines() if "sidecar run" in line]
+    assert line.rstrip().endswith("sidecar run --sink wandb -- python -m trainer pretrain")
+    assert 'WANDB_MODE="${WANDB_MODE:-offline}"' in line
+    assert "--dir" not in line
+    assert "--port" not in line
