@@ -130,6 +130,22 @@ def pin(core: int | None) -> None:
         os.sched_setaffinity(0, {core})
 
 
+def favour(nice: int | None) -> None:
+    """Let this thread, and those it makes later, go before the other work of a busy machine (below 0: root only).
+
+    It shows the tails that a quiet machine would have. Processes started before are not favoured.
+    """
+    if nice is not None:
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+        print(f"the measuring process has priority {nice}", flush=True)
+
+
+def add_placement(command: argparse.ArgumentParser) -> None:
+    """Options that keep the noise of other programs out."""
+    command.add_argument("--pin", type=int, metavar="CORE", help="keep the stepping thread on this core")
+    command.add_argument("--nice", type=int, metavar="N", help="priority of the stepping process, -20 is first (root)")
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 

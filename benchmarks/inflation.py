@@ -62,6 +62,7 @@ def report_steps(options) -> None:
 
     common.print_machine()
     with common.sidecar_alive() as sidecar:
+        common.favour(options.nice)
         run = client.init("benchmark", endpoint=sidecar.endpoint)
         common.pin(options.pin)
         found = paired(run, options.pairs, options.steps)
@@ -148,6 +149,7 @@ def report_trainer(options) -> None:
     common.print_machine()
     arguments = ["pretrain", "--quiet", *options.trainer_arguments.split()]
     with common.sidecar_alive() as sidecar:
+        common.favour(options.nice)
         mixed = trainer_steps(sidecar.folder, "mixed", arguments, sidecar.endpoint)
         _print_ratios("blocks of steps inside one run", block_ratios(mixed), statistics.median(s for _, s in mixed))
         rng, ratios = random.Random(SEED), []
@@ -178,7 +180,7 @@ def main() -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--pairs", type=int, default=40, help="pairs of blocks (default 40)")
     parser.add_argument("--steps", type=int, default=250, help="steps in a block (default 250)")
-    parser.add_argument("--pin", type=int, metavar="CORE", help="keep the stepping thread on this core")
+    common.add_placement(parser)
     parser.add_argument("--trainer", action="store_true", help="pairs of whole runs of the reference trainer")
     parser.add_argument("--runs", type=int, default=4, help="with --trainer: pairs of whole runs too (default 4)")
     parser.add_argument(

@@ -240,7 +240,7 @@ class Collector(http.server.BaseHTTPRequestHandler):
 # -- all of them -------------------------------------------------------------------------------------------------------
 
 
-def compare(names: list[str], rounds: int) -> list[Process]:
+def compare(names: list[str], rounds: int, nice: int | None) -> list[Process]:
     """Start every tool, let them take turns, and return those that took part. Those that could not are printed."""
     collector = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector)
     threading.Thread(target=collector.serve_forever, daemon=True).start()
@@ -248,6 +248,7 @@ def compare(names: list[str], rounds: int) -> list[Process]:
     rng, work_rounds, taking_part = random.Random(SEED), common.rounds_for(), []
     with common.sidecar_alive() as sidecar, tempfile.TemporaryDirectory() as folder:
         env = common.environment(BENCHMARK_ENDPOINT=sidecar.endpoint, BENCHMARK_OTLP=otlp, HOME=folder)
+        common.favour(nice)
         processes = [Process(name, Path(folder) / name, work_rounds, env) for name in names]
         try:
             for process in processes:
@@ -327,12 +328,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20, help="blocks of each tool (default 20)")
     parser.add_argument("--only", default=",".join(PEERS), help=f"of {', '.join(PEERS)}")
     parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--nice", type=int, metavar="N", help="priority of all tools, -20 is first (root)")
     options = parser.parse_args()
     names = list(dict.fromkeys(["nothing", "sidecar", *options.only.split(",")]))
     if unknown := set(names) - set(PEERS):
         parser.error(f"no such tool: {', '.join(sorted(unknown))}")
     common.print_machine()
-    processes = compare(names, options.rounds)
+    processes = compare(names, options.rounds, options.nice)
     found = lines(processes)
     print_table(found, options.markdown)
     ours = found["sidecar"]
