@@ -36,6 +36,7 @@ class Run:
         self.id = hello.run_id
         self.project, self.name, self.stage = hello.project, hello.name, hello.stage
         self.rank, self.world_size = hello.rank, hello.world_size
+        self.captured = hello.captured
         self._emitter = Emitter(hello, endpoint)
         self.rejected = self._emitter.rejected
         """What could not be taken, by reason; also sent to the sidecar."""
