@@ -18,7 +18,7 @@ TABLE_LINES_MAX = {"metrics.py": 600}  # One table, which nobody reads from top 
 
 LAYERS = [
     {"wire", "ring", "rendezvous", "errors"},
-    {"telemetry", "state", "snapshot", "metrics", "families", "config", "curve", "filesystems"},
+    {"telemetry", "state", "snapshot", "metrics", "aliases", "families", "config", "curve", "filesystems"},
     {"derive", "fold", "history", "journal", "salvage", "streams"},
     {"rows", "store"},
     {"hardware", "intake", "recovery", "sinks", "web", "export", "charts"},

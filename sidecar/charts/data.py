@@ -1,0 +1,272 @@
+"""One run as the charts see it: bounded columns under canonical names, and what is known of the run as a whole.
+
+Given: records with the rows they became, in order. Hands on: a RunData. Never: does I/O, or keeps every row.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from sidecar import aliases, wire
+from sidecar.charts.series import Grid, Point, Total, Track
+from sidecar.journal import Record
+from sidecar.rows import Projector, Row
+from sidecar.snapshot import RunSnapshot
+
+TRACKS_MAX = 160
+TOTALS_MAX = 5_000
+PINS_MAX = 400
+TEXTS_MAX = 24
+PAUSES_MAX = 256
+DERIVED_OWNER = -1
+
+TRACKED = frozenset({
+    "train/loss", "val/loss", "train/accuracy", "val/accuracy", "eval/mean_acc", "train/learning_rate",
+    "train/grad_norm", "train/tokens_per_second", "train/samples_per_second", "train/mfu_percent",
+    "train/mfu_causal_percent", "train/mfu_reported", "train/num_input_tokens_seen", "system/cpu_percent",
+    "system/memory_used_gb", "system/ram_used_gb", "gpu/utilization_percent", "gpu/memory_used_gb",
+    "gpu/power_watts", "performance/batch_time_ms",
+})  # fmt: skip
+TRACKED_ENDS = ("_acc", "/coverage_percent", "/coverage", "/loss", "/tokens_seen", "/samples_seen")
+TRACKED_STARTS = ("dataset/", "eval/", "val/")
+TOKENS = "train/num_input_tokens_seen"
+GPU_MEANS = {"_utilization": "gpu/utilization_percent", "_memory_used_gb": "gpu/memory_used_gb",
+             "_power_watts": "gpu/power_watts"}
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """Something that happened at a step, to be pinned to a chart."""
+
+    kind: str
+    """checkpoint | evaluation | restart | rework | lost | alert"""
+    step: int
+    rank: int
+    time: float
+    text: str
+
+
+class RunData(msgspec.Struct):
+    run_id: str
+    project: str = ""
+    name: str | None = None
+    stage: str | None = None
+    """Short form; None when the run was given none."""
+    group: str | None = None
+    state: str = ""
+    source: str = ""
+    """The file it was read from."""
+    config: dict[str, Any] = {}
+    """Flattened: "model.n_layer"."""
+    facts: dict[str, Any] = {}
+    started_ns: int = 0
+    rows_total: int = 0
+    exported_only: bool = False
+    """Read from an export without computed rows: what the sidecar measured is not in it."""
+    hosts: list[str] = []
+    environment: dict[str, Any] = {}
+    snapshot: RunSnapshot | None = None
+    tracks: dict[str, Any] = {}
+    """Canonical name -> Track."""
+    totals: dict[str, Any] = {}
+    """Canonical name -> Total, for every metric."""
+    sent_as: dict[str, str] = {}
+    """Canonical name -> the name it was sent under, where they differ."""
+    pins: list[Pin] = []
+    texts: list[tuple[int | None, str, str]] = []
+    grid: Any = None
+
+    @property
+    def label(self) -> str:
+        return str(self.name or self.run_id)
+
+    def track(self, *names: str) -> "Track | None":
+        """The first of these that has a finite value."""
+        return next((t for name in names if (t := self.tracks.get(name)) is not None and t.count), None)
+
+    def total(self, *names: str) -> "Total | None":
+        return next((t for name in names if (t := self.totals.get(name)) is not None and t.count), None)
+
+    def setting(self, which: str) -> float | None:
+        """depth, width, batch_size or learning_rate, from the configuration, else from the model facts."""
+        value = aliases.setting(which, self.config, self.facts)
+        if value is None and which == "learning_rate" and (total := self.total("train/learning_rate")):
+            return float(total.high)
+        return value
+
+
+class Collector:
+    """Folds one run into a RunData."""
+
+    def __init__(self, run_id: str, also: Iterable[str] = ()) -> None:
+        self.run = RunData(run_id, grid=Grid(), tracks={}, totals={}, pins=[], texts=[], sent_as={})
+        self._also = frozenset(also)
+        self._order = 0
+        self._step = 0.0
+        self._tokens: float | None = None
+        self._clocks: dict[int, _Clock] = {}
+        self._pauses: dict[int, float] = {}
+        self._pins: set[tuple[str, int]] = set()
+        self._captured = False
+        self._stage: str | None = None
+
+    def feed(self, record: Record, rows: list[Row], *, captured: bool) -> None:
+        self._captured = captured
+        event = record.event
+        if isinstance(event, wire.Step):
+            self._clock(record).step(self, event, event.step, self._pauses)
+        elif isinstance(event, wire.PhaseEntered):
+            self._clock(record).enter()
+        elif isinstance(event, wire.PhaseExited):
+            self._clock(record).leave(event.seconds, self._pauses)
+            if event.name == "evaluation" and event.step is not None:
+                self.pin("evaluation", event.step, record.rank, event.time_ns, f"evaluation, {event.seconds:.1f} s")
+        elif isinstance(event, wire.Checkpoint) and event.step is not None:
+            self.pin("checkpoint", event.step, record.rank, event.time_ns, f"checkpoint {event.name}".strip())
+        elif isinstance(event, wire.Gap):
+            self.pin("lost", int(self._step), event.rank, event.time_ns, f"{event.count} events lost: {event.reason}")
+        for row in rows:
+            self.row(row)
+
+    def row(self, row: Row) -> None:
+        """One row, whoever made it."""
+        self._order += 1
+        kind = row.kind
+        if kind == "text":
+            if len(self.run.texts) >= TEXTS_MAX:
+                self.run.texts.pop(0)
+            self.run.texts.extend((row.step, name, str(text)) for name, text in row.metrics.items())
+            return
+        if kind in ("histogram", "checkpoint"):
+            return
+        captured = self._captured and kind in ("log", "late")
+        step = aliases.step_of(row.metrics) if captured or row.step is None else row.step
+        if step is None:
+            step = row.step
+        place = self._step if step is None else float(step)
+        if kind not in ("hardware", "late") and step is not None:
+            self._step = place
+        owner = DERIVED_OWNER if kind in ("derived", "hardware") else row.rank
+        metrics = _gpu_means(row.metrics) if kind == "hardware" else row.metrics
+        for name, value in metrics.items():
+            if value.__class__ is float or value.__class__ is int:
+                self._value(name, value, owner, place, row, metrics)
+            elif name in aliases.STAGE_KEYS and isinstance(value, str):
+                self._stage = value
+
+    def pin(self, kind: str, step: int, rank: int, time_ns: int, text: str) -> None:
+        """Once per kind and step: all ranks evaluate at the same time."""
+        if (kind, step) not in self._pins and len(self._pins) < PINS_MAX:
+            self._pins.add((kind, step))
+            self.run.pins.append(Pin(kind, step, rank, time_ns / 1e9, text))
+
+    def finish(self, projector: Projector, snapshot: RunSnapshot) -> RunData:
+        info, run = projector.info(), self.run
+        run.project, run.name, run.group, run.started_ns = info.project, info.name, info.group, info.started_ns
+        run.hosts = info.hosts
+        run.config, run.facts = aliases.flat(info.config), aliases.flat(info.model_facts)
+        words = [info.stage, *(run.config.get(key) for key in aliases.STAGE_KEYS), self._stage]
+        run.stage = next((stage for word in words if (stage := aliases.stage_of(word))), None)
+        run.snapshot, run.state, run.rows_total = snapshot, snapshot.state, self._order
+        run.environment = {"client": info.client, "world_size": info.world_size, "hosts": ", ".join(info.hosts)}
+        for alert in snapshot.alerts:
+            if alert.step is not None:
+                self.pin("alert", alert.step, -1, alert.time_ns, alert.message or alert.name)
+        run.pins.sort(key=lambda pin: pin.step)
+        return run
+
+    def _value(self, name: str, value: float, owner: int, step: float, row: Row, metrics: dict[str, Any]) -> None:
+        known = aliases.canonical(name)
+        if known != name:
+            if known in metrics:
+                return
+            self.run.sent_as.setdefault(known, name)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = float("inf") if value > 0 else float("-inf")
+        if known == TOKENS:
+            self._tokens = number
+        totals = self.run.totals
+        total = totals.get(known)
+        if total is None:
+            if len(totals) >= TOTALS_MAX:
+                return
+            total = totals[known] = Total()
+        tracks = self.run.tracks
+        track = tracks.get(known)
+        if track is None:
+            if not self._wanted(known) or len(tracks) >= TRACKS_MAX:
+                total.add(number, step)
+                return
+            track = tracks[known] = Track(owner)
+        if owner > track.owner:
+            return
+        if owner < track.owner:
+            track.owner = owner
+            if track.cut(step):
+                total = totals[known] = Total()
+        total.add(number, step)
+        track.add(Point(self._order, step, self._tokens, row.time, number))
+
+    def _wanted(self, name: str) -> bool:
+        return (name in TRACKED or name in self._also
+                or (name.startswith(TRACKED_STARTS) and name.endswith(TRACKED_ENDS)))
+
+    def _clock(self, record: Record) -> "_Clock":
+        clock = self._clocks.get(record.rank)
+        if clock is None or clock.session != record.session:
+            if clock is not None and record.rank >= 0:
+                text = f"rank {record.rank} restarted"
+                self.pin("restart", int(self._step), record.rank, record.event.time_ns, text)
+            clock = self._clocks[record.rank] = _Clock(record.rank, record.session)
+        return clock
+
+
+class _Clock:
+    """Step times of one process: step end to step end, declared pauses taken out."""
+
+    __slots__ = ("depth", "last_ns", "last_step", "pause", "rank", "session")
+
+    def __init__(self, rank: int, session: int) -> None:
+        self.rank, self.session = rank, session
+        self.last_ns: int | None = None
+        self.last_step = 0
+        self.pause = 0.0
+        self.depth = 0
+
+    def step(self, collector: Collector, event: wire.Step, step: int, pauses: dict[int, float]) -> None:
+        if self.last_ns is not None:
+            if step > self.last_step:
+                pause = self.pause or sum(pauses.get(between, 0.0) for between in range(self.last_step, step)[-8:])
+                elapsed = (event.mono_ns - self.last_ns) / 1e9
+                seconds = (elapsed - (pause if pause < elapsed else 0.0)) / (step - self.last_step)
+                if seconds > 0:
+                    collector.run.grid.add(self.rank, step, seconds)
+            elif step < self.last_step:
+                collector.pin("rework", step, self.rank, event.time_ns, f"back from step {self.last_step} to {step}")
+        self.last_ns, self.last_step, self.pause = event.mono_ns, step, 0.0
+
+    def enter(self) -> None:
+        self.depth += 1
+
+    def leave(self, seconds: float, pauses: dict[int, float]) -> None:
+        """``pauses``: by the step after which they were; when one rank evaluates, the others wait undeclared."""
+        self.depth = max(0, self.depth - 1)
+        if self.depth == 0 and seconds == seconds and seconds > 0:
+            self.pause += seconds
+            pauses[self.last_step] = max(pauses.get(self.last_step, 0.0), self.pause)
+            if len(pauses) > PAUSES_MAX:
+                del pauses[next(iter(pauses))]
+
+
+def _gpu_means(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The row with the mean over its GPUs beside each one's own readings."""
+    sums: dict[str, list[float]] = {}
+    for name, value in metrics.items():
+        if name.startswith("system/gpu_"):
+            index, _, rest = name[11:].partition("_")
+            mean = GPU_MEANS.get(f"_{rest}")
+            if mean is not None and index.isdigit() and type(value) in (int, float):
+                sums.setdefault(mean, []).append(value)
+    return {**metrics, **{name: sum(values) / len(values) for name, values in sums.items()}} if sums else metrics

@@ -1,0 +1,96 @@
+"""Figures as PNG files, without a browser window and without a download.
+
+Given: figures, a folder. Hands on: files. Never: downloads a browser, or asks the network for anything.
+
+kaleido is used where it is installed and can find a browser; else a Chromium of this machine draws our own page; else
+there is a message that says what to install.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from sidecar.charts import page
+from sidecar.charts.registry import Figure
+from sidecar.errors import Exit, UserError
+
+WIDTH, HEIGHT = 1600, 1000
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+SECONDS_MAX = 90.0
+DRAW_MS = 12_000
+"""Of the page's own time: Chromium waits for nothing in it, so a quick chart takes a fraction."""
+FLAGS = (
+    "--headless", "--no-sandbox", "--hide-scrollbars", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--disable-extensions",
+    "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--force-color-profile=srgb",
+)  # fmt: skip
+
+
+def write_all(figures: Mapping[str, Figure], directory: Path) -> list[Path]:
+    """One file per figure. Raises UserError when nothing here can draw, or the folder cannot be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {directory}: {error.strerror}", "choose another folder with --png",
+                        Exit.NOT_WRITABLE) from None
+    return [write(figure, directory / f"{re.sub(r'[^a-z0-9_-]+', '-', name.lower())}.png", name)
+            for name, figure in figures.items()]
+
+
+def write(figure: Figure, path: Path, title: str = "figure") -> Path:
+    """Raises UserError."""
+    if _by_kaleido(figure, path):
+        return path
+    browser = find_browser()
+    if browser is None:
+        raise UserError(
+            "no way to draw a PNG here: neither kaleido nor Chromium is installed",
+            "apt-get install chromium, or pip install kaleido, or use `Save PNG` on the page", Exit.MISSING,
+        )
+    with tempfile.TemporaryDirectory(prefix="sidecar-png-") as folder:
+        source = Path(folder) / "figure.html"
+        source.write_text(page.single(figure, title), encoding="utf-8")
+        _draw(browser, source, path, Path(folder))
+    return path
+
+
+def find_browser() -> str | None:
+    """SIDECAR_BROWSER, else the first Chromium on the path."""
+    asked = os.environ.get("SIDECAR_BROWSER")
+    return shutil.which(asked) if asked else next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+def _by_kaleido(figure: Figure, path: Path) -> bool:
+    try:
+        import kaleido  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return False
+    try:
+        options = {"format": "png", "width": WIDTH, "height": HEIGHT}
+        kaleido.write_fig_sync(figure, path, opts=options)
+    except Exception:  # noqa: BLE001  # Someone else's library at our border: without its browser it fails in ways of its own.
+        return False
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _draw(browser: str, source: Path, path: Path, profile: Path) -> None:
+    output = profile / "figure.png"
+    command = [
+        browser, *FLAGS, f"--user-data-dir={profile / 'profile'}", f"--window-size={WIDTH},{HEIGHT}",
+        f"--virtual-time-budget={DRAW_MS}", f"--screenshot={output}", source.as_uri(),
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=SECONDS_MAX, check=False)
+        reason = f"exit code {done.returncode}"
+    except (subprocess.TimeoutExpired, OSError) as error:
+        reason = type(error).__name__
+    if not output.is_file():
+        raise UserError(f"{browser} drew nothing: {reason}", "use `Save PNG` on the page instead", Exit.FAILED)
+    try:
+        shutil.move(output, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}", "choose another folder", Exit.NOT_WRITABLE) from None
