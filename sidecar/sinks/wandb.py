@@ -10,6 +10,7 @@ log's when offline) says what arrived, the runner delivers from there, and a rep
 ``train/global_step`` as their axis instead, which may repeat or go back.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -96,8 +97,14 @@ class WandbSink:
         return self._report
 
     def close(self) -> None:
-        if self._run is not None:
+        """Returns when wandb-core has ended: ``finish`` alone does not wait for the last lines of its log."""
+        if self._run is None:
+            return
+        try:
             self._run.finish()
+        finally:
+            with contextlib.suppress(SystemExit):  # It exits with wandb-core's code when that is not 0.
+                sys.modules["wandb"].teardown()
 
     # --- wandb
 
