@@ -3,8 +3,9 @@
 Given: records with the rows they became, in order. Hands on: a RunData. Never: does I/O, or keeps every row.
 """
 
+from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,7 +19,8 @@ TRACKS_MAX = 160
 TOTALS_MAX = 5_000
 PINS_MAX = 400
 TEXTS_MAX = 24
-PAUSES_MAX = 256
+PAUSES_MAX = 1024
+TOOK_MAX = 20_000
 DERIVED_OWNER = -1
 
 TRACKED = frozenset({
@@ -44,6 +46,17 @@ class Pin(msgspec.Struct, frozen=True):
     rank: int
     time: float
     text: str
+
+
+class Took(NamedTuple):
+    """From the end of one step of a rank to the end of a later one."""
+
+    rank: int
+    after: int
+    step: int
+    seconds: float
+    pause: float
+    """Of these, in phases that the rank itself declared."""
 
 
 class RunData(msgspec.Struct):
@@ -106,6 +119,7 @@ class Collector:
         self._tokens: float | None = None
         self._clocks: dict[int, _Clock] = {}
         self._pauses: dict[int, float] = {}
+        self._took: deque[Took] = deque()
         self._pins: set[tuple[str, int]] = set()
         self._captured = False
         self._stage: str | None = None
@@ -114,7 +128,7 @@ class Collector:
         self._captured = captured
         event = record.event
         if isinstance(event, wire.Step):
-            self._clock(record).step(self, event, event.step, self._pauses)
+            self._clock(record).step(self, event, event.step)
         elif isinstance(event, wire.PhaseEntered):
             self._clock(record).enter()
         elif isinstance(event, wire.PhaseExited):
@@ -154,6 +168,19 @@ class Collector:
             elif name in aliases.STAGE_KEYS and isinstance(value, str):
                 self._stage = value
 
+    def took(self, step: "Took") -> None:
+        """Kept for a while: another rank may still tell that it paused there."""
+        self._took.append(step)
+        if len(self._took) > TOOK_MAX:
+            self._place(self._took.popleft())
+
+    def _place(self, took: "Took") -> None:
+        steps = took.step - took.after
+        pause = took.pause or sum(self._pauses.get(after, 0.0) for after in range(took.after, took.step)[-8:])
+        seconds = (took.seconds - (pause if pause < took.seconds else 0.0)) / steps
+        if seconds > 0:
+            self.run.grid.add(took.rank, took.step, seconds)
+
     def pin(self, kind: str, step: int, rank: int, time_ns: int, text: str) -> None:
         """Once per kind and step: all ranks evaluate at the same time."""
         if (kind, step) not in self._pins and len(self._pins) < PINS_MAX:
@@ -161,6 +188,8 @@ class Collector:
             self.run.pins.append(Pin(kind, step, rank, time_ns / 1e9, text))
 
     def finish(self, projector: Projector, snapshot: RunSnapshot) -> RunData:
+        while self._took:
+            self._place(self._took.popleft())
         info, run = projector.info(), self.run
         run.project, run.name, run.group, run.started_ns = info.project, info.name, info.group, info.started_ns
         run.hosts = info.hosts
@@ -207,7 +236,7 @@ class Collector:
             if track.cut(step):
                 total = totals[known] = Total()
         total.add(number, step)
-        track.add(Point(self._order, step, self._tokens, row.time, number))
+        track.add(Point(int(row.time * 1e6), step, self._tokens, row.time, number))
 
     def _wanted(self, name: str) -> bool:
         return (name in TRACKED or name in self._also
@@ -235,14 +264,11 @@ class _Clock:
         self.pause = 0.0
         self.depth = 0
 
-    def step(self, collector: Collector, event: wire.Step, step: int, pauses: dict[int, float]) -> None:
+    def step(self, collector: Collector, event: wire.Step, step: int) -> None:
         if self.last_ns is not None:
             if step > self.last_step:
-                pause = self.pause or sum(pauses.get(between, 0.0) for between in range(self.last_step, step)[-8:])
                 elapsed = (event.mono_ns - self.last_ns) / 1e9
-                seconds = (elapsed - (pause if pause < elapsed else 0.0)) / (step - self.last_step)
-                if seconds > 0:
-                    collector.run.grid.add(self.rank, step, seconds)
+                collector.took(Took(self.rank, self.last_step, step, elapsed, self.pause))
             elif step < self.last_step:
                 collector.pin("rework", step, self.rank, event.time_ns, f"back from step {self.last_step} to {step}")
         self.last_ns, self.last_step, self.pause = event.mono_ns, step, 0.0

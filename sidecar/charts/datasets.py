@@ -100,7 +100,7 @@ def datasets_figure(data: Datasets) -> Figure | None:
         traces.append({
             "type": "scatter3d", "mode": "lines", "name": label,
             "x": [p.step for p in line.points], "y": [p.coverage_percent for p in line.points],
-            "z": [p.loss for p in line.points], "line": {**paint, "width": 5},
+            "z": [p.loss for p in line.points], "line": paint | {"width": 5},
             "text": [f"{head}<br>step {p.step:,.0f}<br>coverage {p.coverage_percent:.1f} %<br>{loss} {short(p.loss)}"
                      for p in line.points],
             "hovertemplate": "%{text}<extra></extra>", "meta": {"dataset": plain(line.dataset), "stage": line.stage},

@@ -96,7 +96,7 @@ def multimetric_figure(data: MultiMetric) -> Figure | None:
             "type": "scatter3d", "mode": "markers", "name": legend, "x": [e.mmlu for e in evaluations],
             "y": [e.arc_easy for e in evaluations], "z": [e.gsm8k for e in evaluations],
             "text": [_hover(e) for e in evaluations], "hovertemplate": "%{text}<extra></extra>",
-            "marker": {**paint, "size": [size[id(e)] for e in evaluations], "sizemode": "diameter", "opacity": 0.85,
+            "marker": paint | {"size": [size[id(e)] for e in evaluations], "sizemode": "diameter", "opacity": 0.85,
                        "line": {"width": 1, "color": "#ffffff"}},
         })  # fmt: skip
     layout = layout3d("MMLU accuracy", "ARC-Easy accuracy", "GSM8K accuracy", **data.colour_layout)

@@ -92,7 +92,7 @@ def resources_figure(data: Resources) -> Figure | None:
             "x": [round(r.utilization_percent, 3) for r in readings], "y": [round(r.memory_gb, 4) for r in readings],
             "z": [round(r.tokens_per_second, 3) for r in readings], "text": [_hover(r, data.device) for r in readings],
             "hovertemplate": "%{text}<extra></extra>",
-            "marker": {**paint, "size": 4, "opacity": 0.7, "line": {"width": 0}},
+            "marker": paint | {"size": 4, "opacity": 0.7, "line": {"width": 0}},
         })  # fmt: skip
     if not traces:
         return None
@@ -105,4 +105,5 @@ def _hover(r: Reading, device: str) -> str:
     what = "GPU" if device == "gpu" else "CPU"
     power = f"<br>{r.power_watts:.0f} W" if r.power_watts is not None else ""
     return (f"<b>{plain(r.run)}</b> · {stage_title(r.stage)}<br>step {r.step:,.0f}"
-            f"<br>{what} {r.utilization_percent:.1f} %<br>memory {r.memory_gb:.2f} GB<br>{short(r.tokens_per_second)} tokens/s{power}")
+            f"<br>{what} {r.utilization_percent:.1f} %<br>memory {r.memory_gb:.2f} GB"
+            f"<br>{short(r.tokens_per_second)} tokens/s{power}")

@@ -14,7 +14,8 @@ BUCKETS_MAX = 512
 
 class Point(NamedTuple):
     order: int
-    """How many rows of the run had been read: the one axis that never goes back."""
+    """Microseconds on the emitting process' clock: what puts values of different rows in order. Rows of several ranks
+    are read in batches, so the order of reading would not."""
     step: float
     tokens: float | None
     time: float

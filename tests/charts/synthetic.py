@@ -81,8 +81,8 @@ def run(
     directory: Path, run_id: str = "r1", *, steps: int = 200, ranks: int = 1, stage: str | None = "pretrain",
     accuracy: bool = True, tasks: bool = False, gpu: bool = False, datasets: bool = False, seconds: float = 0.5,
     start_ns: int = T0, seed: int = 0, loss: tuple[float, float] = (8.0, 3.0),
-    slow: dict[tuple[int, int], float] | None = None, config: dict[str, Any] | None = None, facts: dict[str, Any] | None = FACTS, finished: bool = True,
-    checkpoint_every: int = 0, **hello: Any,
+    slow: dict[tuple[int, int], float] | None = None, config: dict[str, Any] | None = None,
+    facts: dict[str, Any] | None = FACTS, finished: bool = True, checkpoint_every: int = 0, **hello: Any,
 ) -> None:
     """One plausible run. ``slow``: {(rank, step): seconds that step took}."""
     settings = {"n_layer": 12, "n_embd": 768, "batch_size": 32, "learning_rate": 3e-4} if config is None else config
