@@ -1,0 +1,98 @@
+"""The real Lightning on a tiny random model."""
+
+import pytest
+
+PREAMBLE = """
+    import warnings; warnings.filterwarnings("ignore")
+    import torch, lightning
+    from torch.utils.data import DataLoader, TensorDataset
+
+    class Tiny(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.save_hyperparameters({"width": 8})
+            self.net = torch.nn.Sequential(torch.nn.Embedding(32, 8), torch.nn.Flatten(), torch.nn.Linear(8 * 4, 1))
+        def training_step(self, batch, index):
+            loss = self.net(batch[0]).pow(2).mean()
+            self.log("train/loss", loss)
+            return loss
+        def validation_step(self, batch, index):
+            self.log("val/loss", self.net(batch[0]).pow(2).mean())
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def loader(): return DataLoader(TensorDataset(torch.randint(0, 32, (24, 4))), batch_size=2)
+    quiet = dict(accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=2,
+                 default_root_dir="out")
+"""
+
+
+def test_logger_and_callback_share_one_run(script, listener) -> None:
+    script(PREAMBLE + """
+    from sidecar.client.integrations.lightning import SidecarCallback, SidecarLogger
+    trainer = lightning.Trainer(logger=SidecarLogger("light", name="tiny", stage="sft"), callbacks=[SidecarCallback()],
+                                max_epochs=2, accumulate_grad_batches=3, **quiet)
+    trainer.fit(Tiny(), loader(), loader())
+    """)
+    (run_id,) = listener.run_ids()
+    steps = listener.rows(run_id, ("step",))
+    assert [row.step for row in steps] == list(range(8))
+    assert {row.metrics["train/num_samples"] for row in steps} == {6}
+    assert {row.metrics["train/num_tokens"] for row in steps} == {24}
+    assert {row.metrics["train/learning_rate"] for row in steps} == {0.1}
+    logs = listener.rows(run_id, ("log",))
+    assert [row.step for row in logs if "train/loss" in row.metrics] == [1, 3, 5, 7]
+    assert sum("val/loss" in row.metrics for row in logs) == 2
+    state = listener.projector(run_id)[0].state
+    assert (state.project, state.name, state.stage, state.total_steps) == ("light", "tiny", "sft", 8)
+    assert state.config["width"] == 8
+    assert state.facts["params"] == 32 * 8 + 8 * 4 + 1
+    assert sum("phase/evaluation" in row.metrics for row in listener.rows(run_id, ("phase",))) >= 2
+    assert len(listener.rows(run_id, ("checkpoint",))) == 2
+
+
+def test_a_resumed_fit_goes_on_at_its_step(script, listener) -> None:
+    script(PREAMBLE + """
+    from sidecar.client.integrations.lightning import SidecarCallback
+    first = lightning.Trainer(logger=False, callbacks=[SidecarCallback(run_id="same")], max_epochs=1, **quiet)
+    first.fit(Tiny(), loader())
+    first.save_checkpoint("last.ckpt")
+    import sidecar.client.run as runs
+    runs.current().finish()
+    second = lightning.Trainer(logger=False, callbacks=[SidecarCallback(run_id="same")], max_epochs=2, **quiet)
+    second.fit(Tiny(), loader(), ckpt_path="last.ckpt")
+    """)
+    steps = [row.step for row in listener.rows("same", ("step",), wait=lambda rows: len(rows) >= 24)]
+    assert steps == list(range(24))
+
+
+@pytest.mark.slow
+def test_both_ranks_report_their_own_steps(script, listener) -> None:
+    script(PREAMBLE + """
+    from sidecar.client.integrations.lightning import SidecarCallback, SidecarLogger
+    del quiet["devices"]
+    trainer = lightning.Trainer(logger=SidecarLogger("light"), callbacks=[SidecarCallback()], max_epochs=1, devices=2,
+                                strategy="ddp", **quiet)
+    trainer.fit(Tiny(), loader())
+    """, ranks=2)
+    (run_id,) = listener.run_ids()
+    steps = listener.rows(run_id, ("step",), wait=lambda rows: len(rows) >= 12)
+    assert sorted((row.rank, row.step) for row in steps) == [(rank, step) for rank in (0, 1) for step in range(6)]
+
+
+def test_lightnings_own_wandb_logger_works_on_the_capture(captured, listener) -> None:
+    captured(PREAMBLE + """
+    from lightning.pytorch.loggers import WandbLogger
+    logger = WandbLogger(project="light", name="under-capture")
+    lightning.Trainer(logger=logger, max_epochs=1, **quiet).fit(Tiny(), loader(), loader())
+    logger.experiment.summary["best"] = 1
+    print(logger.version, logger.experiment.id)
+    """)
+    rows = listener.rows(kinds=("log",))
+    losses = [row for row in rows if "train/loss" in row.metrics]
+    assert [row.metrics["trainer/global_step"] for row in losses] == [1, 3, 5, 7, 9, 11]
+    assert all("trainer/global_step" in row.metrics for row in rows)
+    (run_id,) = listener.run_ids()
+    state = listener.projector(run_id)[0].state
+    assert (state.project, state.name, state.captured) == ("light", "under-capture", "wandb")
+    assert state.config["width"] == 8
