@@ -60,6 +60,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """`run` leaves the sidecar running after its command ended."""
     sample_seconds: Annotated[float, Meta(gt=0)] = 1.0
     """Period of hardware readings."""
+    journal_bytes_max: Annotated[int, Meta(ge=64 << 20)] = 2 << 30
+    """Size at which a run's journal gives up its oldest events: those first that every sink has, counted."""
     snapshot_steps: Positive = 10
     """A hardware reading is also taken at every so many steps."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"

@@ -27,6 +27,7 @@ log = logging.getLogger("sidecar.intake")
 MESSAGES_PER_ROUND_MAX = 256
 ROUND_SECONDS_MAX = 0.02  # Also the shortest time between commits: at most 50 a second.
 POLL_SECONDS = 0.1
+COMPLAINT_SECONDS = 60.0  # Losses are counted each time, and spoken of this often.
 
 
 class _Pending:
@@ -52,6 +53,7 @@ class Intake:
         self._pending: dict[str, _Pending] = {}
         self._replies: dict[int, bytes] = {}  # session -> peer to answer after the commit
         self._authenticator: ThreadAuthenticator | None = None
+        self._next_complaint = 0.0
         self.on_hello: Callable[[wire.Hello, int], None] = lambda hello, received_ns: None
         self.on_committed: Callable[[str], None] = lambda run_id: None
         self.summary_of: Callable[[str], bytes | None] = lambda run_id: None
@@ -100,6 +102,10 @@ class Intake:
         """Have something written beside the events in the next round (this thread owns the journals). Thread-safe."""
         with self._own_lock:
             self._own_writes.append((run_id, write))
+
+    def journals(self) -> list[tuple[str, Journal]]:
+        """The open journals. For this thread only."""
+        return list(self._journals.items())
 
     def round(self, poll_seconds: float = POLL_SECONDS) -> bool:
         """Receive for a while, commit once, acknowledge, hand on. True when anything came."""
@@ -263,7 +269,9 @@ class Intake:
         self._queue_own(frame.run_id, journal, [wire.encode_event(gap)])
         self._queue(frame.run_id, Chunk(frame.session, first_seq + count, time.time_ns(), []))
         self._telemetry.events_lost_total[reason] += count
-        log.warning("%d events of rank %d are lost: its ring was too small for the outage", count, frame.rank)
+        if time.monotonic() >= self._next_complaint:
+            self._next_complaint = time.monotonic() + COMPLAINT_SECONDS
+            log.warning("%d events of rank %d are lost: its ring was too small for the outage", count, frame.rank)
 
     def _take_own(self) -> None:
         with self._own_lock:

@@ -17,6 +17,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ from sidecar.journal import Checkpoint
 from sidecar.pipeline import Pipeline
 from sidecar.recovery import Recovery
 from sidecar.rendezvous import default_endpoint, endpoint_key, ipc_endpoint
+from sidecar.retention import make_room
 from sidecar.sinks.manager import SinkManager
 from sidecar.store import SUMMARY_KEY, Store
 from sidecar.telemetry import Telemetry
@@ -45,9 +47,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("sidecar.service")
 
 SCAN_SECONDS = 1.0  # How soon a dead trainer's tail is in the journal.
+BOUND_SECONDS = 10.0
 PORTS_TRIED = 20
 DRAIN_SECONDS_MAX = 5.0
 LAUNCHER_VARIABLE = "SIDECAR_LAUNCHER_PID"
+
+
+class Duty:
+    """Something to be done every so often. A failure does not bring the next time forward."""
+
+    def __init__(self, period_seconds: float, do: Callable[[], None]) -> None:
+        self._period_seconds, self._do, self._due = period_seconds, do, 0.0
+
+    def do_if_due(self, now: float) -> None:
+        if now >= self._due:
+            self._due = now + self._period_seconds
+            self._do()
 
 
 class Service:
@@ -188,17 +203,18 @@ class Service:
 
     def _serve_events(self) -> None:
         """The intake's thread: recover what others left, then round after round."""
-        next_scan = 0.0
+        duties = [Duty(SCAN_SECONDS, self._look_after_trainers), Duty(BOUND_SECONDS, self._keep_within_bounds)]
+        complaint = ""
         while not self._stop.is_set():
             try:
-                if time.monotonic() >= next_scan:
-                    self._look_after_trainers()
-                    next_scan = time.monotonic() + SCAN_SECONDS
+                for duty in duties:
+                    duty.do_if_due(time.monotonic())
                 self._intake.round()
-            except Exception:  # noqa: BLE001 - Task boundary: one batch that we mishandle must not end the intake of all others.
-                log.exception("a round of the intake failed")
+            except Exception as error:  # noqa: BLE001 - task boundary: one fault must not end the intake of all others
                 self._telemetry.frames_rejected_total["internal_error"] += 1
-                time.sleep(0.1)
+                if str(error) != complaint:  # News of a condition, not of each event.
+                    complaint = str(error)
+                    log.exception("a round of the intake failed")
 
     def _look_after_trainers(self) -> None:
         for hello in self._recovery.scan():
@@ -208,6 +224,16 @@ class Service:
         if launcher.isdigit() and not Path(f"/proc/{launcher}").exists() and not self._config.keep:
             log.warning("the launcher is gone, and the training processes with it")
             self._stop.set()
+
+    def _keep_within_bounds(self) -> None:
+        """Journals that outgrew their bound give up what every sink has; more only when they must, counted."""
+        total = 0
+        for run_id, journal in self._intake.journals():
+            removed = make_room(journal, self._sinks.passed_row(run_id), self._config.journal_bytes_max)
+            if removed.unsent_events:
+                self._telemetry.events_lost_total["journal_cap"] += removed.unsent_events
+            total += journal.used_bytes()
+        self._telemetry.journal.bytes = total
 
     def _note_end(self, hello: wire.Hello) -> None:
         """A ring that could be claimed: its process is gone. Unless it said goodbye, say so in the journal."""

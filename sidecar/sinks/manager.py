@@ -101,6 +101,16 @@ class SinkManager:
         with self._lock:
             return all(runner.drained for runner in self._runners.values())
 
+    def passed_row(self, run_id: str) -> int | None:
+        """The last journal row that every live sink of this run has delivered; None when it has none."""
+        with self._lock:
+            runners = {name: runner for (run, name), runner in self._runners.items() if run == run_id}
+        live = [name for name, runner in runners.items() if runner.health.state != "disabled"]
+        if not live:
+            return None
+        cursors = self._open_cursors().of_run(run_id)
+        return min(cursors.get(name, Cursor()).row for name in live)
+
     def close(self, timeout_seconds: float) -> None:
         """Let every sink deliver what is left and close, all at once, within the time; then give up on the rest."""
         deadline = time.monotonic() + timeout_seconds
