@@ -34,6 +34,7 @@ class Load(NamedTuple):
     cpu_seconds: float
     events: int
     resends: int
+    silences: int
     behind_seconds: float
 
     @property
@@ -85,8 +86,10 @@ def drive(
     finally:
         for process in processes:
             common.kill(process)
-    events, resends = (sum(result[key] for result in results) for key in ("acknowledged", "resends"))
-    return Load(seconds, cpu_seconds, events, resends, max(result["behind_seconds"] or 0 for result in results))
+    events, resends, silences = (sum(each[key] for each in results) for key in ("acknowledged", "resends", "silences"))
+    return Load(
+        seconds, cpu_seconds, events, resends, silences, max(result["behind_seconds"] or 0 for result in results)
+    )
 
 
 def bare_intake(endpoint: str, directory: str) -> None:
@@ -149,8 +152,10 @@ def rate(options) -> None:
 def _print_load(name: str, load: Load) -> None:
     print(
         f"{name}: {load.events:,} events in {load.seconds:.2f} s = {load.events / load.seconds:,.0f}/s, "
-        f"{load.cpu_microseconds_per_event:.1f} us of sidecar CPU each, {load.resends} resends", flush=True
-    )  # fmt: skip
+        f"{load.cpu_microseconds_per_event:.1f} us of sidecar CPU each, "
+        f"{load.resends} resends, {load.silences} silences",
+        flush=True,
+    )
 
 
 def ranks(options) -> None:
@@ -206,7 +211,7 @@ def recovery(options) -> None:
     events = options.recovery_events
     with common.folder() as folder:
         sidecar = common.Sidecar(folder)
-        drive(
+        load = drive(
             sidecar.endpoint,
             sidecar.pid,
             senders=1,
@@ -216,6 +221,7 @@ def recovery(options) -> None:
             run_id="killed",
             shown=visible(sidecar, "killed"),
         )
+        _print_load("filled", load)
         sidecar.kill()
         size = sum(path.stat().st_size for path in (folder / "data").rglob("*") if path.is_file())
         began = time.monotonic()

@@ -22,6 +22,7 @@ from sidecar import wire
 
 EVENTS_IN_FLIGHT_MAX = 4096
 QUIET_SECONDS = 60.0
+SILENCE_SECONDS = 3.0
 
 
 class Ranks:
@@ -30,7 +31,7 @@ class Ranks:
         self.sessions = [secrets.randbits(63) for _ in range(ranks)]
         self.acknowledged = [0] * ranks
         self.sent = [0] * ranks
-        self.resends = 0
+        self.resends = self.silences = 0
         self._by_session = {session: index for index, session in enumerate(self.sessions)}
         self._metrics = dict(common.twelve_metrics(1))
         self._socket = zmq.Context().socket(zmq.DEALER)
@@ -92,7 +93,7 @@ class Ranks:
 
     def full_speed(self, steps: int, frame_events: int) -> None:
         """All ranks advance together, a frame at a time, inside a window of frames that are not acknowledged."""
-        last_progress, done_before = time.monotonic(), 0
+        last_progress, done_before, asked = time.monotonic(), 0, 0.0
         while (done := sum(self.acknowledged)) < steps * self.ranks:
             idle = True
             for index in range(self.ranks):
@@ -103,8 +104,20 @@ class Ranks:
             self.receive(20 if idle else 0)
             if done > done_before:
                 last_progress, done_before = time.monotonic(), done
+            elif time.monotonic() - max(last_progress, asked) > SILENCE_SECONDS:
+                asked = time.monotonic()
+                self._ask_again(steps)
             elif time.monotonic() - last_progress > QUIET_SECONDS:
                 raise SystemExit(f"nothing acknowledged for {QUIET_SECONDS:.0f} s")
+
+    def _ask_again(self, steps: int) -> None:
+        """As the client does after a silence: say hello, and go on from where the answer says."""
+        self.silences += 1
+        for index in range(self.ranks):
+            if self.acknowledged[index] < steps:
+                self._socket.send(wire.encode(self._hello(index)))
+        self.receive(1000)
+        self.sent = list(self.acknowledged)
 
     def paced(self, steps: int, per_second: float) -> float:
         """One step of every rank per period, a frame each. Returns the worst delay behind the schedule, seconds."""
@@ -147,9 +160,13 @@ def main() -> int:
     else:
         ranks.full_speed(options.steps, options.frame_events)
     facts = {
-        "seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began,
-        "acknowledged": sum(ranks.acknowledged), "resends": ranks.resends, "behind_seconds": behind,
-    }  # fmt: skip
+        "seconds": time.monotonic() - began,
+        "cpu_seconds": time.process_time() - cpu_began,
+        "acknowledged": sum(ranks.acknowledged),
+        "resends": ranks.resends,
+        "silences": ranks.silences,
+        "behind_seconds": behind,
+    }
     print(json.dumps(facts), flush=True)
     return 0
 
