@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from sidecar.client.later import Later
 from sidecar.client.values import Unsupported
 
 TICKETS_MAX = 64  # Records with values outstanding; the sidecar holds as many.
@@ -48,8 +49,14 @@ class DeviceScalars:
         names = [name for name, value in metrics.items() if is_on_device(value)]
         if not names:
             return metrics, [], None
-        ticket = self._copy([metrics[name] for name in names])
+        ticket = self._begin([metrics[name] for name in names])
         return {name: value for name, value in metrics.items() if name not in names}, names, ticket
+
+    def _begin(self, given: list[Any]) -> Ticket:
+        tensors = [value for value in given if not isinstance(value, Later)]
+        if len(tensors) == len(given):
+            return self._copy(given)
+        return _Mixed(given, self._copy(tensors) if tensors else None)
 
     def expect(self, seq: int, names: list[str], ticket: Ticket) -> int:
         """Remember that record ``seq`` is to be completed. Returns how many older ones had to be given up for it."""
@@ -66,6 +73,21 @@ class DeviceScalars:
             seq, names, ticket = self._outstanding.popleft()
             done.append((seq, dict(zip(names, ticket.values(), strict=True))))
         return done
+
+
+class _Mixed:
+    """Tensors that are being copied, among values that arrive by another way."""
+
+    def __init__(self, given: Sequence[Any], copied: Ticket | None) -> None:
+        self._given, self._copied = given, copied
+
+    def ready(self) -> bool:
+        later = (value for value in self._given if isinstance(value, Later))
+        return (self._copied is None or self._copied.ready()) and all(value.ready() for value in later)
+
+    def values(self) -> list[Any]:
+        copied = iter(self._copied.values() if self._copied is not None else ())
+        return [value.value() if isinstance(value, Later) else next(copied) for value in self._given]
 
 
 class _HostCopy:

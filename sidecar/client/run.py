@@ -15,9 +15,13 @@ from typing import Any
 
 from sidecar import wire
 from sidecar.client import values
+from sidecar.client.cuda_phases import METRICS
 from sidecar.client.device import is_on_device
 from sidecar.client.emitter import Emitter
-from sidecar.client.histogram import binned
+from sidecar.client.histogram import Bins
+from sidecar.client.instruments import Instruments, NoProbe
+from sidecar.client.loader import TimedLoader
+from sidecar.client.timed_optimizer import TimedOptimizer
 
 FLUSH_SECONDS_DEFAULT = 10.0
 
@@ -44,6 +48,7 @@ class Run:
         self._datasets: dict[str, tuple[int, int]] = {}
         self._phase: Phase | None = None
         self._last_step: int | None = None
+        self._instruments = Instruments(self)
         _live.append(self)
 
     def step(
@@ -95,8 +100,13 @@ class Run:
                 self._phases = {}
             if datasets:
                 self._datasets = {}
+            busy = self._instruments.busy
+            if busy:
+                self._instruments.before_step(step, sent)
             self._last_step = step
             self._emitter.emit(wire.Step(now_ns, mono_ns, step, sent, phases, datasets))
+            if busy:
+                self._instruments.after_step(step)
         except Exception:  # noqa: BLE001 - The promise of this file: nothing escapes into the loop; what was lost is counted.
             values.count(self.rejected, "internal_error")
 
@@ -117,10 +127,33 @@ class Run:
     def histogram(self, name: str, values_: Any, step: int | None = None, *, bins: int = 64) -> None:
         """The distribution of a tensor, array or list, in ``bins`` equal bins; only the bins leave the process."""
         with self._guard("bad_histogram"):
-            edges, counts = binned(values_, bins)
-            self._emitter.emit(
-                wire.Histogram(time_ns(), monotonic_ns(), self._step(step), values.label(name), edges, counts)
-            )
+            self._instruments.histogram(values.label(name), values_, self._step(step), bins)
+
+    def data(self, loader: Any) -> Any:
+        """``for batch in run.data(loader):`` - the time spent waiting for each batch counts as phase data_wait.
+
+        Stands for the loader in every other respect: length, attributes, exceptions.
+        """
+        return TimedLoader(loader, lambda: Phase(self, "data_wait"))
+
+    def time_optimizer(self, optimizer: Any) -> TimedOptimizer:
+        """Count each ``optimizer.step()`` as phase optimizer, by torch's own hooks. ``.remove()`` ends it."""
+        timed = TimedOptimizer(lambda: Phase(self, "optimizer"))
+        with self._guard("bad_optimizer"):
+            timed.install(optimizer)
+            self._instruments.on_close(timed.remove)
+        return timed
+
+    def watch(self, model: Any, optimizer: Any = None, **options: Any) -> Any:
+        """Look inside a torch module every so many steps; see :class:`sidecar.client.probes.Probe` for the options.
+
+        Returns the probe: ``.close()`` removes it. What cannot be watched is counted as bad_watch, and nothing happens.
+        """
+        with self._guard("bad_watch"):
+            from sidecar.client.probes import Probe  # Needs torch, which whoever has a model has imported.
+
+            return Probe(self, model, optimizer, **options)
+        return NoProbe()
 
     def phase(self, name: str) -> "Phase":
         """``with run.phase("evaluation"):`` - what the loop is doing, for its time and for knowing a stall from work.
@@ -172,6 +205,7 @@ class Run:
         with self._guard():
             if self._emitter.is_open:
                 _live.remove(self)
+                self._instruments.close()
                 self._emit_leftovers()
                 limit = FLUSH_SECONDS_DEFAULT if timeout_seconds is None else timeout_seconds
                 self._emitter.finish(wire.Finished(time_ns(), monotonic_ns(), state, reason), limit)
@@ -190,6 +224,9 @@ class Run:
     def _emit(self, event: wire.Event) -> None:
         """One ready event, for the captures: they speak the wire's language themselves."""
         self._emitter.emit(event)
+
+    def _emit_bins(self, name: str, bins: Bins, step: int | None) -> None:
+        self._emitter.emit(wire.Histogram(time_ns(), monotonic_ns(), step, name, *bins))
 
     def _emit_leftovers(self) -> None:
         """Phases and consumption that no step carried away."""
@@ -219,7 +256,7 @@ class Run:
 class Phase:
     """Context manager of :meth:`Run.phase`. Nested phases count their time once, for the innermost."""
 
-    __slots__ = ("_name", "_nested_ns", "_outer", "_run", "_started_ns")
+    __slots__ = ("_gpu", "_name", "_nested_ns", "_outer", "_run", "_started_ns")
 
     def __init__(self, run: Run, name: str) -> None:
         self._run, self._name = run, name
@@ -231,6 +268,7 @@ class Phase:
         self._outer = run._phase
         run._phase = self
         self._started_ns = monotonic_ns()
+        self._gpu = run._instruments.gpu_phases.begin(self._name) if self._name in METRICS else None
         if self._name not in wire.STEP_PHASES:
             with run._guard():
                 run._emitter.emit(wire.PhaseEntered(time_ns(), self._started_ns, run._last_step, self._name))
@@ -239,6 +277,9 @@ class Phase:
     def __exit__(self, *error: object) -> None:
         run, ended_ns = self._run, monotonic_ns()
         run._phase = self._outer
+        if self._gpu is not None:
+            with run._guard("failed_gpu_phase"):
+                run._instruments.gpu_phases.end(self._gpu)
         elapsed_ns = ended_ns - self._started_ns
         if self._outer is not None:
             self._outer._nested_ns += elapsed_ns

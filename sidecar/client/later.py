@@ -1,0 +1,120 @@
+"""Values that arrive together, later: from one copy of a vector, or from the events of a device.
+
+Given: a ticket for a list of numbers. Hands on: stand-ins for single values, accepted wherever a device scalar is.
+Never: waits. What is computed from the numbers is computed on the host, once, when they have arrived.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+
+class Numbers(Protocol):
+    """Numbers on their way to the host."""
+
+    @property
+    def size(self) -> int: ...
+
+    def ready(self) -> bool: ...
+
+    def values(self) -> Sequence[float]: ...
+
+
+class Arriving:
+    """Named values that ``finish`` makes of numbers still under way."""
+
+    def __init__(self, numbers: Numbers, finish: Callable[[Sequence[float]], Mapping[str, Any]]) -> None:
+        self._numbers, self._finish = numbers, finish
+        self._found: Mapping[str, Any] | None = None
+
+    def ready(self) -> bool:
+        return self._numbers.ready()
+
+    def found(self) -> Mapping[str, Any]:
+        """Only once they are ready."""
+        if self._found is None:
+            self._found = self._finish(self._numbers.values())
+        return self._found
+
+    def metrics(self, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """For ``Run.log``: the values where they are here already, stand-ins where not.
+
+        Without ``names``, those that ``finish`` makes of ones: it must make the same names of any numbers.
+        """
+        if self.ready():
+            return dict(self.found())
+        if names is None:
+            names = self._finish([1.0] * self._numbers.size).keys()
+        return {name: Later(self, name) for name in names}
+
+
+class Later:
+    """One of several values that arrive together."""
+
+    __slots__ = ("_name", "_shared")
+    is_cpu = False  # As a tensor on a device says it: the value is not here yet.
+
+    def __init__(self, shared: Arriving, name: str) -> None:
+        self._shared, self._name = shared, name
+
+    def ready(self) -> bool:
+        return self._shared.ready()
+
+    def value(self) -> Any:
+        return self._shared.found().get(self._name)
+
+
+class Here:
+    """Numbers that are on the host already."""
+
+    def __init__(self, numbers: Sequence[float]) -> None:
+        self._numbers = numbers
+        self.size = len(numbers)
+
+    def ready(self) -> bool:
+        return True
+
+    def values(self) -> Sequence[float]:
+        return self._numbers
+
+
+class _Copied:
+    def __init__(self, host: Any, event: Any) -> None:
+        self._host, self._event = host, event
+        self.size = int(host.numel())
+
+    def ready(self) -> bool:
+        return bool(self._event.query())
+
+    def values(self) -> Sequence[float]:
+        return list(self._host.tolist())
+
+
+def send(vector: Any) -> Numbers:
+    """One asynchronous copy of a 1-d tensor to pinned memory, on its current stream. Nothing to wait for on a CPU."""
+    if vector.is_cpu:
+        return Here(vector.tolist())
+    torch = sys.modules["torch"]
+    module = torch.get_device_module(vector.device)
+    host = torch.empty(vector.shape, dtype=torch.float64, pin_memory=True)
+    host.copy_(vector.detach(), non_blocking=True)
+    event = module.Event()
+    event.record(module.current_stream(vector.device))
+    return _Copied(host, event)
+
+
+class Gathered:
+    """Numbers of several tickets, put back in their order."""
+
+    def __init__(self, size: int, parts: Sequence[tuple[Sequence[int], Numbers]]) -> None:
+        self.size, self._parts = size, parts
+
+    def ready(self) -> bool:
+        return all(numbers.ready() for _, numbers in self._parts)
+
+    def values(self) -> Sequence[float]:
+        out = [0.0] * self.size
+        for places, numbers in self._parts:
+            for place, number in zip(places, numbers.values(), strict=True):
+                out[place] = number
+        return out
