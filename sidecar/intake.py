@@ -147,7 +147,7 @@ class Intake:
         health = self._telemetry.journal
         try:
             self._journals[run_id].append(batch.chunks, self.summary_of(run_id))
-        except (JournalFull, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error) as error:
             state = "full" if isinstance(error, JournalFull) else "failing"
             self._journal_failed(str(error), state)
             for session in batch.next_seqs:
@@ -164,7 +164,8 @@ class Intake:
         health = self._telemetry.journal
         if health.state == "ok":
             log.error("%s; trainers hold their events until it works again", reason)
-        health.state, health.reason = state, f"{reason}; free some space, events wait in the trainers' rings"
+        remedy = "free some space" if state == "full" else "restart the sidecar when its folder is usable again"
+        health.state, health.reason = state, f"{reason}; {remedy}: events wait in the trainers' rings"
         health.commit_failures_total += 1
 
     def _take(self, peer: bytes, frames: list[bytes]) -> None:
@@ -216,7 +217,7 @@ class Intake:
         received_ns = time.time_ns()
         try:
             journal.greet(hello, received_ns)
-        except (JournalFull, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error) as error:
             self._journal_failed(str(error), "full" if isinstance(error, JournalFull) else "failing")
             return False
         self._runs_by_session[hello.session] = hello.run_id
@@ -290,13 +291,13 @@ class Intake:
             return
         try:
             write(journal)
-        except (JournalFull, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error) as error:
             self._journal_failed(str(error), "full" if isinstance(error, JournalFull) else "failing")
 
     def _queue_own(self, run_id: str, journal: Journal, records: list[bytes]) -> None:
         try:
             stream = journal.own_stream(self._own_session, time.time_ns())
-        except (JournalFull, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error) as error:
             return self._journal_failed(str(error), "full" if isinstance(error, JournalFull) else "failing")
         waiting = self._pending.get(run_id)
         seq = stream.next_seq if waiting is None else waiting.next_seqs.get(stream.session, stream.next_seq)

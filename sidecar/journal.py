@@ -77,6 +77,10 @@ class JournalFull(OSError):
     """There is no space for the batch. Nothing of it was stored; the same batch may be tried again."""
 
 
+class JournalGone(OSError):
+    """The file was removed or replaced under us: what is written now would have no name, so nothing is."""
+
+
 class Stream:
     """What the journal knows of one stream. ``next_seq`` counts committed events only."""
 
@@ -98,6 +102,7 @@ class Journal:
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?)", (FORMAT,))
         self._db.execute("DELETE FROM meta WHERE key = ?", (CLEAN_KEY,))
         self.streams = {stream.session: stream for stream in _streams(self._db)}
+        self._inode = path.stat().st_ino
 
     def greet(self, hello: wire.Hello, received_ns: int) -> Stream:
         """Store who is speaking; a known session keeps its place. Raises JournalFull."""
@@ -121,7 +126,7 @@ class Journal:
         return self.streams[session]
 
     def append(self, chunks: Iterable[Chunk], summary: bytes | None = None) -> None:
-        """Commit all chunks or none. Raises JournalFull, or sqlite3.Error for other faults.
+        """Commit all chunks or none. Raises JournalFull, JournalGone, or sqlite3.Error for other faults.
 
         ``summary`` is stored beside them: what `sidecar runs` shows without reading the events.
         """
@@ -181,9 +186,17 @@ class Journal:
 
     def close(self) -> None:
         """Mark the file as closed in order, so that the next opening need not check it."""
-        with contextlib.suppress(JournalFull, sqlite3.Error):
+        with contextlib.suppress(OSError, sqlite3.Error):
             self.put(CLEAN_KEY, b"1")
         self._db.close()
+
+    def _check_it_is_there(self) -> None:
+        try:
+            if self.path.stat().st_ino == self._inode:
+                return
+        except OSError:
+            pass
+        raise JournalGone(f"{self.path} was removed under the sidecar")
 
     def _load_stream(self, session: int) -> Stream:
         (stream,) = _streams(self._db, "WHERE session = ?", (session,))
@@ -192,6 +205,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
+        self._check_it_is_there()
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield
@@ -255,6 +269,10 @@ class JournalReader:
     def last_row(self) -> int:
         return int(self._db.execute("SELECT coalesce(max(row), 0) FROM frames").fetchone()[0])
 
+    def first_row(self) -> int:
+        """The oldest row that is still there; 1 when nothing was dropped."""
+        return int(self._db.execute("SELECT coalesce(min(row), 1) FROM frames").fetchone()[0])
+
     def checkpoint(self, number_max: int | None = None) -> Checkpoint | None:
         """The newest usable checkpoint (with ``number_max``: the newest not beyond that row of output)."""
         rows = self._db.execute(
@@ -268,7 +286,7 @@ class JournalReader:
 
     def first_checkpoint(self) -> Checkpoint | None:
         """Where the events begin when older ones were dropped; None when none were."""
-        first = self._db.execute("SELECT coalesce(min(row), 1) FROM frames").fetchone()[0]
+        first = self.first_row()
         row = self._db.execute(
             "SELECT row, number, state, history FROM checkpoints WHERE row < ? ORDER BY row LIMIT 1", (first,)
         ).fetchone()

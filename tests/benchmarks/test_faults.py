@@ -77,7 +77,6 @@ def test_a_flood_never_blocks_and_every_loss_is_counted(sidecar: common.Sidecar)
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="events are acknowledged into a file that no longer has a name")
 def test_a_data_directory_removed_under_the_sidecar_is_noticed_and_nothing_more_is_acknowledged(
     sidecar: common.Sidecar,
 ) -> None:
