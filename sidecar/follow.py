@@ -15,10 +15,14 @@ from sidecar.state import dump, load
 class Follower:
     """Raises sqlite3.Error when the journal cannot be opened."""
 
-    def __init__(self, path: Path, run_id: str, *, from_checkpoint: bool = True) -> None:
-        """Start at the newest checkpoint, or (``from_checkpoint=False``) at the first row that is still there."""
+    def __init__(
+        self, path: Path, run_id: str, *, from_checkpoint: bool = True, number_max: int | None = None
+    ) -> None:
+        """Start at the newest checkpoint (with ``number_max``: the newest not beyond that row of output), or
+        (``from_checkpoint=False``, or there is none) at the first row that is still there."""
         self.reader = JournalReader(path)
-        checkpoint = self.reader.checkpoint() if from_checkpoint else self.reader.first_checkpoint()
+        checkpoint = self.reader.checkpoint(number_max) if from_checkpoint else None
+        checkpoint = checkpoint or self.reader.first_checkpoint()
         self.projector = Projector(run_id, load(checkpoint.state) if checkpoint else None)
         self.checkpoint_history = checkpoint.history if checkpoint else None
         self.row = checkpoint.row if checkpoint else 0

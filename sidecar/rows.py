@@ -51,6 +51,10 @@ class RunInfo(msgspec.Struct):
     captured: str | None = None
     client: str = ""
     hosts: list[str] = []
+    end: str | None = None
+    """finished | failed | lost; None while it goes on."""
+    alerts: list[tuple[str, str, str, int | None]] = []
+    """Warnings for people: (name, severity, text, step), each name once."""
 
 
 class Projector:

@@ -25,6 +25,8 @@ class SinkHealth(msgspec.Struct):
     failures_total: int = 0
     restarts_total: int = 0
     dead_letters_total: int = 0
+    lost_rows_total: int = 0
+    """Rows that retention removed before this sink had them."""
     last_success_ns: int | None = None
     latency_seconds: list[float] = []
     """Latest event-to-delivered times, newest last, at most 512: source of p50 and p99."""

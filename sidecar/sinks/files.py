@@ -65,10 +65,10 @@ class _Appended:
         self._next = max(self._next, number + len(rows))
 
     def flush(self) -> Report:
-        return Report()
+        return self.report()
 
     def report(self) -> Report:
-        return Report()
+        return Report(acknowledged=self._next)
 
     def close(self) -> None:
         return None
@@ -167,10 +167,10 @@ class ParquetSink:
     def flush(self) -> Report:
         if self._lines and time.monotonic() - self._oldest >= PART_SECONDS:
             self._write_part()
-        return Report()
+        return self.report()
 
     def report(self) -> Report:
-        return Report()
+        return Report(acknowledged=self._first)
 
     def close(self) -> None:
         if self._lines:

@@ -4,6 +4,7 @@ Given: the configuration, the store, the telemetry; then news of runs. Hands on:
 Never: blocks its callers (they are the intake), or lets one sink's trouble reach another.
 """
 
+import contextlib
 import logging
 import os
 import random
@@ -18,8 +19,8 @@ import msgspec
 
 from sidecar import wire
 from sidecar.errors import UserError
+from sidecar.follow import Follower
 from sidecar.journal import JournalReader
-from sidecar.rows import Projector
 from sidecar.sinks import registry
 from sidecar.sinks.base import Sink, SinkContext
 from sidecar.sinks.cursors import Cursor, Cursors
@@ -96,20 +97,27 @@ class SinkManager:
         runner = self._runners.get((run_id, name))
         return runner.health if runner is not None else None
 
+    def passed_row(self, run_id: str) -> int | None:
+        """The last journal row that every sink of this run has delivered, and the far end confirmed where it can;
+        None when it has none. What is paused or fails is waited for; what is disabled is not."""
+        with self._lock:
+            names = list(self._wanted.get(run_id, ()))
+            runners = {name: self._runners.get((run_id, name)) for name in names}
+        passed = []
+        for name, runner in runners.items():
+            if runner is None or runner.health.state == "disabled":
+                continue
+            cursor, confirmed = self._open_cursors().get(run_id, name), runner.confirmed
+            if confirmed is None or confirmed >= cursor.number:
+                passed.append(cursor.row)
+            else:
+                passed.append(self._row_before(run_id, confirmed))
+        return min(passed, default=None)
+
     def drained(self) -> bool:
         """Has every sink everything that it will get for now? A failing one has not."""
         with self._lock:
             return all(runner.drained for runner in self._runners.values())
-
-    def passed_row(self, run_id: str) -> int | None:
-        """The last journal row that every live sink of this run has delivered; None when it has none."""
-        with self._lock:
-            runners = {name: runner for (run, name), runner in self._runners.items() if run == run_id}
-        live = [name for name, runner in runners.items() if runner.health.state != "disabled"]
-        if not live:
-            return None
-        cursors = self._open_cursors().of_run(run_id)
-        return min(cursors.get(name, Cursor()).row for name in live)
 
     def close(self, timeout_seconds: float) -> None:
         """Let every sink deliver what is left and close, all at once, within the time; then give up on the rest."""
@@ -127,6 +135,12 @@ class SinkManager:
         self._publish()
         if self._cursors is not None and all(runner.ended for runner in runners):
             self._cursors.close()
+
+    def _row_before(self, run_id: str, number: int) -> int:
+        """A journal row whose output surely lies before row of output ``number``."""
+        with contextlib.closing(JournalReader(self._store.path(run_id))) as reader:
+            checkpoint = reader.checkpoint(number)
+            return checkpoint.row if checkpoint else 0
 
     # --- choosing
 
@@ -233,7 +247,8 @@ class SinkManager:
         return {key: value for key, value in found.items() if value is not None}
 
     def _open_source(self, run_id: str, start: Cursor) -> Source:
-        return Source(JournalReader(self._store.path(run_id)), Projector(run_id), start, self._policy)
+        path = self._store.path(run_id)
+        return Source(lambda number: Follower(path, run_id, number_max=number), start, self._policy)
 
     def _open_cursors(self) -> Cursors:
         if self._cursors is None:

@@ -4,8 +4,8 @@ Given: a journal reader, a projector, a sink, a place for the cursor. Hands on: 
 health. Never: moves the cursor before the sink took the rows, delays anybody else (it is a thread of its own), or
 stops for one bad row.
 
-The sink's state is rebuilt by projecting again from row 0: projection is a pure function of the journal, so the same
-row gets the same number in every life, and only rows numbered at or above the cursor's are delivered. A sink that
+The sink's state is rebuilt by projecting again from a checkpoint of the journal: projection is a pure function, so the
+same row gets the same number in every life, and only rows numbered at or above the cursor's are delivered. A sink that
 knows what arrived at the far end (``Report.acknowledged``) may move the start back: that repairs a dead uploader.
 """
 
@@ -108,6 +108,11 @@ class SinkRunner:
         caught_up = self._caught_up_with == self._notified + 1
         return caught_up or self.health.state in ("disabled", "paused") or self.ended
 
+    @property
+    def confirmed(self) -> int | None:
+        """Rows numbered below this have arrived for certain; None for a sink that cannot tell."""
+        return self._confirmed
+
     def refresh(self, last_row: int) -> None:
         """Keep the lag true while the runner is stuck; called by the manager's ticker."""
         cursor = self._cursors.get(self.run_id, self.name)
@@ -138,7 +143,7 @@ class SinkRunner:
         """The run has ended and all of it was delivered, some time ago: the sink need not be kept open."""
         if self.health.state == "disabled":
             return True
-        if self._source is None or not self._source.ended or not self.drained or self._failures:
+        if self._source is None or self._source.end is None or not self.drained or self._failures:
             self._over_since_ns = None
             return False
         self._over_since_ns = self._over_since_ns or self._now_ns()
@@ -163,6 +168,7 @@ class SinkRunner:
     def _ensure_open(self) -> None:
         if self._source is None:
             self._source = self._open_source(self._cursors.get(self.run_id, self.name))
+            self._note_lost()
         info = self._source.info()
         if self._opened and not self._died and info == self._info:
             return
@@ -179,17 +185,19 @@ class SinkRunner:
         """The far end lacks rows that were handed over: deliver them again from the journal."""
         assert self._source is not None
         handed_over = self._cursors.get(self.run_id, self.name).number
-        if acknowledged >= handed_over or not self._source.complete:
+        if acknowledged >= handed_over:
             return
         log.warning("sink %s: far end has %d of %d rows, sending the rest again", self.name, acknowledged, handed_over)
         self._source.close()
         self._batch = None
         self._source = self._open_source(Cursor(0, acknowledged))
+        self._note_lost()
 
     def _deliver_next(self) -> bool:
         assert self._source is not None
         if self._batch is None:
             self._batch = self._source.next_batch()
+            self._note_lost()
             if self._batch is None:
                 self._caught_up()
                 return False
@@ -218,6 +226,8 @@ class SinkRunner:
     def _caught_up(self) -> None:
         report = self._sink.flush()
         self._failures = 0
+        if self._source is not None and self._source.cursor != self._cursors.get(self.run_id, self.name):
+            self._cursors.move(self.run_id, self.name, self._source.cursor)  # Past events that make no row.
         self._take(report)
         self.health.lag_events, self.health.lag_seconds = 0, None
 
@@ -227,6 +237,13 @@ class SinkRunner:
         self.health.url = report.url or self.health.url
         if report.acknowledged is not None:
             self._confirmed = report.acknowledged
+
+    def _note_lost(self) -> None:
+        if self._source is not None and self._source.lost_rows:
+            self.health.lost_rows_total += self._source.lost_rows
+            log.error("sink %s: %d rows of run %s were removed before it had them", self.name, self._source.lost_rows,
+                      self.run_id)  # fmt: skip
+            self._source.lost_rows = 0
 
     def _select(self, rows: list[Row]) -> list[Row]:
         period = self._policy.period_steps

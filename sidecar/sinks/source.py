@@ -1,34 +1,20 @@
 """The journal as numbered rows, cut into batches: the reading half of a runner, without threads or sinks.
 
-Given: a journal reader, a projector, the cursor to start from. Hands on: batches of rows not yet delivered.
+Given: a way to open the journal at a checkpoint, the cursor to start from. Hands on: batches of rows not yet
+delivered, what is known of the run, and how many rows are gone for good.
 Never: delivers, or gives a row another number than in an earlier life: projection is a pure function of the journal.
 """
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable
 
 import msgspec
 
-from sidecar import wire
+from sidecar.follow import Follower
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks.cursors import Cursor
 
-
-class Reader(Protocol):
-    """What of sidecar.journal.JournalReader is needed here."""
-
-    def hellos(self) -> list[wire.Hello]: ...
-    def records(self, after_row: int = 0, rows_max: int | None = None) -> Iterator[Any]: ...
-    def last_row(self) -> int: ...
-    def close(self) -> None: ...
-
-
-class Projector(Protocol):
-    """What of sidecar.rows.Projector is needed here."""
-
-    def info(self) -> RunInfo: ...
-    def greet(self, hello: wire.Hello, received_ns: int) -> None: ...
-    def feed(self, record: Any) -> list[Row]: ...
+ENDS = ("lost", "failed", "finished")
+"""States of a rank whose process is gone, the worst first: that is the run's."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,97 +45,97 @@ class Batch(msgspec.Struct):
 
 
 class Source:
-    """The journal as numbered rows: the reading half, without threads or sinks."""
+    """Starts at the newest checkpoint that is not beyond the cursor, and projects from there."""
 
-    def __init__(self, reader: Reader, projector: Projector, start: Cursor, policy: Policy) -> None:
-        self._reader, self._projector, self._policy = reader, projector, policy
-        self._start = start
-        self.cursor = Cursor(0, 0)
-        self._position = 0
-        self._running: set[tuple[int, int]] = set()
-        self._trimmed = False
-        self._greeted: set[tuple[int, int]] = set()
-        self._hellos: dict[tuple[int, int], wire.Hello] = {}
-        self._read_hellos(greet_first=True)
+    def __init__(self, open_follower: Callable[[int], Follower], start: Cursor, policy: Policy) -> None:
+        self._open_follower, self._start, self._policy = open_follower, start, policy
+        self._next = start.number
+        """Number of the next row to deliver."""
+        self.lost_rows = 0
+        """Rows that retention removed before they were read here."""
+        self._follower = self._open()
+        self._known_alerts: set[str] | None = None
+        self._alerts: list[tuple[str, str, str, int | None]] = []
+
+    @property
+    def cursor(self) -> Cursor:
+        """What was read, all of it."""
+        return Cursor(self._follower.row, max(self._next, self._follower.number))
 
     def info(self) -> RunInfo:
-        return self._projector.info()
+        return msgspec.structs.replace(self._follower.projector.info(), end=self.end, alerts=list(self._alerts))
+
+    @property
+    def end(self) -> str | None:
+        """How the run ended: every training process that was heard of said goodbye, or was found gone."""
+        states = {rank.state for rank in self._follower.projector.state.ranks.values()}
+        return next((end for end in ENDS if end in states), None) if states <= set(ENDS) else None
 
     def last_row(self) -> int:
-        return self._reader.last_row()
+        return self._follower.reader.last_row()
 
     def next_batch(self) -> Batch | None:
         """The next rows not yet delivered, None when the journal has no more for now."""
         rows: list[Row] = []
-        number, oldest, newest = self.cursor.number, 0, 0
+        number, oldest, newest, cursor = self._next, 0, 0, self.cursor
         while len(rows) < self._policy.batch_rows_max:
-            read_any = False
-            for record in self._reader.records(self._position, self._policy.read_rows_max):
-                read_any = True
-                fresh = self._feed(record)
-                if fresh and not rows:
-                    number, oldest = self.cursor.number - len(fresh), record.received_ns
-                rows += fresh
-                newest = record.received_ns
-            if read_any:
-                self._position = self.cursor.row
-            elif self._position < self._reader.last_row():  # Rows with nothing whole in them: parts, or damaged.
-                self._position += self._policy.read_rows_max
-            else:
+            fresh, first_ns, last_ns = self._read()
+            if self._gap_after(cursor.row):
+                self._reopen(cursor)
+                if rows:
+                    break
+                number, cursor = self._next, self.cursor
+                continue
+            if fresh and not rows:
+                number, oldest = self._next - len(fresh), first_ns
+            rows += fresh
+            newest = last_ns or newest
+            self._note_alerts()
+            if self._follower.row == cursor.row:
                 break
-        if not rows:
-            return None
-        return Batch(rows, number, self.cursor, oldest, newest)
+            cursor = self.cursor
+        return Batch(rows, number, cursor, oldest, newest) if rows else None
 
     def close(self) -> None:
-        self._reader.close()
+        self._follower.close()
 
-    def _feed(self, record: Any) -> list[Row]:
-        """Project one record; rows that were delivered in an earlier life come back as nothing."""
-        if self.cursor.row == 0 and record.row > 1 and self._start.row:
-            self._trimmed = True  # Retention removed the oldest rows: count from the stored number, not from 0.
-        stream = (record.rank, record.session)
-        if stream not in self._greeted:
-            self._greet(stream, record.received_ns)
-        event = record.event
-        if isinstance(event, wire.Finished):
-            self._running.discard(stream)
-        elif isinstance(event, wire.RankEnded):
-            self._running.discard((event.rank, event.session))
-        rows = self._projector.feed(record)
-        if self._trimmed and record.row <= self._start.row:
-            self.cursor = Cursor(record.row, self._start.number)
-            return []
-        done = max(0, self._start.number - self.cursor.number)
-        self.cursor = Cursor(record.row, self.cursor.number + len(rows))
-        return rows[done:]
+    def _open(self) -> Follower:
+        follower = self._open_follower(self._next)
+        self.lost_rows += max(0, follower.number - self._next)
+        self._next = max(self._next, follower.number)
+        return follower
 
-    @property
-    def ended(self) -> bool:
-        """Has every training process that was heard of said goodbye, or been found gone?"""
-        return bool(self._greeted) and not self._running
+    def _read(self) -> tuple[list[Row], int, int]:
+        """The undelivered rows of some more of the journal, and when the first and the last of them were received."""
+        rows: list[Row] = []
+        first_ns = last_ns = 0
+        for record, fresh in self._follower.read(self._policy.read_rows_max):
+            number = self._follower.number
+            fresh = fresh[max(0, self._next - (number - len(fresh))) :]
+            self._next = max(self._next, number)
+            if fresh:
+                first_ns, last_ns = first_ns or record.received_ns, record.received_ns
+            rows += fresh
+        return rows, first_ns, last_ns
 
-    @property
-    def complete(self) -> bool:
-        """Does the journal still begin at its first row?"""
-        first = next(iter(self._reader.records(0, 1)), None)
-        return first is None or first.row <= 1
+    def _gap_after(self, row: int) -> bool:
+        """Did retention remove rows ahead of us? Asked after reading them, so that nothing can slip between."""
+        return self._follower.reader.first_row() > row + 1
 
-    def _greet(self, stream: tuple[int, int], received_ns: int) -> None:
-        """A stream is greeted at its first record, not when its Hello came, so that every replay is alike."""
-        if stream not in self._hellos:
-            self._read_hellos(greet_first=False)
-        self._greeted.add(stream)
-        hello = self._hellos.get(stream)
-        if hello is not None:
-            self._running.add(stream)
-            self._projector.greet(hello, received_ns)
+    def _reopen(self, cursor: Cursor) -> None:
+        """Go on from the checkpoint behind the gap."""
+        self._follower.close()
+        self._next = cursor.number
+        self._follower = self._open()
 
-    def _read_hellos(self, *, greet_first: bool) -> None:
-        hellos = self._reader.hellos()
-        self._hellos.update({(hello.rank, hello.session): hello for hello in hellos})
-        if greet_first and hellos:
-            first = hellos[0]
-            self._greeted.add((first.rank, first.session))
-            self._running.add((first.rank, first.session))
-            self._projector.greet(first, first.time_ns)
+    def _note_alerts(self) -> None:
+        """Those that came up after the cursor; what an earlier life has seen is not announced again."""
+        if self._follower.number < self._start.number:
+            return
+        alerts = self._follower.projector.state.alerts
+        if self._known_alerts is None:
+            self._known_alerts = {alert.name for alert in alerts} if self._start.number else set()
+        for alert in reversed(alerts):
+            if alert.name not in self._known_alerts:
+                self._known_alerts.add(alert.name)
+                self._alerts.append((alert.name, alert.severity, alert.message, alert.step))

@@ -54,6 +54,7 @@ class WandbSink:
         """The highest ``_step`` handed to wandb in this process."""
         self._logged_at = 0.0
         self._confirmed = -1
+        self._read_at = 0.0
         self._stop_asked = False
         self._mode = "offline"
         self._arrivals = Arrivals(
@@ -85,6 +86,8 @@ class WandbSink:
             if step > self._logged:  # A repeat within this process.
                 self._log(payload, step)
         self._verify()
+        if time.monotonic() - self._read_at > CONFIRM_SECONDS:  # A run that never pauses must not look unconfirmed.
+            self._read_log()
 
     def flush(self) -> Report:
         if self._run is not None:
@@ -191,10 +194,16 @@ class WandbSink:
         without a word."""
         if self._confirmed >= self._logged or time.monotonic() - self._logged_at < 2 * LOG_FLUSH_SECONDS:
             return
-        on_disk = self._step_on_disk(self._run.id)
-        self._confirmed = max(self._confirmed, -1 if on_disk is None else on_disk)
+        self._read_log()
         if self._confirmed < self._logged and time.monotonic() - self._logged_at > CONFIRM_SECONDS:
             raise SinkDied("wandb does not write what it is given (its process is dead, or the disk is full)")
+
+    def _read_log(self) -> None:
+        on_disk = self._step_on_disk(self._run.id)
+        self._read_at = time.monotonic()
+        self._confirmed = max(self._confirmed, -1 if on_disk is None else on_disk)
+        if self._mode == "offline":
+            self._report = msgspec.structs.replace(self._report, acknowledged=self._confirmed + 1)
 
     def _verify(self) -> None:
         """Now and then ask the server what it has. Raises SinkDied when it does not get what wandb was given."""

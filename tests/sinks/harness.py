@@ -82,6 +82,11 @@ class Manager:
     def health(self, sink: str) -> Any:
         return self.telemetry.sinks[sink]
 
+    def drain_one(self, sink: str, seconds: float = 60.0) -> None:
+        self.manager.notify(self.run.run_id)
+        runner = self.manager._runners[self.run.run_id, sink]
+        until(lambda: runner.drained, seconds, lambda: f"not drained: {runner.health}")
+
     def drain(self, seconds: float = 60.0) -> None:
         self.manager.notify(self.run.run_id)
         until(self.manager.drained, seconds, lambda: f"not drained: {self.telemetry.sinks}")

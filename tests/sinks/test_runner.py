@@ -11,8 +11,8 @@ import pytest
 
 from sidecar import wire
 from sidecar.errors import UserError
-from sidecar.journal import JournalReader
-from sidecar.rows import Projector
+from sidecar.follow import Follower
+from sidecar.journal import Checkpoint
 from sidecar.sinks import backoff, registry
 from sidecar.sinks.base import Report, Sink, Unavailable
 from sidecar.sinks.cursors import Cursor, Cursors
@@ -198,9 +198,14 @@ class FarEnd(Sink):
         self.kept |= {number + index: row for index, row in enumerate(rows)}
 
 
+def source_of(run: Run, start: Cursor = Cursor()) -> Source:
+    path = run.store.path(run.run_id)
+    return Source(lambda number: Follower(path, run.run_id, number_max=number), start, FAST)
+
+
 def runner_of(run: Run, sink: Sink, cursors: Cursors, tmp_path: Path) -> SinkRunner:
     def source(start: Cursor) -> Source:
-        return Source(JournalReader(run.store.path(run.run_id)), Projector(run.run_id), start, FAST)
+        return source_of(run, start)
 
     letters = DeadLetters(tmp_path / "dead", run.run_id, "far")
     return SinkRunner(run.run_id, "far", sink, source, cursors, letters, policy=FAST, random=lambda: 0.999)
@@ -226,7 +231,7 @@ def test_what_the_far_end_lost_is_delivered_again_from_the_journal(tmp_path: Pat
 
 def test_rows_have_the_same_numbers_in_every_life_whenever_ranks_join(tmp_path: Path) -> None:
     run = Run(tmp_path, world_size=2)
-    live = Source(JournalReader(run.store.path("run-1")), Projector("run-1"), Cursor(), FAST)
+    live = source_of(run)
     seen: list[object] = []
     run.steps(0, 4)
     seen += numbered(live)
@@ -238,9 +243,9 @@ def test_rows_have_the_same_numbers_in_every_life_whenever_ranks_join(tmp_path: 
         if step % 4 == 0:
             seen += numbered(live)
     seen += numbered(live)
-    again = Source(JournalReader(run.store.path("run-1")), Projector("run-1"), Cursor(), FAST)
+    again = source_of(run)
     assert numbered(again) == seen
-    later = Source(JournalReader(run.store.path("run-1")), Projector("run-1"), Cursor(9, 17), FAST)
+    later = source_of(run, Cursor(9, 17))
     assert numbered(later) == seen[17:]
 
 
@@ -249,6 +254,85 @@ def numbered(source: Source) -> list[object]:
     while batch := source.next_batch():
         found += list(enumerate(batch.rows, batch.number))
     return found
+
+
+def checkpointed(run: Run) -> int:
+    """Store the fold of everything so far, as the pipeline does; its row."""
+    follower = Follower(run.store.path(run.run_id), run.run_id)
+    list(follower.read(10_000))
+    checkpoint = follower.checkpoint()
+    assert checkpoint is not None
+    run.journal.checkpoint(checkpoint)
+    follower.close()
+    return checkpoint.row
+
+
+def test_a_restart_begins_at_a_checkpoint_and_gives_the_same_rows(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for last in (9, 19, 29):
+        run.steps(last - 9, last)
+        checkpointed(run)
+    everything = numbered(source_of(run))
+    for start in (0, 7, 20, 21, 39, 55, 60):
+        source = source_of(run, Cursor(0, start))
+        assert source._follower.number == start // 20 * 20
+        assert numbered(source) == everything[start:]
+        assert source.lost_rows == 0
+
+
+def test_rows_that_retention_removed_are_counted_as_lost_and_the_rest_arrives(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    order(tmp_path, "recorder", "outage")
+    with Manager(run, "recorder", "second") as manager:
+        run.steps(0, 9)
+        manager.drain_one("second")
+        run.journal.drop_through(checkpointed(run))
+        run.steps(10, 14)
+        order(tmp_path, "recorder", "")
+        manager.drain()
+        assert (manager.health("recorder").lost_rows_total, manager.health("second").lost_rows_total) == (0, 0)
+    order(tmp_path, "recorder", "")
+    with Manager(run, "isolated", "second") as manager:
+        manager.drain()
+        assert (manager.health("isolated").lost_rows_total, manager.health("second").lost_rows_total) == (20, 0)
+    assert steps_of(delivered(tmp_path, "isolated")) == list(range(10, 15))
+    assert delivered(tmp_path, "isolated") == delivered(tmp_path, "second")[20:]
+
+
+def test_a_gap_that_opens_ahead_of_a_slow_reader_is_counted_and_numbers_stay_right(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.steps(0, 9)
+    everything = numbered(source_of(run))
+    slow = source_of(run)
+    slow._policy = msgspec.structs.replace(FAST, batch_rows_max=2, read_rows_max=1)
+    first = slow.next_batch()
+    assert first is not None
+    row = checkpointed(run)
+    run.steps(10, 12)
+    everything = numbered(source_of(run))
+    run.journal.drop_through(row)
+    rest = numbered(slow)
+    assert (first.number, len(first.rows), slow.lost_rows) == (0, 2, 18)
+    assert rest == everything[20:]
+
+
+def test_retention_waits_for_the_slowest_sink_and_for_what_the_far_end_confirmed(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    order(tmp_path, "second", "outage")
+    with Manager(run, "recorder", "second") as manager:
+        assert manager.manager.passed_row("run-1") == 0
+        assert manager.manager.passed_row("another") is None
+        run.steps(0, 9)
+        manager.drain_one("recorder")
+        assert manager.manager.passed_row("run-1") == 0
+        order(tmp_path, "second", "")
+        manager.drain()
+        assert manager.manager.passed_row("run-1") == 10
+        runner = manager.manager._runners["run-1", "second"]
+        runner._confirmed = 15
+        assert manager.manager.passed_row("run-1") == 0
+        run.journal.checkpoint(Checkpoint(5, 10, b"", None))
+        assert manager.manager.passed_row("run-1") == 5
 
 
 def test_an_unavailable_sink_is_tried_again_with_growing_rests(tmp_path: Path) -> None:
