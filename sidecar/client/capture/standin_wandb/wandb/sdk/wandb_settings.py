@@ -95,7 +95,7 @@ def _checked(name: str, value: Any) -> Any:
         value = str(value)
         found = next((char for char in value if char in "/\\#?%:"), None)
         if found is not None:
-            message = "cannot contain characters '/,\\,#,?,%,:', found"
+            message = "cannot contain characters '/,\\\\,#,?,%,:', found"
             raise UsageError(f"Invalid project name {value!r}: {message} {found!r}")
         if len(value) > 128:
             raise UsageError(f"Invalid project name {value!r}: exceeded 128 characters")
