@@ -22,6 +22,7 @@ TEXTS_MAX = 24
 PAUSES_MAX = 1024
 TOOK_MAX = 20_000
 DERIVED_OWNER = -1
+OWNER_MAX = 1 << 40
 
 TRACKED = frozenset({
     "train/loss", "val/loss", "train/accuracy", "val/accuracy", "eval/mean_acc", "train/learning_rate",
@@ -118,6 +119,7 @@ class Collector:
         self._step = 0.0
         self._tokens: float | None = None
         self._clocks: dict[int, _Clock] = {}
+        self._slots: dict[str, _Slot] = {}
         self._pauses: dict[int, float] = {}
         self._took: deque[Took] = deque()
         self._pins: set[tuple[str, int]] = set()
@@ -162,11 +164,19 @@ class Collector:
             self._step = place
         owner = DERIVED_OWNER if kind in ("derived", "hardware") else row.rank
         metrics = _gpu_means(row.metrics) if kind == "hardware" else row.metrics
+        slots, when = self._slots, int(row.time * 1e6)
         for name, value in metrics.items():
-            if value.__class__ is float or value.__class__ is int:
-                self._value(name, value, owner, place, row, metrics)
-            elif name in aliases.STAGE_KEYS and isinstance(value, str):
-                self._stage = value
+            if value.__class__ is not float:
+                if value.__class__ is not int:
+                    if name in aliases.STAGE_KEYS and isinstance(value, str):
+                        self._stage = value
+                    continue
+                value = _float(value)
+            slot = slots.get(name)
+            if slot is None:
+                slot = slots[name] = self._slot(name)
+            if owner <= slot.owner and not (slot.alias and slot.known in metrics):
+                self._value(slot, value, owner, place, row.time, when)
 
     def took(self, step: "Took") -> None:
         """Kept for a while: another rank may still tell that it paused there."""
@@ -204,39 +214,38 @@ class Collector:
         run.pins.sort(key=lambda pin: pin.step)
         return run
 
-    def _value(self, name: str, value: float, owner: int, step: float, row: Row, metrics: dict[str, Any]) -> None:
-        known = aliases.canonical(name)
+    def _value(self, slot: "_Slot", value: float, owner: int, step: float, time: float, when: int) -> None:
+        """``time``: seconds; ``when``: the same in whole microseconds."""
+        if slot.known == TOKENS:
+            self._tokens = value
+        track = slot.track
+        if owner < slot.owner:  # The lowest rank that sends a metric is shown; what was computed, before all.
+            slot.owner = owner
+            if track is not None and track.cut(step):
+                slot.total = self.run.totals[slot.known] = Total()
+        slot.total.add(value, step)
+        if track is not None:
+            track.add(Point(when, step, self._tokens, time, value))
+
+    def _slot(self, name: str) -> "_Slot":
+        """Where the values of a name go. Names beyond the limit share one place that nobody reads."""
+        known, run = aliases.canonical(name), self.run
         if known != name:
-            if known in metrics:
-                return
-            self.run.sent_as.setdefault(known, name)
-        try:
-            number = float(value)
-        except OverflowError:
-            number = float("inf") if value > 0 else float("-inf")
-        if known == TOKENS:
-            self._tokens = number
-        totals = self.run.totals
-        total = totals.get(known)
+            run.sent_as.setdefault(known, name)
+            if known in self._slots:
+                twin = self._slots[known]
+            else:
+                twin = self._slots[known] = self._slot(known)
+            return _Slot(known, True, twin.total, twin.track)
+        total = run.totals.get(name)
         if total is None:
-            if len(totals) >= TOTALS_MAX:
-                return
-            total = totals[known] = Total()
-        tracks = self.run.tracks
-        track = tracks.get(known)
-        if track is None:
-            if not self._wanted(known) or len(tracks) >= TRACKS_MAX:
-                total.add(number, step)
-                return
-            track = tracks[known] = Track(owner)
-        if owner > track.owner:
-            return
-        if owner < track.owner:
-            track.owner = owner
-            if track.cut(step):
-                total = totals[known] = Total()
-        total.add(number, step)
-        track.add(Point(int(row.time * 1e6), step, self._tokens, row.time, number))
+            total = Total()
+            if len(run.totals) < TOTALS_MAX:
+                run.totals[name] = total
+        track = run.tracks.get(name)
+        if track is None and self._wanted(name) and len(run.tracks) < TRACKS_MAX:
+            track = run.tracks[name] = Track()
+        return _Slot(name, False, total, track)
 
     def _wanted(self, name: str) -> bool:
         return (name in TRACKED or name in self._also
@@ -250,6 +259,17 @@ class Collector:
                 self.pin("restart", int(self._step), record.rank, record.event.time_ns, text)
             clock = self._clocks[record.rank] = _Clock(record.rank, record.session)
         return clock
+
+
+class _Slot:
+    """Where the values of one name go."""
+
+    __slots__ = ("alias", "known", "owner", "total", "track")
+
+    def __init__(self, known: str, alias: bool, total: Total, track: Track | None) -> None:
+        self.known, self.alias, self.total, self.track = known, alias, total, track
+        self.owner = OWNER_MAX
+        """The lowest rank that has sent it; -1 for what the sidecar computed."""
 
 
 class _Clock:
@@ -296,3 +316,10 @@ def _gpu_means(metrics: dict[str, Any]) -> dict[str, Any]:
             if mean is not None and index.isdigit() and type(value) in (int, float):
                 sums.setdefault(mean, []).append(value)
     return {**metrics, **{name: sum(values) / len(values) for name, values in sums.items()}} if sums else metrics
+
+
+def _float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")

@@ -58,6 +58,26 @@ def load_runs(
     return sorted(found, key=lambda run: (run.started_ns, run.run_id))[-RUNS_MAX:]
 
 
+def load_each(
+    directory: Path, words: Iterable[str], also: Iterable[str] = (), now_ns: int | None = None
+) -> list[RunData]:
+    """The named runs (ids, names, "latest", or files) in the order named. Raises UserError (exit code 3)."""
+    wanted, now = tuple(also), time.time_ns() if now_ns is None else now_ns
+    store, out = Store(directory), []
+    for word in words:
+        path = Path(word)
+        if path.suffix in SUFFIXES and path.is_file():
+            out.append(load_file(path, wanted, now))
+            continue
+        entry = _entries(store, (), (word,), False)[0]
+        loaded = _journal(entry.path, entry.run_id, wanted, now)
+        if loaded is None or not loaded.rows_total:
+            raise UserError(f"the journal of {word!r} has nothing in it, or is damaged",
+                            "`sidecar runs` lists the others", Exit.NO_DATA)
+        out.append(loaded)
+    return out
+
+
 def load_file(path: Path, also: Iterable[str] = (), now_ns: int = 0) -> RunData:
     """One journal or export. Raises UserError when it is neither."""
     if path.suffix == SUFFIX:

@@ -24,10 +24,11 @@ class Point(NamedTuple):
 
 
 class _Bucket:
-    __slots__ = ("first", "high", "index", "last", "low")
+    __slots__ = ("count", "first", "high", "index", "last", "low", "total")
 
-    def __init__(self, index: int, first: Point, low: Point, high: Point, last: Point) -> None:
-        self.index, self.first, self.low, self.high, self.last = index, first, low, high, last
+    def __init__(self, index: int, point: Point) -> None:
+        self.index, self.first, self.low, self.high, self.last = index, point, point, point, point
+        self.count, self.total = 1, point.value
 
     def take(self, point: Point) -> None:
         if point.value < self.low.value:
@@ -35,6 +36,8 @@ class _Bucket:
         elif point.value > self.high.value:
             self.high = point
         self.last = point
+        self.count += 1
+        self.total += point.value
 
     def join(self, later: "_Bucket") -> None:
         if later.low.value < self.low.value:
@@ -42,19 +45,26 @@ class _Bucket:
         if later.high.value > self.high.value:
             self.high = later.high
         self.last = later.last
+        self.count += later.count
+        self.total += later.total
 
     def points(self) -> list[Point]:
         return sorted({self.first, self.low, self.high, self.last})
 
 
+def _middle(bucket: _Bucket) -> Point:
+    first, last = bucket.first, bucket.last
+    tokens = None if first.tokens is None or last.tokens is None else (first.tokens + last.tokens) / 2
+    time, value = (first.time + last.time) / 2, bucket.total / bucket.count
+    return Point((first.order + last.order) // 2, (first.step + last.step) / 2, tokens, time, value)
+
+
 class Track:
     """One metric of one run. Values that are not finite are kept apart, with their steps."""
 
-    __slots__ = ("_buckets", "_buckets_max", "_sorted", "bad", "bad_total", "count", "owner", "width")
+    __slots__ = ("_buckets", "_buckets_max", "_sorted", "bad", "bad_total", "count", "width")
 
-    def __init__(self, owner: int, buckets_max: int = BUCKETS_MAX) -> None:
-        self.owner = owner
-        """The lowest rank that sends this metric; -1 for what the sidecar computed. Others are passed over."""
+    def __init__(self, buckets_max: int = BUCKETS_MAX) -> None:
         self.count = 0
         self.width = 1
         """Steps a bucket spans."""
@@ -79,12 +89,12 @@ class Track:
         if self._buckets and self._buckets[-1].index == index:
             self._buckets[-1].take(point)
             return
-        self._buckets.append(_Bucket(index, point, point, point, point))
+        self._buckets.append(_Bucket(index, point))
         while len(self._buckets) > self._buckets_max:
             self._halve()
 
     def cut(self, step: float) -> bool:
-        """Forget what was added from ``step`` on: a better source of the same numbers begins there. Is nothing left?"""
+        """Forget what was added from ``step`` on: a better source begins there. Is nothing left?"""
         self._buckets = [bucket for bucket in self._buckets if bucket.last.step < step]
         self._sorted = None
         return not self._buckets
@@ -111,6 +121,10 @@ class Track:
             self._sorted = [point for bucket in self._buckets for point in bucket.points()]
         return self._sorted
 
+    def means(self) -> list[Point]:
+        """One point a bucket: the mean of all its values, in its middle. For comparing: extremes would mislead."""
+        return [_middle(bucket) for bucket in self._buckets]
+
     def at(self, order: int) -> Point | None:
         """The last one that had been read by then: what "carried forward" means."""
         points = self.points()
@@ -134,7 +148,7 @@ class Total:
         if value - value != 0:
             self.bad += 1
             return
-        if self.count == 0:
+        if not self.count:
             self.first = value
         self.count += 1
         self.sum += value
