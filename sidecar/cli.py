@@ -24,6 +24,7 @@ COMMANDS = {
     "export": "every row of a run as JSON lines, CSV or Parquet",
     "viz": "pictures of runs in 3D, as one page that opens offline",
     "compare": "runs side by side; with --gate an exit code for CI",
+    "report": "one page about one run, to hand on",
     "doctor": "check this machine: ports, permissions, memory, GPU, packages, keys",
     "demo": "a synthetic run, to look around without training anything",
     "keys": "make the keys for trainers on other hosts",
