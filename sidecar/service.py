@@ -220,10 +220,16 @@ class Service:
         for hello in self._recovery.scan():
             self._trainers.pop(hello.session, None)
             self._note_end(hello)
-        launcher = os.environ.get(LAUNCHER_VARIABLE, "")
-        if launcher.isdigit() and not Path(f"/proc/{launcher}").exists() and not self._config.keep:
-            log.warning("the launcher is gone, and the training processes with it")
+        if self._is_forsaken():
+            log.warning("the launcher is gone, and no training process is left")
             self._stop.set()
+
+    def _is_forsaken(self) -> bool:
+        """Was the launcher killed, and has everything that it started ended?"""
+        launcher = os.environ.get(LAUNCHER_VARIABLE, "")
+        if not launcher.isdigit() or self._config.keep or _is_alive(int(launcher)):
+            return False
+        return not any(_is_alive(trainer.pid) for trainer in self._trainers.values())
 
     def _keep_within_bounds(self) -> None:
         """Journals that outgrew their bound give up what every sink has; more only when they must, counted."""
@@ -286,3 +292,7 @@ def _calm_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def _is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
