@@ -156,8 +156,11 @@ class History:
                 if level != owner:
                     bands.setdefault(place[0], []).append(value)
             for step, widths in bands.items():
-                summary = Summary(widths)
-                series.spread(step, summary.low, summary.high, summary.flags)
+                if len(widths) == 1 and (value := widths[0]) - value == 0:
+                    series.spread(step, value, value, 0)
+                else:
+                    summary = Summary(widths)
+                    series.spread(step, summary.low, summary.high, summary.flags)
 
     def _capacity(self) -> int:
         share = self._buckets_total // max(1, len(self._series))
