@@ -84,6 +84,20 @@ class Ring:
         HEAD.pack_into(self._view, CURSORS_OFFSET, self.head, self.head_seq)
         return seq
 
+    def append_unsettled(self, payload: bytes) -> None:
+        """Store an event that may still change: the next append replaces it, and only who finds the file after a kill
+        reads it. Does nothing where there is no room for it without giving up an older event.
+        """
+        length = len(payload)
+        size = (length + 23) & ~7
+        offset = self.head % self.capacity
+        if offset + size > self.capacity or self.head + size - self.tail > self.capacity:
+            return
+        seq = self.head_seq
+        self._data[offset + 16 : offset + 16 + length] = payload
+        RECORD.pack_into(self._data, offset, length, zlib.crc32(payload, seq & CRC_MASK), seq)
+        HEAD.pack_into(self._view, CURSORS_OFFSET, self.head + size, seq + 1)
+
     def release(self, position: int, seq: int) -> None:
         """Forget everything before ``position``, whose record has number ``seq``: it is safe elsewhere."""
         if position > self.tail:

@@ -125,3 +125,33 @@ def test_no_space_is_an_error_and_leaves_nothing_behind(tmp_path: Path, monkeypa
     with pytest.raises(OSError, match="No space left"):
         make(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unsettled_event_is_found_after_a_kill_and_replaced_by_the_next_append(tmp_path: Path) -> None:
+    ring = make(tmp_path)
+
+    def found() -> list[bytes]:
+        orphan = Orphan(ring.path)
+        events = [payload for _, payload in orphan.events()]
+        orphan.close()
+        return events
+
+    ring.append(b"first")
+    ring.append_unsettled(b"open")
+    ring.append_unsettled(b"open, longer")
+    assert read_all(ring) == [b"first"]
+    assert found() == [b"first", b"open, longer"]
+    ring.append(b"second")
+    assert found() == [b"first", b"second"]
+    ring.remove()
+
+
+def test_an_unsettled_event_never_costs_an_older_one(tmp_path: Path) -> None:
+    ring = make(tmp_path, capacity=4096)
+    while ring.head + 300 < ring.capacity:
+        ring.append(b"x" * 200)
+    before = read_all(ring)
+    ring.append_unsettled(b"y" * 400)
+    assert read_all(ring) == before
+    assert ring.overwritten == 0
+    ring.remove()

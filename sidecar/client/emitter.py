@@ -37,6 +37,7 @@ class Emitter:
         self._encode = msgspec.msgpack.Encoder(enc_hook=values.plain).encode
         self._aside: deque[tuple[bytes, list[str], Ticket | None]] = deque()
         self._record_bytes_max = min(wire.FRAME_BYTES_MAX, self.ring.capacity // 8)
+        self._held: bytes | None = None
         self._reported: tuple[dict[str, int], int] = ({}, 0)
         self._next_report_ns = 0
         self.pump = Pump(self.ring, self.lock, hello, endpoint, self.housekeeping)
@@ -61,6 +62,26 @@ class Emitter:
             self.ring.remove()
         else:
             self.ring.close()
+
+    def hold(self, event: wire.Event | None) -> None:
+        """An event that may still change, until it is emitted: in shared memory, so that a kill does not lose it.
+
+        None: nothing is held any more. Best effort: skipped when the lock is taken or there is no room.
+        """
+        self._held = None
+        if event is None or not self.is_open:
+            return
+        try:
+            payload = self._encode(event)
+        except Exception:  # noqa: BLE001 - Values that a device still computes: held once they are plain.
+            return
+        if len(payload) <= self._record_bytes_max:
+            self._held = payload
+            if self.lock.acquire(False):
+                try:
+                    self.ring.append_unsettled(payload)
+                finally:
+                    self.lock.release()
 
     def forget_after_fork(self) -> None:
         """In a forked child: the ring, the socket and the thread belong to the parent."""
@@ -143,6 +164,8 @@ class Emitter:
             return
         else:
             seq = self._store_in_parts(payload)
+        if self._held is not None:
+            self.ring.append_unsettled(self._held)
         if ticket is not None and (given_up := self.device.expect(seq, list(names), ticket)):
             values.count(self.rejected, "device_too_late", given_up)
 

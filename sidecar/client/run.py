@@ -228,6 +228,10 @@ class Run:
     def _emit_bins(self, name: str, bins: Bins, step: int | None) -> None:
         self._emitter.emit(wire.Histogram(time_ns(), monotonic_ns(), step, name, *bins))
 
+    def _hold(self, event: wire.Event | None) -> None:
+        """A row that may still change, for the captures: it survives a kill, and is sent only when it is emitted."""
+        self._emitter.hold(event)
+
     def _emit_leftovers(self) -> None:
         """Phases and consumption that no step carried away."""
         phases, datasets, step = self._phases, self._datasets, self._last_step

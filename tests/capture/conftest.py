@@ -66,11 +66,16 @@ class Listener:
             reader.close()
         return projector, rows
 
-    def rows(self, run_id: str | None = None, kinds: Sequence[str] = ("log",), wait: Callable[[list[Row]], bool] | None = None) -> list[Row]:
+    def rows(
+        self,
+        run_id: str | None = None,
+        kinds: Sequence[str] = ("log",),
+        wait: Callable[[list[Row]], bool] | None = None,
+    ) -> list[Row]:
         """Rows of these kinds of the run (the only one, when not named); waits for them at most ten seconds."""
         deadline = time.monotonic() + 10
         while True:
-            ids = [run_id] if run_id else self.run_ids()
+            ids = [known for known in self.run_ids() if run_id in (None, known)]
             found = [row for row in self.projector(ids[0])[1] if row.kind in kinds] if ids else []
             if time.monotonic() > deadline or (found if wait is None else wait(found)):
                 return found
@@ -93,13 +98,17 @@ def listener() -> Iterator[Listener]:
 def captured(listener: Listener, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a script's text under capture; its rows arrive at ``listener``."""
 
-    def run(script: str, capture: str = "wandb", code: int | None = 0, arguments: Sequence[str] = (), **environ: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        script: str, capture: str = "wandb", code: int | None = 0, arguments: Sequence[str] = (), **environ: str
+    ) -> subprocess.CompletedProcess[str]:
         return execute(script, tmp_path, capture, {"SIDECAR_ENDPOINT": listener.endpoint, **environ}, code, arguments)
 
     return run
 
 
-def execute(script: str, folder: Path, capture: str, environ: dict[str, str], code: int | None = 0, arguments: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+def execute(
+    script: str, folder: Path, capture: str, environ: dict[str, str], code: int | None = 0, arguments: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     path = folder / "script.py"
     path.write_text(textwrap.dedent(script))
     settings = {**os.environ, **environ}

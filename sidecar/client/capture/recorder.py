@@ -89,6 +89,8 @@ class Recorder:
             if commit:
                 self._close()
                 self.step += 1
+            else:
+                self._hold()
 
     def flush(self) -> None:
         """Close the open row, as finish and the end of the process do."""
@@ -145,10 +147,18 @@ class Recorder:
     def _close(self) -> None:
         row, self._row = self._row, None
         assert row is not None
+        self.run._hold(None)
         self.definitions.complete(row, self._beside)
         self._beside.clear()
         self._write(flat(row) if self._nested else row, self._row_ns)
         self._nested = False
+
+    def _hold(self) -> None:
+        """Let a kill find the open row as it is now."""
+        row = flat(self._row or {}) if self._nested else self._row
+        if 0 <= self.step <= wire.STEP_MAX and row:
+            kept = {name: value for name, value in row.items() if name not in INTERNAL} if "_timestamp" in row else row
+            self.run._hold(wire.Log(self._row_ns, monotonic_ns(), self.step, kept))
 
     def _write(self, row: Mapping[str, Any], now_ns: int) -> None:
         if "_timestamp" in row:

@@ -30,6 +30,7 @@ class StepCounter:
         self._first: weakref.ref[Any] | None = None
         self._repeats = 0
         self._run: client.Run | None = None
+        self._theirs = False
         self._flops: int | None = None
         self._meter: Any = None
 
@@ -73,8 +74,9 @@ class StepCounter:
     def _wanted_run(self) -> client.Run | None:
         """The run that a capture or nobody began; None beside a script that reports its own steps."""
         run = client.current()
+        self._theirs |= run is not None and run.captured is None
         if run is None:
-            if self._run is not None:
+            if self._run is not None or self._theirs:
                 return None  # It was finished: the script is done with it.
             project = os.environ.get("SIDECAR_PROJECT") or os.path.basename(sys.argv[0] or "python").removesuffix(".py")
             run = begin(IMPLICIT, project=project)

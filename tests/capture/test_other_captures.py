@@ -1,0 +1,188 @@
+"""swanlab, TensorBoard, torch, and the forms that forward to the real library."""
+
+import pytest
+
+
+def test_swanlab_under_wandbs_name_as_minimind_uses_it(captured, listener) -> None:
+    done = captured("""
+    import swanlab as wandb
+    run = wandb.init(project="mm", name="sft", id=None, resume=None, config={"lr": 1})
+    for step in range(3):
+        wandb.log({"loss": 1 / (step + 1), "n": {"a": 1}})
+    wandb.log({"a": 1}, step=10)
+    wandb.log({"b": 1})
+    wandb.log({"a": 2}, step=4)
+    wandb.log({"t": wandb.Text("hey"), "img": wandb.Image("x.png"), "big": __import__("numpy").arange(40)})
+    wandb.log("not a map"); wandb.log({"x": 1}, step=-1); wandb.log({"o": object(), "kept": 1})
+    wandb.config.update({"z": 2}); wandb.config["y"] = 3
+    print(wandb.get_run().id == run.id, wandb.run is run, wandb.config.z, run.config.get("lr"))
+    wandb.finish()
+    try: wandb.log({"a": 1})
+    except RuntimeError as error: print("RuntimeError")
+    import importlib.metadata; print(importlib.metadata.version("swanlab"))
+    """, "swanlab")
+    assert done.stdout.splitlines() == ["True True 2 1", "RuntimeError", "0.10.3"]
+    (run_id,) = listener.run_ids()
+    rows = [(row.step, row.metrics) for row in listener.rows(run_id)]
+    assert rows == [
+        (0, {"loss": 1.0, "n/a": 1}), (1, {"loss": 0.5, "n/a": 1}), (2, {"loss": 1 / 3, "n/a": 1}), (10, {"a": 1}),
+        (11, {"b": 1}), (4, {"a": 2}), (13, {"kept": 1}),
+    ]  # fmt: skip
+    assert [row.metrics for row in listener.rows(run_id, ("text",))] == [{"t": "hey"}]
+    assert [list(row.metrics) for row in listener.rows(run_id, ("histogram",))] == [["big"]]
+    state = listener.projector(run_id)[0].state
+    assert (state.project, state.name, state.captured, state.config) == ("mm", "sft", "swanlab", {"lr": 1, "z": 2, "y": 3})
+    assert state.ranks[0].rejected == {"media_not_kept": 1, "log_not_a_map": 1, "bad_step": 1, "unsupported_type": 1}
+
+
+@pytest.mark.parametrize("module", ["torch.utils.tensorboard", "tensorboardX"])
+def test_tensorboard_writers_arrive_and_still_write_their_files(module, captured, listener, tmp_path) -> None:
+    captured(f"""
+    import torch
+    from {module} import SummaryWriter
+    writer, other = SummaryWriter("runs/a"), SummaryWriter("runs/val")
+    for step in range(3):
+        writer.add_scalar("loss", torch.tensor(1.0 / (step + 1)), step)
+        other.add_scalar("loss", 2.0, global_step=step)
+    writer.add_scalars("group", {{"a": 1, "b": 2}}, 3)
+    writer.add_text("sample", "hello", 3)
+    writer.add_histogram("h", torch.arange(100.0), 4)
+    writer.close(); other.close()
+    """, "tensorboard")
+    (run_id,) = listener.run_ids()
+    rows = [(row.step, row.metrics) for row in listener.rows(run_id)]
+    assert rows[:2] == [(0, {"loss": 1.0}), (0, {"val/loss": 2.0})]
+    assert rows[-1] == (3, {"group/a": 1, "group/b": 2})
+    assert len(rows) == 7
+    assert [row.metrics for row in listener.rows(run_id, ("text",))] == [{"sample": "hello"}]
+    (histogram,) = listener.rows(run_id, ("histogram",))
+    assert (histogram.step, sum(histogram.metrics["h"]["counts"])) == (4, 100)
+    assert listener.projector(run_id)[0].state.name == "a"
+    assert list((tmp_path / "runs" / "a").glob("events*"))
+
+
+TRAIN = """
+    import torch
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.out = torch.nn.Linear(32, 96, bias=False), torch.nn.Linear(32, 32, bias=False)
+        def forward(self, x):
+            q, k, v = self.qkv(x).view(2, 16, 3, 4, 8).permute(2, 0, 3, 1, 4)
+            y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return self.out(y.transpose(1, 2).reshape(2, 16, 32))
+    torch.manual_seed(0)
+    embed, block = torch.nn.Embedding(64, 32), Block()
+    model = torch.nn.Sequential(embed, block)
+    optimizers = [torch.optim.AdamW(block.parameters(), lr=1e-3), torch.optim.SGD(embed.parameters(), lr=1e-2)]
+    losses = []
+    def step():
+        for micro in range(2):
+            loss = model(torch.randint(0, 64, (2, 16))).pow(2).mean()
+            loss.backward()
+        for optimizer in optimizers: optimizer.step()
+        for optimizer in optimizers: optimizer.zero_grad()
+        losses.append(loss.item())
+"""
+TOKENS, MATRICES, ATTENTION = 2 * 2 * 16, 32 * 96 + 32 * 32, 12 * 4 * 8 * 16
+
+
+def test_a_script_that_logs_nothing_shows_steps_parameters_and_flops(captured, listener) -> None:
+    captured(TRAIN + "\n    for _ in range(6): step()\n", "torch")
+    (run_id,) = listener.run_ids()
+    steps = listener.rows(run_id, ("step",))
+    assert [row.step for row in steps] == list(range(6))
+    assert {row.metrics["train/learning_rate"] for row in steps} <= {1e-3, 1e-2}
+    assert {row.metrics.get("train/flops") for row in steps[:2]} == {None}
+    assert {row.metrics["train/flops"] for row in steps[2:]} == {TOKENS * (6 * MATRICES + ATTENTION)}
+    state = listener.projector(run_id)[0].state
+    assert state.facts["params"] == MATRICES + 64 * 32
+    assert state.facts["embedding_params"] == 64 * 32
+    assert (state.captured, state.project) == ("torch", "script")
+
+
+def test_counting_changes_no_loss_by_a_bit(captured, tmp_path, listener) -> None:
+    text = TRAIN + "\n    for _ in range(8): step()\n    print([loss.hex() for loss in losses])\n"
+    assert captured(text, "torch").stdout == captured(text, "").stdout
+
+
+def test_steps_of_torch_and_rows_of_wandb_are_one_run_even_when_wandb_begins_late(captured, listener) -> None:
+    captured(TRAIN + """
+    import wandb
+    step(); step()
+    wandb.init(project="late", name="run")
+    for i in range(4):
+        step()
+        wandb.log({"loss": losses[-1]})
+    """, "wandb,torch", SIDECAR_RUN_ID="given")
+    assert listener.run_ids() == ["given"]
+    steps = listener.rows("given", ("step",), wait=lambda rows: len(rows) >= 6)
+    assert [row.step for row in steps] == list(range(6))
+    assert len(listener.rows("given")) == 4
+    state = listener.projector("given")[0].state
+    assert (state.project, state.name) == ("late", "run")
+
+
+def test_a_script_that_reports_its_own_steps_is_left_alone(captured, listener, repository) -> None:
+    captured(TRAIN + """
+    import sidecar
+    run = sidecar.init(project="own")
+    for i in range(4):
+        step()
+        run.step(i, loss=losses[-1])
+    run.finish()
+    step()
+    """, "torch", PYTHONPATH=str(repository))
+    (run_id,) = listener.run_ids()
+    assert [row.step for row in listener.rows(run_id, ("step",))] == [0, 1, 2, 3]
+
+
+def test_a_compiled_model_is_counted_without_compiling_it_again(captured, listener) -> None:
+    done = captured(TRAIN.replace("model = torch.nn.Sequential(embed, block)",
+                                  "model = torch.compile(torch.nn.Sequential(embed, block), backend='aot_eager')") + """
+    for _ in range(6): step()
+    from torch._dynamo.utils import counters
+    print(counters["stats"]["unique_graphs"])
+    """, "torch")  # fmt: skip
+    (run_id,) = listener.run_ids()
+    steps = listener.rows(run_id, ("step",))
+    assert steps[-1].metrics["train/flops"] == TOKENS * (6 * MATRICES + ATTENTION)
+    assert done.stdout.strip() == "1"
+
+
+def test_an_optimizer_that_stops_stepping_does_not_hold_up_the_count(captured, listener) -> None:
+    captured("""
+    import torch
+    a, b = (torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1) for _ in range(2))
+    for _ in range(3): a.step(); b.step()
+    for _ in range(40): a.step()
+    for _ in range(2):
+        for _ in range(5): a.step()
+        b.step()
+    """, "torch")
+    steps = [row.step for row in listener.rows(kinds=("step",))]
+    assert steps == list(range(len(steps)))
+    assert 3 + 8 <= len(steps) <= 3 + 40
+
+
+def test_wandb_plus_does_both(captured, listener, tmp_path) -> None:
+    captured("""
+    import os; os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true")
+    import wandb
+    assert "standin" not in wandb.__file__
+    with wandb.init(project="pp", config={"a": 1}, name="nn") as run:
+        run.define_metric("x", step_metric="s")
+        wandb.log({"x": 1, "s": 2})
+        wandb.log({"x": 2}, step=4)
+        wandb.log({"y": wandb.Histogram([1, 2, 3])}, step=4)
+        run.config.update({"b": 2})
+        try: run.log({"o": object()})
+        except TypeError: pass
+        run.log({"late": 1}, step=1)
+    """, "wandb+")
+    (run_id,) = listener.run_ids()
+    assert [(row.step, row.metrics) for row in listener.rows(run_id)] == [(0, {"x": 1, "s": 2}), (4, {"x": 2, "s": 2})]
+    assert [row.step for row in listener.rows(run_id, ("late",))] == [1]
+    state = listener.projector(run_id)[0].state
+    assert (state.project, state.name, state.config) == ("pp", "nn", {"a": 1, "b": 2})
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
