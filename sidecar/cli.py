@@ -22,6 +22,9 @@ COMMANDS = {
     "top": "the same, live in the terminal",
     "runs": "the runs in the data directory",
     "export": "every row of a run as JSON lines, CSV or Parquet",
+    "sink": "add an outlet to a run, even a finished one; pause, resume, list",
+    "sync": "send what outlets have not got yet",
+    "privacy": "read again what left the machine, and certify it",
     "viz": "pictures of runs in 3D, as one page that opens offline",
     "compare": "runs side by side; with --gate an exit code for CI",
     "report": "one page about one run, to hand on",
@@ -132,7 +135,7 @@ def dispatch(arguments: list[str]) -> int:
     own, command = split_at_dashes(arguments[1:])
     if command is not None and not hasattr(module, "TAKES_COMMAND"):
         parser.error(f"no command is taken here: -- {' '.join(command)}")
-    options = parser.parse_args(own)
+    options = parser.parse_intermixed_args(own)  # An option may stand between two names.
     options.command = command
     return int(module.run(options))
 

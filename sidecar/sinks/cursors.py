@@ -13,7 +13,8 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS cursors (
     run TEXT NOT NULL, sink TEXT NOT NULL, row INTEGER NOT NULL, number INTEGER NOT NULL,
     paused INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (run, sink)
-) WITHOUT ROWID
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS orders (run TEXT NOT NULL, sink TEXT NOT NULL, PRIMARY KEY (run, sink)) WITHOUT ROWID;
 """
 
 
@@ -32,7 +33,7 @@ class Cursors:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.execute(SCHEMA)
+        self._db.executescript(SCHEMA)
 
     def get(self, run: str, sink: str) -> Cursor:
         with self._lock:
@@ -77,6 +78,16 @@ class Cursors:
                 "INSERT OR IGNORE INTO cursors (run, sink, row, number) VALUES (?, ?, 0, 0)", (run, sink)
             )
         return done.rowcount > 0
+
+    def order(self, run: str, sink: str) -> None:
+        """Ask the sidecar that serves this directory to deliver now, whatever the run's age."""
+        with self._lock:
+            self._db.execute("INSERT OR IGNORE INTO orders VALUES (?, ?)", (run, sink))
+
+    def take_orders(self) -> list[tuple[str, str]]:
+        with self._lock:
+            taken: list[tuple[str, str]] = self._db.execute("DELETE FROM orders RETURNING run, sink").fetchall()
+        return taken
 
     def of_run(self, run: str) -> dict[str, Cursor]:
         """Every sink that this run was ever sent to: retention must not pass the lowest of them."""

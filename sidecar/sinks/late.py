@@ -1,23 +1,29 @@
 """What `sidecar sink` and `sidecar sync` do: sinks bound late, paused, listed, and runs sent after the fact.
 
-Given: a data directory and the configuration. Hands on: cursors that a live sidecar takes up within a second, or,
+Given: a data directory and the configuration. Hands on: orders that a live sidecar takes up within a second, or,
 where there is none, the delivery itself.
 Never: touches a journal, or delivers beside a live sidecar.
 """
 
+import contextlib
+import os
+import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sidecar.errors import Exit, UserError
 from sidecar.journal import JournalReader
-from sidecar.sinks import registry
+from sidecar.sinks import registry, wandb_account
 from sidecar.sinks.cursors import Cursors
 from sidecar.sinks.manager import SinkManager
-from sidecar.store import Store
+from sidecar.store import RunEntry, Store
 from sidecar.telemetry import SinkHealth, Telemetry
 
 POLL_SECONDS = 0.1
+Pair = tuple[str, str]
+"""A run's id and a sink's name."""
 
 
 class Binding(NamedTuple):
@@ -31,59 +37,86 @@ class Binding(NamedTuple):
     """Journal rows that it has not got."""
     paused: bool
 
+    @property
+    def state(self) -> str:
+        return "paused" if self.paused else "behind" if self.lag_rows else "sent"
+
+
+def run_of(store: Store, word: str) -> RunEntry:
+    """Raises UserError (exit code 3) when there is no run of this id or name."""
+    entry = store.find(word)
+    if entry is None:
+        known = ", ".join(run.run_id for run in store.runs()[:5])
+        remedy = f"there are: {known}" if known else "name the directory the run was written to with --dir"
+        raise UserError(f"no run {word!r} in {store.directory}", remedy, Exit.NO_DATA)
+    return entry
+
 
 def request(data_dir: Path, run_id: str, sink: str) -> bool:
     """Bind a sink to a run, whatever its state. False: it was bound already. Raises UnknownSink, SinkNotInstalled."""
     registry.load(sink)
-    cursors = Cursors(data_dir / "cursors.sqlite")
-    try:
+    with _cursors(data_dir) as cursors:
         new = cursors.request(run_id, sink)
         cursors.pause(run_id, sink, False)
+        cursors.order(run_id, sink)
         return new
-    finally:
-        cursors.close()
 
 
 def pause(data_dir: Path, run_id: str, sink: str, paused: bool = True) -> None:
-    """A paused sink keeps its place. Raises UnknownSink."""
+    """A paused sink keeps its place. Raises UnknownSink, or UserError when the run was never bound to it."""
     registry.target_of(sink)
-    cursors = Cursors(data_dir / "cursors.sqlite")
-    try:
+    with _cursors(data_dir) as cursors:
+        bound = cursors.of_run(run_id)
+        if sink not in bound:
+            there = ", ".join(sorted(bound)) or "no sink"
+            raise UserError(f"run {run_id} is not bound to {sink}, but to {there}", f"sidecar sink add {sink} {run_id}")
         cursors.pause(run_id, sink, paused)
-    finally:
-        cursors.close()
 
 
 def bindings(store: Store) -> list[Binding]:
     """Every run at every sink it was ever bound to, the newest run first."""
-    cursors = Cursors(store.directory / "cursors.sqlite")
-    try:
-        found: list[Binding] = []
+    found: list[Binding] = []
+    with _cursors(store.directory) as cursors:
         for entry in store.runs():
-            reader = JournalReader(entry.path)
-            last_row = reader.last_row()
-            reader.close()
-            for sink, cursor in sorted(cursors.of_run(entry.run_id).items()):
+            bound = cursors.of_run(entry.run_id)
+            if not bound:
+                continue
+            try:
+                with contextlib.closing(JournalReader(entry.path)) as reader:
+                    last_row = reader.last_row()
+            except sqlite3.Error:
+                continue  # `sidecar runs` lists it as damaged.
+            for sink, cursor in sorted(bound.items()):
                 paused = cursors.paused(entry.run_id, sink)
                 found.append(Binding(entry.run_id, sink, cursor.number, max(0, last_row - cursor.row), paused))
-        return found
-    finally:
-        cursors.close()
+    return found
 
 
 def unsent(store: Store) -> list[Binding]:
-    """What `sidecar sync` has to do."""
+    """What has not been delivered, paused or not."""
     return [binding for binding in bindings(store) if binding.lag_rows]
+
+
+def offline_logs(config: Any, run_id: str) -> list[Path]:
+    """What wandb wrote for this run while it was offline, and nobody has sent since."""
+    base = getattr(config, "wandb_dir", None) or os.environ.get("WANDB_DIR") or config.dir
+    word = wandb_account.run_id(run_id)
+    found = sorted(Path(base, "wandb").glob(f"offline-run-*-{word}/run-{word}.wandb"))
+    return [path for path in found if not _sent_mark(path).exists()]
+
+
+def wandb_is_online(config: Any) -> bool:
+    return wandb_account.choose_mode({"mode": getattr(config, "wandb_mode", None)}, os.environ).mode == "online"
 
 
 def deliver_now(
     config: Any,
     store: Store,
-    wanted: Iterable[tuple[str, str]],
+    wanted: Iterable[Pair],
     *,
     timeout_seconds: float,
-    on_progress: Callable[[dict[tuple[str, str], SinkHealth]], None] = lambda health: None,
-) -> dict[tuple[str, str], SinkHealth]:
+    on_progress: Callable[[dict[Pair, SinkHealth]], None] = lambda health: None,
+) -> dict[Pair, SinkHealth]:
     """Send these (run, sink) pairs here and now, from where each is. Only where no sidecar serves the directory:
     the caller holds the store's lock. Returns how each ended. Raises UnknownSink, SinkNotInstalled."""
     pairs = list(wanted)
@@ -97,8 +130,48 @@ def deliver_now(
             time.sleep(POLL_SECONDS)
     finally:
         manager.close(max(5.0, deadline - time.monotonic()))
-    return _health(manager, pairs)
+    health = _health(manager, pairs)
+    for (run_id, sink), ended in health.items():
+        if sink == "wandb" and ended.state == "ok":
+            _mark_sent(offline_logs(config, run_id))
+    return health
 
 
-def _health(manager: SinkManager, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], SinkHealth]:
+def wait_for(data_dir: Path, targets: dict[Pair, int], timeout_seconds: float) -> list[Pair]:
+    """Wait until a live sidecar has delivered these up to these journal rows. Returns those it has not."""
+    deadline = time.monotonic() + timeout_seconds
+    with _cursors(data_dir) as cursors:
+        while True:
+            behind = [pair for pair, row in targets.items() if cursors.get(*pair).row < row]
+            if not behind or time.monotonic() >= deadline:
+                return behind
+            time.sleep(POLL_SECONDS)
+
+
+def last_row(entry: RunEntry) -> int:
+    with contextlib.closing(JournalReader(entry.path)) as reader:
+        return reader.last_row()
+
+
+def _health(manager: SinkManager, pairs: list[Pair]) -> dict[Pair, SinkHealth]:
     return {pair: health for pair in pairs if (health := manager.health(*pair)) is not None}
+
+
+def _sent_mark(path: Path) -> Path:
+    """`wandb sync` leaves such a file beside what it has sent."""
+    return path.with_name(path.name + ".synced")
+
+
+def _mark_sent(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            _sent_mark(path).touch()
+
+
+@contextlib.contextmanager
+def _cursors(data_dir: Path) -> Iterator[Cursors]:
+    cursors = Cursors(data_dir / "cursors.sqlite")
+    try:
+        yield cursors
+    finally:
+        cursors.close()

@@ -52,9 +52,10 @@ class SinkManager:
         self._gates: dict[tuple[str, str], Gate] = {}
         self._cursors: Cursors | None = None
         self._closing = threading.Event()
-        self._ticker: threading.Thread | None = None
         for name in self._configured:
             telemetry.sinks[name] = SinkHealth()
+        self._ticker = threading.Thread(target=self._tick, name="sinks-ticker", daemon=True)
+        self._ticker.start()
 
     # --- news
 
@@ -63,7 +64,6 @@ class SinkManager:
         with self._lock:
             if self._closing.is_set():
                 return
-            self._start_ticker()
             if hello.run_id not in self._wanted:
                 self._wanted[hello.run_id] = self._choose(hello)
             for name in self._wanted[hello.run_id]:
@@ -85,7 +85,6 @@ class SinkManager:
         """A sink bound late: it gets the run from its first row, then live. Raises UnknownSink, SinkNotInstalled."""
         registry.load(name)
         with self._lock:
-            self._start_ticker()
             wanted = self._wanted.setdefault(run_id, [])
             if name not in wanted:
                 wanted.append(name)
@@ -211,6 +210,7 @@ class SinkManager:
         except (ValueError, OSError) as error:  # A bad option, or its folder cannot be made.
             self._disabled(name, f"disabled: {reason_of(error)}")
             return None
+        self._open_cursors().request(run_id, name)  # So that it counts as unsent from now on.
         self._runners[key] = runner
         runner.start()
         return runner
@@ -257,11 +257,6 @@ class SinkManager:
 
     # --- health
 
-    def _start_ticker(self) -> None:
-        if self._ticker is None:
-            self._ticker = threading.Thread(target=self._tick, name="sinks-ticker", daemon=True)
-            self._ticker.start()
-
     def _tick(self) -> None:
         next_manifest = time.monotonic() + MANIFEST_SECONDS
         while not self._closing.wait(TICK_SECONDS):
@@ -283,6 +278,11 @@ class SinkManager:
                 log.info("sink %s was added to run %s", name, run_id)
                 self._wanted[run_id].append(name)
                 self._start(run_id, name)
+        for run_id, name in self._open_cursors().take_orders():
+            try:
+                self.add(run_id, name)
+            except UserError as error:
+                self._disabled(name, f"disabled: {error.cause}; {error.remedy}")
 
     def _refresh_lags(self) -> None:
         """For sinks that are stuck and cannot say how far behind they are."""
