@@ -38,6 +38,8 @@ PENDING_NS_MIN = 5_000_000_000
 """Both bounds hold only after this much time at the sidecar: fast steps travel by the hundred, and after an outage
 the whole backlog of one rank comes before that of the next."""
 PENDING_JOINS_MAX = 8_192
+NOBODY = -2
+"""No rank at all (the sidecar's own is -1)."""
 COUNT_MAX = 2**48
 """Largest believable token or sample count of one step; keeps every total inside 64 bits."""
 
@@ -155,6 +157,8 @@ class Join(msgspec.Struct):
     loss_sum: float = 0.0
     loss_weight: float = 0.0
     datasets: dict[str, tuple[int, int]] = {}
+    blocker: int = NOBODY
+    """A rank that has not come this far, found at the last look: while it blocks, nobody else need be looked at."""
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True):

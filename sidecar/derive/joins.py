@@ -15,6 +15,7 @@ from sidecar.derive import anomalies, progress, throughput
 from sidecar.derive.derived import derived_metrics
 from sidecar.state import (
     LIVE,
+    NOBODY,
     PENDING_JOINS_MAX,
     PENDING_NS_MIN,
     PENDING_STEPS_MAX,
@@ -117,7 +118,16 @@ def _complete(state: RunState, join: Join) -> bool:
     if join.ranks >= state.alive and state.alive == len(state.ranks):
         return True
     key = (join.attempt, join.step)
-    return all((r.attempt, r.reached) >= key for r in state.ranks.values() if r.state in LIVE and not r.excused)
+    blocker = state.ranks.get(join.blocker)
+    if blocker is not None and _blocks(blocker, key):
+        return False
+    # From the end: ranks mostly report in order, so the last of them blocks longest and is looked for least often.
+    join.blocker = next((rank.rank for rank in reversed(state.ranks.values()) if _blocks(rank, key)), NOBODY)
+    return join.blocker == NOBODY
+
+
+def _blocks(rank: RankState, key: tuple[int, int]) -> bool:
+    return (rank.attempt, rank.reached) < key and rank.state in LIVE and not rank.excused
 
 
 def _merge(join: Join, own: Join) -> None:
