@@ -14,21 +14,30 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from trainer.config import Config, parse
+from trainer import config as flags_of
+from trainer.config import Config
 from trainer.errors import UserError
+from trainer.flags import describe, parse
 
 
-class Stage(NamedTuple):
+class Command(NamedTuple):
     run: str
     """Where its ``run(config)`` lives, as "module:function"."""
     config: type[Config]
     what: str
 
 
-STAGES = {
-    "pretrain": Stage("trainer.stages.pretrain:run", Config, "a small GPT learns plain text from nothing"),
+COMMANDS = {
+    "pretrain": Command("trainer.stages.pretrain:run", Config, "a small GPT learns plain text from nothing"),
+    "midtrain": Command("trainer.stages.midtrain:run", flags_of.MidtrainConfig, "it meets conversations and problems"),
+    "sft": Command("trainer.stages.sft:run", flags_of.SftConfig, "it learns to answer"),
+    "dpo": Command("trainer.stages.dpo:run", flags_of.DpoConfig, "it learns which of two answers is better"),
+    "ppo": Command("trainer.stages.ppo:run", flags_of.PpoConfig, "it learns from its own answers, right or wrong"),
+    "pipeline": Command("trainer.pipeline:run", flags_of.PipelineConfig, "all five, each from the former's weights"),
+    "eval": Command("trainer.commands:evaluate", flags_of.EvalConfig, "how good are these weights"),
+    "generate": Command("trainer.commands:generate", flags_of.GenerateConfig, "what do these weights say"),
 }
-"""Command -> stage. Importing this table loads neither torch nor a stage."""
+"""Importing this table loads neither torch nor a stage."""
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -36,21 +45,26 @@ EXIT_TERMINATED = 143
 
 
 def usage() -> str:
-    stages = "\n".join(f"  {name:<10} {stage.what}" for name, stage in STAGES.items())
+    commands = "\n".join(f"  {name:<10} {command.what}" for name, command in COMMANDS.items())
     return (
-        "usage: python -m trainer STAGE [flags]\n\n"
-        f"stages:\n{stages}\n\n"
-        "The flags of a stage: python -m trainer STAGE --help"
+        "usage: python -m trainer COMMAND [flags]\n\n"
+        f"commands:\n{commands}\n\n"
+        "The flags of a command: python -m trainer COMMAND --help; their values: --show_config"
     )
 
 
-def run_stage(arguments: Sequence[str]) -> None:
-    """Run the stage named by the first word. Raises UserError if there is no such stage."""
+def run_command(arguments: Sequence[str]) -> None:
+    """Run the command named by the first word. Raises UserError if there is none of that name."""
     name = arguments[0]
-    if name not in STAGES:
-        raise UserError(f"there is no stage called {name!r}", f"choose one of: {', '.join(STAGES)}")
-    config = parse(STAGES[name].config, name, arguments[1:])
-    module, function = STAGES[name].run.split(":")
+    if name not in COMMANDS:
+        raise UserError(f"there is no stage called {name!r}", f"choose one of: {', '.join(COMMANDS)}")
+    words = [word for word in arguments[1:] if word != "--"]  # torchrun -m trainer sft -- --run x
+    shown = [word for word in words if word in ("--show_config", "--show-config")]
+    config = parse(COMMANDS[name].config, name, [word for word in words if word not in shown])
+    if shown:
+        print(describe(config))
+        return
+    module, function = COMMANDS[name].run.split(":")
     getattr(importlib.import_module(module), function)(config)
 
 
@@ -78,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     share_the_cpu()
     end_on_sigterm()
     try:
-        run_stage(arguments)
+        run_command(arguments)
     except UserError as error:
         if int(os.environ.get("RANK", 0)) == 0:  # Under torchrun every rank meets the same error: say it once.
             print(f"trainer: {error.cause}\n  try: {error.remedy}", file=sys.stderr)

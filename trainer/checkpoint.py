@@ -1,9 +1,9 @@
 """All that a run needs to go on as if it had never stopped, in one file that is either whole or not there.
 
     python -m trainer pretrain --out runs/a --checkpoint_freq 100
-    python -m trainer pretrain --out runs/a --resume runs/a
+    python -m trainer pretrain --out runs/a --resume runs/a/pretrain
 
-Given: model, optimizer, positions. Hands on: FOLDER/checkpoint_000300.pt.
+Given: model, optimizer, positions. Hands on: FOLDER/STAGE/checkpoint_000300.pt.
 Never: leaves half a file (written aside, synced, renamed), nor runs code from one (loaded with weights_only).
 """
 
@@ -17,7 +17,7 @@ import torch
 from trainer.distributed import World
 from trainer.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 
 
 def path_for(folder: str | Path, step: int) -> Path:
@@ -41,21 +41,27 @@ def save(path: Path, state: dict[str, Any]) -> int:
     return path.stat().st_size
 
 
-def load(where: str) -> dict[str, Any]:
-    """The checkpoint at ``where``, or the newest in that folder, on the CPU. Raises UserError."""
-    path = Path(where)
+def newest(where: str, stage: str) -> Path:
+    """The checkpoint at ``where``, or the newest in that folder or in the stage's own there. Raises UserError."""
+    path = Path(where).expanduser()
     if path.is_dir():
-        path = max(path.glob("checkpoint_*.pt"), default=path)
+        found = [*path.glob("checkpoint_*.pt")] or [*(path / stage).glob("checkpoint_*.pt")]
+        path = max(found, default=path)
     if not path.is_file():
         raise UserError(f"no checkpoint at {where}", "give --resume a checkpoint_*.pt, or a folder that holds one")
+    return path
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """A whole checkpoint, on the CPU. Raises UserError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{path} is not a checkpoint that can be read", "resume from an earlier one in the same folder"
+            f"{path} is not a checkpoint that can be read", "take an earlier one from the same folder"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of this version of the trainer", "resume from one that it wrote")
+        raise UserError(f"{path} is not a checkpoint of this version of the trainer", "take one that it wrote")
     return state
 
 

@@ -1,31 +1,23 @@
-"""Every flag of the trainer in one table: a frozen dataclass, its field names are the flags.
+"""Every flag of the trainer in one table: frozen dataclasses, one per command; their field names are the flags.
 
-    python -m trainer pretrain --help
-    python -m trainer pretrain --steps 1000 --learning_rate 6e-4 --data ./my_texts
+    python -m trainer sft --help
+    python -m trainer sft --show_config          every value, and where it comes from
 
-Given: the words after the stage's name. Hands on: one frozen Config.
-Never: reads the environment anywhere but in here, nor guesses at a misspelt flag.
-
-``--batch_size`` and ``--batch-size`` are the same flag. A later stage derives its own Config and adds fields.
+Given: nothing. Hands on: the tables. flags.py fills one in: command line > environment > file > default.
+``--batch_size`` and ``--batch-size`` are the same flag.
 """
 
-import argparse
 import dataclasses
-import difflib
-import os
-import types
-import typing
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
-
-from trainer.errors import UserError
+from typing import Any
 
 GENERATION_PROMPTS = ("To be or not to be", "Once upon a time", "In a galaxy far, far away")
+BACKENDS = ("wandb", "tensorboard", "none")
 
 
 def flag(default: Any, help: str, *also: str, group: str, env: str = "", choices: tuple[str, ...] = ()) -> Any:
-    """A field of Config that is also a flag. ``also``: other spellings; ``env``: a variable that sets the default."""
+    """A field that is also a flag. ``also``: other spellings; ``env``: the documents' own variable for it."""
     metadata = {"help": help, "also": also, "group": group, "env": env, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -36,7 +28,7 @@ class Config:
 
     data: str | None = flag(None, "folder of text, or parquet with a column 'text' [standard library]", group="data")
     data_bytes: int = flag(4_000_000, "read at most this many bytes of text", group="data")
-    val_fraction: float = flag(0.1, "share of the files held back for validation", group="data")
+    val_fraction: float = flag(0.1, "share of the data held back for validation", group="data")
 
     n_layer: int = flag(4, "transformer blocks", group="model")
     n_head: int = flag(4, "attention heads", group="model")
@@ -44,9 +36,10 @@ class Config:
     seq_len: int = flag(128, "tokens of context", "block_size", group="model")
     dropout: float = flag(0.0, "dropout", group="model")
     tie_weights: bool = flag(False, "use one matrix for embedding and head", group="model")
+    from_weight: str | None = flag(None, "start from these weights: a stage's in --out, or a path", group="model")
 
     steps: int | None = flag(None, "optimizer steps [300, or what --epochs gives]", "max_iters", group="training")
-    epochs: float | None = flag(None, "passes over the training text", group="training")
+    epochs: float | None = flag(None, "passes over the training data", group="training")
     batch_size: int = flag(16, "sequences per rank and micro-batch", group="training")
     grad_accum: int = flag(1, "micro-batches per step", group="training")
     learning_rate: float = flag(2e-3, "peak learning rate", group="training")
@@ -54,22 +47,41 @@ class Config:
     warmup: float = flag(0.1, "share of the steps spent warming up", group="training")
     weight_decay: float = flag(0.1, "on matrices only", group="training")
     grad_clip: float = flag(1.0, "largest gradient norm", group="training")
+    nan_loss: str = flag(
+        "skip", "when gradients are not finite: leave that step out, or end", group="training", choices=("skip", "stop")
+    )
     seed: int = flag(1337, "of weights, data order and samples", group="training")
 
-    log_train_freq: int = flag(10, "steps between console lines", group="cadence")
-    eval_freq: int | None = flag(None, "steps between validations [500, sooner in a short run]", group="cadence")
-    eval_iters: int | None = flag(None, "batches per validation [100, fewer in a short run]", group="cadence")
-    generate_freq: int | None = flag(None, "steps between samples [1000, sooner in a short run]", group="cadence")
+    log_train_freq: int = flag(10, "steps between console lines", group="cadence", env="LOG_TRAIN_FREQ")
+    eval_freq: int | None = flag(
+        None, "steps between validations [500, sooner in a short run]", group="cadence", env="EVAL_FREQ"
+    )
+    eval_iters: int | None = flag(
+        None, "batches per validation [100, fewer in a short run]", group="cadence", env="EVAL_ITERS"
+    )
+    generate_freq: int | None = flag(
+        None, "steps between samples [1000, sooner in a short run]", group="cadence", env="GENERATE_FREQ"
+    )
+    generation_prompts: tuple[str, ...] = flag(
+        (), "what samples begin with, separated by | [the stage's own]", group="cadence", env="GENERATION_PROMPTS"
+    )
 
     device: str = flag("auto", "auto, cpu or cuda", group="machine", choices=("auto", "cpu", "cuda"))
     dtype: str = flag(
         "auto", "bfloat16 is autocast [on GPUs]", group="machine", choices=("auto", "float32", "bfloat16")
     )
     compile: bool = flag(False, "torch.compile the model", group="machine")
+    checkpoint_activations: bool = flag(False, "compute activations twice instead of keeping them", group="machine")
     threads: int | None = flag(None, "CPU threads per process [cores, at most 8]", group="machine")
 
+    log_backend: str = flag(
+        "wandb", "experiment tracker; as default, the sidecar's own choice", group="run", env="LOG_BACKEND",
+        choices=BACKENDS,
+    )  # fmt: skip
+    use_wandb: bool = flag(False, "the same as --log_backend wandb", group="run")
     project: str = flag("bdh-training", "project in every outlet", "wandb_project", group="run", env="WANDB_PROJECT")
-    run: str | None = flag(None, "name of the run", group="run")
+    run: str | None = flag(None, "name of the run; {n} is its number, dummy keeps it off W&B", group="run")
+    group: str | None = flag(None, "what belongs together, such as the stages of a pipeline", group="run")
     run_id: str | None = flag(None, "id of the run", group="run")
     wandb_entity: str | None = flag(None, "team in W&B", group="run", env="WANDB_ENTITY")
     out: str | None = flag(None, "folder for checkpoints; none are written without it", group="run")
@@ -78,106 +90,91 @@ class Config:
     quiet: bool = flag(False, "print nothing but the result", "q", group="run")
     verbose: bool = flag(False, "print a line for each step", "v", group="run")
 
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    """Where each value comes from, for those that are no defaults: "flag", "environment" or "file"."""
 
-C = TypeVar("C", bound=Config)
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises UserError instead of printing its usage."""
-
-    flags: tuple[str, ...] = ()
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message, f"{self.prog} --help lists the flags")
+    def is_chosen(self, name: str) -> bool:
+        """Did the user ask for this value?"""
+        return name in self.origins
 
 
-def parse(kind: type[C], stage: str, arguments: Sequence[str]) -> C:
-    """Command line > environment > default. Raises UserError for anything that is not in the table."""
-    parser = _Parser(prog=f"python -m trainer {stage}", allow_abbrev=False, formatter_class=_help_format)
-    groups = {}
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        name = field.metadata["group"]
-        groups[name] = groups.get(name) or parser.add_argument_group(name)
-        _add_flag(groups[name], field, hints[field.name])
-    known, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        _refuse(unknown[0], kind, stage)
-    config = kind(**vars(known))
-    _check(config)
-    return config
+DATA_HELP = "folder with data sets in their true formats [built in]"
 
 
-def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
-    meta = field.metadata
-    spellings = dict.fromkeys(form for name in (field.name, *meta["also"]) for form in _spellings(name))
-    kind = _plain_type(hint)
-    default = os.environ.get(meta["env"]) or field.default
-    if kind is bool:
-        group.add_argument(*spellings, dest=field.name, action="store_true", help=meta["help"])
-        return
-    text = meta["help"] if default is None else f"{meta['help']} [{default}]"
-    group.add_argument(
-        *spellings, dest=field.name, type=kind, default=default, choices=meta["choices"] or None,
-        metavar={int: "N", float: "X", str: "S"}[kind], help=text,
-    )  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class ChatConfig(Config):
+    """What the stages that read conversations have in common."""
+
+    data: str | None = flag(None, DATA_HELP, group="data")
+    data_config: str | None = flag(None, "TOML or JSON that names the data sets", group="data")
+    bad_rows: str = flag("skip", "rows that cannot be understood", group="data", choices=("skip", "refuse"))
+    judge_examples: int = flag(50, "questions per task at a validation", group="cadence")
+    seq_len: int = flag(160, "tokens of context", "block_size", group="model")
 
 
-def _spellings(name: str) -> tuple[str, ...]:
-    return (f"-{name}",) if len(name) == 1 else (f"--{name}", f"--{name.replace('_', '-')}")
+@dataclass(frozen=True, kw_only=True)
+class MidtrainConfig(ChatConfig):
+    pack: bool = flag(True, "put several conversations into a row", group="data")
+    use_prepared: bool = flag(False, "keep what was tokenized, and use it again", group="data")
+    prepared: str | None = flag(None, "folder for it [OUT/prepared]", group="data")
 
 
-def _plain_type(hint: Any) -> Any:
-    """``int | None`` -> int."""
-    if isinstance(hint, types.UnionType):
-        return next(part for part in typing.get_args(hint) if part is not type(None))
-    return hint
+@dataclass(frozen=True, kw_only=True)
+class SftConfig(MidtrainConfig):
+    pack: bool = flag(False, "put several conversations into a row", group="data")
+    learning_rate: float = flag(1e-3, "peak learning rate", group="training")
 
 
-def _help_format(prog: str) -> argparse.HelpFormatter:
-    return _OneLinePerFlag(prog, max_help_position=26, width=110)
+@dataclass(frozen=True, kw_only=True)
+class DpoConfig(ChatConfig):
+    steps: int | None = flag(None, "optimizer steps [100, or what --epochs gives]", "max_iters", group="training")
+    batch_size: int = flag(16, "pairs per rank and micro-batch", group="training")
+    learning_rate: float = flag(1e-4, "peak learning rate", group="training")
+    beta: float = flag(0.1, "how dear it is to leave the reference", group="training")
 
 
-class _OneLinePerFlag(argparse.HelpFormatter):
-    """Shows each flag under its own name only, and no usage paragraph that repeats them all."""
+@dataclass(frozen=True, kw_only=True)
+class PpoConfig(ChatConfig):
+    steps: int | None = flag(None, "optimizer steps [200, or what --epochs gives]", "max_iters", group="training")
+    batch_size: int = flag(32, "replies per rank and micro-batch", group="training")
+    learning_rate: float = flag(1e-4, "peak learning rate", group="training")
+    rollout_batches: int = flag(2, "batches of replies drawn at once", group="training")
+    ppo_epochs: int = flag(2, "passes over the replies before new ones are drawn", group="training")
+    max_reply: int = flag(20, "tokens of a reply", group="training")
+    clip: float = flag(0.2, "largest change of a probability ratio, and of a value", group="training")
+    value_weight: float = flag(0.5, "weight of the value loss", group="training")
+    entropy_weight: float = flag(0.0, "weight of the entropy bonus", group="training")
+    gamma: float = flag(1.0, "discount per token", group="training")
+    gae_lambda: float = flag(0.95, "of generalised advantage estimation", group="training")
+    kl_weight: float = flag(0.02, "price of a nat away from the reference, at first", group="training")
+    kl_target: float = flag(6.0, "nats per reply that the price is steered towards", group="training")
 
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        name = action.option_strings[0]
-        return name if action.nargs == 0 else f"{name} {action.metavar}"
 
-    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
-        super().add_usage(f"{self._prog} [flags]", actions, groups, prefix)
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(ChatConfig):
+    from_weight: str | None = flag("sft", "weights to judge: a stage's in --out, or a path", group="model")
+    judge_examples: int = flag(500, "questions per task", group="cadence")
+    allow_code: bool = flag(False, "run programs that the model writes (pass@1)", group="cadence")
+    judge_samples: int = flag(4, "programs drawn per problem", group="cadence")
 
 
-def _refuse(word: str, kind: type[Config], stage: str) -> NoReturn:
-    names = [name for field in dataclasses.fields(kind) for name in (field.name, *field.metadata["also"])]
-    close = difflib.get_close_matches(word.lstrip("-").split("=")[0].replace("-", "_"), names, n=1)
-    remedy = f"did you mean --{close[0]}?" if close else f"python -m trainer {stage} --help lists the flags"
-    raise UserError(f"unknown flag {word!r}", remedy)
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(Config):
+    from_weight: str | None = flag("sft", "weights to speak with: a stage's in --out, or a path", group="model")
+    prompt: str | None = flag(None, "what to continue, or to answer", group="cadence")
+    chat: bool = flag(False, "answer the prompt as the assistant", group="cadence")
+    max_tokens: int = flag(100, "length of the text", group="cadence")
+    temperature: float = flag(0.8, "0: always the likeliest token", group="cadence")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig(PpoConfig, DpoConfig, SftConfig):
+    """All five stages; a flag that is given holds for each of them."""
 
 
 POSITIVE = (
     "data_bytes", "n_layer", "n_head", "n_embd", "seq_len", "steps", "epochs", "batch_size", "grad_accum",
     "learning_rate", "log_train_freq", "eval_freq", "eval_iters", "generate_freq", "threads", "checkpoint_freq",
-    "grad_clip",
+    "grad_clip", "judge_examples", "beta", "rollout_batches", "ppo_epochs", "max_reply", "clip", "max_tokens",
+    "judge_samples", "kl_target",
 )  # fmt: skip
-
-
-def _check(config: Config) -> None:
-    for name in POSITIVE:
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise UserError(
-                f"--{name} is {value}, which is not above zero", f"leave --{name} out, or give it a positive number"
-            )
-    if config.n_embd % (2 * config.n_head):
-        raise UserError(
-            f"--n_embd {config.n_embd} does not give {config.n_head} heads of an even size",
-            "make --n_embd a multiple of twice --n_head",
-        )
-    if not 0 < config.val_fraction < 1:
-        raise UserError(
-            f"--val_fraction is {config.val_fraction}, which is not between 0 and 1", "leave it out, or try 0.1"
-        )
-    if config.checkpoint_freq and not config.out:
-        raise UserError("--checkpoint_freq needs a folder to write to", "add --out FOLDER")

@@ -39,8 +39,12 @@ class Console:
         )
 
     def validation(self, step: int, numbers: dict[str, float]) -> None:
+        """The documents' line; a stage without a validation loss or perplexity shows what it has instead."""
         loss, perplexity = numbers.get("val/loss"), numbers.get("val/perplexity")
-        self.say(f"Step {step}: val_loss={_number(loss, '.4f')}, val_ppl={_number(perplexity, '.2f')}")
+        if perplexity is not None or not numbers:
+            self.say(f"Step {step}: val_loss={_number(loss, '.4f')}, val_ppl={_number(perplexity, '.2f')}")
+        if shown := [f"{n}={v:.3f}" for n, v in numbers.items() if n.endswith("_acc") or n.startswith("val/rewards")]:
+            self.say(f"Step {step}: {', '.join(shown)}")
 
     def samples(self, texts: dict[str, str]) -> None:
         for text in texts.values():

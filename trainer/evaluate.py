@@ -12,11 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.data.windows import Batch
+from trainer.data.batch import IGNORE, Batch
 from trainer.distributed import World
-
-IGNORE = -100
-"""A target that is not to be predicted."""
 
 
 @contextmanager

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trainer.chat import render_prompt, reply_of
 from trainer.evaluate import evaluation_mode
 from trainer.model import GPT
+from trainer.policy import respond
+from trainer.tasks.example import Message
 from trainer.tokenizer import ByteTokenizer
 
 TEMPERATURE = 0.8
@@ -37,9 +40,12 @@ def _pick(logits: Tensor, temperature: float, generator: torch.Generator) -> Ten
 
 
 def generate_samples(
-    model: GPT, prompts: Sequence[str], *, max_tokens: int = 100, seed: int = 0, temperature: float = TEMPERATURE
-) -> dict[str, str]:
-    """Prompt -> the prompt and what the model adds."""
+    model: GPT, prompts: Sequence[str], *, max_tokens: int = 100, seed: int = 0, temperature: float = TEMPERATURE,
+    chat: bool = False,
+) -> dict[str, str]:  # fmt: skip
+    """Prompt -> the prompt and what the model adds; with ``chat``, what the assistant answers, after a line break."""
+    if chat:
+        return _answers(model, prompts, max_tokens, seed, temperature)
     tokenizer = ByteTokenizer()
     samples = {}
     with evaluation_mode(model):
@@ -49,6 +55,13 @@ def generate_samples(
                 continue_tokens(model, start, max_tokens, seed=seed + number, temperature=temperature)
             )
     return samples
+
+
+def _answers(model: GPT, prompts: Sequence[str], max_tokens: int, seed: int, temperature: float) -> dict[str, str]:
+    asked = [render_prompt([Message("user", prompt)]) for prompt in prompts]
+    with evaluation_mode(model):
+        replies = respond(model, asked, max_tokens, seed=seed, temperature=temperature)
+    return {prompt: f"{prompt}\n{reply_of(reply)}" for prompt, reply in zip(prompts, replies, strict=True)}
 
 
 def sample_names(prompts: Sequence[str]) -> dict[str, str]:

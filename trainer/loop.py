@@ -11,72 +11,62 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import sidecar
-from trainer import checkpoint, report
+from trainer import checkpoint, continuous, report
 from trainer.config import Config
 from trainer.console import QUIET, VERBOSE, Console
-from trainer.data.windows import Batch
+from trainer.data.batch import Batch
 from trainer.distributed import World
 from trainer.errors import UserError
-from trainer.evaluate import evaluate
+from trainer.finite import FiniteWatch
 from trainer.generate import generate_samples, sample_names, scores
 from trainer.model import GPT
 from trainer.optimizer import build_optimizer
 from trainer.pace import Pace
 from trainer.schedule import learning_rate_at, plan
+from trainer.stage import Stage
+from trainer.tally import Tally
+from trainer.tokenizer import IDENTITY
+from trainer.weights import Weights, build_model
 
 
-class Stage(Protocol):
-    """What a stage brings to the loop."""
-
-    name: str
-    prompts: tuple[str, ...]
-    batches_per_epoch: int
-    """Micro-batches of this rank in one pass over the data."""
-    data_facts: dict[str, Any]
-    dataset_sizes: dict[str, int]
-    """Samples in one pass over each dataset, for the sidecar's coverage."""
-
-    def build_model(self, config: Config) -> GPT: ...
-    def next_batch(self) -> Batch: ...
-    def begin_validation(self) -> None: ...
-    def next_validation_batch(self) -> Batch: ...
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Any]]: ...
-    def state(self) -> dict[str, Any]: ...
-    def load_state(self, state: dict[str, Any]) -> None: ...
-
-
-def train(stage: Stage, config: Config, world: World) -> None:
-    """Everything from drawing the weights to the last checkpoint. Raises UserError before training starts."""
+def train(stage: Stage, config: Config, world: World, weights: Weights | None = None) -> GPT:
+    """Everything from the first weights to the last checkpoint. Raises UserError before training starts."""
     console = Console(is_main=world.is_main, level=QUIET if config.quiet else VERBOSE if config.verbose else 1)
-    loop = Loop(stage, config, world, console)
+    loop = Loop(stage, config, world, console, weights)
     loop.open()
     try:
         loop.run_to_the_end()
     except BaseException as error:
-        loop.close(failure=type(error).__name__)
+        loop.close(failure=error.cause if isinstance(error, UserError) else type(error).__name__)
         raise
     loop.close()
+    return loop.model
 
 
 class Loop:
-    def __init__(self, stage: Stage, config: Config, world: World, console: Console) -> None:
+    def __init__(
+        self, stage: Stage, config: Config, world: World, console: Console, weights: Weights | None = None
+    ) -> None:
         self.stage, self.config, self.world, self.console = stage, config, world, console
         self.schedule = plan(config, max(1, stage.batches_per_epoch // config.grad_accum))
         self.dtype = _dtype(config, world)
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(config.seed)  # Every rank draws the same weights ...
-        self.model = stage.build_model(config).to(world.device)
+        self.model = build_model(config, weights).to(world.device)
         torch.manual_seed(config.seed + 1 + world.rank)  # ... and its own dropout.
-        self.optimizer = build_optimizer(self.model, config, world.device)
+        self.learner = stage.learner(self.model)
+        self.optimizer = build_optimizer(self.learner, config, world.device)
         self.step = 0
-        """Optimizer steps done."""
+        """Optimizer steps done, those left out included."""
+        self.watch = FiniteWatch(config.nan_loss, world.device)
+        self.started_from = weights.origin if weights else None
         self.resumed_id: str | None = None
         if config.resume:
             self._resume(config.resume)
@@ -91,8 +81,10 @@ class Loop:
         facts = report.model_facts(self.model, self.config, self.world, self.dtype)
         settings = report.run_config(self.model, self.config, self.schedule, self.world)
         settings |= {**self.stage.data_facts, "dataset_sizes": self.stage.dataset_sizes}
+        settings |= {"from_weight": self.started_from} if self.started_from else {}
         total = self.schedule.total_steps
-        self.run = report.begin(self.stage.name, self.config, facts, settings, total, self.resumed_id)
+        self.history = continuous.begin(self.config, self.world)
+        self.run = report.begin(self.stage.name, self.config, facts, settings, total, self.resumed_id, self.history)
         self.pace = Pace(self.schedule, facts["flops_per_token"], facts.get("peak_flops"), self.world.size, self.step)
         if self.world.is_main and self.step == 0:
             self.run.log({k: v for k, v in self.stage.data_facts.items() if not isinstance(v, str)}, step=0)
@@ -100,7 +92,10 @@ class Loop:
             f"{self.stage.name}: {facts['params']:,} parameters, {total} steps of "
             f"{self.config.batch_size * self.config.grad_accum * self.world.size} x {facts['seq_len']} tokens from "
             f"{self.stage.data_facts['dataset/name']} on {self.world.size} x {facts['device_name']} ({facts['dtype']})"
+            + (f", starting from {self.started_from}" if self.started_from else "")
         )
+        for remark in self.stage.remarks:
+            self.console.say(f"  {remark}")
 
     def run_to_the_end(self) -> None:
         total = self.schedule.total_steps
@@ -117,6 +112,8 @@ class Loop:
     def close(self, failure: str | None = None) -> None:
         if failure is None:
             self.console.say(self.pace.summary(), QUIET)
+            if self.world.is_main:
+                self.run.log(continuous.end(self.history, self.config, self.pace.samples), step=self.step)
             self.run.finish()
         else:
             self.run.finish(state="failed", reason=failure)
@@ -125,34 +122,34 @@ class Loop:
         """One optimizer step over ``grad_accum`` micro-batches, and its event."""
         self.pace.begin()
         lr = self._set_learning_rate()
-        losses, samples, tokens = [], 0, 0
-        metrics: dict[str, Any] = {}
+        tally = Tally()
         for micro in range(self.config.grad_accum):
-            with self.run.phase("data_wait"):
+            with self.run.phase(self.stage.batch_phase):
                 batch = self.stage.next_batch().to(self.world.device)
             with self._gradients_stay_home(micro):
                 loss, metrics = self._forward_backward(batch)
-            losses.append(loss)
-            samples, tokens = samples + batch.samples, tokens + batch.tokens
-            for name, (dataset_samples, dataset_tokens) in batch.datasets.items():
-                self.run.dataset(name, samples=dataset_samples, tokens=dataset_tokens)
+            tally.add(batch, loss, metrics, self.stage.flops(self.model, batch))
+            for name, (samples, tokens) in batch.datasets.items():
+                self.run.dataset(name, samples=samples, tokens=tokens)
         with self.run.phase("optimizer"):
-            grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-            self.optimizer.step()
+            grad_norm = nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.grad_clip)
+            self.watch.step(self.optimizer, grad_norm)
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        loss_and_norm = torch.stack((torch.stack(losses).mean(), grad_norm))
-        mean_loss, norm = loss_and_norm.tolist()  # One wait for the device, not two.
-        epoch = self.step / self.schedule.steps_per_epoch
+        loss, grad_norm = tally.loss(), grad_norm.detach()
+        if self.world.device.type == "cpu":
+            loss, grad_norm = loss.item(), grad_norm.item()  # On a GPU they stay there: nothing may wait for them.
         self.run.step(
-            self.step, loss=mean_loss, learning_rate=lr, grad_norm=norm,
-            tokens=tokens, samples=samples, epoch=epoch, metrics=metrics,
+            self.step, loss=loss, learning_rate=lr, grad_norm=grad_norm, tokens=tally.tokens, samples=tally.samples,
+            epoch=self.step / self.schedule.steps_per_epoch, metrics=tally.metrics() | self.watch.metrics(),
         )  # fmt: skip
-        self.pace.end(self.step, mean_loss, tokens)
+        self.pace.end(self.step, loss, tally.tokens, tally.samples)
         if self.step % self.config.log_train_freq == 0 or self.step == self.schedule.total_steps:
-            self.console.train(lr=lr, grad_norm=norm, **self.pace.report(self.step))
+            self.console.train(lr=lr, grad_norm=float(grad_norm), **self.pace.report(self.step))
         elif self.console.level >= VERBOSE:
-            self.console.say(f"Step {self.step}: loss={mean_loss:.4f}", VERBOSE)
+            self.console.say(f"Step {self.step}: loss={float(loss):.4f}", VERBOSE)
+        if self.watch.on_cpu or self.step % self.config.log_train_freq == 0:
+            self.watch.check(self.step)
 
     def _forward_backward(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         compiling = self.config.compile and self.step == self.first_step
@@ -177,9 +174,7 @@ class Loop:
 
     def _validate(self) -> None:
         with self.run.phase("evaluation"):
-            self.stage.begin_validation()
-            next_batch, iters = self.stage.next_validation_batch, self.schedule.eval_iters
-            numbers = evaluate(self.model, next_batch, iters, self.world, self._autocast)
+            numbers = self.stage.validate(self.model, self.schedule.eval_iters, self.world, self._autocast)
         if self.world.is_main:
             self.run.log(numbers, step=self.step)
         self.console.validation(self.step, numbers)
@@ -187,22 +182,25 @@ class Loop:
     def _sample(self) -> None:
         if not self.world.is_main:
             return
+        prompts = self.config.generation_prompts or self.stage.prompts
         with self.run.phase("sampling"):
-            texts = generate_samples(self.model, self.stage.prompts, seed=self.config.seed)
-        for prompt, name in sample_names(self.stage.prompts).items():
+            texts = generate_samples(self.model, prompts, seed=self.config.seed, chat=self.stage.chats)
+            numbers = scores([text[len(prompt) :] for prompt, text in texts.items()])
+        for prompt, name in sample_names(prompts).items():
             self.run.text(name, texts[prompt], step=self.step)
-        self.run.log(scores([text[len(prompt) :] for prompt, text in texts.items()]), step=self.step)
+        self.run.log(numbers, step=self.step)
         self.console.samples(texts)
 
     def _save(self, folder: str) -> None:
         """A failing disk ends the run only at the last checkpoint: until then there is something to lose."""
         randomness = checkpoint.random_state(self.world)
+        of_ranks = {name: self.world.gather(tensor) for name, tensor in self.stage.rank_state().items()}
         if not self.world.is_main:
             return
-        path, start = checkpoint.path_for(folder, self.step), time.perf_counter()
+        path, start = checkpoint.path_for(Path(folder) / self.stage.name, self.step), time.perf_counter()
         try:
             with self.run.phase("checkpoint"):
-                size = checkpoint.save(path, self._state(randomness))
+                size = checkpoint.save(path, self._state(randomness, of_ranks))
         except OSError as error:
             if self.step == self.schedule.total_steps:
                 raise UserError(
@@ -213,21 +211,24 @@ class Loop:
         self.run.checkpoint(self.step, seconds=time.perf_counter() - start, bytes=size, name=path.name)
         self.console.say(f"Step {self.step}: checkpoint {path} ({size / 1e6:.1f} MB)")
 
-    def _state(self, randomness: dict[str, list[Tensor]]) -> dict[str, Any]:
+    def _state(self, randomness: dict[str, list[Tensor]], of_ranks: dict[str, list[Tensor]]) -> dict[str, Any]:
         return {
             **self._identity(),
             "step": self.step,
+            "total_steps": self.schedule.total_steps,
             "run_id": self.run.id,
             "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": randomness,
             "data": self.stage.state(),
+            "data_of_ranks": of_ranks,
         }
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must share with the run that resumes it."""
         return {
             "stage": self.stage.name,
+            "tokenizer": IDENTITY,
             "model": dataclasses.asdict(self.model.config),
             "dataset": self.stage.data_facts,
             "seed": self.config.seed,
@@ -236,21 +237,23 @@ class Loop:
         }
 
     def _resume(self, where: str) -> None:
-        state = checkpoint.load(where)
-        checkpoint.check_matches(state, self._identity(), where)
+        path = checkpoint.newest(where, self.stage.name)
+        state = checkpoint.load_file(path)
+        checkpoint.check_matches(state, self._identity(), str(path))
         if state["step"] >= self.schedule.total_steps:
             raise UserError(
-                f"{where} is already at step {state['step']} of {self.schedule.total_steps}", "give more --steps"
+                f"{path} is already at step {state['step']} of {self.schedule.total_steps}", "give more --steps"
             )
         self.model.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         checkpoint.restore_random_state(state["random"], self.world)
         self.stage.load_state(state["data"])
+        self.stage.load_rank_state({name: parts[self.world.rank] for name, parts in state["data_of_ranks"].items()})
         self.step, self.resumed_id = state["step"], state["run_id"]
 
     def _wrap(self) -> nn.Module:
         """The model as it is trained: compiled, and with gradients averaged over ranks."""
-        model: nn.Module = torch.compile(self.model) if self.config.compile else self.model  # type: ignore[assignment]
+        model: nn.Module = torch.compile(self.learner) if self.config.compile else self.learner  # type: ignore[assignment]
         if self.world.size == 1:
             return model
         return DistributedDataParallel(

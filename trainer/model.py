@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class ModelConfig:
     seq_len: int = 128
     dropout: float = 0.0
     tie_weights: bool = False
+    checkpoint_activations: bool = False
 
     @property
     def head_dim(self) -> int:
@@ -99,12 +101,19 @@ class GPT(nn.Module):
             self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.features(tokens))
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """What the head reads: (batch, time, width)."""
         time = tokens.size(1)
         cos, sin = self.cos[:, :, :time], self.sin[:, :, :time]
         x = rms_norm(self.embedding(tokens))
         for block in self.blocks:
-            x = block(x, cos, sin)
-        return self.head(rms_norm(x))
+            if self.config.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, cos, sin, use_reentrant=False)
+            else:
+                x = block(x, cos, sin)
+        return rms_norm(x)
 
     def _initialise(self) -> None:
         """Normal with 0.02 everywhere; whatever writes into the residual stream starts at zero."""

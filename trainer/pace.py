@@ -20,26 +20,31 @@ class Pace:
             world_size,
         )
         self.started = self.epoch_started = time.perf_counter()
-        self.first_step, self.seconds_training, self.tokens = first_step, 0.0, 0
+        self.first_step, self.seconds_training, self.tokens, self.samples = first_step, 0.0, 0, 0
         self.first_loss: float | None = None
         self.last_loss: float | None = None
-        self._losses: list[float] = []
+        self._losses: list[Any] = []
         self._window_tokens, self._window_seconds, self._began = 0, 0.0, 0.0
 
     def begin(self) -> None:
         self._began = time.perf_counter()
 
-    def end(self, step: int, loss: float, tokens: int) -> None:
-        """``tokens`` of this rank; time outside of steps (validation, samples) is not counted as training."""
+    def end(self, step: int, loss: Any, tokens: int, samples: int) -> None:
+        """``loss`` may still be on a device; ``tokens`` and ``samples`` are of this rank.
+
+        Time outside of steps (validation, samples) is not counted as training.
+        """
         now = time.perf_counter()
         self._window_seconds += now - self._began
         self._window_tokens += tokens * self.world_size
+        self.samples += samples * self.world_size
         self._losses.append(loss)
         if (step - 1) % self.schedule.steps_per_epoch == 0:
             self.epoch_started = self._began
 
     def report(self, step: int) -> dict[str, Any]:
         """Mean loss and speed since the last report, as arguments of Console.train; begins a new window."""
+        self._losses = [float(loss) for loss in self._losses]
         loss = sum(self._losses) / len(self._losses)
         self.first_loss = self._losses[0] if self.first_loss is None else self.first_loss
         self.last_loss = self._losses[-1]

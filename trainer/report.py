@@ -10,6 +10,7 @@ import torch
 
 import sidecar
 from trainer.config import Config
+from trainer.continuous import History
 from trainer.distributed import World
 from trainer.flops import cpu_name, flops_per_token, measured_peak_flops
 from trainer.model import GPT
@@ -38,7 +39,9 @@ def model_facts(model: GPT, config: Config, world: World, dtype: torch.dtype) ->
 def run_config(model: GPT, config: Config, schedule: Schedule, world: World) -> dict[str, Any]:
     """The flags as given, and the same under the documents' ``model/`` and ``hyperparams/`` names."""
     return {
-        **{name: value for name, value in dataclasses.asdict(config).items() if value is not None},
+        **{
+            name: value for name, value in dataclasses.asdict(config).items() if value is not None and name != "origins"
+        },
         **dataclasses.asdict(schedule),
         "world_size": world.size,
         "threads": torch.get_num_threads(),
@@ -56,16 +59,34 @@ def run_config(model: GPT, config: Config, schedule: Schedule, world: World) -> 
 
 
 def begin(
-    stage: str, config: Config, facts: dict[str, Any], settings: dict[str, Any], total_steps: int, run_id: str | None
+    stage: str,
+    config: Config,
+    facts: dict[str, Any],
+    settings: dict[str, Any],
+    total_steps: int,
+    run_id: str | None,
+    history: History,
 ) -> sidecar.Run:
     """Open the run. ``run_id`` is that of the checkpoint we resume from, so that the curves continue."""
     return sidecar.init(
         project=config.project,
-        name=config.run,
+        name=history.name_of(config.run),
         stage=stage,
         config=settings,
         total_steps=total_steps,
         model_facts=facts,
         run_id=config.run_id or run_id,
+        group=config.group,
         entity=config.wandb_entity,
+        sinks=sinks_of(config),
     )
+
+
+def sinks_of(config: Config) -> list[str] | None:
+    """What this run asks the sidecar to send to. None leaves the choice to the sidecar's own settings: nobody who
+    started it with ``--sink tensorboard`` shall lose that to a default of ours."""
+    if config.run == "dummy":
+        return ["dummy"]
+    if config.use_wandb:
+        return ["wandb"]
+    return config.log_backend.split(",") if config.is_chosen("log_backend") else None

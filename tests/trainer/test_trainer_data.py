@@ -178,11 +178,11 @@ def windows(count: int = 41, **options: int) -> Windows:
 
 
 def starts(loader: Windows, batches: int) -> list[int]:
-    return [start for _ in range(batches) for start in loader.next().inputs[:, 0].tolist()]
+    return [start for _ in range(batches) for start in loader.next_batch().inputs[:, 0].tolist()]
 
 
 def test_targets_are_the_inputs_one_token_later() -> None:
-    batch = windows().next()
+    batch = windows().next_batch()
     assert torch.equal(batch.targets, batch.inputs + 1)
     assert batch.datasets == {"numbers": (2, 8)}
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainer.data.windows import Batch
+from trainer.data.batch import IGNORE, Batch
 from trainer.distributed import World
-from trainer.evaluate import IGNORE, evaluate, summary, token_counts
+from trainer.evaluate import evaluate, summary, token_counts
 from trainer.generate import continue_tokens, distinct_2, generate_samples, repetition, sample_names, scores
 from trainer.model import GPT, ModelConfig
 

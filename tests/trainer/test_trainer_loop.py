@@ -42,7 +42,7 @@ def test_two_runs_with_one_seed_are_bit_equal(trained) -> None:
 
 def test_a_resumed_run_is_bit_equal_to_one_that_never_stopped(trained, tmp_path: Path) -> None:
     whole = trained(steps=8, dropout=0.1, out=str(tmp_path), checkpoint_freq=5, eval_freq=8)
-    rest = trained(steps=8, dropout=0.1, resume=str(tmp_path / "checkpoint_000005.pt"), eval_freq=8)
+    rest = trained(steps=8, dropout=0.1, resume=str(tmp_path / "pretrain" / "checkpoint_000005.pt"), eval_freq=8)
     assert [step["step"] for step in rest.steps] == [6, 7, 8]
     assert rest.losses == whole.losses[5:]
     assert [s["grad_norm"] for s in rest.steps] == [s["grad_norm"] for s in whole.steps[5:]]
@@ -54,7 +54,7 @@ def test_resuming_crosses_the_end_of_an_epoch_exactly(trained, tmp_path: Path) -
     flags = {"batch_size": 64, "steps": 40, "n_embd": 8}
     whole = trained(**flags, out=str(tmp_path), checkpoint_freq=15)
     assert whole.steps[-1]["epoch"] > 1, "the corpus must be short enough to be read more than once"
-    rest = trained(**flags, resume=str(tmp_path / "checkpoint_000015.pt"))
+    rest = trained(**flags, resume=str(tmp_path / "pretrain" / "checkpoint_000015.pt"))
     assert rest.losses == whole.losses[15:]
 
 
@@ -70,9 +70,9 @@ def test_every_checkpoint_is_an_event_with_its_size(trained, tmp_path: Path) -> 
     run = trained(steps=5, out=str(tmp_path), checkpoint_freq=2)
     assert [event["step"] for event in run.checkpoints] == [2, 4, 5]
     for event in run.checkpoints:
-        assert event["bytes"] == (tmp_path / event["name"]).stat().st_size
+        assert event["bytes"] == (tmp_path / "pretrain" / event["name"]).stat().st_size
         assert event["seconds"] > 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == [event["name"] for event in run.checkpoints]
+    assert sorted(path.name for path in (tmp_path / "pretrain").iterdir()) == [event["name"] for event in run.checkpoints]
 
 
 def test_no_checkpoint_is_written_without_a_folder_for_it(trained, tmp_path: Path, monkeypatch) -> None:
@@ -144,7 +144,7 @@ def test_the_configuration_has_the_flags_and_the_documents_names(trained, corpus
 def test_accumulated_micro_batches_make_the_same_step_as_one_large_batch(trained, tmp_path: Path) -> None:
     trained(steps=3, batch_size=8, out=str(tmp_path / "one"))
     trained(steps=3, batch_size=4, grad_accum=2, out=str(tmp_path / "two"))
-    one, two = (torch.load(tmp_path / name / "checkpoint_000003.pt", weights_only=True) for name in ("one", "two"))
+    one, two = (torch.load(tmp_path / name / "pretrain" / "checkpoint_000003.pt", weights_only=True) for name in ("one", "two"))
     for name, weight in one["weights"].items():
         torch.testing.assert_close(two["weights"][name], weight, rtol=1e-4, atol=1e-5)
 

@@ -7,24 +7,16 @@
 Given: a Config. Hands on: a Pretraining stage to the loop.
 """
 
-from typing import Any
-
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 from trainer import data
-from trainer.config import GENERATION_PROMPTS, Config
-from trainer.data.windows import Batch, Windows, concatenate
-from trainer.distributed import World, world
-from trainer.evaluate import IGNORE
-from trainer.loop import train
-from trainer.model import GPT, ModelConfig
-from trainer.tokenizer import VOCAB_SIZE
+from trainer.config import Config
+from trainer.data.windows import Windows, concatenate
+from trainer.distributed import World
+from trainer.run import run_stage
+from trainer.stage import Stage
 
 
-class Pretraining:
+class Pretraining(Stage):
     name = "pretrain"
-    prompts: tuple[str, ...] = GENERATION_PROMPTS
 
     def __init__(self, config: Config, world: World) -> None:
         corpus = data.load(config.data, bytes_max=config.data_bytes, val_fraction=config.val_fraction)
@@ -48,41 +40,6 @@ class Pretraining:
             "dataset/skipped_documents": corpus.skipped,
         }
 
-    def build_model(self, config: Config) -> GPT:
-        return GPT(
-            ModelConfig(
-                vocab_size=VOCAB_SIZE,
-                n_layer=config.n_layer,
-                n_head=config.n_head,
-                n_embd=config.n_embd,
-                seq_len=config.seq_len,
-                dropout=config.dropout,
-                tie_weights=config.tie_weights,
-            )
-        )
-
-    def next_batch(self) -> Batch:
-        return self.train.next()
-
-    def begin_validation(self) -> None:
-        """Every validation reads the same batches."""
-        self.val.rewind()
-
-    def next_validation_batch(self) -> Batch:
-        return self.val.next()
-
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
-        """Mean cross-entropy in nats per token, and nothing else to report."""
-        logits = model(batch.inputs)
-        return F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORE), {}
-
-    def state(self) -> dict[str, int]:
-        return self.train.state()
-
-    def load_state(self, state: dict[str, int]) -> None:
-        self.train.load_state(state)
-
 
 def run(config: Config) -> None:
-    with world(config.device, config.threads) as here:
-        train(Pretraining(config, here), config, here)
+    run_stage(Pretraining, config)

@@ -1,0 +1,46 @@
+"""The chat template: a conversation as tokens, and which of them the assistant said.
+
+    BOS  USER_START what? USER_END  ASSISTANT_START this. ASSISTANT_END
+
+Given: messages. Hands on: (token ids, learn), learn being True where the assistant's words and its closing mark are.
+Never: lets a text spell a mark: texts are bytes, marks lie above them.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from trainer.tasks.example import Message
+from trainer.tokenizer import ASSISTANT_END, ASSISTANT_START, BOS, USER_END, USER_START, ByteTokenizer
+
+MARKS = {"user": (USER_START, USER_END), "assistant": (ASSISTANT_START, ASSISTANT_END)}
+_tokenizer = ByteTokenizer()
+
+
+def render(messages: Iterable[Message]) -> tuple[list[int], list[bool]]:
+    """A system message goes in front of the user's next words: small models have no seat for it."""
+    tokens, learn, system = [BOS], [False], ""
+    for message in messages:
+        if message.role == "system":
+            system += f"{message.content}\n\n"
+            continue
+        start, end = MARKS[message.role]
+        text = _tokenizer.encode(system + message.content if message.role == "user" else message.content)
+        is_reply = message.role == "assistant"
+        tokens += [start, *text, end]
+        learn += [False, *[is_reply] * len(text), is_reply]
+        system = "" if message.role == "user" else system
+    return tokens, learn
+
+
+def render_prompt(messages: Sequence[Message]) -> list[int]:
+    """Up to where the assistant begins to speak."""
+    return [*render(messages)[0], ASSISTANT_START]
+
+
+def reply_of(tokens: Iterable[int]) -> str:
+    """What the assistant said, up to its closing mark."""
+    said = []
+    for token in tokens:
+        if token == ASSISTANT_END:
+            break
+        said.append(token)
+    return _tokenizer.decode(said)

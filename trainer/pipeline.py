@@ -1,0 +1,107 @@
+"""All five stages, one after the other: each starts from the former's weights, all under one project and group.
+
+    python -m trainer pipeline                                   about four minutes on two cores
+    sidecar run -- python -m trainer pipeline --out runs/a       each stage a run of its own, side by side in every view
+    python -m trainer pipeline --out runs/a --resume runs/a      go on after the last stage that was finished
+
+Given: a PipelineConfig. Hands on: five trained stages; with --out, their checkpoints in OUT/STAGE.
+Never: lets a stage's own default win over a flag that was given: such a flag holds for all five.
+"""
+
+import dataclasses
+import importlib
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from trainer import checkpoint
+from trainer import weights as weights_
+from trainer.config import Config, DpoConfig, MidtrainConfig, PipelineConfig, PpoConfig, SftConfig
+from trainer.distributed import World, world
+from trainer.errors import UserError
+from trainer.run import MakeStage, train_stage
+from trainer.weights import Weights
+
+
+class Part(NamedTuple):
+    stage: str
+    """Where it lives, as "module:Class"."""
+    config: type[Config]
+    settings: Mapping[str, Any]
+    """What a run of minutes needs, other than when the stage is run alone."""
+
+
+CONTEXT = 160
+PARTS = {
+    "pretrain": Part(
+        "trainer.stages.pretrain:Pretraining", Config, {"steps": 300, "generate_freq": 30, "seq_len": CONTEXT}
+    ),
+    "midtrain": Part("trainer.stages.midtrain:Midtraining", MidtrainConfig, {"steps": 250}),
+    "sft": Part("trainer.stages.sft:FineTuning", SftConfig, {"steps": 250, "batch_size": 32}),
+    "dpo": Part("trainer.stages.dpo:PreferenceTraining", DpoConfig, {"steps": 60}),
+    "ppo": Part("trainer.stages.ppo:PolicyTraining", PpoConfig, {"steps": 160}),
+}
+
+
+def run(config: PipelineConfig) -> None:
+    began = time.perf_counter()
+    with world(config.device, config.threads) as here:
+        weights = weights_.find(config)
+        group = config.group or f"pipeline-{_launch()}"
+        for name, part in PARTS.items():
+            settings = settings_of(config, name, group)
+            done = _finished(config.resume, name)
+            if done is not None:
+                weights = done
+                continue
+            settings = dataclasses.replace(settings, resume=_begun(config.resume, name))
+            weights = train_stage(_stage(part), settings, here, weights)
+        _say(config, here, f"pipeline: {len(PARTS)} stages in {time.perf_counter() - began:.0f} s, group {group}")
+
+
+def settings_of(config: PipelineConfig, name: str, group: str) -> Config:
+    """The stage's own flags: those given for the pipeline, else the part's settings, else the stage's defaults."""
+    part = PARTS[name]
+    own = {field.name for field in dataclasses.fields(part.config) if field.metadata}
+    given = {key: getattr(config, key) for key in config.origins if key in own}
+    label = f"{config.run}-{name}" if config.run and config.run != "dummy" else config.run or name
+    fixed = {"group": group, "run": label, "run_id": None, "from_weight": None}
+    return part.config(**{**part.settings, **given, **fixed}, origins=config.origins)
+
+
+def _stage(part: Part) -> MakeStage:
+    module, name = part.stage.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _finished(folder: str | None, name: str) -> Weights | None:
+    """The weights of a stage that has reached its last step."""
+    state = _newest(folder, name)
+    if state is None or state["step"] < state["total_steps"]:
+        return None
+    return Weights(name, state["model"], state["weights"])
+
+
+def _begun(folder: str | None, name: str) -> str | None:
+    return folder if folder and _newest(folder, name) is not None else None
+
+
+def _newest(folder: str | None, name: str) -> dict[str, Any] | None:
+    if not folder:
+        return None
+    try:
+        path = checkpoint.newest(os.path.join(folder, name), name)
+    except UserError:
+        return None  # This stage has not written any yet.
+    return checkpoint.load_file(path)
+
+
+def _launch() -> str:
+    """One word that all ranks share."""
+    return (os.environ.get("SIDECAR_LAUNCH_ID") or os.environ.get("MASTER_PORT") or str(int(time.time())))[:12]
+
+
+def _say(config: Config, here: World, text: str) -> None:
+    if here.is_main and not config.quiet:
+        print(text, flush=True)

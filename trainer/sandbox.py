@@ -1,0 +1,34 @@
+"""Run a program that a model wrote, in a process of its own that may do little and not for long.
+
+Given: source code. Hands on: whether it ended well.
+Never: runs it in this process, with this environment, in this folder, or for more than a few seconds. This keeps
+accidents in, not attackers: for models you do not trust, run the whole evaluation in a container.
+"""
+
+import resource
+import subprocess
+import sys
+import tempfile
+
+SECONDS = 5
+BYTES_MAX = 512 * 2**20
+
+
+def passes(source: str) -> bool:
+    """True if the program ends with code 0 within the time."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", "-S", "-"], input=source.encode("utf-8", "replace"), cwd=folder, env={},
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=SECONDS, preexec_fn=_limit, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return False
+    return done.returncode == 0
+
+
+def _limit() -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (BYTES_MAX, BYTES_MAX))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))

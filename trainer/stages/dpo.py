@@ -1,0 +1,111 @@
+"""Direct preference optimization: make the better of two replies likelier, without straying from where we began.
+
+    python -m trainer dpo --out runs/a --from_weight sft
+
+Given: a Config. Hands on: a PreferenceTraining stage to the loop.
+Source: Rafailov et al. 2023, equation 7. A reply's reward is beta * (log p - log p of the frozen reference).
+"""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.chat_stage import facts, load_tasks, some_prompts
+from trainer.config import DpoConfig
+from trainer.data.batch import Batch
+from trainer.data.pairs import Pairs
+from trainer.distributed import World
+from trainer.evaluate import evaluation_mode
+from trainer.model import GPT
+from trainer.policy import token_logps
+from trainer.run import run_stage
+from trainer.stage import Autocast, Stage, forward_flops, frozen_copy
+from trainer.tasks.example import Example, Message, Task, TaskMixture
+
+
+class PreferenceTraining(Stage):
+    name = "dpo"
+    chats = True
+
+    def __init__(self, config: DpoConfig, world: World) -> None:
+        loaded, problems = load_tasks(self.name, config)
+        self.beta = config.beta
+        share = {
+            "seq_len": config.seq_len, "batch_size": config.batch_size, "rank": world.rank, "world_size": world.size
+        }  # fmt: skip
+        mixture = TaskMixture({task.name: task.train for task in loaded}, config.seed)
+        self.train = Pairs(mixture, seed=config.seed, **share)
+        self.val = Pairs(TaskMixture({task.name: task.val for task in loaded}, config.seed), **share)
+        self.batches_per_epoch = self.train.batches_per_epoch
+        self.dataset_sizes = {name: len(part) for name, part in mixture.parts.items()}
+        self.data_facts = facts(loaded, self.train.lengths(), self.train.count, self.val.count, problems)
+        self.data_facts["dataset/dropped_samples"] = self.train.dropped
+        self.prompts = some_prompts([_as_questions(task) for task in loaded])
+        self.remarks = (problems.sentence(),) if problems.count else ()
+
+    def learner(self, model: GPT) -> nn.Module:
+        self.reference = frozen_copy(model)
+        return model
+
+    def loss(self, learner: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+        """-log sigmoid of the margin between the two rewards, mean over pairs; and the rewards themselves."""
+        logps, _ = token_logps(learner(batch.inputs), batch.targets)
+        with torch.no_grad():
+            reference, _ = token_logps(self.reference(batch.inputs), batch.targets)
+        ratios = (logps - reference).sum(-1)
+        chosen, rejected = self.beta * ratios.chunk(2)[0], self.beta * ratios.chunk(2)[1]
+        margin = chosen - rejected
+        with torch.no_grad():
+            numbers = {
+                "rewards/chosen": chosen.mean(),
+                "rewards/rejected": rejected.mean(),
+                "rewards/accuracy": (margin > 0).float().mean(),
+                "rewards/margin": margin.mean(),
+                "dpo/kl": _estimated_kl(logps - reference, batch),
+            }
+        return -F.logsigmoid(margin).mean(), numbers
+
+    def flops(self, model: GPT, batch: Batch) -> float:
+        """A step, and the reference's forward pass."""
+        return 4 * forward_flops(model, batch.tokens)
+
+    def validate(self, model: GPT, iters: int, world: World, autocast: Autocast = nullcontext) -> dict[str, float]:
+        """Means over held-back pairs: val/loss is DPO's own, so there is no perplexity."""
+        self.val.rewind()
+        totals = [0.0, 0.0, 0.0]
+        with evaluation_mode(model):
+            for _ in range(iters):
+                with autocast():
+                    loss, numbers = self.loss(model, self.val.next_batch().to(world.device))
+                row = (loss, numbers["rewards/accuracy"], numbers["rewards/margin"])
+                totals = [total + float(value) for total, value in zip(totals, row, strict=True)]
+        *sums, count = world.sums(*totals, iters)
+        names = ("val/loss", "val/rewards_accuracy", "val/rewards_margin")
+        return {name: value / count for name, value in zip(names, sums, strict=True)}
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "reference": self.reference.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.reference.load_state_dict(state["reference"])
+
+
+def _estimated_kl(log_ratios: Tensor, batch: Batch) -> Tensor:
+    """Nats per token away from the reference on these replies: (r - 1) - log r, with r the reference's share.
+
+    Never negative, unbiased on replies of our own, an indication on others'; Schulman, "Approximating KL", 2020.
+    """
+    counts = batch.targets >= 0
+    return torch.where(counts, torch.expm1(-log_ratios) + log_ratios, 0.0).sum() / counts.sum().clamp(min=1)
+
+
+def _as_questions(task: Task[Any]) -> Task[Example]:
+    return Task(task.name, [], [Example((*pair.prompt, Message("assistant", ""))) for pair in task.val[:1]])
+
+
+def run(config: DpoConfig) -> None:
+    run_stage(PreferenceTraining, config)

@@ -1,0 +1,125 @@
+"""The true formats of the documents' data sets: how a row of each becomes an Example.
+
+Given: one row, as the hub's files have it. Hands on: an Example or a Preference.
+Never: guesses: a row of another shape raises KeyError, TypeError or ValueError, and the reader of rows counts it.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from trainer.tasks.example import Example, Message, Preference, ask
+from trainer.tasks.rows import Row
+
+LETTERS = "ABCDEFGHIJ"
+FINAL = re.compile(r"####\s*(-?[\d.,]*\d)")
+
+
+def smoltalk(row: Row) -> Example:
+    """{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]}"""
+    messages = _messages(row["messages"])
+    if messages[-1].role != "assistant":
+        messages = messages[:-1]
+    if not any(message.role == "assistant" for message in messages):
+        raise ValueError("no reply of the assistant to learn from")
+    return Example(messages)
+
+
+def mmlu(row: Row) -> Example:
+    """{"question": ..., "choices": [four], "answer": 2}; some files have a letter, and a row of their own "train"."""
+    row = row["train"] if isinstance(row.get("train"), dict) else row
+    choices = [_text(choice) for choice in row["choices"]]
+    answer = row["answer"]
+    place = answer if isinstance(answer, int) else LETTERS.index(_text(answer))
+    return choice(_text(row["question"]), choices, LETTERS[: len(choices)], LETTERS[place])
+
+
+def arc(row: Row) -> Example:
+    """{"question": ..., "choices": {"text": [...], "label": ["A", ...]}, "answerKey": "C"}; labels may be digits."""
+    labels = [_text(label) for label in row["choices"]["label"]]
+    return choice(
+        _text(row["question"]), [_text(t) for t in row["choices"]["text"]], "".join(labels), _text(row["answerKey"])
+    )
+
+
+def gsm8k(row: Row) -> Example:
+    """{"question": ..., "answer": "reasoning with <<3*4=12>> calculator marks\\n#### 12"}"""
+    reply = _text(row["answer"])
+    number = final_number(reply)
+    if number is None:
+        raise ValueError("the answer has no #### number")
+    return ask(_text(row["question"]), re.sub(r"<<[^>]*>>", "", reply), answer=number)
+
+
+def prompts(row: Row) -> Example:
+    """A prompt with a verifiable answer: {"prompt": text or messages, "answer": "12"}, or GSM8K's own shape."""
+    if "prompt" not in row:
+        return gsm8k(row)
+    answer = str(row["answer"])
+    answer = final_number(answer) or _number(answer)
+    asked = row["prompt"]
+    messages = (Message("user", asked),) if isinstance(asked, str) else _messages(asked)
+    return Example((*messages, Message("assistant", f"#### {answer}")), answer=answer)
+
+
+def preference(row: Row) -> Preference:
+    """{"prompt": ..., "chosen": ..., "rejected": ...}; the replies are texts, or whole conversations."""
+    chosen, rejected = row["chosen"], row["rejected"]
+    if isinstance(chosen, str):
+        asked = row["prompt"]
+        prompt = (Message("user", _text(asked)),) if isinstance(asked, str) else _messages(asked)
+        return Preference(prompt, _text(chosen), _text(rejected))
+    good, bad = _messages(chosen), _messages(rejected)
+    if good[:-1] != bad[:-1] or len(good) < 2:
+        raise ValueError("chosen and rejected do not answer the same prompt")
+    return Preference(good[:-1], good[-1].content, bad[-1].content)
+
+
+def humaneval(row: Row) -> Example:
+    """{"prompt": "def f(...): ...", "canonical_solution": ..., "test": "def check(candidate): ...", "entry_point"}"""
+    tests = f"{_text(row['test'])}\ncheck({_text(row['entry_point'])})"
+    return ask(_text(row["prompt"]), _text(row["canonical_solution"]), tests=tests)
+
+
+FORMATS: dict[str, Callable[[Row], Any]] = {
+    "smoltalk": smoltalk, "mmlu": mmlu, "arc": arc, "gsm8k": gsm8k,
+    "preference": preference, "prompts": prompts, "humaneval": humaneval,
+}  # fmt: skip
+
+
+def choice(question: str, choices: list[str], letters: str, answer: str) -> Example:
+    """A multiple choice as one question; the reply is a letter. Raises ValueError for an answer not on offer."""
+    if answer not in letters or len(choices) != len(letters) or len(choices) < 2:
+        raise ValueError(f"answer {answer!r} is not one of {len(choices)} choices")
+    lines = "\n".join(f"{letter}) {text}" for letter, text in zip(letters, choices, strict=True))
+    return ask(f"{question}\n{lines}", answer, letters=tuple(letters), answer=answer)
+
+
+def final_number(reply: str) -> str | None:
+    """The number behind ####, without thousands commas: by it a reply is right or wrong."""
+    found = FINAL.search(reply)
+    return _number(found[1]) if found else None
+
+
+def is_right(example: Example, reply: str) -> bool:
+    """Exact match of the final number, as GSM8K is judged."""
+    return final_number(reply) == example.answer
+
+
+def _number(text: str) -> str:
+    """In one spelling. Raises ValueError for what is no number."""
+    value = float(text.replace(",", ""))
+    return str(int(value)) if value == int(value) else str(value)
+
+
+def _messages(rows: Any) -> tuple[Message, ...]:
+    messages = tuple(Message(_text(row["role"]), _text(row["content"])) for row in rows)
+    if not messages or any(message.role not in ("system", "user", "assistant") for message in messages):
+        raise ValueError("messages must be of system, user and assistant")
+    return messages
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where a text should be")
+    return value

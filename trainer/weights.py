@@ -1,0 +1,87 @@
+"""Weights to start from: those of the former stage, or any checkpoint's.
+
+    python -m trainer sft --out runs/a --from_weight midtrain        the newest in runs/a/midtrain
+    python -m trainer sft --from_weight somewhere/checkpoint_000300.pt
+
+Given: the flags. Hands on: Weights, and the flags made to fit them.
+Never: trains a model of another shape or tokenizer than its weights were made for.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from torch import Tensor
+
+from trainer import checkpoint
+from trainer.config import Config
+from trainer.errors import UserError
+from trainer.model import GPT, ModelConfig
+from trainer.tokenizer import IDENTITY, VOCAB_SIZE
+
+STAGES = ("pretrain", "midtrain", "sft", "dpo", "ppo")
+SHAPE = ("n_layer", "n_head", "n_embd", "tie_weights")
+"""What weights decide: a flag may repeat it, not contradict it."""
+DEFAULT_FOLDER = "runs"
+C = TypeVar("C", bound=Config)
+
+
+class Weights(NamedTuple):
+    origin: str
+    """For the reader: a stage or a path."""
+    shape: dict[str, Any]
+    """Fields of ModelConfig."""
+    tensors: dict[str, Tensor]
+
+
+def find(config: Config) -> Weights | None:
+    """What --from_weight names; None without it. Raises UserError: missing, unreadable, of another tokenizer."""
+    name = config.from_weight
+    if not name:
+        return None
+    path = Path(config.out or DEFAULT_FOLDER) / name if name in STAGES else Path(name).expanduser()
+    newest = max(path.glob("checkpoint_*.pt"), default=None) if path.is_dir() else path
+    if newest is None or not newest.is_file():
+        remedy = f"train that stage first: python -m trainer {name} --out {config.out or DEFAULT_FOLDER}"
+        raise UserError(
+            f"no weights at {path}", remedy if name in STAGES else f"give a checkpoint_*.pt, or one of {STAGES}"
+        )
+    state = checkpoint.load_file(newest)
+    if state.get("tokenizer") != IDENTITY:
+        raise UserError(
+            f"{newest} was trained with the tokenizer {state.get('tokenizer')!r}, this trainer has {IDENTITY!r}",
+            "start from weights that this trainer made",
+        )
+    return Weights(name, state["model"], state["weights"])
+
+
+def fitted(config: C, weights: Weights | None) -> C:
+    """The flags with the weights' shape. Raises UserError if a flag that was given contradicts it."""
+    if weights is None:
+        return config
+    for name in SHAPE:
+        if config.is_chosen(name) and getattr(config, name) != weights.shape[name]:
+            raise UserError(
+                f"--{name} {getattr(config, name)} does not fit the weights of {weights.origin}, "
+                f"which have {weights.shape[name]}",
+                f"leave --{name} out, or start from other weights",
+            )
+    taken = {name: weights.shape[name] for name in SHAPE}
+    if not config.is_chosen("seq_len"):
+        taken["seq_len"] = max(config.seq_len, weights.shape["seq_len"])  # Positions are rotated: any length will do.
+    return dataclasses.replace(config, **taken)
+
+
+def build_model(config: Config, weights: Weights | None) -> GPT:
+    """A new model, or one with the given weights. Raises UserError if these are not a GPT's of that shape."""
+    names = {field.name for field in dataclasses.fields(ModelConfig)} - {"vocab_size"}
+    shape = {name: getattr(config, name) for name in names}
+    model = GPT(ModelConfig(vocab_size=VOCAB_SIZE, **shape))
+    if weights is not None:
+        try:
+            model.load_state_dict(weights.tensors)
+        except RuntimeError as error:
+            raise UserError(
+                f"the weights of {weights.origin} are not those of this model", "start from other weights"
+            ) from error
+    return model
