@@ -291,7 +291,7 @@ def _from_sidecar(state: RunState, record: Record) -> Iterator[Ready]:
 
 def _hardware(state: RunState, event: wire.Hardware) -> None:
     state.hardware_ns = event.time_ns
-    state.host = {**state.host, **event.host} if len(state.host) < 1000 else dict(event.host)
+    state.host = dict(event.host)  # Not merged: what is no longer read (a process that ended) must disappear.
     fresh = False
     for readings in event.gpus[:1024]:
         uuid = str(readings.get("uuid") or readings.get("index"))

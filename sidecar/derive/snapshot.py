@@ -29,7 +29,7 @@ from sidecar.snapshot import (
     StepHistogram,
     StepTime,
 )
-from sidecar.state import LIVE, STEP_BOUNDS, RankState, RunState
+from sidecar.state import LIVE, STEP_BOUNDS, Gpu, RankState, RunState
 
 
 def snapshot(state: RunState, *, now_ns: int) -> RunSnapshot:
@@ -278,13 +278,20 @@ def _hardware(out: RunSnapshot, state: RunState) -> None:
     out.host = dict(state.host)
     joules = 0.0
     known = False
-    for uuid, gpu in sorted(state.gpus.items(), key=lambda item: str(item[1].readings.get("index", item[0]))):
+    for uuid, gpu in sorted(state.gpus.items(), key=_gpu_order):
         out.gpus.append({"uuid": uuid, **gpu.readings})
         if gpu.energy_last_joules is not None:
             known = True
             joules += gpu.energy_before_joules + gpu.energy_last_joules - (gpu.energy_first_joules or 0.0)
     out.energy_joules = joules if known else None
-    out.gpu = GpuState(bool(out.gpus), None if out.gpus else "no GPU reading has been received")
+    present = [gpu for gpu in out.gpus if not gpu.get("lost")]
+    lost = f"all {len(out.gpus)} GPUs are lost" if out.gpus else "no GPU reading has been received"
+    out.gpu = GpuState(bool(present), None if present else lost)
+
+
+def _gpu_order(item: tuple[str, Gpu]) -> tuple[int, str]:
+    index = item[1].readings.get("index")
+    return (index if isinstance(index, int) else 1 << 30, item[0])
 
 
 def _rank(rank: RankState, now_ns: int) -> RankView:
