@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sidecar.client.later import Arriving
+from sidecar.client.values import count
 
 METRICS = {
     "forward": "performance/forward_time_ms",
@@ -42,7 +43,8 @@ class Span:
 class GpuPhases:
     """The phases of the step under way. Used from the training thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, rejected: dict[str, int]) -> None:
+        self._rejected = rejected
         self._spans: list[Span] = []
         self._open: Span | None = None
         self._spoilt = False
@@ -55,18 +57,26 @@ class GpuPhases:
         if module.is_current_stream_capturing() or len(self._spans) >= SPANS_MAX:
             self._spoilt = True  # A part of a step is worse than none.
             return None
-        span = Span(name, self._event(module), self._event(module), self._open)
-        span.start.record()
+        try:
+            span = Span(name, self._event(module), self._event(module), self._open)
+            span.start.record()
+        except Exception:  # noqa: BLE001 - Hot path: a failing device is the script's to notice, not ours to raise.
+            self._fail()
+            return None
         self._open = span
         return span
 
     def end(self, span: Span) -> None:
         self._open = span.outer
-        module = cuda()
-        if module is None or module.is_current_stream_capturing():
-            self._spoilt = True
+        try:
+            module = cuda()
+            if module is None or module.is_current_stream_capturing():
+                self._spoilt = True
+                return
+            span.end.record()
+        except Exception:  # noqa: BLE001 - As above.
+            self._fail()
             return
-        span.end.record()
         self._spans.append(span)
 
     def take(self) -> dict[str, Any]:
@@ -88,6 +98,10 @@ class GpuPhases:
         if len(self._pool) < POOL_EVENTS_MAX:
             self._pool += [event for span in spans for event in (span.start, span.end)]
         return totals
+
+    def _fail(self) -> None:
+        self._spoilt = True
+        count(self._rejected, "failed_gpu_phase")
 
     def _event(self, module: Any) -> Any:
         return self._pool.pop() if self._pool else module.Event(enable_timing=True)

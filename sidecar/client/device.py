@@ -54,9 +54,14 @@ class DeviceScalars:
 
     def _begin(self, given: list[Any]) -> Ticket:
         tensors = [value for value in given if not isinstance(value, Later)]
-        if len(tensors) == len(given):
-            return self._copy(given)
-        return _Mixed(given, self._copy(tensors) if tensors else None)
+        try:
+            if len(tensors) == len(given):
+                return self._copy(given)
+            return _Mixed(given, self._copy(tensors) if tensors else None)
+        except Unsupported:
+            raise
+        except Exception as error:  # noqa: BLE001 - Out of pinned memory, a device that has failed: the others still go.
+            raise Unsupported("device_copy_failed") from error
 
     def expect(self, seq: int, names: list[str], ticket: Ticket) -> int:
         """Remember that record ``seq`` is to be completed. Returns how many older ones had to be given up for it."""
@@ -66,12 +71,19 @@ class DeviceScalars:
             self._outstanding.popleft()
         return given_up
 
-    def arrived(self) -> list[tuple[int, dict[str, float]]]:
+    def arrived(self) -> list[tuple[int, dict[str, Any]]]:
         """(seq, values) of the records whose values are here, oldest first; stops at the first that is not."""
         done = []
-        while self._outstanding and self._outstanding[0][2].ready():
-            seq, names, ticket = self._outstanding.popleft()
-            done.append((seq, dict(zip(names, ticket.values(), strict=True))))
+        while self._outstanding:
+            seq, names, ticket = self._outstanding[0]
+            try:
+                if not ticket.ready():
+                    break
+                found: dict[str, Any] = dict(zip(names, ticket.values(), strict=True))
+            except Exception:  # noqa: BLE001 - A device that has failed: these will never come, the record goes on without.
+                found = dict.fromkeys(names)
+            self._outstanding.popleft()
+            done.append((seq, found))
         return done
 
 

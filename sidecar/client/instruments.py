@@ -10,8 +10,7 @@ from collections.abc import Callable
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
-from sidecar.client import allocator, histogram, values
-from sidecar.client.cuda_phases import GpuPhases, cuda
+from sidecar.client import allocator, cuda_phases, histogram, values
 from sidecar.client.later import Numbers, send
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class Instruments:
         self._run = run
         self.busy = True
         """Is there anything to do at the end of a step? True at first, to look once whether there is a GPU."""
-        self.gpu_phases = GpuPhases()
+        self.gpu_phases = cuda_phases.GpuPhases(run.rejected)
         self._allocator: Any = None
         self._riders: deque[Rider] = deque()
         self._bins: deque[tuple[Numbers, str, int | None]] = deque()
@@ -41,7 +40,7 @@ class Instruments:
     def before_step(self, step: int, sent: dict[str, Any]) -> None:
         """Add to a step's metrics what was measured beside it. Only called while ``busy``."""
         if self._allocator is None:
-            self._allocator = cuda()
+            self._allocator = cuda_phases.cuda()
         if self._allocator is not None:
             for name, value in self.gpu_phases.take().items():
                 sent.setdefault(name, value)
@@ -82,9 +81,12 @@ class Instruments:
         self.emit_arrived_bins()
 
     def emit_arrived_bins(self) -> None:
-        while self._bins and self._bins[0][0].ready():
+        while self._bins:
             numbers, name, step = self._bins.popleft()
             with self._guard("histogram"):
+                if not numbers.ready():
+                    self._bins.appendleft((numbers, name, step))
+                    return
                 self._run._emit_bins(name, histogram.unpacked(numbers.values()), step)
 
     def on_close(self, closer: Callable[[], None]) -> None:

@@ -122,7 +122,7 @@ class Probe:
         last = self._run._last_step
         if last is None:
             return self._every <= ahead
-        if self._next is None:
+        if self._next is None or last + 1 < self._next - self._every:  # At first, or numbered anew in each epoch.
             self._next = (last // self._every + 1) * self._every
         return last + ahead >= self._next
 

@@ -15,13 +15,15 @@ from typing import Any
 
 from sidecar import wire
 from sidecar.client import values
-from sidecar.client.cuda_phases import METRICS
 from sidecar.client.device import is_on_device
 from sidecar.client.emitter import Emitter
 from sidecar.client.histogram import Bins
 from sidecar.client.instruments import Instruments, NoProbe
 from sidecar.client.loader import TimedLoader
+from sidecar.client.phase import Phase
 from sidecar.client.timed_optimizer import TimedOptimizer
+
+__all__ = ["Phase", "Run", "current"]
 
 FLUSH_SECONDS_DEFAULT = 10.0
 
@@ -145,9 +147,9 @@ class Run:
         return timed
 
     def watch(self, model: Any, optimizer: Any = None, **options: Any) -> Any:
-        """Look inside a torch module every so many steps; see :class:`sidecar.client.probes.Probe` for the options.
+        """Look inside a torch module every so many steps; the options are those of :class:`probes.Probe`.
 
-        Returns the probe: ``.close()`` removes it. What cannot be watched is counted as bad_watch, and nothing happens.
+        Returns the probe, whose ``close()`` removes it. What cannot be watched is counted as bad_watch.
         """
         with self._guard("bad_watch"):
             from sidecar.client.probes import Probe  # Needs torch, which whoever has a model has imported.
@@ -155,7 +157,7 @@ class Run:
             return Probe(self, model, optimizer, **options)
         return NoProbe()
 
-    def phase(self, name: str) -> "Phase":
+    def phase(self, name: str) -> Phase:
         """``with run.phase("evaluation"):`` - what the loop is doing, for its time and for knowing a stall from work.
 
         data_wait, forward, backward and optimizer belong to each step; all others pause the training clock.
@@ -255,44 +257,6 @@ class Run:
             yield
         except Exception:  # noqa: BLE001 - As in step(): nothing escapes, everything is counted.
             values.count(self.rejected, reason)
-
-
-class Phase:
-    """Context manager of :meth:`Run.phase`. Nested phases count their time once, for the innermost."""
-
-    __slots__ = ("_gpu", "_name", "_nested_ns", "_outer", "_run", "_started_ns")
-
-    def __init__(self, run: Run, name: str) -> None:
-        self._run, self._name = run, name
-        self._nested_ns = self._started_ns = 0
-        self._outer: Phase | None = None
-
-    def __enter__(self) -> "Phase":
-        run = self._run
-        self._outer = run._phase
-        run._phase = self
-        self._started_ns = monotonic_ns()
-        self._gpu = run._instruments.gpu_phases.begin(self._name) if self._name in METRICS else None
-        if self._name not in wire.STEP_PHASES:
-            with run._guard():
-                run._emitter.emit(wire.PhaseEntered(time_ns(), self._started_ns, run._last_step, self._name))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        run, ended_ns = self._run, monotonic_ns()
-        run._phase = self._outer
-        if self._gpu is not None:
-            with run._guard("failed_gpu_phase"):
-                run._instruments.gpu_phases.end(self._gpu)
-        elapsed_ns = ended_ns - self._started_ns
-        if self._outer is not None:
-            self._outer._nested_ns += elapsed_ns
-        seconds = (elapsed_ns - self._nested_ns) / 1e9
-        if self._name not in wire.STEP_PHASES:
-            with run._guard():
-                run._emitter.emit(wire.PhaseExited(time_ns(), ended_ns, run._last_step, self._name, seconds))
-        elif self._outer is None or self._outer._name in wire.STEP_PHASES:
-            run._phases[self._name] = run._phases.get(self._name, 0.0) + seconds
 
 
 def _forget_all_after_fork() -> None:

@@ -168,3 +168,21 @@ def test_on_a_real_gpu_nothing_synchronises(tmp_path: Path) -> None:
     run.step(50)
     assert [late.metrics["train/loss"] for late in of_kind(run, wire.Completion)] == [float(s) for s in range(50)]
     run._emitter.ring.remove()
+
+
+def test_a_device_that_fails_takes_neither_the_step_nor_the_end_of_the_run_with_it(run: Run, device: Device) -> None:
+    def broken() -> bool:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    run.step(1, loss=Tensor(1.0), tokens=5)
+    device.tickets[0].ready = broken  # type: ignore[method-assign]
+    run.step(2)
+    assert [late.metrics for late in of_kind(run, wire.Completion)] == [{"train/loss": None}]
+
+    def refuse(tensors: Sequence[Tensor]) -> Copy:
+        raise RuntimeError("CUDA error: out of memory")
+
+    run._emitter.device = DeviceScalars(refuse)
+    run.step(3, loss=Tensor(1.0), tokens=5)
+    assert of_kind(run, wire.Step)[2].metrics == {"train/num_tokens": 5}
+    assert run.rejected == {"device_copy_failed": 1}
