@@ -147,6 +147,8 @@ def add_placement(command: argparse.ArgumentParser) -> None:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
+    """A command's options. From here on SIGTERM (``timeout``) ends the command like an error: with what it started."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 

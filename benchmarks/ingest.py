@@ -211,18 +211,20 @@ def recovery(options) -> None:
     events = options.recovery_events
     with common.folder() as folder:
         sidecar = common.Sidecar(folder)
-        load = drive(
-            sidecar.endpoint,
-            sidecar.pid,
-            senders=1,
-            ranks=1,
-            steps=events,
-            frame_events=128,
-            run_id="killed",
-            shown=visible(sidecar, "killed"),
-        )
+        try:
+            load = drive(
+                sidecar.endpoint,
+                sidecar.pid,
+                senders=1,
+                ranks=1,
+                steps=events,
+                frame_events=128,
+                run_id="killed",
+                shown=visible(sidecar, "killed"),
+            )
+        finally:
+            sidecar.kill()
         _print_load("filled", load)
-        sidecar.kill()
         size = sum(path.stat().st_size for path in (folder / "data").rglob("*") if path.is_file())
         began = time.monotonic()
         sidecar = common.Sidecar(folder)
