@@ -71,6 +71,7 @@ class Probe:
         sharded = any(is_sharded(p) for p in self._parameters)
         self._shards = Shards(self._parameters) if sharded and shards == "reduce" else None
         self._prefix = "shard/" if sharded and self._shards is None else ""
+        self._bins_prefix = "shard/" if sharded else ""
         modules = chosen_modules(model, activations)
         bins = BINS_DEFAULT if "activations" in self._bins_of else 0
         self._activations = outputs.Activations(modules, bins=bins) if modules else None
@@ -188,7 +189,7 @@ class Probe:
                 for name, gradient in zip(names, found, strict=True):
                     if name in self._chosen and gradient.numel():
                         true = gradient if scale is None else gradient.float() / scale
-                        self._packed.append((f"{self._prefix}gradients/{name}/histogram", packed(true)))
+                        self._packed.append((f"{self._bins_prefix}gradients/{name}/histogram", packed(true)))
 
     def _scales(self) -> tuple[Any, Any]:
         """(what the gradients are still multiplied by, the scaler's own scale): 0-d tensors on their device, or None.
@@ -237,7 +238,7 @@ class Probe:
             if "weights" in self._bins_of:
                 for i in self._sampled():
                     if (weight := local(self._parameters[i])).numel():
-                        self._packed.append((f"{self._prefix}weights/{self._names[i]}/histogram", packed(weight)))
+                        self._packed.append((f"{self._bins_prefix}weights/{self._names[i]}/histogram", packed(weight)))
             if self._activations is not None and self._activations.installed:
                 records.append(self._outputs(self._activations))
         self._records = [record for record in records if record is not None]
