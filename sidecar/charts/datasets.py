@@ -103,6 +103,7 @@ def datasets_figure(data: Datasets) -> Figure | None:
             "z": [p.loss for p in line.points], "line": paint | {"width": 5},
             "text": [f"{head}<br>step {p.step:,.0f}<br>coverage {p.coverage_percent:.1f} %<br>{loss} {short(p.loss)}"
                      for p in line.points],
-            "hovertemplate": "%{text}<extra></extra>", "meta": {"dataset": plain(line.dataset), "stage": line.stage},
+            "hovertemplate": "%{text}<extra></extra>",
+            "meta": {"dataset": plain(line.dataset), "stage": plain(line.stage)},
         })  # fmt: skip
     return {"data": traces, "layout": layout3d("Training step", "Coverage (%)", "Loss", **data.colour_layout)}

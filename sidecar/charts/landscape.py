@@ -108,7 +108,7 @@ def _trace(data: Landscape, legend: str, moments: list[Moment]) -> dict[str, Any
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {"size": [12 if m.whole else 3.2 for m in moments], "opacity": 0.85, "line": {"width": 0},
                    "symbol": ["diamond" if m.whole else "circle" for m in moments], **paint},
-        "meta": {"stage": moments[0].stage, "runs": [plain(m.run) for m in moments if m.whole]},
+        "meta": {"stage": plain(moments[0].stage), "runs": [plain(m.run) for m in moments if m.whole]},
     }  # fmt: skip
 
 

@@ -13,8 +13,8 @@ from sidecar.charts.stages import stages_data, stages_table
 from sidecar.charts.style import accuracy_of, short, stage_colour, stage_title
 
 CURVES = (("train/loss", "Training loss"), ("val/loss", "Validation loss"),
-          ("train/tokens_per_second", "Tokens per second"), ("train/grad_norm", "Gradient norm"), ("train/learning_rate", "Learning rate"),
-          ("train/mfu_percent", "MFU (%)"))  # fmt: skip
+          ("train/tokens_per_second", "Tokens per second"), ("train/grad_norm", "Gradient norm"),
+          ("train/learning_rate", "Learning rate"), ("train/mfu_percent", "MFU (%)"))  # fmt: skip
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 32
 SAMPLES_MAX = 6
@@ -134,7 +134,7 @@ def tables(run: RunData) -> list[tuple[str, tuple[str, ...], list[list[Any]]]]:
     return [
         ("Stage", columns, stages),
         ("Where the time went", ("state", "time", "share"),
-         [[state, _duration(t), f"{100 * t / whole:.1f} %"] for state, t in spent if t >= 0.001]),
+         [[state.replace("_", " "), _duration(t), f"{100 * t / whole:.1f} %"] for state, t in spent if t >= 0.05]),
         ("Phases", ("phase", "time", "times"),
          [[name, _duration(p.seconds_total), p.count or ""] for name, p in phases]),
         ("Datasets", ("dataset", "samples", "tokens", "share", "coverage"),

@@ -125,7 +125,7 @@ def stages_figure(data: Stages) -> Figure | None:
             "line": {"color": curve.colour, "width": 1.6}, "opacity": 0.9,
             "hovertemplate": f"<b>{plain(curve.run)}</b> · {stage_title(curve.stage)}<br>step %{{customdata:,.0f}}<br>"
             f"%{{x:.4s}} {'tokens' if data.by_tokens else 'steps'}<br>loss %{{y:.4f}}<extra></extra>",
-            "meta": {"stage": curve.stage, "run": plain(curve.run)},
+            "meta": {"stage": plain(curve.stage), "run": plain(curve.run)},
         })  # fmt: skip
         seen.add(curve.legend)
     title = "Tokens since the stage began" if data.by_tokens else "Step"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from sidecar.charts.style import short
 
 WIDTH, HEIGHT = 520, 190
-LEFT, RIGHT, TOP, BOTTOM = 58, 10, 10, 26
+LEFT, RIGHT, TOP, BOTTOM = 70, 10, 12, 30
 
 
 def line(points: Sequence[tuple[float, float]], title: str, colour: str, *, bad: Sequence[float] = ()) -> str:

@@ -180,7 +180,7 @@ def _trace(data: Trajectory, legend: str, colour: str, paths: list[Path]) -> dic
         "type": "scatter3d", "mode": "lines+markers", "name": legend, "x": x, "y": y, "z": z, "text": text,
         "hovertemplate": "%{text}<extra></extra>", "line": {"width": 4, **paint},
         "marker": {"size": size, "symbol": symbol, "opacity": 0.95, "line": {"width": 0}, **paint},
-        "meta": {"stage": paths[0].stage, "runs": [plain(path.run) for path in paths]},
+        "meta": {"stage": plain(paths[0].stage), "runs": [plain(path.run) for path in paths]},
     }
 
 

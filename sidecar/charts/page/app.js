@@ -101,13 +101,16 @@
     if (film && !single) films(div, film);
   }
 
+  /* Names are escaped for plotly; an option's text needs them as they are. */
+  function decoded(text) { const area = document.createElement("textarea"); area.innerHTML = text; return area.value; }
+
   /* The film: choose a run and a window of columns; of each stretch the extremes stay. */
   function films(div, meta) {
     const box = div.parentElement.querySelector(".film-controls");
     if (!box) return;
     const at = name => box.querySelector(`[data-film="${name}"]`);
     const position = at("position"), size = at("window"), which = at("run"), play = at("play"), where = at("where");
-    meta.films.forEach((film, i) => which.add(new Option(film.run + " · " + film.stage, String(i), false, i === meta.shown)));
+    meta.films.forEach((film, i) => which.add(new Option(decoded(film.run + " · " + film.stage), String(i), false, i === meta.shown)));
     which.selectedIndex = meta.shown;
     box.querySelector("[data-film-runs]").hidden = meta.films.length < 2;
     box.hidden = false;

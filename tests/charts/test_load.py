@@ -1,0 +1,180 @@
+"""Where runs come from, and that reading them stays bounded."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sidecar import charts, cli, wire
+from sidecar.charts.app import VisualizationApp
+from sidecar.charts.data import Collector
+from sidecar.charts.load import load_each, load_runs
+from sidecar.charts.series import BUCKETS_MAX, Grid, Point, Track, thin
+from sidecar.errors import UserError
+from tests.charts import synthetic
+from tests.charts.synthetic import SECOND, T0, Writer
+
+
+def test_a_track_keeps_every_extreme_of_a_million_values_in_bounded_points() -> None:
+    track = Track()
+    for step in range(100_000):
+        track.add(Point(step, float(step), None, 0.0, 99.0 if step == 54_321 else -7.0 if step == 77 else 1.0))
+    points = track.points()
+    assert len(points) <= 4 * BUCKETS_MAX
+    assert track.count == 100_000
+    assert (54_321, 99.0) in {(point.step, point.value) for point in points}
+    assert (77, -7.0) in {(point.step, point.value) for point in thin(points, 100)}
+    assert points == sorted(points)
+    assert points[0].step == 0
+    assert points[-1].step == 99_999
+
+
+def test_a_run_that_keeps_going_back_is_bounded_too() -> None:
+    track = Track(64)
+    for number in range(20_000):
+        track.add(Point(number, float(number % 2 * 10**6), None, 0.0, 1.0))
+    assert len(track.points()) <= 4 * 64
+
+
+def test_a_million_steps_cost_no_more_memory_than_a_hundred_thousand() -> None:
+    def kept(steps: int) -> int:
+        grid = Grid()
+        for step in range(0, steps, 7):
+            grid.add(step % 8, step, 1.0)
+        return sum(len(cells) for _, cells in grid.columns())
+
+    assert kept(1_000_000) <= 40_000
+    assert kept(100_000) <= 40_000
+
+
+def test_a_project_is_read_and_others_are_not(tmp_path: Path) -> None:
+    synthetic.run(tmp_path, "mine", steps=20, project="mine")
+    synthetic.run(tmp_path, "other", steps=20, project="other")
+    assert [run.run_id for run in load_runs(tmp_path, projects=["mine"])] == ["mine"]
+    assert {run.run_id for run in load_runs(tmp_path, projects=["mine", "other"])} == {"mine", "other"}
+    assert [run.run_id for run in load_runs(tmp_path, runs=["other"])] == ["other"]
+
+
+def test_an_unknown_project_ends_with_exit_code_3_the_known_ones_and_the_checklist(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synthetic.run(tmp_path, steps=20, project="nanochat")
+    assert cli.main(["viz", "--dir", str(tmp_path), "--project", "nanochta"]) == 3
+    said = capsys.readouterr().err
+    assert "unknown project 'nanochta'" in said
+    assert "known projects: nanochat" in said
+    assert "sidecar runs" in said
+    assert "Traceback" not in said
+
+
+def test_an_empty_directory_ends_with_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["viz", "--dir", str(tmp_path), "-o", str(tmp_path / "x.html")]) == 3
+    assert cli.main(["report", "--dir", str(tmp_path), "latest"]) == 3
+    assert cli.main(["compare", "--dir", str(tmp_path), "a", "b"]) == 3
+    assert "Traceback" not in capsys.readouterr().err
+    assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_an_export_gives_the_curves_of_the_journal_and_computes_the_rest_again(tmp_path: Path, kind: str) -> None:
+    synthetic.run(tmp_path / "d", "r1", steps=60, tasks=True)
+    (journal,) = load_runs(tmp_path / "d")
+    for derived in ([], ["--derived"]):
+        out = tmp_path / f"{kind}{len(derived)}" / f"r1.{kind}"
+        out.parent.mkdir()
+        command = ["export", "r1", "--dir", str(tmp_path / "d"), "--format", kind, "-o", str(out), *derived]
+        assert cli.main(command) == 0
+        (run,) = load_runs(None, paths=[out.parent])
+        assert run.run_id == "r1"
+        for name in ("train/loss", "val/accuracy", "eval/mmlu_acc", "train/tokens_per_second"):
+            ours, theirs = run.tracks[name].points(), journal.tracks[name].points()
+            assert [p.step for p in ours] == [p.step for p in theirs], (name, derived)
+            # An export's time has microseconds.
+            assert [p.value for p in ours] == pytest.approx([p.value for p in theirs], rel=1e-4), (name, derived)
+
+
+def test_a_folder_of_journals_is_enough(tmp_path: Path) -> None:
+    synthetic.run(tmp_path / "d", "r1", steps=20)
+    shutil.copytree(tmp_path / "d" / "runs", tmp_path / "copied")
+    assert [run.run_id for run in load_runs(None, paths=[tmp_path / "copied"])] == ["r1"]
+    assert [run.run_id for run in load_runs(None, paths=[tmp_path / "d"])] == ["r1"]
+    with pytest.raises(UserError, match="there is no"):
+        load_runs(None, paths=[tmp_path / "nowhere"])
+
+
+def test_a_broken_line_at_the_end_of_an_export_is_no_obstacle(tmp_path: Path) -> None:
+    row = {"run": "r", "rank": 0, "seq": 0, "step": 1, "time": 1.7e9, "kind": "step", "metrics": {"train/loss": "NaN"}}
+    good = row | {"seq": 1, "step": 2, "metrics": {"train/loss": 2.0}}
+    (tmp_path / "r.jsonl").write_text(f'{json.dumps(row)}\n{json.dumps(good)}\n{{"run": "r", "ra')
+    (run,) = load_runs(None, paths=[tmp_path / "r.jsonl"])
+    assert run.tracks["train/loss"].bad_total == 1
+    assert run.tracks["train/loss"].count == 1
+
+
+def test_a_journal_still_being_written_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, "live", stage="sft")
+    session = writer.greet()
+    for step in range(30):
+        now = T0 + step * SECOND
+        writer.add(session, wire.Step(now, now, step, {"train/loss": 3.0, "val/accuracy": 0.1}))
+    writer.flush()
+    (first,) = load_each(tmp_path, ["live"])
+    writer.add(session, wire.Step(T0 + 31 * SECOND, T0, 30, {"train/loss": 2.0}))
+    writer.flush()
+    (second,) = load_each(tmp_path, ["live"])
+    assert (first.tracks["train/loss"].count, second.tracks["train/loss"].count) == (30, 31)
+    assert "trajectory" in VisualizationApp("p", [second]).figures
+    writer.journal.close()
+
+
+def test_a_captured_script_with_other_names_fills_the_charts_of_the_document(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, "nano", captured="wandb", config={"depth": 12, "model_dim": 768, "device_batch_size": 32})
+    session = writer.greet()
+    for call in range(60):
+        now, step = T0 + call * SECOND, call * 10
+        row = {"step": step, "train_loss": 5.0 - call / 20, "train/tok_per_sec": 1e5 + call, "mfu": 0.4, "lr": 1e-3}
+        if call % 10 == 9:
+            row |= {"mmlu_acc": 0.3, "arc_easy_acc": 0.4, "gsm8k_acc": 0.1, "humaneval_acc": 0.2}
+        writer.add(session, wire.Log(now, now, call, row | {"training_stage": "midtraining"}))
+    writer.close()
+    runs = load_runs(tmp_path)
+    assert runs[0].stage == "midtrain"
+    assert runs[0].tracks["train/loss"].points()[-1].step == 590
+    assert runs[0].sent_as["train/loss"] == "train_loss", "the journal keeps the name as sent"
+    figures = VisualizationApp("p", runs).figures
+    assert {"trajectory", "hyperparameters", "landscape", "multimetric"} <= set(figures)
+    assert figures["landscape"]["data"][0]["x"][0] == pytest.approx(40.0)
+    assert "claimed by the script" in figures["landscape"]["data"][0]["text"][0]
+
+
+def test_values_of_all_ranks_make_one_line_the_joined_one(tmp_path: Path) -> None:
+    synthetic.run(tmp_path, steps=300, ranks=4, accuracy=False)
+    (run,) = load_runs(tmp_path)
+    points = run.tracks["train/loss"].points()
+    steps = [point.step for point in points]
+    assert steps == sorted(set(steps)), "one value a step"
+
+
+def test_names_beyond_the_limits_are_not_kept() -> None:
+    collector = Collector("r")
+    from sidecar.rows import Row
+
+    for number in range(6000):
+        collector.row(Row("r", 0, number, number, 1.0, "log", {f"val/{number}": 1.0, f"val/x{number}/loss": 2.0}))
+    assert len(collector.run.totals) <= 5000
+    assert len(collector.run.tracks) <= 160
+
+
+def test_the_documents_functions_can_be_imported(tmp_path: Path) -> None:
+    synthetic.run(tmp_path, steps=40, tasks=True, project="nanochat")
+    out = tmp_path / "app.html"
+    app = charts.create_complete_visualization_app("nanochat", directory=tmp_path, output=out)
+    assert set(app.figures) >= {"trajectory", "hyperparameters", "landscape", "multimetric"}
+    assert out.read_text().startswith("<!doctype html>")
+    assert "<iframe" in app._repr_html_()
+    data = charts.prepare_training_trajectory(app.runs)
+    assert charts.trajectory_figure(data) == app.figures["trajectory"]
+    with pytest.raises(UserError) as error:
+        charts.create_complete_visualization_app("other", directory=tmp_path)
+    assert error.value.exit_code == 3

@@ -1,0 +1,196 @@
+"""Every page in a real browser that can reach nothing: no error, no request, everything drawn."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar import cli
+from sidecar.charts import png
+from sidecar.charts.app import VisualizationApp
+from sidecar.charts.data import RunData
+from sidecar.charts.load import load_runs
+from sidecar.errors import UserError
+from tests.charts import synthetic
+from tests.charts.synthetic import T0
+
+WAIT_MS = 60_000
+FLAGS = ["--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-component-update", "--disable-background-networking", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+         "--host-resolver-rules=MAP * ~NOTFOUND"]
+NO_WEBGL = ["--disable-gpu", "--disable-3d-apis", "--disable-software-rasterizer"]
+EVIL = '<img src=x onerror="document.title=\'owned\'">\u202e</script><script>document.title="owned"</script>'
+
+slow = pytest.mark.slow
+
+
+def needed(condition: object, cause: str) -> None:
+    """In CI everything is installed, and nothing may be skipped."""
+    if not condition:
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(cause)
+        pytest.skip(cause)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    needed(importlib.util.find_spec("playwright"), "playwright is not installed: pip install playwright")
+    needed(shutil.which("chromium"), "chromium is not installed: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium
+
+
+class Opened:
+    """A page with everything that went wrong on it."""
+
+    def __init__(self, browser: Any, path: Path, suffix: str = "", **options: Any) -> None:
+        self.wrong: list[str] = []
+        context = browser.new_context(viewport={"width": 1200, "height": 800}, **options)
+        context.set_offline(True)
+        self.page = context.new_page()
+        self.page.set_default_timeout(WAIT_MS)
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.wrong.append("dialog"))
+        self.page.on("console", lambda said: self.wrong.append(said.text) if said.type == "error" else None)
+        self.page.on("request", lambda request: self.wrong.append(request.url) if not request.url.startswith(
+            ("file://", "data:", "blob:")) else None)
+        self.page.goto(path.as_uri() + suffix)
+
+    def draw_all(self) -> list[str]:
+        """Scroll to every chart and wait until it is drawn; their names."""
+        names = self.page.eval_on_selector_all(".plot", "plots => plots.map(plot => plot.id)")
+        for name in names:
+            self.page.locator(f"#{name}").scroll_into_view_if_needed()
+            self.page.wait_for_selector(f"#{name}[data-ready]")
+        return [str(name) for name in names]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: Any) -> Iterator[Any]:
+    launched = chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+    yield launched
+    launched.close()
+
+
+@pytest.fixture(scope="module")
+def page_file(app: VisualizationApp, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return app.write(tmp_path_factory.mktemp("page") / "pictures.html")
+
+
+def test_figures_are_plain_json_in_the_page_and_nothing_points_outside(page_file: Path, app: VisualizationApp) -> None:
+    text = page_file.read_text()
+    found = dict(re.findall(r'<script type="application/json" id="figure-([\w-]+)">(.*?)</script>', text, re.S))
+    assert set(found) == set(app.figures)
+    assert len(found) == 8
+    for name, body in found.items():
+        assert json.loads(body)["layout"].keys() == app.figures[name]["layout"].keys()
+        assert "<" not in body
+    ours = re.sub(r"<script>/\*\*\s*\* plotly.*?</script>", "", text, flags=re.S)
+    assert not re.search(r"https?://", ours), "no address but in the library's own comments"
+    assert "connect-src" not in text
+    assert "default-src 'none'" in text
+    assert len(text) < 10_000_000
+
+
+@slow
+def test_every_chart_is_drawn_without_an_error_and_without_a_request(browser: Any, page_file: Path) -> None:
+    opened = Opened(browser, page_file)
+    assert len(opened.draw_all()) == 8
+    assert opened.page.locator(".plot canvas").count() >= 7, "WebGL scenes"
+    assert not opened.page.locator("#flat-note").is_visible()
+    assert opened.wrong == []
+
+
+@slow
+def test_the_scrubber_goes_through_the_run_and_keeps_the_bad_step(browser: Any, page_file: Path) -> None:
+    opened = Opened(browser, page_file, "#film")
+    opened.page.locator("#plot-film").scroll_into_view_if_needed()
+    opened.page.wait_for_selector("#plot-film[data-ready]")
+    opened.page.select_option("[data-film=run]", index=0)
+    peak = "() => Math.max(...document.querySelector('#plot-film').data[0].z.flat().filter(v => v !== null))"
+    opened.page.wait_for_function(f"({peak})() > 5")
+    opened.page.select_option("[data-film=window]", "8")
+    opened.page.locator("[data-film=position]").fill("1000")
+    opened.page.wait_for_function(f"({peak})() < 1")
+    assert "239" in str(opened.page.text_content("[data-film=where]"))
+    opened.page.locator("[data-film=position]").fill("120")
+    opened.page.wait_for_function(f"({peak})() > 5")
+    assert opened.wrong == []
+
+
+@slow
+def test_without_webgl_everything_is_drawn_flat_with_a_note(chromium: Any, page_file: Path) -> None:
+    launched = chromium.launch(executable_path=shutil.which("chromium"), args=[*FLAGS[:7], *NO_WEBGL])
+    try:
+        opened = Opened(launched, page_file)
+        assert len(opened.draw_all()) == 8
+        assert opened.page.locator("#flat-note").is_visible()
+        kinds = opened.page.eval_on_selector_all(".plot", "plots => plots.flatMap(plot => plot.data.map(t => t.type))")
+        assert set(kinds) == {"scatter"}
+        assert opened.wrong == []
+    finally:
+        launched.close()
+
+
+@slow
+def test_hostile_names_stay_text_in_the_page(browser: Any, tmp_path: Path) -> None:
+    synthetic.run(tmp_path, "r", steps=40, tasks=True, datasets=True, name=EVIL, stage=EVIL, project=EVIL)
+    runs: list[RunData] = load_runs(tmp_path)
+    path = VisualizationApp(EVIL, runs).write(tmp_path / "evil.html")
+    opened = Opened(browser, path)
+    opened.draw_all()
+    assert opened.page.locator("img").count() == 0
+    assert opened.page.title().startswith("<img"), "shown, not run"
+    assert opened.wrong == []
+
+
+@slow
+def test_a_comparison_and_a_report_open_without_an_error(
+    browser: Any, pipeline_directory: Path, tmp_path: Path
+) -> None:
+    where = ["--dir", str(pipeline_directory)]
+    assert cli.main(["compare", "d12-pretrain", "d12-sft", *where, "-o", str(tmp_path / "c.html")]) == 0
+    assert cli.main(["report", "d12-sft", *where, "-o", str(tmp_path / "r.html")]) == 0
+    compared, reported = Opened(browser, tmp_path / "c.html"), Opened(browser, tmp_path / "r.html", color_scheme="dark")
+    assert len(compared.draw_all()) == 6
+    assert reported.page.locator("svg.curve").count() >= 5
+    assert compared.wrong + reported.wrong == []
+
+
+@slow
+def test_a_figure_becomes_a_png_of_the_promised_size(app: VisualizationApp, tmp_path: Path) -> None:
+    needed(png.find_browser(), "chromium is not installed: apt-get install chromium")
+    path = png.write(app.figures["landscape"], tmp_path / "landscape.png")
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", data[16:24]) == (png.WIDTH, png.HEIGHT)
+    assert len(data) > 20_000, "an empty page is smaller"
+
+
+def test_without_any_way_to_draw_the_message_says_what_to_install(
+    app: VisualizationApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(png, "_by_kaleido", lambda figure, path: False)
+    with pytest.raises(UserError, match="neither kaleido nor Chromium"):
+        png.write(app.figures["landscape"], tmp_path / "x.png")
+
+
+def test_the_command_writes_the_page_and_says_how_much_is_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synthetic.run(tmp_path, steps=40, project="nanochat", start_ns=T0)
+    out = tmp_path / "p.html"
+    command = ["viz", "--dir", str(tmp_path), "--project", "nanochat", "-o", str(out), "--color-by", "batch_size"]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == f"{out}: 1 run, 6 of 8 charts\n"
+    assert cli.main(["viz", "--dir", str(tmp_path), "-o", str(tmp_path / "no" / "p.html")]) == 73
