@@ -48,10 +48,8 @@ class ChatStage(Stage):
         counts = prepared.task.bincount(minlength=len(prepared.names)).tolist()
         self.dataset_sizes = dict(zip(prepared.names, counts, strict=True))
         self.data_facts = facts(loaded, prepared.lengths().tolist(), len(prepared), len(val), problems)
-        self.data_facts |= {
-            "dataset/truncated_samples": prepared.truncated,
-            "dataset/dropped_samples": prepared.dropped,
-        }
+        self.data_facts["dataset/truncated_samples"] = prepared.truncated
+        self.data_facts["dataset/dropped_samples"] = prepared.dropped
         self.remarks = (problems.sentence(),) if problems.count else ()
         if reused:
             self.remarks += ("tokens: as prepared before",)
@@ -70,14 +68,13 @@ class ChatStage(Stage):
             return make(), False
         if not (config.prepared or config.out):
             raise UserError("--use_prepared needs a folder to keep tokens in", "add --prepared FOLDER, or --out FOLDER")
-        key = repr(
-            (self.name, config.seq_len, config.seed, [(n, len(p), hash_of(p)) for n, p in mixture.parts.items()])
-        )
+        parts = [(name, len(part), ends_of(part)) for name, part in mixture.parts.items()]
+        key = repr((self.name, config.seq_len, config.seed, parts))
         return cached(make, key, Path(config.prepared or Path(str(config.out)) / "prepared"))
 
 
-def hash_of(part: Sequence[Any]) -> str:
-    """Of the first and the last example: enough to tell one version of a data set from the next."""
+def ends_of(part: Sequence[Any]) -> str:
+    """The first and the last example: enough to tell one version of a data set from the next."""
     return repr((part[0], part[-1])) if part else ""
 
 

@@ -56,7 +56,7 @@ class Loop:
     ) -> None:
         self.stage, self.config, self.world, self.console = stage, config, world, console
         self.schedule = plan(config, max(1, stage.batches_per_epoch // config.grad_accum))
-        self.dtype = _dtype(config, world)
+        self.dtype = dtype_of(config, world)
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(config.seed)  # Every rank draws the same weights ...
         self.model = build_model(config, weights).to(world.device)
@@ -185,7 +185,10 @@ class Loop:
         prompts = self.config.generation_prompts or self.stage.prompts
         with self.run.phase("sampling"):
             texts = generate_samples(self.model, prompts, seed=self.config.seed, chat=self.stage.chats)
-            numbers = scores([text[len(prompt) :] for prompt, text in texts.items()])
+            added = [text[len(prompt) :] for prompt, text in texts.items()]
+            numbers = scores(added)
+            if (perplexity := self.stage.surprise(added)) is not None:
+                numbers["samples/perplexity"] = perplexity
         for prompt, name in sample_names(prompts).items():
             self.run.text(name, texts[prompt], step=self.step)
         self.run.log(numbers, step=self.step)
@@ -273,7 +276,7 @@ class Loop:
         return functools.partial(torch.autocast, self.world.device.type, dtype=self.dtype)
 
 
-def _dtype(config: Config, world: World) -> torch.dtype:
+def dtype_of(config: Config, world: World) -> torch.dtype:
     """bfloat16 where there are units for it: on GPUs. On CPUs autocast mostly costs, so it must be asked for."""
     if config.dtype == "auto":
         return torch.bfloat16 if world.device.type == "cuda" else torch.float32

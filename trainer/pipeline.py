@@ -37,10 +37,12 @@ PARTS = {
     "pretrain": Part(
         "trainer.stages.pretrain:Pretraining", Config, {"steps": 300, "generate_freq": 30, "seq_len": CONTEXT}
     ),
-    "midtrain": Part("trainer.stages.midtrain:Midtraining", MidtrainConfig, {"steps": 250}),
-    "sft": Part("trainer.stages.sft:FineTuning", SftConfig, {"steps": 250, "batch_size": 32}),
-    "dpo": Part("trainer.stages.dpo:PreferenceTraining", DpoConfig, {"steps": 60}),
-    "ppo": Part("trainer.stages.ppo:PolicyTraining", PpoConfig, {"steps": 160}),
+    "midtrain": Part("trainer.stages.midtrain:Midtraining", MidtrainConfig, {"steps": 200}),
+    "sft": Part("trainer.stages.sft:FineTuning", SftConfig, {"steps": 120, "batch_size": 32}),
+    "dpo": Part(
+        "trainer.stages.dpo:PreferenceTraining", DpoConfig, {"steps": 60, "learning_rate": 2e-4, "eval_iters": 8}
+    ),
+    "ppo": Part("trainer.stages.ppo:PolicyTraining", PpoConfig, {"steps": 160, "learning_rate": 2e-4}),
 }
 
 

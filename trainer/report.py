@@ -38,10 +38,9 @@ def model_facts(model: GPT, config: Config, world: World, dtype: torch.dtype) ->
 
 def run_config(model: GPT, config: Config, schedule: Schedule, world: World) -> dict[str, Any]:
     """The flags as given, and the same under the documents' ``model/`` and ``hyperparams/`` names."""
+    flags = dataclasses.asdict(config)
     return {
-        **{
-            name: value for name, value in dataclasses.asdict(config).items() if value is not None and name != "origins"
-        },
+        **{name: value for name, value in flags.items() if value is not None and name != "origins"},
         **dataclasses.asdict(schedule),
         "world_size": world.size,
         "threads": torch.get_num_threads(),

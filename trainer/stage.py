@@ -66,6 +66,10 @@ class Stage:
         )
         return losses / max(1, batch.targets.numel() if batch.loss_tokens is None else batch.loss_tokens), {}
 
+    def surprise(self, texts: list[str]) -> float | None:
+        """Perplexity of samples under a reference that does not learn, where there is one."""
+        return None
+
     def flops(self, model: GPT, batch: Batch) -> float | None:
         """FLOPs of this micro-batch where they are not flops_per_token times tokens."""
         return None

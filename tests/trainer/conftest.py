@@ -2,20 +2,34 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from fake_run import Recorder
 
 import sidecar
-from trainer.config import Config
+from trainer import weights
+from trainer.config import Config, DpoConfig, MidtrainConfig, PpoConfig, SftConfig
 from trainer.distributed import world
-from trainer.loop import train
+from trainer.run import train_stage
+from trainer.stages.dpo import PreferenceTraining
+from trainer.stages.midtrain import Midtraining
+from trainer.stages.ppo import PolicyTraining
 from trainer.stages.pretrain import Pretraining
+from trainer.stages.sft import FineTuning
 
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "boil", "quartz")
 
 Trained = Callable[..., Recorder]
+
+STAGES: dict[str, tuple[Any, type[Config]]] = {
+    "pretrain": (Pretraining, Config),
+    "midtrain": (Midtraining, MidtrainConfig),
+    "sft": (FineTuning, SftConfig),
+    "dpo": (PreferenceTraining, DpoConfig),
+    "ppo": (PolicyTraining, PpoConfig),
+}
 
 
 @pytest.fixture(scope="session")
@@ -38,12 +52,19 @@ def tiny(corpus: Path) -> dict[str, object]:
 
 
 @pytest.fixture
-def trained(tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Trained:
-    """``trained(steps=5, ...)`` trains with the tiny flags but for those given; returns what the sidecar was told."""
+def tiny_chat(tiny: dict[str, object]) -> dict[str, object]:
+    """The same for the stages that read conversations: built-in data."""
+    return {**tiny, "data": None, "seq_len": 128, "judge_examples": 4}
+
+
+@pytest.fixture
+def trained(tiny: dict[str, object], tiny_chat: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """``trained("sft", steps=5, ...)`` trains with the tiny flags but for those given; returns what the sidecar was
+    told. The stage is pretrain if none is named."""
     monkeypatch.setattr("trainer.report.measured_peak_flops", lambda *_: 1e11)
     monkeypatch.setattr("trainer.loop.generate_samples", short_samples)
 
-    def run(**flags: object) -> Recorder:
+    def run(stage: str = "pretrain", **flags: object) -> Recorder:
         told: list[Recorder] = []
 
         def begin(**begun: object) -> Recorder:
@@ -51,9 +72,10 @@ def trained(tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Trained
             return told[0]
 
         monkeypatch.setattr(sidecar, "init", begin, raising=False)
-        config = Config(**{**tiny, **flags})
+        make, kind = STAGES[stage]
+        config = kind(**{**(tiny if stage == "pretrain" else tiny_chat), **flags})
         with world("cpu", threads=1) as here:
-            train(Pretraining(config, here), config, here)
+            train_stage(make, config, here, weights.find(config))
         return told[0]
 
     return run

@@ -15,9 +15,9 @@ import torch
 from trainer import checkpoint
 from trainer.__main__ import main
 from trainer.config import Config
-from trainer.flags import parse
 from trainer.console import Console, printable
 from trainer.errors import UserError
+from trainer.flags import parse
 
 RUN_RECORDED = Path(__file__).with_name("run_recorded.py")
 CONSOLE_LINE = re.compile(
@@ -142,7 +142,8 @@ def test_two_ranks_train_the_model_that_one_rank_trains_with_twice_the_batch(
     done = recorded([*torchrun, "pretrain", *flags_of(settings)], tmp_path, repository)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done:") == 1, "rank 0 alone speaks"
-    pair = [torch.load(tmp_path / name / "pretrain" / "checkpoint_000006.pt", weights_only=True) for name in ("alone", "pair")]
+    files = [tmp_path / name / "pretrain" / "checkpoint_000006.pt" for name in ("alone", "pair")]
+    pair = [torch.load(file, weights_only=True) for file in files]
     for name, weight in pair[0]["weights"].items():
         torch.testing.assert_close(pair[1]["weights"][name], weight, rtol=1e-3, atol=1e-4)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]

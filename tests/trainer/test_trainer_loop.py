@@ -72,7 +72,8 @@ def test_every_checkpoint_is_an_event_with_its_size(trained, tmp_path: Path) -> 
     for event in run.checkpoints:
         assert event["bytes"] == (tmp_path / "pretrain" / event["name"]).stat().st_size
         assert event["seconds"] > 0
-    assert sorted(path.name for path in (tmp_path / "pretrain").iterdir()) == [event["name"] for event in run.checkpoints]
+    files = sorted(path.name for path in (tmp_path / "pretrain").iterdir())
+    assert files == [event["name"] for event in run.checkpoints]
 
 
 def test_no_checkpoint_is_written_without_a_folder_for_it(trained, tmp_path: Path, monkeypatch) -> None:
@@ -144,7 +145,8 @@ def test_the_configuration_has_the_flags_and_the_documents_names(trained, corpus
 def test_accumulated_micro_batches_make_the_same_step_as_one_large_batch(trained, tmp_path: Path) -> None:
     trained(steps=3, batch_size=8, out=str(tmp_path / "one"))
     trained(steps=3, batch_size=4, grad_accum=2, out=str(tmp_path / "two"))
-    one, two = (torch.load(tmp_path / name / "pretrain" / "checkpoint_000003.pt", weights_only=True) for name in ("one", "two"))
+    files = [tmp_path / name / "pretrain" / "checkpoint_000003.pt" for name in ("one", "two")]
+    one, two = (torch.load(file, weights_only=True) for file in files)
     for name, weight in one["weights"].items():
         torch.testing.assert_close(two["weights"][name], weight, rtol=1e-4, atol=1e-5)
 

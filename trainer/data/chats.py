@@ -101,8 +101,8 @@ class Chats(Order):
     """An endless source of batches of ``batch_size`` rows."""
 
     def __init__(
-        self, prepared: Prepared, *, name: str, seq_len: int, batch_size: int, packed: bool = False, fixed: bool = False,
-        seed: int = 0, rank: int = 0, world_size: int = 1,
+        self, prepared: Prepared, *, name: str, seq_len: int, batch_size: int, packed: bool = False,
+        fixed: bool = False, seed: int = 0, rank: int = 0, world_size: int = 1,
     ) -> None:  # fmt: skip
         """``fixed``: every batch has the full width, for compilers. Raises UserError if not one batch can be made."""
         self.prepared, self.seq_len, self.fixed = prepared, seq_len, fixed

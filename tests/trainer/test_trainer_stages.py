@@ -1,0 +1,240 @@
+"""Each stage on tiny settings: what it reports, that it goes on after a kill, and that two ranks agree."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_trainer_command import RUN_RECORDED, flags_of, recorded
+
+from trainer.errors import UserError
+from trainer.stage import Stage
+from trainer.tokenizer import IDENTITY
+
+OWN = {
+    "pretrain": set(),
+    "midtrain": {"train/num_loss_tokens"},
+    "sft": {"train/num_loss_tokens"},
+    "dpo": {
+        "train/num_loss_tokens", "train/flops", "rewards/chosen", "rewards/rejected", "rewards/accuracy",
+        "rewards/margin", "dpo/kl",
+    },
+    "ppo": {
+        "train/num_loss_tokens", "train/flops", "ppo/reward", "ppo/response_length", "ppo/kl", "ppo/kl_weight",
+        "ppo/policy_loss", "ppo/value_loss", "ppo/entropy", "ppo/clip_fraction",
+    },
+}  # fmt: skip
+SMALL = {"ppo": {"max_reply": 6, "ppo_epochs": 2, "rollout_batches": 2}}
+
+
+@pytest.mark.parametrize("stage", OWN)
+def test_every_stage_reports_the_common_numbers_and_its_own(trained, stage: str) -> None:
+    run = trained(stage, steps=3, grad_accum=2, **SMALL.get(stage, {}))
+    assert run.begun["stage"] == stage
+    assert [step["step"] for step in run.steps] == [1, 2, 3]
+    for step in run.steps:
+        assert all(math.isfinite(step[name]) for name in ("loss", "learning_rate", "grad_norm", "epoch"))
+        assert step["tokens"] > 0
+        assert step["samples"] > 0
+        assert set(step["metrics"]) == OWN[stage]
+        assert all(type(value) in (int, float) for value in step["metrics"].values())
+    consumed = run.begun["config"]["dataset_sizes"]
+    assert set(run.datasets) <= set(consumed)
+    assert sum(samples for samples, _ in run.datasets.values()) == sum(step["samples"] for step in run.steps)
+    assert run.begun["config"]["dataset/total_size"] > 0
+    assert run.finished == {}
+
+
+@pytest.mark.parametrize("stage", OWN)
+def test_what_belongs_to_the_data_is_told_once(trained, stage: str) -> None:
+    run = trained(stage, steps=2, **SMALL.get(stage, {}))
+    for name in ("dataset/train_size", "dataset/max_tokens", "data/total_samples", "data/pass_rate"):
+        assert [step for step, _ in run.logged(name)] == [0]
+    for name in ("continuous/run_number", "continuous/total_samples_trained", "continuous/uptime_hours"):
+        assert [step for step, _ in run.logged(name)] == [2]
+
+
+def test_supervised_tokens_are_those_of_the_loss_mask_and_fewer_than_the_tokens_read(trained) -> None:
+    for step in trained("sft", steps=3).steps:
+        assert 0 < step["metrics"]["train/num_loss_tokens"] < step["tokens"]
+
+
+@pytest.mark.parametrize("stage", ["midtrain", "sft"])
+def test_the_loss_of_a_supervised_stage_falls(trained, stage: str) -> None:
+    losses = trained(stage, steps=20).losses
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_dpo_learns_which_reply_is_better(trained, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Is {n} a number?", "chosen": "Yes.", "rejected": "No!"} for n in range(40)]
+    (tmp_path / "preferences.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    run = trained("dpo", steps=10, data=str(tmp_path))
+    first, last = run.steps[0]["metrics"], run.steps[-1]["metrics"]
+    assert first["rewards/accuracy"] == 0
+    assert last["rewards/accuracy"] == 1
+    assert last["rewards/chosen"] > last["rewards/rejected"]
+    assert run.logged("val/rewards_accuracy") == [(10, 1.0)]
+
+
+def test_dpo_starts_at_the_reference_where_both_replies_are_worth_nothing(trained) -> None:
+    first = trained("dpo", steps=1).steps[0]
+    assert first["loss"] == pytest.approx(math.log(2))
+    assert first["metrics"]["rewards/margin"] == pytest.approx(0, abs=1e-6)
+    assert first["metrics"]["dpo/kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_ppo_starts_at_the_reference_and_draws_anew_only_when_its_replies_are_used_up(trained) -> None:
+    run = trained("ppo", steps=9, **SMALL["ppo"])
+    metrics = [step["metrics"] for step in run.steps]
+    assert metrics[0]["ppo/kl"] == pytest.approx(0, abs=1e-5)
+    assert metrics[0]["ppo/clip_fraction"] == 0
+    assert len({m["ppo/kl_weight"] for m in metrics[:4]}) == 1
+    assert [m["train/flops"] > 4 * metrics[1]["train/flops"] / 3 for m in metrics] == [
+        number % 4 == 0 for number in range(9)
+    ], "only the step that replies were drawn for pays for them"
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "ppo"])
+def test_a_stage_resumed_from_a_checkpoint_goes_on_bit_equal(trained, tmp_path: Path, stage: str) -> None:
+    flags = {"steps": 7, "learning_rate": 1e-3, "dropout": 0.1, **SMALL.get(stage, {})}
+    whole = trained(stage, **flags, out=str(tmp_path), checkpoint_freq=3)
+    rest = trained(stage, **flags, resume=str(tmp_path / stage / "checkpoint_000003.pt"))
+    assert rest.losses == whole.losses[3:]
+    assert [s["metrics"] for s in rest.steps] == [s["metrics"] for s in whole.steps[3:]]
+    assert rest.logged("eval/mean_acc") == whole.logged("eval/mean_acc")
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo"])
+def test_judging_and_sampling_leave_the_losses_bit_equal(trained, stage: str) -> None:
+    flags = {"steps": 5, "dropout": 0.2, **SMALL.get(stage, {})}
+    assert trained(stage, **flags, eval_freq=1, generate_freq=1).losses == trained(stage, **flags).losses
+
+
+def test_a_killed_stage_resumes_where_its_last_checkpoint_was(trained, tiny_chat, tmp_path: Path, repository) -> None:
+    settings = {**{k: v for k, v in tiny_chat.items() if v is not None}, "steps": 40, "out": tmp_path / "out"}
+    settings |= {"checkpoint_freq": 2, "verbose": True}
+    settings.pop("quiet")
+    environment = {**os.environ, "RECORD_TO": str(tmp_path), "PYTHONPATH": str(repository)}
+    command = [sys.executable, str(RUN_RECORDED), "sft", *flags_of(settings)]
+    with subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("Step 6: checkpoint"):
+                process.send_signal(signal.SIGKILL)
+                break
+        process.stdout.read()
+    assert process.returncode == -signal.SIGKILL
+    files = sorted((tmp_path / "out" / "sft").glob("checkpoint_*.pt"))
+    last = int(files[-1].stem.split("_")[1])
+    resumed = trained("sft", steps=40, out=str(tmp_path / "out"), resume=str(tmp_path / "out"), eval_freq=40)
+    whole = trained("sft", steps=40)
+    assert resumed.steps[0]["step"] == last + 1
+    assert resumed.losses == whole.losses[last:]
+
+
+def test_each_stage_starts_from_the_former_ones_weights(trained, tmp_path: Path) -> None:
+    out = str(tmp_path)
+    trained("pretrain", steps=2, out=out)
+    before = torch.load(tmp_path / "pretrain" / "checkpoint_000002.pt", weights_only=True)["weights"]
+    run = trained("sft", steps=1, learning_rate=1e-9, weight_decay=0.0, out=out, from_weight="pretrain")
+    after = torch.load(tmp_path / "sft" / "checkpoint_000001.pt", weights_only=True)["weights"]
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight)
+    assert run.begun["config"]["from_weight"] == "pretrain"
+    path = str(tmp_path / "sft" / "checkpoint_000001.pt")
+    assert trained("dpo", steps=1, from_weight=path, n_layer=2).begun["model_facts"]["layers"] == 1, "weights decide"
+
+
+def test_weights_that_are_missing_or_of_another_kind_are_refused_in_one_line(trained, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no weights at") as caught:
+        trained("sft", out=str(tmp_path), from_weight="midtrain")
+    assert "python -m trainer midtrain" in caught.value.remedy
+    trained("pretrain", steps=1, out=str(tmp_path))
+    path = tmp_path / "pretrain" / "checkpoint_000001.pt"
+    state = torch.load(path, weights_only=True)
+    assert state["tokenizer"] == IDENTITY
+    torch.save({**state, "tokenizer": "bpe, 50257"}, path)
+    with pytest.raises(UserError, match="trained with the tokenizer 'bpe, 50257'"):
+        trained("sft", out=str(tmp_path), from_weight="pretrain")
+    state["weights"].pop("head.weight")
+    torch.save(state, path)
+    with pytest.raises(UserError, match="not those of this model"):
+        trained("sft", from_weight=str(path))
+    with pytest.raises(UserError, match="does not fit the weights of"):
+        trained("sft", from_weight=str(path), n_layer=3, origins={"n_layer": "flag"})
+
+
+def test_a_step_without_finite_gradients_is_left_out_and_marked(trained, monkeypatch) -> None:
+    poison(monkeypatch, at={3})
+    run = trained("pretrain", steps=5)
+    marks = [step["metrics"].get("train/skipped_steps") for step in run.steps]
+    assert marks == [None, None, 1, 1, 1]
+    assert math.isnan(run.steps[2]["loss"])
+    assert all(math.isfinite(step["loss"]) for step in run.steps[3:]), "the weights were not touched"
+
+
+def test_without_finite_gradients_training_stops_by_option_or_when_there_are_none_for_long(
+    trained, monkeypatch
+) -> None:
+    poison(monkeypatch, at={3})
+    with pytest.raises(UserError, match="not finite at step 3"):
+        trained("pretrain", steps=5, nan_loss="stop")
+    poison(monkeypatch, at=set(range(5, 100)))
+    with pytest.raises(UserError, match="not finite at step 24: 20"):
+        trained("pretrain", steps=50)
+
+
+REAL_LOSS = Stage.loss
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> None:
+    """NaN losses at these calls."""
+    real: Any = REAL_LOSS
+    calls: list[int] = []
+
+    def loss(self, learner, batch):
+        calls.append(1)
+        value, metrics = real(self, learner, batch)
+        return value * (math.nan if len(calls) in at else 1.0), metrics
+
+    monkeypatch.setattr(Stage, "loss", loss)
+
+
+def test_tokens_that_were_prepared_before_are_used_again_and_change_nothing(trained, tmp_path: Path) -> None:
+    first = trained("sft", steps=3, use_prepared=True, prepared=str(tmp_path))
+    assert len(list(tmp_path.glob("prepared_*.pt"))) == 1
+    files = [(path, path.stat().st_mtime_ns) for path in tmp_path.iterdir()]
+    again = trained("sft", steps=3, use_prepared=True, prepared=str(tmp_path))
+    assert [(path, path.stat().st_mtime_ns) for path in tmp_path.iterdir()] == files
+    assert again.losses == first.losses == trained("sft", steps=3).losses
+    with pytest.raises(UserError, match="needs a folder"):
+        trained("sft", steps=1, use_prepared=True)
+
+
+@pytest.mark.parametrize("stage", ["midtrain", "sft", "dpo", "ppo"])
+def test_two_ranks_share_the_data_and_keep_one_model(tiny_chat, tmp_path: Path, repository, stage: str) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(RUN_RECORDED)]
+    settings = {k: v for k, v in tiny_chat.items() if v is not None} | SMALL.get(stage, {})
+    settings |= {"steps": 3, "out": tmp_path / "out"}
+    done = recorded([*torchrun, stage, "--", *flags_of(settings)], tmp_path, repository)
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    assert [[step["step"] for step in rank["steps"]] for rank in ranks] == [[1, 2, 3]] * 2
+    norms = [[step["grad_norm"] for step in rank["steps"]] for rank in ranks]
+    assert norms[0] == pytest.approx(norms[1]), "gradients are averaged: the norm is one"
+    assert [bool(rank["logs"]) for rank in ranks] == [True, False]
+    logged = {name for _, metrics in ranks[0]["logs"] for name in metrics}
+    assert {"eval/mean_acc", "val/rewards_accuracy"} & logged
+    settings["resume"] = tmp_path / "out" / stage / "checkpoint_000003.pt"
+    settings["steps"] = 4
+    again = recorded([*torchrun, stage, *flags_of(settings)], tmp_path, repository)
+    assert again.returncode == 0, again.stderr
+    alone = recorded([sys.executable, str(RUN_RECORDED), stage, *flags_of(settings)], tmp_path, repository)
+    assert alone.returncode == 2
+    assert "world_size = 2, this run has 1" in alone.stderr

@@ -1,0 +1,106 @@
+"""Many parquet shards, read as they are needed: row group by row group, each by one rank only.
+
+Given: the shards of FineWeb-EDU's shape, and this process' rank among how many. Hands on: Batches of windows, for ever.
+Never: holds more than one row group and one batch in memory, or reads a row group that is another rank's.
+
+The position is where the next window begins (pass, row group, document, token), so resuming is exact. It differs from
+rank to rank.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainer.data import parquet
+from trainer.data.batch import Batch
+from trainer.data.windows import concatenate
+from trainer.errors import UserError
+
+
+@dataclass
+class Position:
+    epoch: int = 0
+    group: int = 0
+    """Number of the row group among this rank's."""
+    document: int = 0
+    offset: int = 0
+    """Tokens of the document that are behind us."""
+
+
+class ParquetStream:
+    def __init__(
+        self, shards: Sequence[Path], *, name: str, seq_len: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """Raises UserError: a shard that cannot be read, or fewer row groups than ranks."""
+        self.name, self.seq_len, self.batch_size = name, seq_len, batch_size
+        groups = [(shard, number) for shard in shards for number in range(parquet.row_groups(shard))]
+        self.groups = groups[rank::world_size]
+        if len(groups) < world_size:
+            raise UserError(
+                f"{name} has {len(groups)} row group(s) for {world_size} ranks", "add shards, or use fewer ranks"
+            )
+        size = sum(map(parquet.text_bytes, shards))
+        self.count = max(1, size // seq_len)
+        """Windows in one pass, over all ranks; as the shards' footers have it, so not to the last one."""
+        self.batches_per_epoch = max(1, self.count // (batch_size * world_size))
+        self.rewind()
+
+    def rewind(self) -> None:
+        self._begin_at(Position())
+
+    def next_batch(self) -> Batch:
+        wanted = self.batch_size * self.seq_len
+        while self._held < wanted + 1:
+            self._read_document()
+        tokens = torch.cat(tuple(self._parts))[: wanted + 1].long()
+        self._drop(wanted)
+        inputs, targets = tokens[:-1].view(self.batch_size, -1), tokens[1:].view(self.batch_size, -1)
+        return Batch(inputs.contiguous(), targets.contiguous(), {self.name: (self.batch_size, wanted)})
+
+    def state(self) -> dict[str, int]:
+        """Where the next window begins."""
+        return vars(self._starts[0]).copy() if self._starts else vars(self._next).copy()
+
+    def load_state(self, state: dict[str, int]) -> None:
+        self._begin_at(Position(**state))
+
+    def _begin_at(self, position: Position) -> None:
+        self._parts: deque[Tensor] = deque()
+        self._starts: deque[Position] = deque()
+        self._held = 0
+        self._next, self._skip = Position(position.epoch, position.group, position.document), position.offset
+        self._texts: list[bytes] | None = None
+
+    def _read_document(self) -> None:
+        """Take up one more document, or go on to the next row group."""
+        at = self._next
+        if self._texts is None:
+            self._texts = parquet.group_texts(*self.groups[at.group])
+        if at.document < len(self._texts):
+            tokens = concatenate([self._texts[at.document]])[self._skip :]
+            self._parts.append(tokens)
+            self._starts.append(Position(at.epoch, at.group, at.document, self._skip))
+            self._held += len(tokens)
+            self._next = Position(at.epoch, at.group, at.document + 1)
+        else:
+            last = at.group + 1 == len(self.groups)
+            self._next = Position(at.epoch + 1) if last else Position(at.epoch, at.group + 1)
+            self._texts = None
+        self._skip = 0
+
+    def _drop(self, count: int) -> None:
+        """The first ``count`` tokens are used."""
+        self._held -= count
+        while count:
+            first, start = self._parts[0], self._starts[0]
+            if len(first) > count:
+                self._parts[0] = first[count:]
+                self._starts[0] = Position(start.epoch, start.group, start.document, start.offset + count)
+                return
+            count -= len(first)
+            self._parts.popleft()
+            self._starts.popleft()
