@@ -83,6 +83,14 @@ class Emitter:
                 finally:
                     self.lock.release()
 
+    def settle(self) -> bool:
+        """Emit what is held as it is. False: nothing is."""
+        payload, self._held = self._held, None
+        if payload is None or not self.is_open:
+            return False
+        self._put(payload, [], None)
+        return True
+
     def forget_after_fork(self) -> None:
         """In a forked child: the ring, the socket and the thread belong to the parent."""
         self.emit = self._in_child
@@ -112,6 +120,9 @@ class Emitter:
             payload = self._encode(event)
         except Exception:  # noqa: BLE001 - Some value has no form on the wire, or is still on a device: keep the others.
             payload, names, ticket = self._encode_what_can_be(event)
+        self._put(payload, names, ticket)
+
+    def _put(self, payload: bytes, names: list[str], ticket: Ticket | None) -> None:
         if self.lock.acquire(False):
             try:
                 self._store(payload, names, ticket)

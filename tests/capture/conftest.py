@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - scripts and tables read better on one line
 """A real intake in a thread, and scripts run as they would be: by their own Python, in their own folder."""
 
 import os
@@ -82,7 +83,7 @@ class Listener:
             time.sleep(0.05)
 
 
-@pytest.fixture()
+@pytest.fixture
 def listener() -> Iterator[Listener]:
     with tempfile.TemporaryDirectory(prefix="sc") as folder:
         endpoint = f"ipc://{folder}/events"
@@ -94,7 +95,7 @@ def listener() -> Iterator[Listener]:
                 ring.unlink(missing_ok=True)
 
 
-@pytest.fixture()
+@pytest.fixture
 def captured(listener: Listener, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a script's text under capture; its rows arrive at ``listener``."""
 

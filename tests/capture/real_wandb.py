@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - scripts and tables read better on one line
 """What real wandb stored for a script: rows read from its .wandb file, by the path under which it keeps each value."""
 
 import json

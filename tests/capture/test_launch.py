@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - scripts and tables read better on one line
 """``sidecar run --capture`` as a user types it: the real service, its status, and runs resumed by id."""
 
 import json

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - scripts and tables read better on one line
 """swanlab, TensorBoard, torch, and the forms that forward to the real library."""
 
 import pytest

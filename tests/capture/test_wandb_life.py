@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - scripts and tables read better on one line
 """A captured run from its beginning to all its ends: exits, threads, forks, kills, resumption, late rows."""
 
 import os

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - scripts and tables read better on one line
 """Media: histograms, tables and texts are kept on this machine, the rest is accepted and counted."""
 
 SCRIPT = """

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - scripts and tables read better on one line
 """The same script under real wandb, offline, and under capture: row by row the same."""
 
 import math

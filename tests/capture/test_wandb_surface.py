@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - scripts and tables read better on one line
 """What scripts and integrations reach for besides log: the same under real wandb, offline, and under capture."""
 
 import textwrap
@@ -15,7 +16,7 @@ SCRIPTS = {
         @dataclasses.dataclass
         class Data:
             x: int = 1
-        run = wandb.init(project="p", config={"lr": 0.1, "nested": {"a": 1, "b": (1, 2)}, "f": print, "n": np.float32(1.5),
+        run = wandb.init(project="p", config={"lr": 0.1, "nested": {"b": (1, 2)}, "f": print, "n": np.float32(1.5),
                                               "none": None, "colour": Colour.RED, "data": Data(), "t": torch.ones(2) / 2,
                                               "dtype": torch.float32, "path": pathlib.Path("/x"), "nan": float("nan")})
         print(dict(run.config), run.config)

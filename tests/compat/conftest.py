@@ -18,7 +18,7 @@ def no_run_before(monkeypatch: pytest.MonkeyPatch, listener: Listener) -> Iterat
         run.finish(timeout_seconds=1)
 
 
-@pytest.fixture()
+@pytest.fixture
 def last(listener: Listener):  # noqa: F811
     """The log rows of the run, once it is finished: merged into one map of the last values."""
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - scripts and tables read better on one line
 import math
 
 import pytest
@@ -7,7 +8,7 @@ from sidecar.client import run as runs
 from sidecar.client.compat import ComprehensiveWandbLogger
 
 
-@pytest.fixture()
+@pytest.fixture
 def logger() -> ComprehensiveWandbLogger:
     return ComprehensiveWandbLogger(project="codelupe", name="qwen_run_1", config={"LORA_R": 8}, enabled=True)
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from sidecar.client import run as runs
-from sidecar.client.compat import Logger
-from sidecar.client.compat import sample_name
+from sidecar.client.compat import Logger, sample_name
 
 
 def test_numbers_texts_and_histograms_arrive_at_their_steps(listener) -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - scripts and tables read better on one line
 """A sidecar listening, and scripts of real libraries run as a user runs them."""
 
 import os
@@ -12,7 +13,7 @@ import pytest
 from tests.capture.conftest import Listener, captured, listener  # noqa: F401 - fixtures
 
 
-@pytest.fixture()
+@pytest.fixture
 def script(listener: Listener, tmp_path: Path, repository: Path) -> Callable[..., subprocess.CompletedProcess[str]]:  # noqa: F811
     """Run a script's text; with ``ranks`` > 1 under torchrun on gloo."""
 

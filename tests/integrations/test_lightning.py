@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - scripts and tables read better on one line
 """The real Lightning on a tiny random model."""
 
 import pytest

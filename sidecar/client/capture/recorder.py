@@ -27,6 +27,8 @@ from sidecar.client.run import Run
 
 INTERNAL = frozenset(("_step", "_runtime", "_timestamp"))
 INT64_MAX = 2**63 - 1
+NUMBERS_AND_WORDS = SIMPLE - {type(None)}
+TEXTS = frozenset((str,))
 
 _live: "weakref.WeakSet[Recorder]" = weakref.WeakSet()
 
@@ -49,13 +51,10 @@ class Recorder:
 
     def log(self, data: Any, step: Any = None, commit: Any = None) -> None:
         """Raises TypeError or ValueError exactly where ``wandb.Run.log`` does, before anything is changed."""
-        nested = self._check(data)
-        if nested:
-            data = media.take_out(data)
-            row, aside = data.row, data.aside
-            nested = data.nested
+        if type(data) is dict and NUMBERS_AND_WORDS.issuperset(map(type, data.values())) and _names_are_plain(data):
+            row, aside, nested = data, None, False
         else:
-            row, aside = data, None
+            row, aside, nested = _taken(data)
         if step is not None:
             step = _step(step)
         if commit is not None:
@@ -75,18 +74,22 @@ class Recorder:
                 self._emit_aside(aside, self.step)
                 self._beside.update(name.partition(".")[0] for name, _ in aside)
             if self._row is not None:
-                merge(self._row, row)
-                self._nested |= nested
-            elif commit and not nested and not aside and not self.definitions.active:
-                self.definitions.remember(row)  # The usual call: one row, straight into the ring.
-                self._write(dict(row), time_ns())
+                if nested or self._nested:
+                    merge(self._row, row)
+                    self._nested = True
+                else:
+                    self._row.update(row)
+            elif commit and aside is None and not nested and not self.definitions.active:
+                self.definitions.summary.update(row)  # The usual call: one row, straight into the ring.
+                self.run._emitter.emit(wire.Log(time_ns(), monotonic_ns(), self._at(), row))
                 self.step += 1
                 return
             else:
-                self._row = merge({}, row)
+                self._row = merge({}, row) if nested else dict(row)
                 self._nested = nested
             self._row_ns = time_ns()
             if commit:
+                self.run._hold(None)  # It has changed since it was held.
                 self._close()
                 self.step += 1
             else:
@@ -120,20 +123,6 @@ class Recorder:
         else:
             self.run.finish()
 
-    def _check(self, data: Any) -> bool:
-        """True when ``data`` needs more than to be sent: values that are not numbers, words or nothing."""
-        if not isinstance(data, Mapping):
-            raise TypeError("wandb.log must be passed a dictionary")
-        special = type(data) is not dict
-        for name, value in data.items():
-            if type(name) is not str:
-                if not isinstance(name, str):
-                    raise TypeError("Key values passed to `wandb.log` must be strings.")
-                special = True
-            if type(value) not in SIMPLE:
-                special = True
-        return special or bool(INTERNAL & data.keys()) or "" in data
-
     def _late(self, row: Mapping[str, Any], aside: Any, step: int, nested: bool) -> None:
         """Real wandb drops this row and says so; here it is kept and visible."""
         at = step if step >= 0 else None
@@ -147,6 +136,11 @@ class Recorder:
     def _close(self) -> None:
         row, self._row = self._row, None
         assert row is not None
+        if not self.definitions.active and self.run._emitter.settle():
+            self.definitions.remember(row)  # Nothing was added since it was held.
+            self._nested = False
+            self._beside.clear()
+            return
         self.run._hold(None)
         self.definitions.complete(row, self._beside)
         self._beside.clear()
@@ -164,8 +158,11 @@ class Recorder:
         if "_timestamp" in row:
             row = dict(row)
             now_ns = _nanoseconds(row.pop("_timestamp"), now_ns)
-        step = self.step
-        self.run._emit(wire.Log(now_ns, monotonic_ns(), step if 0 <= step <= wire.STEP_MAX else None, row))  # type: ignore[arg-type]
+        self.run._emitter.emit(wire.Log(now_ns, monotonic_ns(), self._at(), row))  # type: ignore[arg-type]
+
+    def _at(self) -> int | None:
+        """The step as the wire carries it."""
+        return self.step if 0 <= self.step <= wire.STEP_MAX else None
 
     def _emit_aside(self, aside: list[tuple[str, Any]], step: int | None) -> None:
         for name, value in aside:
@@ -178,6 +175,23 @@ class Recorder:
                 self.count("media_not_kept")
                 continue
             self.run._emit(event)
+
+
+def _names_are_plain(data: dict[Any, Any]) -> bool:
+    """Only texts, and none that wandb keeps for itself."""
+    return TEXTS.issuperset(map(type, data)) and not (
+        "_step" in data or "_runtime" in data or "_timestamp" in data or "" in data
+    )
+
+
+def _taken(data: Any) -> tuple[Mapping[str, Any], list[tuple[str, Any]] | None, bool]:
+    """(row, what becomes events of its own, has maps in it) of data that is more than numbers and words."""
+    if not isinstance(data, Mapping):
+        raise TypeError("wandb.log must be passed a dictionary")
+    if any(not isinstance(name, str) for name in data):
+        raise TypeError("Key values passed to `wandb.log` must be strings.")
+    found = media.take_out(data)
+    return found.row, found.aside or None, found.nested
 
 
 def merge(into: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
