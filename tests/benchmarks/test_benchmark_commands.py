@@ -62,10 +62,8 @@ def test_no_system_call_happens_inside_a_step(repository: Path) -> None:
     assert "200 calls of run.step traced; system calls inside them: 0" in done.stdout
 
 
-def test_every_benchmark_says_what_it_proves_and_how_it_is_run(repository: Path) -> None:
+def test_every_benchmark_says_how_it_is_run(repository: Path) -> None:
     for path in (repository / "benchmarks").glob("*.py"):
         text = path.read_text()
         if "def main()" in text:
             assert f"python -m benchmarks.{path.stem}" in text, path.name
-            if path.stem not in ("ranks", "witness"):
-                assert "Proves" in text or "proven" in text, path.name
