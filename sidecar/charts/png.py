@@ -19,6 +19,8 @@ from sidecar.charts.registry import Figure
 from sidecar.errors import Exit, UserError
 
 WIDTH, HEIGHT = 1600, 1000
+SCALE = 1.6
+"""Pixels per unit of the page: text stays readable in a column of a paper."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SECONDS_MAX = 90.0
 DRAW_MS = 12_000
@@ -70,7 +72,7 @@ def _by_kaleido(figure: Figure, path: Path) -> bool:
     except ImportError:
         return False
     try:
-        options = {"format": "png", "width": WIDTH, "height": HEIGHT}
+        options = {"format": "png", "width": WIDTH / SCALE, "height": HEIGHT / SCALE, "scale": SCALE}
         kaleido.write_fig_sync(figure, path, opts=options)
     except Exception:  # noqa: BLE001  # Someone else's library at our border: without its browser it fails in ways of its own.
         return False
@@ -80,7 +82,8 @@ def _by_kaleido(figure: Figure, path: Path) -> bool:
 def _draw(browser: str, source: Path, path: Path, profile: Path) -> None:
     output = profile / "figure.png"
     command = [
-        browser, *FLAGS, f"--user-data-dir={profile / 'profile'}", f"--window-size={WIDTH},{HEIGHT}",
+        browser, *FLAGS, f"--user-data-dir={profile / 'profile'}",
+        f"--window-size={WIDTH / SCALE:.0f},{HEIGHT / SCALE:.0f}", f"--force-device-scale-factor={SCALE}",
         f"--virtual-time-budget={DRAW_MS}", f"--screenshot={output}", source.as_uri(),
     ]  # fmt: skip
     try:

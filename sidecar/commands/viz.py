@@ -25,7 +25,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="(default pictures.html)")
     parser.add_argument("--color-by", metavar="KEY", help="any configuration key or metric (default: the stage)")
     parser.add_argument("--png", metavar="DIR", type=Path, help="also every chart as a PNG file")
-    shared.add(parser, "dir")
+    parser.add_argument("--publish", choices=["wandb"], help="also as plotly panels, if --allow artifacts says so")
+    shared.add(parser, "dir", "allow", "wandb_mode")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,6 +35,10 @@ def run(options: argparse.Namespace) -> int:
     from sidecar.charts.registry import Options
 
     config = shared.load(options).config
+    if options.publish:
+        from sidecar.charts.publish import check_allowed
+
+        check_allowed(config.allow)
     also = (options.color_by,) if options.color_by else ()
     runs = load_runs(config.data_directory, projects=options.project, runs=options.run, paths=options.paths, also=also)
     projects = sorted({run.project for run in runs if run.project})
@@ -50,4 +55,10 @@ def run(options: argparse.Namespace) -> int:
 
         for path in write_all(app.figures, options.png):
             print(path)
+    if options.publish:
+        from sidecar.charts.publish import publish
+
+        name = (options.project or projects or ["runs"])[0]
+        sent = publish(app, config.allow, project=name, mode=config.wandb_mode, directory=config.wandb_dir)
+        print(f"W&B: {', '.join(sent)}")
     return Exit.OK

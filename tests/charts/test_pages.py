@@ -23,7 +23,8 @@ from tests.charts.synthetic import T0
 
 WAIT_MS = 60_000
 FLAGS = ["--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-component-update", "--disable-background-networking", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+         "--disable-component-update", "--disable-background-networking",
+         "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
          "--host-resolver-rules=MAP * ~NOTFOUND"]
 NO_WEBGL = ["--disable-gpu", "--disable-3d-apis", "--disable-software-rasterizer"]
 EVIL = '<img src=x onerror="document.title=\'owned\'">\u202e</script><script>document.title="owned"</script>'

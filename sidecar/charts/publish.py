@@ -1,0 +1,72 @@
+"""Figures to where others can see them: W&B as plotly panels, weave as ops. Only when asked, and only when allowed.
+
+Given: an app's figures, the allow words of the configuration. Hands on: what was sent.
+Never: sends without the word ``artifacts``: a figure holds names of runs, data sets and settings as text.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from sidecar.charts.app import VisualizationApp
+from sidecar.charts.registry import charts
+from sidecar.errors import UserError
+from sidecar.sinks import privacy
+
+WORD = "artifacts"
+
+
+class _Figure:
+    """What wandb.Plotly needs of a figure, for where plotly for Python is not installed."""
+
+    def __init__(self, figure: dict[str, Any]) -> None:
+        self._figure = figure
+
+    def to_plotly_json(self) -> dict[str, Any]:
+        return self._figure
+
+
+_Figure.__module__, _Figure.__qualname__, _Figure.__name__ = "plotly.graph_objs._figure", "Figure", "Figure"
+
+
+def publish(
+    app: VisualizationApp, allow: Collection[str], *, project: str, entity: str | None = None, mode: str | None = None,
+    directory: str | None = None,
+) -> list[str]:
+    """One W&B run of type "pictures" with a plotly panel per chart; their names. Raises UserError."""
+    check_allowed(allow)
+    import wandb
+
+    run = wandb.init(project=project, entity=entity, mode=mode, dir=directory, job_type="pictures",
+                     name="pictures", settings=wandb.Settings(silent=True))
+    try:
+        panels = {f"pictures/{name}": wandb.Plotly(_Figure(_light(figure)))
+                  for name, figure in app.figures.items()}
+        run.log(panels)
+    finally:
+        run.finish()
+    return sorted(panels)
+
+
+def check_allowed(allow: Collection[str]) -> None:
+    words = {privacy.ALIASES.get(word, word) for word in allow}
+    if WORD not in words:
+        raise UserError("publishing pictures is not allowed: they hold names as text",
+                        f"allow it with --allow {WORD}, or SIDECAR_ALLOW={WORD}")
+
+
+def weave_ops() -> dict[str, Callable[..., Any]]:
+    """Each chart's figure function as a weave op, by name; nothing where weave is not installed.
+
+    ``weave.init(project)`` is the caller's to do, and sends to the network: that is what weave is.
+    """
+    try:
+        import weave  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return {}
+    return {chart.name: weave.op(name=f"{chart.name}_figure")(chart.figure) for chart in charts()}
+
+
+def _light(figure: dict[str, Any]) -> dict[str, Any]:
+    """Without what only our own page reads (the film's full table)."""
+    layout = {key: value for key, value in figure["layout"].items() if key != "meta"}
+    return {"data": figure["data"], "layout": layout}

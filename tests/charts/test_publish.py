@@ -1,0 +1,50 @@
+"""Pictures leave the machine only when that was asked for and allowed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sidecar import cli
+from sidecar.charts.app import VisualizationApp
+from sidecar.charts.publish import publish, weave_ops
+from sidecar.errors import UserError
+from tests.charts import synthetic
+
+
+def test_without_the_word_nothing_is_sent(
+    app: VisualizationApp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="not allowed"):
+        publish(app, ["text", "histograms"], project="p", mode="offline", directory=str(tmp_path))
+    synthetic.run(tmp_path, steps=20)
+    assert cli.main(["viz", "--dir", str(tmp_path), "--publish", "wandb", "-o", str(tmp_path / "x.html")]) == 2
+    assert "--allow artifacts" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("offline-run-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_with_it_each_chart_is_a_plotly_panel(app: VisualizationApp, tmp_path: Path) -> None:
+    names = publish(app, ["artifacts"], project="p", mode="offline", directory=str(tmp_path))
+    assert names == sorted(f"pictures/{name}" for name in app.figures)
+    files = list(tmp_path.rglob("*.plotly.json"))
+    assert len(files) == len(names)
+    titles = {json.loads(file.read_text())["layout"].get("scene", {}).get("xaxis", {}).get("title", {}).get("text")
+              for file in files}
+    assert "MMLU accuracy" in titles
+
+
+def test_where_weave_is_not_installed_there_are_no_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "weave", None)
+    assert weave_ops() == {}
+
+
+def test_where_it_is_each_figure_function_becomes_an_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Weave:
+        @staticmethod
+        def op(name: str) -> object:
+            return lambda function: (name, function)
+
+    monkeypatch.setitem(__import__("sys").modules, "weave", Weave)
+    assert {"trajectory", "hyperparameters", "landscape", "multimetric"} <= set(weave_ops())
