@@ -20,6 +20,7 @@ COMMANDS = {
     "ingest-paced": ["ingest", "paced", "--seconds", "1", "--rank-counts", "8"],
     "ingest-recovery": ["ingest", "recovery", "--recovery-events", "5000"],
     "peers": ["peers", "--rounds", "1", "--only", "jsonl,prometheus"],
+    "probe_cost": ["probe_cost", "--pairs", "1", "--batch-size", "1"],
     "stalled": ["stalled", "--seconds", "2"],
     "scrape": ["scrape", "--seconds", "1", "--ranks", "4"],
     "soak": ["soak", "--minutes", "0.1", "--every", "2", "--seed", str(SEED)],
