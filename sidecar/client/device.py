@@ -35,10 +35,8 @@ class DeviceScalars:
 
     def __init__(self, copy: Callable[[Sequence[Any]], Ticket] | None = None) -> None:
         self._copy = copy or copy_to_host
-        self._outstanding: deque[tuple[int, list[str], Ticket]] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._outstanding)
+        self.outstanding: deque[tuple[int, list[str], Ticket]] = deque()
+        """(record, names, ticket) of those whose values are not here yet, oldest first."""
 
     def start(self, metrics: dict[str, Any]) -> tuple[dict[str, Any], list[str], Ticket | None]:
         """Take the device tensors out of ``metrics`` and start copying them.
@@ -65,24 +63,24 @@ class DeviceScalars:
 
     def expect(self, seq: int, names: list[str], ticket: Ticket) -> int:
         """Remember that record ``seq`` is to be completed. Returns how many older ones had to be given up for it."""
-        self._outstanding.append((seq, names, ticket))
-        given_up = max(0, len(self._outstanding) - TICKETS_MAX)
+        self.outstanding.append((seq, names, ticket))
+        given_up = max(0, len(self.outstanding) - TICKETS_MAX)
         for _ in range(given_up):
-            self._outstanding.popleft()
+            self.outstanding.popleft()
         return given_up
 
     def arrived(self) -> list[tuple[int, dict[str, Any]]]:
         """(seq, values) of the records whose values are here, oldest first; stops at the first that is not."""
         done = []
-        while self._outstanding:
-            seq, names, ticket = self._outstanding[0]
+        while self.outstanding:
+            seq, names, ticket = self.outstanding[0]
             try:
                 if not ticket.ready():
                     break
                 found: dict[str, Any] = dict(zip(names, ticket.values(), strict=True))
             except Exception:  # noqa: BLE001 - A device that has failed: these will never come, the record goes on without.
                 found = dict.fromkeys(names)
-            self._outstanding.popleft()
+            self.outstanding.popleft()
             done.append((seq, found))
         return done
 

@@ -112,15 +112,20 @@ class Emitter:
 
     def _to_ring(self, event: wire.Event) -> None:
         """A call that finds the lock held, or re-enters (a signal handler), leaves the event aside."""
-        if self.device:
+        if self.device.outstanding:
             self._complete_records()
-        names: list[str] = []
-        ticket = None
         try:
             payload = self._encode(event)
         except Exception:  # noqa: BLE001 - Some value has no form on the wire, or is still on a device: keep the others.
-            payload, names, ticket = self._encode_what_can_be(event)
-        self._put(payload, names, ticket)
+            self._put(*self._encode_what_can_be(event))
+            return
+        if len(payload) <= self._record_bytes_max and self.lock.acquire(False):  # The usual case, without detours.
+            try:
+                self.ring.append(payload)
+            finally:
+                self.lock.release()
+        else:
+            self._put(payload, [], None)
 
     def _put(self, payload: bytes, names: list[str], ticket: Ticket | None) -> None:
         if self.lock.acquire(False):
@@ -163,7 +168,7 @@ class Emitter:
     def _await_device(self, timeout_seconds: float) -> None:
         deadline = monotonic_ns() + int(timeout_seconds * 1e9)
         self._complete_records()
-        while self.device and monotonic_ns() < deadline:
+        while self.device.outstanding and monotonic_ns() < deadline:
             sleep(0.001)
             self._complete_records()
 
