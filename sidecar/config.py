@@ -51,7 +51,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     project: str | None = None
     """Project of runs that name none."""
     name: str | None = None
-    """Name of the launched run."""
+    """Name of the launched run; {n} in it is the next number, never given twice."""
     run_id: str | None = None
     """Id of the launched run. Default: date, time and six random digits."""
     grace_seconds: Seconds = 5.0
@@ -68,8 +68,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What the sidecar says on stderr. Numbers are not affected."""
     sink_period_steps: Positive = 1
     """Remote outlets get every so many steps; the journal keeps all."""
+    names: Literal["s1", "s2", "s3"] | None = None
+    """Metric names of another document that W&B, TensorBoard and OTLP show beside the canonical ones."""
     allow: Names = ()
-    """What may leave the machine beside numbers: text, histograms, artifacts, hosts."""
+    """What may leave the machine beside numbers: text, histograms, artifacts, hosts, alerts."""
     allow_config: Names = ()
     """Keys of the run's configuration that may leave the machine though they are not numbers (globs)."""
     wandb_mode: Literal["online", "offline", "disabled"] | None = None

@@ -16,6 +16,7 @@ from sidecar.child import Child, resolve
 from sidecar.config import Loaded, default_data_directory
 from sidecar.errors import Exit, UserError, one_line
 from sidecar.live import Live
+from sidecar.numbering import numbered
 
 PROGRESS_FIRST_SECONDS = 10.0
 PROGRESS_TERMINAL_SECONDS = 10.0
@@ -93,7 +94,7 @@ class Launch:
         if self._config.project:
             given["SIDECAR_PROJECT"] = self._config.project
         if self._config.name:
-            given["SIDECAR_NAME"] = self._config.name
+            given["SIDECAR_NAME"] = numbered(self._config.data_directory, self._config.name)
         return given
 
     def _accompany(self, child: Child) -> int:

@@ -53,6 +53,8 @@ class RunInfo(msgspec.Struct):
     hosts: list[str] = []
     end: str | None = None
     """finished | failed | lost; None while it goes on."""
+    node: int | None = None
+    """Lowest rank of this node, where that is not 0: then another node has the run as a whole."""
     alerts: list[tuple[str, str, str, int | None]] = []
     """Warnings for people: (name, severity, text, step), each name once."""
 

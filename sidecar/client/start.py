@@ -74,7 +74,7 @@ def init(
         time_ns=time_ns(),
         mono_ns=monotonic_ns(),
         project=project,
-        name=name,
+        name=name or environ.get("SIDECAR_NAME"),  # `sidecar run --name`.
         stage=STAGES.get(stage or "", stage),
         world_size=identity.world_size(environ) if world_size is None else world_size,
         local_rank=identity.local_rank(environ),

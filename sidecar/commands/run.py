@@ -16,8 +16,8 @@ TAKES_COMMAND = True
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    fields = "dir endpoint host port sinks allow project name run_id grace_seconds sample_seconds wandb_mode log_level"
-    shared.add(parser, *fields.split())
+    fields = "dir endpoint host port sinks allow names project name run_id grace_seconds sample_seconds wandb_mode"
+    shared.add(parser, *fields.split(), "log_level")
     parser.add_argument(
         "--keep", dest="set_keep", action="store_const", const=True, help="leave the sidecar running at the end"
     )

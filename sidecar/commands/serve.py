@@ -27,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "sinks",
         "allow_sinks",
         "allow",
+        "names",
         "project",
         "sample_seconds",
         "wandb_mode",

@@ -22,7 +22,7 @@ class SinkContext(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, Any] = {}
     """The sink's own options, e.g. {"entity": "team"} for wandb."""
     allow: list[str] = []
-    """What may leave the machine beside numbers: text, histograms, artifacts, hosts."""
+    """What may leave the machine beside numbers: text, histograms, artifacts, hosts, alerts."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +65,11 @@ class Sink(Protocol):
     """Runs in a child process of its own: for libraries that hang, fork, or die."""
     leaves_machine: ClassVar[bool] = True
     """Its rows pass the privacy gate first. Only a sink that writes local files may say False."""
+    per_node: ClassVar[bool] = False
+    """Of a run on several nodes each one publishes, labelled by ``RunInfo.node``. Else only the node of rank 0 does,
+    unless nothing leaves the machine."""
+    spelled: ClassVar[bool] = True
+    """Takes the further spellings of metric names that `--names` asks for."""
     environment: ClassVar[tuple[str, ...]] = ()
     """Names (globs) of environment variables that its child may see beside the harmless ones."""
 

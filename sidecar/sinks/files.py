@@ -38,6 +38,7 @@ class _Appended:
 
     isolated: ClassVar[bool] = False
     leaves_machine: ClassVar[bool] = False
+    spelled: ClassVar[bool] = False
     environment: ClassVar[tuple[str, ...]] = ()
     suffix: ClassVar[str]
     header: ClassVar[bytes] = b""
@@ -136,6 +137,7 @@ class ParquetSink:
 
     isolated: ClassVar[bool] = True
     leaves_machine: ClassVar[bool] = False
+    spelled: ClassVar[bool] = False
     environment: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, context: SinkContext) -> None:

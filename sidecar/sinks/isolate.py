@@ -93,6 +93,8 @@ class IsolatedSink:
 
     isolated: ClassVar[bool] = False
     leaves_machine: ClassVar[bool] = True
+    per_node: ClassVar[bool] = False
+    spelled: ClassVar[bool] = True
     environment: ClassVar[tuple[str, ...]] = ()
 
     def __init__(

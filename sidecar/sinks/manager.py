@@ -44,11 +44,15 @@ class SinkManager:
 
     def __init__(self, config: Any, store: Store, telemetry: Telemetry, *, policy: Policy | None = None) -> None:
         self._config, self._store, self._telemetry = config, store, telemetry
-        self._policy = policy or Policy(period_steps=getattr(config, "sink_period_steps", 1))
+        self._policy = policy or Policy(
+            period_steps=getattr(config, "sink_period_steps", 1), names=getattr(config, "names", None)
+        )
         self._configured = registry.names(config.sinks)  # Raises UnknownSink: at start, where the user sees it.
         self._lock = threading.RLock()
         self._runners: dict[tuple[str, str], SinkRunner] = {}
         self._wanted: dict[str, list[str]] = {}
+        self._waiting: dict[tuple[str, str], float] = {}
+        """Sinks that wait for rank 0, and since when."""
         self._gates: dict[tuple[str, str], Gate] = {}
         self._cursors: Cursors | None = None
         self._closing = threading.Event()
@@ -67,8 +71,12 @@ class SinkManager:
             if hello.run_id not in self._wanted:
                 self._wanted[hello.run_id] = self._choose(hello)
             for name in self._wanted[hello.run_id]:
-                if hello.rank == 0 or (hello.run_id, name) in self._runners or not self._only_rank_0(name):
+                key = (hello.run_id, name)
+                if hello.rank == 0 or key in self._runners or not self._only_rank_0(name):
+                    self._waiting.pop(key, None)
                     self._start(hello.run_id, name)
+                else:
+                    self._waiting.setdefault(key, time.monotonic())
             self._publish()
 
     def notify(self, run_id: str) -> None:
@@ -233,9 +241,16 @@ class SinkManager:
         return SinkRunner(
             run_id, name, sink, lambda start: self._open_source(run_id, start), self._open_cursors(),
             DeadLetters(data_dir / "dead-letters", run_id, name),
-            gate=gate, policy=self._policy if gate else msgspec.structs.replace(self._policy, period_steps=1),
+            gate=gate, policy=self._policy_of(kind),
             health=health, random=random.random,
         )  # fmt: skip
+
+    def _policy_of(self, kind: type[Sink]) -> Policy:
+        """The period is for what leaves the machine; spellings are for what people look at."""
+        own: dict[str, Any] = {} if getattr(kind, "leaves_machine", True) else {"period_steps": 1}
+        if not getattr(kind, "spelled", True):
+            own["names"] = None
+        return msgspec.structs.replace(self._policy, **own)
 
     def _options(self, name: str) -> dict[str, Any]:
         """The configuration's fields that begin with the sink's name: wandb_entity is {"entity": ...} for wandb."""
@@ -264,12 +279,22 @@ class SinkManager:
                 self._refresh_lags()
                 with self._lock:
                     self._adopt_late_ones()
+                    self._start_as_further_nodes()
                     self._publish()
                 if time.monotonic() >= next_manifest:
                     self._write_manifests()
                     next_manifest = time.monotonic() + MANIFEST_SECONDS
             except Exception:  # Task boundary: health must not end because one reading failed.
                 log.exception("the health of the sinks could not be refreshed")
+
+    def _start_as_further_nodes(self) -> None:
+        """Rank 0 is not on this node: what is published here is labelled as this node's share of the run."""
+        for (run_id, name), since in list(self._waiting.items()):
+            if time.monotonic() - since >= self._policy.node_seconds:
+                del self._waiting[run_id, name]
+                with contextlib.suppress(UserError):
+                    if getattr(registry.load(name), "per_node", False):
+                        self._start(run_id, name)
 
     def _adopt_late_ones(self) -> None:
         """`sidecar sink add` of another process writes a cursor; it is taken up within a second."""

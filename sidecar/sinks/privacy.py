@@ -4,8 +4,8 @@ Given: rows and the RunInfo, the allowed words, what identifies this machine and
 what may not leave taken out, and a count of what went and what was withheld.
 Never: lets a string through that nobody allowed, or changes a number.
 
-Allow words: text, histograms, artifacts, hosts. Default none: numbers, step, time, and a configuration of numbers,
-booleans and the short strings of ALLOWED_STRINGS.
+Allow words: text, histograms, artifacts, hosts, alerts. Default none: numbers, step, time, and a configuration of
+numbers, booleans and the short strings of ALLOWED_STRINGS.
 """
 
 import math
@@ -19,8 +19,8 @@ import msgspec
 
 from sidecar.rows import Row, RunInfo
 
-ALLOW_WORDS = frozenset({"text", "histograms", "artifacts", "hosts"})
-ALIASES = {"samples": "text", "histogram": "histograms", "artifact": "artifacts", "host": "hosts"}
+ALLOW_WORDS = frozenset({"text", "histograms", "artifacts", "hosts", "alerts"})
+ALIASES = {"alert": "alerts", "samples": "text", "histogram": "histograms", "artifact": "artifacts", "host": "hosts"}
 REDACTED = "[redacted]"
 
 CONFIG_STRING_CHARS_MAX = 64
@@ -142,6 +142,9 @@ class Gate:
             model_facts=self.config(info.model_facts),
             hosts=info.hosts if hosts else [],
             launch_id=info.launch_id if hosts else "",
+            alerts=[(name, level, self._scrub(text), step) for name, level, text, step in info.alerts]
+            if "alerts" in self.allow
+            else [],
         )
 
     def config(self, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,13 +15,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks.backoff import delay_seconds
 from sidecar.sinks.base import Report, Sink, SinkDied, Unavailable
 from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.sinks.deadletters import DeadLetters
+from sidecar.sinks.names import spelled
+from sidecar.sinks.period import Thinner
 from sidecar.sinks.privacy import Gate
 from sidecar.sinks.source import Batch, Policy, Source
 from sidecar.telemetry import SinkHealth
@@ -67,6 +67,7 @@ class SinkRunner:
         self._notified = self._caught_up_with = 0
         self._confirmed: int | None = None
         self._outage = False
+        self._thinner = Thinner(self._policy.period_steps)
         self._over_since_ns: int | None = None
         self._thread = threading.Thread(target=self._main, name=f"sink-{name}-{run_id[:24]}", daemon=True)
 
@@ -191,6 +192,7 @@ class SinkRunner:
         self._source.close()
         self._batch = None
         self._source = self._open_source(Cursor(0, acknowledged))
+        self._thinner = Thinner(self._policy.period_steps)
         self._note_lost()
 
     def _deliver_next(self) -> bool:
@@ -201,7 +203,7 @@ class SinkRunner:
             if self._batch is None:
                 self._caught_up()
                 return False
-            rows = self._select(self._batch.rows)
+            rows = spelled(self._thinner.feed(self._batch.rows), self._policy.names)
             self._batch.rows = self._gate.rows(rows) if self._gate else rows
         batch = self._batch
         if self._failures >= self._policy.poison_attempts and not self._outage:
@@ -244,17 +246,6 @@ class SinkRunner:
             log.error("sink %s: %d rows of run %s were removed before it had them", self.name, self._source.lost_rows,
                       self.run_id)  # fmt: skip
             self._source.lost_rows = 0
-
-    def _select(self, rows: list[Row]) -> list[Row]:
-        period = self._policy.period_steps
-        if period <= 1:
-            return rows
-        return [
-            msgspec.structs.replace(row, metrics={})
-            if row.kind in ("step", "derived") and row.step is not None and row.step % period
-            else row
-            for row in rows
-        ]
 
     def _failed(self, error: Exception) -> float:
         self._failures += 1
@@ -306,6 +297,7 @@ class SinkRunner:
                 self._ensure_open()
                 while self._deliver_next():
                     pass
+                self._ensure_open()  # How the run ended came with the last rows.
         except Exception as error:  # noqa: BLE001 - the task boundary again: closing must still happen.
             self._failed(error)
         try:

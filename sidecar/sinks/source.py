@@ -32,6 +32,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Failures of one batch before its bad rows are looked for."""
     period_steps: int = 1
     """Of step and derived rows only every so many steps are delivered. Selected, never averaged."""
+    names: str | None = None
+    """A document whose spellings stand beside the canonical names: s1, s2, s3."""
+    node_seconds: float = 30.0
+    """How long a node waits for rank 0 before it takes itself for a further node of the run."""
 
 
 class Batch(msgspec.Struct):
@@ -63,7 +67,11 @@ class Source:
         return Cursor(self._follower.row, max(self._next, self._follower.number))
 
     def info(self) -> RunInfo:
-        return msgspec.structs.replace(self._follower.projector.info(), end=self.end, alerts=list(self._alerts))
+        state = self._follower.projector.state
+        ranks = [*state.ranks, *(hello.rank for hello in state.greetings.values())]
+        node = min((rank for rank in ranks if rank >= 0), default=0) or None
+        info = self._follower.projector.info()
+        return msgspec.structs.replace(info, end=self.end, node=node, alerts=list(self._alerts))
 
     @property
     def end(self) -> str | None:

@@ -25,6 +25,7 @@ PLAIN = bool | int | float
 
 class TensorBoardSink:
     isolated: ClassVar[bool] = False
+    spelled: ClassVar[bool] = True
     leaves_machine: ClassVar[bool] = False
     environment: ClassVar[tuple[str, ...]] = ()
 

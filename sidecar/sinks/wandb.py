@@ -24,7 +24,7 @@ from sidecar.rows import Row, RunInfo
 from sidecar.sinks import wandb_account, wandb_upstream
 from sidecar.sinks.base import Report, SinkContext, SinkDied, Unavailable
 from sidecar.sinks.wandb_log import last_step
-from sidecar.sinks.wandb_rows import AXES, ELAPSED, STEP, as_payloads
+from sidecar.sinks.wandb_rows import AXES, ELAPSED, STEP, TOKENS, as_payloads
 
 LOG_FLUSH_SECONDS = 0.5
 """wandb's own 15 s would lose as much to a kill."""
@@ -42,6 +42,8 @@ FINISH_SECONDS = 20
 class WandbSink:
     isolated: ClassVar[bool] = True
     leaves_machine: ClassVar[bool] = True
+    per_node: ClassVar[bool] = True
+    spelled: ClassVar[bool] = True
     environment: ClassVar[tuple[str, ...]] = wandb_account.KEPT_VARIABLES
 
     def __init__(self, context: SinkContext) -> None:
@@ -62,15 +64,20 @@ class WandbSink:
             float(context.options.get("arrive_seconds", ARRIVE_SECONDS)),
         )
         self._last_global_step = 0
+        self._tokens: Any = None
+        self._announced: set[str] = set()
 
     # --- the Sink protocol
 
     def open(self, run: RunInfo) -> Report:
         if self._run is not None:
+            if self._info is not None and self._info.node != run.node:
+                raise SinkDied("rank 0 is on this node after all; starting W&B anew, with the run as a whole")
             self._update(run)
         elif self._report.state != "disabled":
             self._report = self._start(run)
         self._info = run
+        self._announce(run)
         return self._report
 
     def deliver(self, rows: Sequence[Row], number: int) -> None:
@@ -81,6 +88,9 @@ class WandbSink:
         for step, payload in as_payloads(rows, number):
             payload.setdefault(STEP, self._last_global_step)  # wandb repeats nothing by itself: each row has its axis.
             self._last_global_step = payload[STEP]
+            self._tokens = payload.get(TOKENS, self._tokens)
+            if self._tokens is not None:
+                payload[TOKENS] = self._tokens
             if started is not None:
                 payload[ELAPSED] = max(0.0, payload["_timestamp"] - started)
             if step > self._logged:  # A repeat within this process.
@@ -104,7 +114,8 @@ class WandbSink:
         if self._run is None:
             return
         try:
-            self._run.finish()
+            failed = self._info is not None and self._info.end in ("failed", "lost")
+            self._run.finish(exit_code=1 if failed else 0)
         finally:
             with contextlib.suppress(SystemExit):  # It exits with wandb-core's code when that is not 0.
                 sys.modules["wandb"].teardown()
@@ -238,6 +249,14 @@ class WandbSink:
             self._run.config.update(fresh, allow_val_change=True)
 
 
+    def _announce(self, info: RunInfo) -> None:
+        """Alerts, which W&B sends on by mail or chat; only there when their owner allowed them."""
+        for name, severity, text, _ in info.alerts:
+            if self._run is not None and name not in self._announced:
+                self._announced.add(name)
+                self._run.alert(name, text, level=LEVELS.get(severity, "INFO"), wait_duration=0)
+
+
 class Arrivals:
     """Does the far end keep up? Pure: time is an argument."""
 
@@ -288,10 +307,13 @@ def _config(info: RunInfo) -> dict[str, Any]:
     """The run's configuration, and facts about its model under the documents' ``model/`` keys."""
     facts = {f"model/{FACT_NAMES.get(key, key)}": value for key, value in info.model_facts.items()}
     own = {"stage": info.stage, "world_size": info.world_size, "total_steps": info.total_steps}
+    if info.node is not None:
+        own |= {"node/first_rank": info.node, "node/primary_run": wandb_account.run_id(info.run_id)}
     return {**facts, **{key: value for key, value in own.items() if value is not None}, **info.config}
 
 
 FACT_NAMES = {"params": "total_params"}
+LEVELS = {"critical": "ERROR", "warning": "WARN"}
 
 
 def _history_step(record: bytes) -> int | None:

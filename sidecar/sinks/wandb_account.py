@@ -77,17 +77,19 @@ def has_credentials(environ: Mapping[str, str]) -> bool:
 
 def labels(run: RunInfo, options: Mapping[str, Any], environ: Mapping[str, str]) -> Labels:
     """Options beat WANDB_* beat what the trainer said; for a captured script the trainer's own words beat WANDB_*,
-    as they do in wandb itself."""
+    as they do in wandb itself. A further node of a run is a W&B run of its own, grouped and named by its ranks."""
     project = run.project or None
     from_environ = environ.get("WANDB_PROJECT") or None
     by_rank = (project, from_environ) if run.captured else (from_environ, project)
+    name = run.name or environ.get("WANDB_NAME") or run.run_id
+    node = run.node is not None
     tags = run.tags or [tag.strip() for tag in environ.get("WANDB_TAGS", "").split(",") if tag.strip()]
     return Labels(
-        id=run_id(run.run_id),
+        id=run_id(f"{run.run_id}-rank{run.node}" if node else run.run_id),
         project=clean_project(options.get("project") or by_rank[0] or by_rank[1] or "uncategorized"),
-        name=run.name or environ.get("WANDB_NAME") or run.run_id,
+        name=f"{name} (ranks from {run.node})" if node else name,
         entity=options.get("entity") or run.entity or environ.get("WANDB_ENTITY") or None,
-        group=run.group or environ.get("WANDB_RUN_GROUP") or None,
+        group=run.group or environ.get("WANDB_RUN_GROUP") or (name if node else None),
         job_type=run.stage or environ.get("WANDB_JOB_TYPE") or None,
         tags=tuple(dict.fromkeys(tag[:64] for tag in tags if tag)),
         notes=run.notes or environ.get("WANDB_NOTES") or None,

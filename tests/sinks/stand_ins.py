@@ -24,7 +24,8 @@ class Recorder(Sink):
 
     def open(self, run: RunInfo) -> Report:
         with self._opened.open("a") as file:
-            file.write(json.dumps({"pid": os.getpid(), "run": run.run_id, "environ": dict(os.environ)}) + "\n")
+            seen = {"pid": os.getpid(), "run": run.run_id, "node": run.node, "environ": dict(os.environ)}
+            file.write(json.dumps(seen) + "\n")
         if self._obeys("refuse"):
             raise Unavailable("the far end is away; wait")
         return Report()
@@ -54,6 +55,10 @@ class Isolated(Recorder):
 
 class Remote(Recorder):
     leaves_machine: ClassVar[bool] = True
+
+
+class ByNode(Remote):
+    per_node: ClassVar[bool] = True
 
 
 def order(data_dir: Path, sink: str, word: str) -> None:

@@ -394,6 +394,19 @@ def test_what_leaves_the_machine_is_sent_by_the_node_of_rank_0_only(tmp_path: Pa
     assert len(steps_of(delivered(tmp_path, "remote"))) == 3
 
 
+def test_a_further_node_publishes_its_share_when_rank_0_does_not_come(tmp_path: Path) -> None:
+    run = Run(tmp_path, rank=8, session=99, world_size=16)
+    policy = msgspec.structs.replace(FAST, node_seconds=0.2)
+    with Manager(run, "by_node", "remote", policy=policy) as manager:
+        run.steps(0, 2)
+        until(lambda: manager.manager.health("run-1", "by_node"))
+        manager.drain()
+        assert manager.manager.health("run-1", "remote") is None
+        assert manager.health("remote").reason == "waits for rank 0, whose node publishes for all ranks"
+    assert len(steps_of(delivered(tmp_path, "by_node"))) == 3
+    assert [node["node"] for node in stand_ins.opened(tmp_path, "by_node")] == [8]
+
+
 def test_an_unknown_sink_is_an_error_with_cause_and_remedy() -> None:
     with pytest.raises(UserError) as caught:
         registry.names("tensorbord")
