@@ -34,7 +34,7 @@ def numbered(directory: Path, name: str) -> str:
 
 
 def _read(content: bytes) -> dict[str, int]:
-    """Empty for a file that is new. Raises UserError for one that is damaged: better no run than a number used again."""
+    """Empty for a new file. Raises UserError for a damaged one: better no run than a number used again."""
     try:
         given = json.loads(content) if content else {}
     except ValueError:

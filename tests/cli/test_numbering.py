@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from cli_helpers import Command
 
+from sidecar.errors import UserError
 from sidecar.numbering import numbered
 from sidecar.store import Store
 
@@ -32,7 +33,7 @@ def test_processes_at_the_same_time_never_get_the_same_number(tmp_path: Path) ->
 
 def test_a_damaged_file_is_an_error_not_a_number_used_again(tmp_path: Path) -> None:
     (tmp_path / "numbers.json").write_text('{"r{n}": "many"}')
-    with pytest.raises(ValueError, match=r"numbers\.json is damaged"):
+    with pytest.raises(UserError, match=r"numbers\.json .* is damaged"):
         numbered(tmp_path, "r{n}")
 
 
