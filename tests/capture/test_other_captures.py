@@ -187,3 +187,14 @@ def test_wandb_plus_does_both(captured, listener, tmp_path) -> None:
     state = listener.projector(run_id)[0].state
     assert (state.project, state.name, state.config) == ("pp", "nn", {"a": 1, "b": 2})
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def test_sync_tensorboard_brings_the_writers_rows_into_the_wandb_run(captured, listener) -> None:
+    captured("""
+    import wandb
+    from torch.utils.tensorboard import SummaryWriter
+    wandb.init(project="p", sync_tensorboard=True)
+    writer = SummaryWriter("runs/a")
+    for step in range(3): writer.add_scalar("loss", 1.0 / (step + 1), step)
+    """, "wandb,tensorboard")
+    assert [(row.step, row.metrics) for row in listener.rows()] == [(s, {"loss": 1.0 / (s + 1)}) for s in range(3)]

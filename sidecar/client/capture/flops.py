@@ -63,14 +63,14 @@ class FlopMeter:
             modules.register_module_forward_pre_hook(self._enter),
             modules.register_module_forward_hook(self._leave, always_call=True),
         ]
-        self._mode.__enter__()
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
         return True
 
     def stop(self) -> int:
         for handle in self._handles:
             handle.remove()
         if _get_current_dispatch_mode() is self._mode:
-            self._mode.__exit__(None, None, None)
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         return self._mode.flops
 
     def _enter(self, module: Any, args: Any) -> None:
@@ -84,9 +84,9 @@ class FlopMeter:
         self._depth = max(0, self._depth - 1)
 
 
-class _Counting(TorchDispatchMode):
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -26,6 +26,8 @@ PATCHES = {
 
 def install(names: Sequence[str]) -> None:
     waiting = {module: (part, function, name) for name in names for module, part, function in PATCHES.get(name, [])}
+    for module in [module for module in waiting if module in sys.modules]:
+        _patch(sys.modules[module], *waiting.pop(module))
     if waiting:
         sys.meta_path.insert(0, Finder(waiting))
 

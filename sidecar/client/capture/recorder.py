@@ -51,6 +51,7 @@ class Recorder:
 
     def log(self, data: Any, step: Any = None, commit: Any = None) -> None:
         """Raises TypeError or ValueError exactly where ``wandb.Run.log`` does, before anything is changed."""
+        row: Mapping[str, Any]
         if type(data) is dict and NUMBERS_AND_WORDS.issuperset(map(type, data.values())) and _names_are_plain(data):
             row, aside, nested = data, None, False
         else:
@@ -81,7 +82,7 @@ class Recorder:
                     self._row.update(row)
             elif commit and aside is None and not nested and not self.definitions.active:
                 self.definitions.summary.update(row)  # The usual call: one row, straight into the ring.
-                self.run._emitter.emit(wire.Log(time_ns(), monotonic_ns(), self._at(), row))
+                self.run._emitter.emit(wire.Log(time_ns(), monotonic_ns(), self._at(), row))  # type: ignore[arg-type]
                 self.step += 1
                 return
             else:

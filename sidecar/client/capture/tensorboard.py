@@ -27,7 +27,7 @@ def install(module: Any) -> None:
     """``module`` has the class SummaryWriter, just imported."""
     writer = module.SummaryWriter
     for name in WRAPPED:
-        if hasattr(writer, name):
+        if hasattr(writer, name) and not hasattr(getattr(writer, name), "__wrapped__"):
             setattr(writer, name, _wrapped(getattr(writer, name), globals()[f"_{name}"]))
 
 

@@ -174,7 +174,7 @@ def canonical(logs: dict[str, Any]) -> dict[str, Any]:
 
 def _config_of(model: Any) -> dict[str, Any]:
     config = getattr(model, "config", None)
-    found = config.to_dict() if hasattr(config, "to_dict") else config
+    found = config.to_dict() if config is not None and hasattr(config, "to_dict") else config
     return dict(found) if isinstance(found, dict) else {}
 
 

@@ -14,9 +14,9 @@ try:
     from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
     from lightning.pytorch.utilities import rank_zero_only
 except ImportError:  # The older name of the same library.
-    from pytorch_lightning import Callback  # type: ignore[no-redef]
-    from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment  # type: ignore[no-redef]
-    from pytorch_lightning.utilities import rank_zero_only  # type: ignore[no-redef]
+    from pytorch_lightning import Callback
+    from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
+    from pytorch_lightning.utilities import rank_zero_only
 
 from sidecar.client.facts import model_facts
 from sidecar.client.integrations.counting import samples_and_tokens

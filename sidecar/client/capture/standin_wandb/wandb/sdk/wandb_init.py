@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from sidecar.client.capture import hooks
 from sidecar.client.capture import resume as resuming
 from sidecar.client.capture.begin import begin
 from sidecar.client.capture.recorder import Recorder
@@ -79,6 +80,8 @@ def init(  # noqa: C901
             )
         return alive[-1]
     run = _begin(given, values)
+    if sync_tensorboard or tensorboard:
+        hooks.install(["tensorboard"])
     if given.reinit != "create_new":
         module.set_global(run)
     return run
