@@ -1,6 +1,6 @@
 """The trainer's command with a recorder in the sidecar's place.
 
-What each rank told the sidecar is written to RECORD_TO/rankN.json.
+What each rank told the sidecar is written to RECORD_TO/rankN.json: its first run, and under "runs" all of them.
 """
 
 import json
@@ -21,12 +21,16 @@ def begin(**begun: object) -> Recorder:
     return told[-1]
 
 
+def written(run: Recorder) -> dict[str, object]:
+    return {"stage": run.begun["stage"], "steps": run.steps, "logs": run.logs, "finished": run.finished}
+
+
 sidecar.init = begin
 try:
     code = main(sys.argv[1:])
 except SystemExit as exit_:
     code = exit_.code
-run = told[0]
+runs = [written(run) for run in told]
 out = Path(os.environ["RECORD_TO"]) / f"rank{os.environ.get('RANK', 0)}.json"
-out.write_text(json.dumps({"steps": run.steps, "logs": run.logs, "finished": run.finished}))
+out.write_text(json.dumps({**(runs[0] if runs else {}), "runs": runs}))
 sys.exit(code)
