@@ -283,6 +283,7 @@ DATA = (
         ("dataset/min_tokens", "tokens", "Shortest sample"),
         ("dataset/{dataset}/samples", "samples", "Consumed in this step, this rank"),
         ("dataset/{dataset}/tokens", "tokens", "Consumed in this step, this rank"),
+        ("dataset/{dataset}/loss", "nats", "Mean training loss of what this step consumed of it, this rank"),
     ),
     *_group(
         "gauge", "derived",

@@ -32,6 +32,7 @@ class Instruments:
         self.busy = True
         """Is there anything to do at the end of a step? True at first, to look once whether there is a GPU."""
         self.gpu_phases = cuda_phases.GpuPhases(run.rejected)
+        self.dataset_losses: Any = None
         self._allocator: Any = None
         self._riders: deque[Rider] = deque()
         self._bins: deque[tuple[Numbers, str, int | None]] = deque()
@@ -39,6 +40,9 @@ class Instruments:
 
     def before_step(self, step: int, sent: dict[str, Any]) -> None:
         """Add to a step's metrics what was measured beside it. Only called while ``busy``."""
+        if self.dataset_losses is not None:
+            with self._guard("dataset_loss"):
+                sent.update(self.dataset_losses.take())
         if self._allocator is None:
             self._allocator = cuda_phases.cuda()
         if self._allocator is not None:
@@ -55,6 +59,14 @@ class Instruments:
                 self._riders.popleft()(step)
         self.emit_arrived_bins()
         self.busy = bool(self._allocator is not None or self._bins)
+
+    def dataset_loss(self, names: Any, losses: Any, mask: Any) -> None:
+        if self.dataset_losses is None:
+            from sidecar.client.dataset_loss import DatasetLosses  # Needs torch, which whoever has losses has imported.
+
+            self.dataset_losses = DatasetLosses()
+        self.dataset_losses.add(names, losses, mask)
+        self.busy = True
 
     def ride(self, rider: Rider) -> None:
         """Call ``rider`` at the end of the step under way, when its number is known."""

@@ -42,7 +42,7 @@ class Arriving:
         Without ``names``, those that ``finish`` makes of ones: it must make the same names of any numbers.
         """
         if self.ready():
-            return dict(self.found())
+            return {name: value for name, value in self.found().items() if value is not None}
         if names is None:
             names = self._finish([1.0] * self._numbers.size).keys()
         return {name: Later(self, name) for name in names}

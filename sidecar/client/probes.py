@@ -109,6 +109,8 @@ class Probe:
 
     def _install(self) -> None:
         self._run._instruments.on_close(self.close)
+        if self._activations is not None and self._due():
+            self._activations.install()
         if self._optimizer is not None:
             self._handles.append(self._optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(self._optimizer.register_step_post_hook(self._after_step))

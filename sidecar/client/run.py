@@ -8,7 +8,7 @@ import atexit
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic_ns, time_ns
 from types import TracebackType
 from typing import Any
@@ -170,6 +170,15 @@ class Run:
             name = values.label(name)
             old_samples, old_tokens = self._datasets.get(name, (0, 0))
             self._datasets[name] = (old_samples + int(samples), old_tokens + int(tokens))
+
+    def dataset_loss(self, names: Sequence[str], losses: Any, mask: Any = None) -> None:
+        """Losses of a micro-batch by dataset, from values the step has anyway: ``dataset/<name>/loss``, this rank.
+
+        ``names``: the dataset of each sample; ``losses``: a tensor (samples,) or (samples, tokens), not reduced;
+        ``mask``: of the same shape, 1 where a loss counts. Micro-batches of a step are weighted by what counts.
+        """
+        with self._guard("bad_dataset_loss"):
+            self._instruments.dataset_loss(names, losses, mask)
 
     def checkpoint(
         self, step: int | None = None, *, seconds: float | None = None, bytes: int | None = None, name: str = ""

@@ -39,7 +39,7 @@ def test_the_examples_run_and_every_name_they_make_is_in_the_catalogue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = executed(tmp_path, monkeypatch)
-    assert found.keys() == {"instruments", "phases", "watched", "by hand"}
+    assert found.keys() == {"instruments", "phases", "watched", "by hand", "mixture"}
     steps = [event for event in found["phases"] if isinstance(event, wire.Step)]
     assert all(event.phases.keys() == {"data_wait", "forward", "backward", "optimizer"} for event in steps)
     names = {name for each in found.values() for event in each for name in getattr(event, "metrics", {})}

@@ -426,3 +426,54 @@ def test_the_status_shows_the_largest_gradient_with_its_name(run: Run) -> None:
     metrics = snapshot(state, now_ns=event.time_ns).metrics
     assert metrics["gradients/max_norm"].value > 0
     assert metrics["gradients/max_norm_name"].value == "4.bias"
+
+
+class Under:
+    """Numbers that a device has not finished: what would be an asynchronous copy."""
+
+    def __init__(self, vector: Any, gate: list[bool]) -> None:
+        self._vector, self._gate, self.size = vector.clone(), gate, vector.numel()
+
+    def ready(self) -> bool:
+        return bool(self._gate)
+
+    def values(self) -> list[float]:
+        assert self._gate
+        return self._vector.tolist()
+
+
+def test_on_an_asynchronous_device_nothing_is_read_before_it_is_there(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every way in which Python reads a tensor is closed while the loop runs: a probe only queues work."""
+    gate: list[bool] = []
+    for module in ("probe_stats", "instruments"):
+        monkeypatch.setattr(f"sidecar.client.{module}.send", lambda vector: Under(vector, gate))
+    model = small_model()
+    optimizer = torch.optim.SGD(groups_of(model), lr=0.1)
+    run.watch(model, optimizer, every=1, histograms=True, activations=True)
+    readers = ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__", "__index__", "nonzero")
+
+    def reads(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("this would wait for the device")
+
+    with monkeypatch.context() as closed:
+        for name in readers:
+            closed.setattr(torch.Tensor, name, reads)
+        for step in range(1, 4):
+            model(torch.randn(6, 8)).square().mean().backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            run.step(step)
+    assert run.rejected == {}
+    waiting = of_kind(run, wire.Log)
+    assert all(event.metrics.keys() == {wire.PENDING} for event in waiting)
+    assert of_kind(run, wire.Histogram) == of_kind(run, wire.Completion) == []
+    gate.append(True)
+    run.step(4)
+    completions = of_kind(run, wire.Completion)
+    assert [len(event.metrics) for event in completions] == [event.metrics[wire.PENDING] for event in waiting]
+    assert {e.step for e in of_kind(run, wire.Histogram)} == {1, 2, 3}
+    names = {name for event in completions for name in event.metrics}
+    assert {"gradients/max_norm_name", "updates/ratio", "weights/global_std", "activations/0/std"} <= names
