@@ -198,3 +198,39 @@ def test_sync_tensorboard_brings_the_writers_rows_into_the_wandb_run(captured, l
     for step in range(3): writer.add_scalar("loss", 1.0 / (step + 1), step)
     """, "wandb,tensorboard")
     assert [(row.step, row.metrics) for row in listener.rows()] == [(s, {"loss": 1.0 / (s + 1)}) for s in range(3)]
+
+
+def test_flops_under_autocast_are_counted_in_the_type_they_are_computed_in(captured, listener) -> None:
+    captured(TRAIN.replace("loss = model(", "with torch.autocast('cpu', torch.bfloat16): loss = model(") + """
+    for _ in range(4): step()
+    """, "torch")
+    (run_id,) = listener.run_ids()
+    assert listener.rows(run_id, ("step",))[-1].metrics["train/flops"] == TOKENS * (6 * MATRICES + ATTENTION)
+    assert listener.projector(run_id)[0].state.facts["dtype"] == "bfloat16"
+
+
+def test_each_rank_of_a_sharded_model_counts_its_own_work(captured, listener) -> None:
+    captured("""
+    import os, sys
+    if os.environ.get("RANK") is None:
+        import subprocess
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
+        sys.exit(subprocess.call(launch))
+    import torch, torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.device_mesh import init_device_mesh
+    dist.init_process_group("gloo")
+    model = torch.nn.Sequential(torch.nn.Linear(16, 32, bias=False), torch.nn.Linear(32, 16, bias=False))
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(4):
+        model(torch.randn(8, 16)).pow(2).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    dist.destroy_process_group()
+    """, "torch", OMP_NUM_THREADS="1")
+    (run_id,) = listener.run_ids()
+    steps = listener.rows(run_id, ("step",), wait=lambda rows: len(rows) >= 8)
+    assert sorted((row.rank, row.step) for row in steps) == [(rank, step) for rank in (0, 1) for step in range(4)]
+    # The first layer's input needs no gradient: 4 of its 6 products' worth.
+    assert {row.metrics["train/flops"] for row in steps if row.step >= 2} == {8 * (4 + 6) * 16 * 32}

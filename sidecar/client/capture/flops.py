@@ -73,6 +73,11 @@ class FlopMeter:
             self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         return self._mode.flops
 
+    @property
+    def dtype(self) -> str | None:
+        """The type in which most products were computed: under autocast not that of the parameters."""
+        return max(self._mode.by_dtype, key=lambda name: self._mode.by_dtype[name], default=None)
+
     def _enter(self, module: Any, args: Any) -> None:
         if self._depth == 0 and module is not self.model:
             params = sum(p.numel() for p in module.parameters())
@@ -88,18 +93,26 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
+        self.by_dtype: dict[str, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(kind.__name__ == "DTensor" for kind in types):
+            return NotImplemented  # It becomes operations on this rank's shard, which come here again.
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         packet = getattr(func, "_overloadpacket", None)
         try:
             if packet in _FORWARD:
-                self.flops += attention_forward(*args[:3])
+                flops = attention_forward(*args[:3])
             elif packet in _BACKWARD:
-                self.flops += _attention_backward(*args[:4])
+                flops = _attention_backward(*args[:4])
             elif packet in flop_registry:
-                self.flops += int(flop_registry[packet](*args, **kwargs, out_val=out))
+                flops = int(flop_registry[packet](*args, **kwargs, out_val=out))
+            else:
+                return out
+            self.flops += flops
+            dtype = str(args[0].dtype).removeprefix("torch.")
+            self.by_dtype[dtype] = self.by_dtype.get(dtype, 0) + flops
         except Exception:  # noqa: BLE001  # A formula that does not fit this call: the operation counts as nothing.
             pass
         return out

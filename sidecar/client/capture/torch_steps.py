@@ -103,7 +103,8 @@ class StepCounter:
             found.update(model_facts.model_facts(meter.model, None))
         else:
             found["params"] = found["trainable_params"]
-        found.setdefault("dtype", str(optimizer.param_groups[0]["params"][0].dtype).removeprefix("torch."))
+        if meter.dtype is not None:
+            found["dtype"] = meter.dtype
         self._found = found
         self._tell_flops(run)
 
