@@ -4,27 +4,46 @@
         ETA:0.74min
     Step 75: val_loss=2.9120, val_ppl=18.39
 
-Given: numbers, None for the unknown, which prints as "-". Never: writes control characters.
+Given: numbers, None for the unknown, which prints as "-". On a terminal, a last line shows how far it is.
+Never: writes control characters to anything but a terminal.
 """
 
 import io
 import sys
+import time
 from typing import TextIO
 
 QUIET, NORMAL, VERBOSE = 0, 1, 2
+BAR, WIDTH, REDRAW_SECONDS = 40, 64, 0.2
 
 
 class Console:
     def __init__(self, *, is_main: bool = True, level: int = NORMAL, stream: TextIO | None = None) -> None:
         self.level = level if is_main else QUIET - 1
         self._stream = stream or sys.stdout
+        self._drawn, self._is_drawn = 0.0, False
         if isinstance(self._stream, io.TextIOWrapper):
             self._stream.reconfigure(errors="backslashreplace")  # A model may write what the terminal cannot show.
 
     def say(self, text: str, level: int = NORMAL) -> None:
         """Print one line if the user wants to hear as much."""
         if self.level >= level:
+            self._wipe()
             print(text, file=self._stream, flush=True)
+
+    def progress(self, step: int, total_steps: int) -> None:
+        """A bar that is redrawn in place, on a terminal only; the next line takes its place."""
+        if self.level < NORMAL or not self._stream.isatty() or (now := time.monotonic()) < self._drawn + REDRAW_SECONDS:
+            return
+        self._drawn, done = now, BAR * step // total_steps
+        self._stream.write(f"\r[{'#' * done}{'.' * (BAR - done)}] {step}/{total_steps}")
+        self._stream.flush()
+        self._is_drawn = True
+
+    def _wipe(self) -> None:
+        if self._is_drawn:
+            self._stream.write("\r" + " " * WIDTH + "\r")
+            self._is_drawn = False
 
     def train(
         self, *, epoch: int, epochs: int, step: int, iters: int, loss: float | None, lr: float, grad_norm: float | None,

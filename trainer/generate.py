@@ -5,6 +5,8 @@ Never: touches the global random numbers: each prompt draws from a generator of 
 and one without see the same loss, bit by bit.
 """
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -75,7 +77,8 @@ def sample_names(prompts: Sequence[str]) -> dict[str, str]:
 
 
 def scores(continuations: Sequence[str]) -> dict[str, float]:
-    """Means over the texts: length in characters, share of different word pairs, share of characters that only repeat.
+    """Means over the texts: length in characters, share of different word pairs, share of characters that only repeat,
+    bits per character.
 
     A model that degenerates ("the the the ...") shows as distinct_2 falling to 0 and repetition rising to 1.
     """
@@ -86,6 +89,7 @@ def scores(continuations: Sequence[str]) -> dict[str, float]:
         "samples/length": sum(map(len, continuations)) / count,
         "samples/distinct_2": sum(map(distinct_2, continuations)) / count,
         "samples/repetition": sum(map(repetition, continuations)) / count,
+        "samples/entropy": sum(map(entropy, continuations)) / count,
     }
 
 
@@ -94,6 +98,12 @@ def distinct_2(text: str) -> float:
     words = text.split()
     pairs = list(zip(words, words[1:], strict=False))
     return len(set(pairs)) / len(pairs) if pairs else 1.0
+
+
+def entropy(text: str) -> float:
+    """Bits per character if characters were drawn one by one; 0 for a text of one kind of character."""
+    counts = Counter(text)
+    return -sum(n / len(text) * math.log2(n / len(text)) for n in counts.values()) if text else 0.0
 
 
 def repetition(text: str, size: int = 8) -> float:

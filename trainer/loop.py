@@ -148,6 +148,7 @@ class Loop:
             self.console.train(lr=lr, grad_norm=float(grad_norm), **self.pace.report(self.step))
         elif self.console.level >= VERBOSE:
             self.console.say(f"Step {self.step}: loss={float(loss):.4f}", VERBOSE)
+        self.console.progress(self.step, self.schedule.total_steps)
         if self.watch.on_cpu or self.step % self.config.log_train_freq == 0:
             self.watch.check(self.step)
 

@@ -133,6 +133,22 @@ def test_a_sample_that_the_terminal_cannot_show_does_not_end_training() -> None:
     assert written.getvalue() == b"  sample: na\\xefve\n"
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_how_far_it_is_and_a_file_gets_plain_lines() -> None:
+    terminal, file = Terminal(), io.StringIO()
+    for stream in (terminal, file):
+        console = Console(stream=stream)
+        console.progress(3, 12)
+        console.say("a line")
+    assert terminal.getvalue().startswith("\r[##########....")
+    assert terminal.getvalue().endswith("\ra line\n")
+    assert file.getvalue() == "a line\n"
+
+
 def test_two_ranks_train_the_model_that_one_rank_trains_with_twice_the_batch(
     tiny, trained, tmp_path, repository
 ) -> None:

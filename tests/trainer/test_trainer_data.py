@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from trainer import data
+from trainer.data.batch import Batch
 from trainer.data.corpus import shuffled_by_name
+from trainer.data.stream import ParquetStream
 from trainer.data.windows import Windows, concatenate
 from trainer.errors import UserError
 from trainer.tokenizer import BOS, ByteTokenizer
@@ -238,3 +240,80 @@ def test_any_text_survives_the_tokenizer() -> None:
     tokenizer = ByteTokenizer()
     assert tokenizer.decode([tokenizer.bos, *tokenizer.encode(text)]) == text
     assert tokenizer.decode([0xFF, 104]) == "\\xffh"
+
+
+# -- streams of shards -------------------------------------------------------------------------------------------------
+
+
+def shards_in(folder: Path, count: int = 3, rows: int = 12) -> list[Path]:
+    """Each document spells its own number again and again; four rows to a group."""
+    return [
+        write_fineweb(
+            folder / f"shard_{shard}.parquet",
+            [f"{shard}{row:02d} " * 10 for row in range(rows)],
+            row_group_size=4,
+        )
+        for shard in range(count)
+    ]
+
+
+def stream(shards: list[Path], **options: int) -> ParquetStream:
+    return ParquetStream(shards, name="fineweb", **{"seq_len": 8, "batch_size": 2, **options})
+
+
+def text_of(batches: list[Batch]) -> str:
+    return ByteTokenizer().decode(token for batch in batches for token in batch.inputs.flatten().tolist())
+
+
+def test_a_stream_reads_every_document_of_every_shard_in_order(tmp_path: Path) -> None:
+    loader = stream(shards_in(tmp_path))
+    text = text_of([loader.next_batch() for _ in range(100)])
+    whole = "".join(f"{shard}{row:02d} " * 10 for shard in range(3) for row in range(12))
+    assert len(text) < len(whole)
+    assert whole.startswith(text)
+    assert 0 < loader.batches_per_epoch < 2 * len(whole) / 16, "an estimate, by the footers alone"
+    batch = loader.next_batch()
+    assert torch.equal(batch.inputs.flatten()[1:], batch.targets.flatten()[:-1])
+    assert batch.datasets == {"fineweb": (2, 16)}
+
+
+def test_a_stream_begins_anew_when_it_ends(tmp_path: Path) -> None:
+    loader = stream(shards_in(tmp_path, count=1))
+    text = text_of([loader.next_batch() for _ in range(60)])
+    assert text.count("000 " * 10) == 2
+    assert loader.state()["epoch"] >= 1
+
+
+def test_ranks_of_a_stream_read_row_groups_of_their_own(tmp_path: Path) -> None:
+    shards = shards_in(tmp_path)
+    seen = []
+    for rank in range(2):
+        loader = stream(shards, rank=rank, world_size=2)
+        text = text_of([loader.next_batch() for _ in range(40)])
+        seen.append({word for word in text.split() if len(word) == 3})
+    assert not seen[0] & seen[1]
+    with pytest.raises(UserError, match="3 row group.* for 4 ranks"):
+        stream(shards[:1], rank=0, world_size=4)
+
+
+@pytest.mark.parametrize("before", [0, 1, 7, 50, 110])
+def test_a_stream_goes_on_at_the_token_where_it_stood(tmp_path: Path, before: int) -> None:
+    shards = shards_in(tmp_path)
+    loader, restored = stream(shards), stream(shards)
+    for _ in range(before):
+        loader.next_batch()
+    restored.load_state(loader.state())
+    for _ in range(20):
+        assert torch.equal(restored.next_batch().inputs, loader.next_batch().inputs)
+
+
+def test_pretraining_on_shards_streams_and_resumes_bit_equal(trained, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    shards_in(tmp_path / "shards", rows=60)
+    flags = {"data": str(tmp_path / "shards"), "steps": 6, "seq_len": 16}
+    whole = trained(**flags, out=str(tmp_path / "out"), checkpoint_freq=2)
+    rest = trained(**flags, resume=str(tmp_path / "out" / "pretrain" / "checkpoint_000002.pt"))
+    assert rest.losses == whole.losses[2:]
+    assert whole.logged("data/avg_quality_score") == [(0, pytest.approx(3.2))]
+    assert whole.logged("data/language_en_percent") == [(0, 100.0)]
+    assert whole.datasets == {"shards": (6 * 4, 6 * 4 * 16)}

@@ -10,7 +10,7 @@ from torch import nn
 from trainer.data.batch import IGNORE, Batch
 from trainer.distributed import World
 from trainer.evaluate import evaluate, summary, token_counts
-from trainer.generate import continue_tokens, distinct_2, generate_samples, repetition, sample_names, scores
+from trainer.generate import continue_tokens, distinct_2, entropy, generate_samples, repetition, sample_names, scores
 from trainer.model import GPT, ModelConfig
 
 HERE = World(0, 0, 1, torch.device("cpu"))
@@ -121,4 +121,5 @@ def test_a_stammering_sample_shows_as_numbers() -> None:
     assert distinct_2(speech) == 1.0
     assert repetition(stammer) > 0.8 > 0.0 == repetition(speech)
     assert scores([stammer, speech])["samples/length"] == (len(stammer) + len(speech)) / 2
+    assert entropy("aaaa") == 0 < entropy("abab") == 1 < entropy(speech)
     assert scores([]) == {}

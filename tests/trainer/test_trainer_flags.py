@@ -1,0 +1,182 @@
+"""Where a flag's value comes from, what the documents' flags do, and what the sidecar is asked for."""
+
+from pathlib import Path
+
+import pytest
+
+from trainer.__main__ import COMMANDS, main
+from trainer.config import BACKENDS, Config, SftConfig
+from trainer.errors import UserError
+from trainer.flags import describe, parse
+from trainer.report import sinks_of
+
+FILE = """
+batch_size = 5
+eval_freq = 70
+generation_prompts = ["one", "two"]
+[sft]
+batch_size = 6
+pack = true
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "trainer.toml"
+    path.write_text(FILE)
+    return path
+
+
+def test_flag_wins_over_environment_and_that_over_file_and_that_over_default(file: Path, monkeypatch) -> None:
+    def chosen(*words: str) -> tuple[int, str | None]:
+        config = parse(SftConfig, "sft", words)
+        return config.batch_size, config.origins.get("batch_size")
+
+    assert chosen() == (16, None)
+    assert chosen("--config", str(file)) == (6, "file")
+    monkeypatch.setenv("TRAINER_BATCH_SIZE", "7")
+    assert chosen("--config", str(file)) == (7, "environment")
+    assert chosen("--config", str(file), "--batch_size", "8") == (8, "flag")
+
+
+def test_a_table_of_the_file_is_for_its_command_alone(file: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TRAINER_CONFIG", str(file))
+    assert parse(Config, "pretrain", []).batch_size == 5
+    sft = parse(SftConfig, "sft", [])
+    assert (sft.batch_size, sft.pack, sft.generation_prompts) == (6, True, ("one", "two"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name", "expected"),
+    [
+        ("LOG_BACKEND", "tensorboard", "log_backend", "tensorboard"),
+        ("WANDB_PROJECT", "p", "project", "p"),
+        ("WANDB_ENTITY", "team", "wandb_entity", "team"),
+        ("LOG_TRAIN_FREQ", "3", "log_train_freq", 3),
+        ("EVAL_FREQ", "4", "eval_freq", 4),
+        ("EVAL_ITERS", "5", "eval_iters", 5),
+        ("GENERATE_FREQ", "6", "generate_freq", 6),
+        ("GENERATION_PROMPTS", "a b|c", "generation_prompts", ("a b", "c")),
+        ("TRAINER_COMPILE", "yes", "compile", True),
+        ("TRAINER_COMPILE", "0", "compile", False),
+    ],
+)
+def test_each_constant_of_the_documents_is_a_variable_too(variable, value, name, expected, monkeypatch) -> None:
+    monkeypatch.setenv(variable, value)
+    config = parse(Config, "pretrain", [])
+    assert getattr(config, name) == expected
+    assert config.origins == {name: "environment"}
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("batch_sise = 3", "unknown key 'batch_sise'"),
+        ("batch_size = 'many'", "batch_size in .* is 'many', which is no int"),
+        ("compile = 3", "which is no bool"),
+        ("device = 'tpu'", "'tpu'"),
+        ("= 3", "is not TOML"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(text: str, cause: str, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=cause) as caught:
+        parse(Config, "pretrain", ["--config", str(path)])
+    assert "\n" not in caught.value.cause
+    with pytest.raises(UserError, match="cannot read"):
+        parse(Config, "pretrain", ["--config", str(tmp_path / "missing.toml")])
+
+
+def test_one_command_prints_every_value_and_its_origin(file: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("EVAL_ITERS", "9")
+    assert main(["sft", "--show_config", "--config", str(file), "--epochs", "1"]) == 0
+    rows = {line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines()}
+    assert rows["batch_size"] == rows["eval_freq"] == "file"
+    assert rows["eval_iters"] == "environment"
+    assert rows["epochs"] == "flag"
+    assert rows["log_backend"] == "default"
+    assert "origins" not in rows
+    assert describe(Config()).count("default") == len(describe(Config()).splitlines())
+
+
+def test_the_sft_command_of_the_second_document_is_understood(tmp_path: Path) -> None:
+    words = f"--data_config {tmp_path}/general.toml --from_weight midtrain --use_prepared --epochs 1 --batch_size 16"
+    config = parse(SftConfig, "sft", [*words.split(), "--use_wandb"])
+    assert (config.from_weight, config.use_prepared, config.epochs, config.batch_size) == ("midtrain", True, 1.0, 16)
+    assert sinks_of(config) == ["wandb"]
+
+
+def test_the_tracker_is_the_documents_choice_of_three_with_wandb_as_default() -> None:
+    assert Config().log_backend == "wandb"
+    assert BACKENDS == ("wandb", "tensorboard", "none")
+    with pytest.raises(UserError, match="invalid choice"):
+        parse(Config, "pretrain", ["--log_backend", "comet"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sinks"),
+    [
+        ([], None),
+        (["--log_backend", "tensorboard"], ["tensorboard"]),
+        (["--log_backend", "none"], ["none"]),
+        (["--use_wandb"], ["wandb"]),
+        (["--run", "dummy"], ["dummy"]),
+        (["--run", "dummy", "--use_wandb"], ["dummy"]),
+    ],
+)
+def test_what_is_asked_of_the_sidecar_is_what_the_user_chose(words: list[str], sinks: list[str] | None) -> None:
+    """Without a choice the sidecar's own settings hold."""
+    assert sinks_of(parse(Config, "pretrain", words)) == sinks
+
+
+def test_the_choice_group_and_entity_reach_init(trained) -> None:
+    begun = trained("pretrain", steps=1, run="dummy", group="g", wandb_entity="team").begun
+    assert (begun["sinks"], begun["group"], begun["entity"], begun["name"]) == (["dummy"], "g", "team", "dummy")
+    assert "origins" not in begun["config"]
+
+
+def test_runs_on_one_folder_are_numbered_and_counted(trained, tmp_path: Path) -> None:
+    runs = [trained("pretrain", steps=2, out=str(tmp_path), run="qwen_run_{n}") for _ in range(2)]
+    assert [run.begun["name"] for run in runs] == ["qwen_run_1", "qwen_run_2"]
+    for name, expected in {"run_number": [1, 2], "total_runs": [1, 2], "total_samples_trained": [8, 16]}.items():
+        assert [run.logged(f"continuous/{name}")[0][1] for run in runs] == expected
+    assert runs[1].logged("continuous/uptime_hours")[0][1] > 0
+    (tmp_path / "runs.json").write_text("half a fi")
+    with pytest.raises(UserError, match="not what this trainer wrote"):
+        trained("pretrain", steps=1, out=str(tmp_path))
+
+
+def test_prompts_of_ones_own_replace_the_documents(trained) -> None:
+    run = trained("pretrain", steps=1, generation_prompts=("def ",))
+    assert [name for _, name, _ in run.texts] == ["sample/def "]
+    assert run.texts[0][2].startswith("def ")
+
+
+def test_a_bare_double_dash_before_the_flags_is_passed_over(capsys) -> None:
+    assert main(["sft", "--", "--run", "x", "--show_config"]) == 0
+    assert "'x'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_has_one_line_per_flag(command: str, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 110
+    assert "--log_backend" in out
+
+
+def test_the_second_documents_import_line_works(capsys, monkeypatch) -> None:
+    from trainer.trainer_utils import Logger, calculate_mfu, get_lr, is_main_process
+
+    assert is_main_process()
+    Logger("Epoch:[1/1]")
+    monkeypatch.setenv("RANK", "1")
+    assert not is_main_process()
+    Logger("not heard")
+    assert capsys.readouterr().out == "Epoch:[1/1]\n"
+    assert get_lr(0, 100, 1e-3) == pytest.approx(1.1e-3)
+    assert get_lr(100, 100, 1e-3) == pytest.approx(1e-4)
+    assert calculate_mfu(6e9, 50_000, "NVIDIA H100 80GB HBM3") == pytest.approx(100 * 3e14 / 989.4e12, rel=0.01)
