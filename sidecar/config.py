@@ -78,6 +78,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Default: WANDB_MODE, else online with a key and offline without."""
     wandb_dir: str | None = None
     """Where the W&B child writes. Default: DIR/wandb."""
+    otlp_endpoint: str | None = None
+    """OTLP receiver, e.g. http://localhost:4318. Default: OTEL_EXPORTER_OTLP_ENDPOINT, else that."""
     runs_max: Positive = 256
     """Runs one sidecar follows at once; more are refused, counted."""
     streams_max: Positive = 4096

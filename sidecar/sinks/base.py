@@ -37,7 +37,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unavailable(RuntimeError):
-    """The sink cannot work now; its text is the reason with the remedy, fit for one line of ``/status``."""
+    """The sink cannot work now; its text is the reason with the remedy, fit for one line of ``/status``.
+
+    ``retry_after_seconds``: the far end asked not to be tried again before.
+    """
+
+    def __init__(self, reason: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class SinkDied(Unavailable):

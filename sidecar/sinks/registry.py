@@ -18,7 +18,11 @@ SINKS: dict[str, str] = {
     "jsonl": "sidecar.sinks.files:JsonLinesSink",
     "csv": "sidecar.sinks.files:CsvSink",
     "parquet": "sidecar.sinks.files:ParquetSink",
+    "otlp": "sidecar.sinks.otlp:OtlpSink",
 }
+
+PACKAGES = {"opentelemetry": "'trainer-sidecar[otlp]'", "pyarrow": "'trainer-sidecar[parquet]'"}
+"""What to install for a missing module, where that is not its own name."""
 
 ENTRY_POINTS = "trainer_sidecar.sinks"
 
@@ -40,7 +44,8 @@ class SinkNotInstalled(UserError, ValueError):
 
     def __init__(self, name: str, error: ImportError) -> None:
         missing = (error.name or str(error)).partition(".")[0]
-        super().__init__(f"sink {name} needs {missing}, which is not installed", f"pip install {missing}", Exit.MISSING)
+        remedy = f"pip install {PACKAGES.get(missing, missing)}"
+        super().__init__(f"sink {name} needs {missing}, which is not installed", remedy, Exit.MISSING)
 
 
 def known() -> list[str]:

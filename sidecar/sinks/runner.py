@@ -257,7 +257,8 @@ class SinkRunner:
             logging.WARNING if self._failures == 1 else logging.DEBUG,
             "sink %s of run %s failed: %s", self.name, self.run_id, self.health.reason,
         )  # fmt: skip
-        return delay_seconds(self._failures, self._random)
+        asked_seconds = getattr(error, "retry_after_seconds", None) or 0.0
+        return max(asked_seconds, delay_seconds(self._failures, self._random))
 
     # --- poison
 
