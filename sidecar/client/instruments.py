@@ -38,6 +38,12 @@ class Instruments:
         self._bins: deque[tuple[Numbers, str, int | None]] = deque()
         self._closers: list[Callable[[], None]] = []
 
+    def begin_gpu_phase(self, name: str) -> cuda_phases.Span | None:
+        span = self.gpu_phases.begin(name)
+        if span is not None:
+            self.busy = True  # A script may come to its GPU only after some steps.
+        return span
+
     def before_step(self, step: int, sent: dict[str, Any]) -> None:
         """Add to a step's metrics what was measured beside it. Only called while ``busy``."""
         if self.dataset_losses is not None:
@@ -106,13 +112,13 @@ class Instruments:
 
     def close(self) -> None:
         """The run ends: hooks are removed, and the device gets a moment for the bins it is counting."""
-        while self._closers:
-            with self._guard("close"):
-                self._closers.pop()()
         last = self._run._last_step
         while self._riders and last is not None:
             with self._guard("rider"):
                 self._riders.popleft()(last)
+        while self._closers:
+            with self._guard("close"):
+                self._closers.pop()()
         deadline = monotonic() + CLOSE_SECONDS
         self.emit_arrived_bins()
         while self._bins and monotonic() < deadline:

@@ -29,7 +29,7 @@ class Phase:
         self._outer = run._phase
         run._phase = self
         self._started_ns = monotonic_ns()
-        self._gpu = run._instruments.gpu_phases.begin(self._name) if self._name in METRICS else None
+        self._gpu = run._instruments.begin_gpu_phase(self._name) if self._name in METRICS else None
         if self._name not in wire.STEP_PHASES:
             with run._guard():
                 run._emitter.emit(wire.PhaseEntered(time_ns(), self._started_ns, run._last_step, self._name))

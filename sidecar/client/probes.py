@@ -57,7 +57,8 @@ class Probe:
         if every < 1 or shards not in ("local", "reduce"):
             raise ValueError(f"every must be at least 1 and shards 'local' or 'reduce', not {every!r}, {shards!r}")
         self._run, self._every, self._scaler = run, every, scaler
-        self._optimizer = None if optimizer is None else unwrapped(optimizer)
+        given = optimizer if isinstance(optimizer, list | tuple) else [] if optimizer is None else [optimizer]
+        self._optimizers = [unwrapped(each) for each in given]
         named = [(plain_name(name), p) for name, p in model.named_parameters() if p.is_floating_point()]
         self._names, self._parameters = [name for name, _ in named], [p for _, p in named]
         self._ids = {id(p) for p in self._parameters}
@@ -66,7 +67,7 @@ class Probe:
         """Names of the parameters that are reported one by one; the same all through a run."""
         self._chosen = set(self.layers)
         self._gradients_wanted, self._weights_wanted = gradients, weights
-        self._updates_wanted = updates and self._optimizer is not None
+        self._updates_wanted = updates and bool(self._optimizers)
         self._bins_of = set(KINDS if histograms is True else () if histograms is False else histograms)
         sharded = any(is_sharded(p) for p in self._parameters)
         self._shards = Shards(self._parameters) if sharded and shards == "reduce" else None
@@ -111,9 +112,10 @@ class Probe:
         self._run._instruments.on_close(self.close)
         if self._activations is not None and self._due():
             self._activations.install()
-        if self._optimizer is not None:
-            self._handles.append(self._optimizer.register_step_pre_hook(self._before_step))
-            self._handles.append(self._optimizer.register_step_post_hook(self._after_step))
+        for optimizer in self._optimizers:
+            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+        for optimizer in self._optimizers[-1:]:
+            self._handles.append(optimizer.register_step_post_hook(self._after_step))
             if self._gradients_wanted:
                 clipping.listen(self._before_clipping)
 
@@ -191,14 +193,14 @@ class Probe:
                 for name, gradient in zip(names, found, strict=True):
                     if name in self._chosen and gradient.numel():
                         true = gradient if scale is None else gradient.float() / scale
-                        self._packed.append((f"{self._bins_prefix}gradients/{name}/histogram", packed(true)))
+                        self._pack(f"gradients/{name}/histogram", true)
 
     def _scales(self) -> tuple[Any, Any]:
         """(what the gradients are still multiplied by, the scaler's own scale): 0-d tensors on their device, or None.
 
         A fused optimizer divides by itself and is handed ``grad_scale``; else the scaler knows whether it has divided.
         """
-        scaler, optimizer = self._scaler, self._optimizer
+        scaler, optimizer = self._scaler, self._optimizers[0] if self._optimizers else None
         loss_scale = getattr(scaler, "_scale", None)
         handed = getattr(optimizer, "grad_scale", None)
         if handed is not None:
@@ -211,14 +213,14 @@ class Probe:
 
     def _groups(self, present: Sequence[int]) -> list[str | None]:
         """The optimizer group of each parameter; None for all where there is only one group."""
-        groups = [] if self._optimizer is None else self._optimizer.param_groups
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         if len(groups) < 2:
             return [None] * len(present)
         of = {id(p): str(group.get("name", i)) for i, group in enumerate(groups) for p in group["params"]}
         return [of.get(id(self._parameters[i])) for i in present]
 
     def _copy_before_update(self) -> None:
-        if self._updates_wanted:
+        if self._updates_wanted and not self._updates_before:
             with torch.no_grad():
                 self._updates_before = [self._excerpt(i).clone() for i in self._sampled()]
 
@@ -240,10 +242,17 @@ class Probe:
             if "weights" in self._bins_of:
                 for i in self._sampled():
                     if (weight := local(self._parameters[i])).numel():
-                        self._packed.append((f"{self._bins_prefix}weights/{self._names[i]}/histogram", packed(weight)))
+                        self._pack(f"weights/{self._names[i]}/histogram", weight)
             if self._activations is not None and self._activations.installed:
                 records.append(self._outputs(self._activations))
         self._records = [record for record in records if record is not None]
+
+    def _pack(self, name: str, tensor: Any) -> None:
+        """Bins are extra: where they fail (no memory, deterministic algorithms on a GPU) the norms still arrive."""
+        try:
+            self._packed.append((self._bins_prefix + name, packed(tensor)))
+        except RuntimeError:
+            values.count(self._run.rejected, "failed_histogram")
 
     def _updates(self) -> Arriving:
         places, before = self._sampled(), self._updates_before

@@ -127,6 +127,15 @@ def test_the_sidecar_shows_the_gpus_time_not_the_hosts(run: Run, gpu: Gpu) -> No
     assert "performance/forward_time_ms" not in shown["derived", 1]
 
 
+def test_a_script_may_come_to_its_gpu_after_some_steps(run: Run, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as without:
+        without.setattr(cuda_phases, "cuda", lambda: None)
+        run.step(1)
+        assert run._instruments.busy is False
+    one_step(run, gpu, 2)
+    assert of_kind(run, wire.Step)[1].metrics[wire.PENDING] == 2
+
+
 def test_micro_batches_add_up_and_nested_phases_count_once(run: Run, gpu: Gpu) -> None:
     one_step(run, gpu, 1, micro=3)
     with run.phase("backward"):

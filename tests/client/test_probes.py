@@ -396,6 +396,51 @@ def test_a_probe_that_fails_in_the_loop_is_counted_and_training_goes_on(
     assert len(of_kind(run, wire.Step)) == 2
 
 
+def test_several_optimizers_of_one_model_are_one_step(run: Run) -> None:
+    model = small_model()
+    first, second = (torch.optim.SGD(group["params"], lr=0.1) for group in groups_of(model))
+    run.watch(model, [first, second], every=2)
+    for step in range(1, 4):
+        model(torch.randn(6, 8)).square().mean().backward()
+        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.dim() > 1], 1e-3)
+        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.dim() < 2], 1e-3)
+        norm = math.hypot(*(p.grad.norm().item() for p in model.parameters()))
+        first.step()
+        second.step()
+        model.zero_grad()
+        run.step(step)
+    found = logged(run)
+    assert {event.step for event in of_kind(run, wire.Log)} == {2}
+    assert found["gradients/global_norm"] > norm  # Before either part was clipped.
+    assert {"train/grad_norm/0", "train/grad_norm/1"} <= found.keys()
+    assert found["updates/0.weight"] > 0
+    assert found["updates/0.bias"] > 0
+
+
+def test_bins_that_fail_do_not_take_the_norms_with_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(tensor: Any) -> Any:
+        raise RuntimeError("_histc_cuda does not have a deterministic implementation")
+
+    monkeypatch.setattr(probes, "packed", refuse)
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.watch(model, optimizer, every=1, histograms=True)
+    train(run, model, optimizer, range(1, 2))
+    assert {"gradients/global_norm", "weights/global_std", "updates/ratio"} <= logged(run).keys()
+    assert run.rejected == {"failed_histogram": 12}
+
+
+def test_a_sample_taken_in_the_last_step_arrives_though_no_step_follows(run: Run) -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.watch(model, optimizer, every=2)
+    train(run, model, optimizer, range(1, 2))
+    model(torch.randn(6, 8)).square().mean().backward()
+    optimizer.step()
+    run._instruments.close()
+    assert "gradients/global_norm" in logged(run)
+
+
 def test_sparse_and_frozen_and_unused_parameters_do_no_harm(run: Run) -> None:
     model = nn.ModuleDict({"used": nn.Embedding(10, 4, sparse=True), "unused": nn.Linear(4, 4)})
     model["frozen"] = nn.Linear(4, 4).requires_grad_(False)
