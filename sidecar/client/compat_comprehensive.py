@@ -80,7 +80,7 @@ class ComprehensiveWandbLogger:
                 "batch/loss": batch_loss,
                 "batch/perplexity": rows.perplexity(batch_loss),
                 "batch/size": batch_size,
-                "batch/learning_rate": learning_rate,
+                "train/learning_rate": learning_rate,
                 "batch/grad_norm": grad_norm,
             },
             step,
