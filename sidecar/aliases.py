@@ -25,6 +25,7 @@ WILD = {
     "acc": "val/accuracy", "test/accuracy": "val/accuracy", "eval/mean_token_accuracy": "val/accuracy",
     "train_acc": "train/accuracy", "train/acc": "train/accuracy", "train_accuracy": "train/accuracy",
     "train/mean_token_accuracy": "train/accuracy", "train/rewards/accuracies": "train/accuracy",
+    "rewards/accuracy": "train/accuracy", "val/rewards_accuracy": "val/accuracy",
     "rewards/accuracies": "train/accuracy", "eval/rewards/accuracies": "val/accuracy",
     "mean_acc": "eval/mean_acc", "mean_accuracy": "eval/mean_acc", "eval/mean_accuracy": "eval/mean_acc",
     "train/tok_per_sec": "train/tokens_per_second", "tok_per_sec": "train/tokens_per_second",

@@ -110,7 +110,8 @@ def _chosen(pins: list[Pin]) -> list[Pin]:
 def film_figure(data: Films) -> Figure | None:
     if not data.films:
         return None
-    film = data.films[-1]
+    shown = max(range(len(data.films)), key=lambda i: len(data.films[i].steps) * data.films[i].width)
+    film = data.films[shown]
     groups = _pool(len(film.steps), OVERVIEW)
     x = [film.steps[end - 1] if begin else film.steps[0] for begin, end in groups]
     top = max(v for row in film.high for v in row if v is not None)
@@ -120,9 +121,10 @@ def film_figure(data: Films) -> Figure | None:
         "Step", {"title": {"text": "Rank"}, "showspikes": False, **_rank_ticks(film.ranks)},
         {"title": {"text": "Step time (s)"}, "showspikes": False, "type": "log" if log else "linear"},
         scene={"aspectratio": {"x": 2.3, "y": 0.9, "z": 0.6}, "camera": {
-            "eye": {"x": 0.75, "y": -1.8, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.1}}},
-        meta={"films": [msgspec.to_builtins(_labelled(one)) for one in data.films], "shown": len(data.films) - 1,
-              "log": log, "ribbons_max": RIBBONS_MAX, "overview": OVERVIEW},
+            "eye": {"x": 0.82, "y": -2.08, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.1}}},
+        showlegend=True,
+        meta={"films": [msgspec.to_builtins(_labelled(one)) for one in data.films], "shown": shown, "log": log,
+              "ribbons_max": RIBBONS_MAX, "overview": OVERVIEW},
     )  # fmt: skip
     return {"data": traces, "layout": layout}
 

@@ -9,8 +9,10 @@ there is a message that says what to install.
 import os
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,11 +20,15 @@ from sidecar.charts import page
 from sidecar.charts.registry import Figure
 from sidecar.errors import Exit, UserError
 
-WIDTH, HEIGHT = 1600, 1000
+WIDTH, HEIGHT = 1000, 625
+"""Of the page. The file has SCALE times as many pixels: text stays readable in a column of a paper."""
 SCALE = 1.6
-"""Pixels per unit of the page: text stays readable in a column of a paper."""
+FRAME = 160
+"""A headless window is higher than its page by its frame; what is below the page is cut off again."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SECONDS_MAX = 90.0
+CHANNELS = {2: 3, 6: 4}
+"""PNG colour type -> bytes a pixel: colour, colour with transparency."""
 DRAW_MS = 12_000
 """Of the page's own time: Chromium waits for nothing in it, so a quick chart takes a fraction."""
 FLAGS = (
@@ -43,9 +49,9 @@ def write_all(figures: Mapping[str, Figure], directory: Path) -> list[Path]:
             for name, figure in figures.items()]
 
 
-def write(figure: Figure, path: Path, title: str = "figure") -> Path:
+def write(figure: Figure, path: Path, title: str = "figure", *, scale: float = SCALE) -> Path:
     """Raises UserError."""
-    if _by_kaleido(figure, path):
+    if _by_kaleido(figure, path, scale):
         return path
     browser = find_browser()
     if browser is None:
@@ -56,7 +62,7 @@ def write(figure: Figure, path: Path, title: str = "figure") -> Path:
     with tempfile.TemporaryDirectory(prefix="sidecar-png-") as folder:
         source = Path(folder) / "figure.html"
         source.write_text(page.single(figure, title), encoding="utf-8")
-        _draw(browser, source, path, Path(folder))
+        _draw(browser, source, path, Path(folder), scale)
     return path
 
 
@@ -66,24 +72,43 @@ def find_browser() -> str | None:
     return shutil.which(asked) if asked else next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
-def _by_kaleido(figure: Figure, path: Path) -> bool:
+def _by_kaleido(figure: Figure, path: Path, scale: float) -> bool:
     try:
         import kaleido  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         return False
     try:
-        options = {"format": "png", "width": WIDTH / SCALE, "height": HEIGHT / SCALE, "scale": SCALE}
+        options = {"format": "png", "width": WIDTH, "height": HEIGHT, "scale": scale}
         kaleido.write_fig_sync(figure, path, opts=options)
     except Exception:  # noqa: BLE001  # Someone else's library at our border: without its browser it fails in ways of its own.
         return False
     return path.is_file() and path.stat().st_size > 0
 
 
-def _draw(browser: str, source: Path, path: Path, profile: Path) -> None:
+def cropped(data: bytes, height: int) -> bytes:
+    """The first ``height`` rows of a PNG. A row depends on those above it only, so the rest can simply go."""
+    chunks, at = [], 8
+    while at < len(data):
+        size, kind = struct.unpack(">I4s", data[at : at + 8])
+        chunks.append((kind, data[at + 8 : at + 8 + size]))
+        at += size + 12
+    header = chunks[0][1]
+    width, rows, depth, colour = struct.unpack(">IIBB", header[:10])
+    if rows <= height or depth != 8 or colour not in CHANNELS:
+        return data
+    row_bytes = 1 + width * CHANNELS[colour]
+    pixels = zlib.decompress(b"".join(body for kind, body in chunks if kind == b"IDAT"))[: height * row_bytes]
+    shorter = struct.pack(">II", width, height) + header[8:]
+    parts = [(b"IHDR", shorter), (b"IDAT", zlib.compress(pixels, 9)), (b"IEND", b"")]
+    return data[:8] + b"".join(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+                               for kind, body in parts)
+
+
+def _draw(browser: str, source: Path, path: Path, profile: Path, scale: float) -> None:
     output = profile / "figure.png"
     command = [
         browser, *FLAGS, f"--user-data-dir={profile / 'profile'}",
-        f"--window-size={WIDTH / SCALE:.0f},{HEIGHT / SCALE:.0f}", f"--force-device-scale-factor={SCALE}",
+        f"--window-size={WIDTH},{HEIGHT + FRAME}", f"--force-device-scale-factor={scale}",
         f"--virtual-time-budget={DRAW_MS}", f"--screenshot={output}", source.as_uri(),
     ]  # fmt: skip
     try:
@@ -94,6 +119,6 @@ def _draw(browser: str, source: Path, path: Path, profile: Path) -> None:
     if not output.is_file():
         raise UserError(f"{browser} drew nothing: {reason}", "use `Save PNG` on the page instead", Exit.FAILED)
     try:
-        shutil.move(output, path)
+        path.write_bytes(cropped(output.read_bytes(), round(HEIGHT * scale)))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}", "choose another folder", Exit.NOT_WRITABLE) from None

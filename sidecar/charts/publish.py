@@ -36,7 +36,7 @@ def publish(
     check_allowed(allow)
     import wandb
 
-    run = wandb.init(project=project, entity=entity, mode=mode, dir=directory, job_type="pictures",
+    run = wandb.init(project=project, entity=entity, mode=mode, dir=directory, job_type="pictures",  # type: ignore[arg-type]
                      name="pictures", settings=wandb.Settings(silent=True))
     try:
         panels = {f"pictures/{name}": wandb.Plotly(_Figure(_light(figure)))

@@ -59,6 +59,8 @@ def run(options: argparse.Namespace) -> int:
         from sidecar.charts.publish import publish
 
         name = (options.project or projects or ["runs"])[0]
-        sent = publish(app, config.allow, project=name, mode=config.wandb_mode, directory=config.wandb_dir)
+        directory = Path(config.wandb_dir) if config.wandb_dir else config.data_directory / "wandb"
+        directory.mkdir(parents=True, exist_ok=True)
+        sent = publish(app, config.allow, project=name, mode=config.wandb_mode, directory=str(directory))
         print(f"W&B: {', '.join(sent)}")
     return Exit.OK

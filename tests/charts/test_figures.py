@@ -109,6 +109,20 @@ def test_benchmarks_have_the_documents_axes_and_humaneval_as_size(pipeline: list
     assert figure["data"][2]["marker"]["color"] == STAGE_COLOURS["sft"]
 
 
+def test_where_the_documents_benchmarks_are_absent_others_take_their_place_and_it_is_said(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, "r", stage="sft")
+    session = writer.greet()
+    for step in range(3):
+        now = T0 + step * SECOND
+        values = {"eval/sums_acc": 0.1, "eval/modules_acc": 0.2, "val/accuracy": 0.3 + step / 10, "train/loss": 1.0}
+        writer.add(session, wire.Log(now, now, step, values))
+    writer.close()
+    figure = multimetric_figure(multimetric_data(only(tmp_path)))
+    assert figure is not None
+    assert axes(figure) == ["modules accuracy", "sums accuracy", "Validation accuracy"]
+    assert "No run has MMLU" in figure["layout"]["meta"]["note"]
+
+
 def test_datasets_are_lines_of_step_coverage_and_loss(app: VisualizationApp) -> None:
     figure = app.figures["datasets"]
     assert axes(figure) == ["Training step", "Coverage (%)", "Loss"]

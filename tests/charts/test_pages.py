@@ -173,7 +173,7 @@ def test_a_figure_becomes_a_png_of_the_promised_size(app: VisualizationApp, tmp_
     path = png.write(app.figures["landscape"], tmp_path / "landscape.png")
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    assert struct.unpack(">II", data[16:24]) == (png.WIDTH, png.HEIGHT)
+    assert struct.unpack(">II", data[16:24]) == (1600, 1000)
     assert len(data) > 20_000, "an empty page is smaller"
 
 
@@ -181,7 +181,7 @@ def test_without_any_way_to_draw_the_message_says_what_to_install(
     app: VisualizationApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(png, "_by_kaleido", lambda figure, path: False)
+    monkeypatch.setattr(png, "_by_kaleido", lambda figure, path, scale: False)
     with pytest.raises(UserError, match="neither kaleido nor Chromium"):
         png.write(app.figures["landscape"], tmp_path / "x.png")
 

@@ -43,6 +43,11 @@
   /* Without WebGL: x and y stay, z becomes colour; a landscape becomes one line per rank. */
   function flat(figure) {
     const data = [];
+    let cmin = Infinity, cmax = -Infinity;  // One scale for all series.
+    for (const t of figure.data) {
+      if (t.type !== "scatter3d" || (t.meta && t.meta.role)) continue;
+      for (const v of t.z) if (v !== null) { cmin = Math.min(cmin, v); cmax = Math.max(cmax, v); }
+    }
     for (const t of figure.data) {
       if (t.type === "surface") {
         const seen = new Set();
@@ -57,7 +62,7 @@
         if (t.meta && t.meta.role === "pins") continue;
         const marker = Object.assign({}, t.marker);
         if (typeof marker.color === "string" && t.mode.includes("markers")) {
-          Object.assign(marker, { color: t.z, colorscale: "Viridis", line: { color: marker.color, width: 2 } });
+          Object.assign(marker, { color: t.z, cmin, cmax, colorscale: "Viridis", line: { color: marker.color, width: 2 } });
           if (!data.some(d => d.marker && d.marker.showscale)) {
             marker.showscale = true;
             marker.colorbar = { title: { text: figure.layout.scene.zaxis.title.text }, thickness: 12, outlinewidth: 0 };
@@ -86,6 +91,7 @@
     if (figures.has(div)) return;
     let figure = read(div.dataset.figure);
     const film = figure.layout.meta && figure.layout.meta.films ? figure.layout.meta : null;
+    const surface = figure.data.find(trace => trace.type === "surface");
     if (figure.layout.scene && !solid) figure = flat(figure);
     figures.set(div, figure);
     const options = Object.assign({}, config, figure.layout.scene ? {} : { scrollZoom: false });
@@ -98,14 +104,14 @@
       div.addEventListener("pointerleave", () => wheel(false));
     }
     div.dataset.ready = "yes";
-    if (film && !single) films(div, film);
+    if (film && !single) films(div, film, surface);
   }
 
   /* Names are escaped for plotly; an option's text needs them as they are. */
   function decoded(text) { const area = document.createElement("textarea"); area.innerHTML = text; return area.value; }
 
   /* The film: choose a run and a window of columns; of each stretch the extremes stay. */
-  function films(div, meta) {
+  function films(div, meta, surface) {
     const box = div.parentElement.querySelector(".film-controls");
     if (!box) return;
     const at = name => box.querySelector(`[data-film="${name}"]`);
@@ -115,13 +121,16 @@
     box.querySelector("[data-film-runs]").hidden = meta.films.length < 2;
     box.hidden = false;
     let queued = false;
-    function show() {
+    function show(first) {
       queued = false;
       const film = meta.films[Number(which.value)], all = film.steps.length;
       const span = Math.max(Math.min(all, 4), Math.round(all / Number(size.value)));
       const begin = Math.round((all - span) * position.value / 1000), end = begin + span;
       position.disabled = span >= all;
-      const next = view(film, meta, begin, end), figure = figures.get(div);
+      const last = end < all ? film.steps[end] - 1 : film.steps[all - 1] + film.width - 1;
+      where.textContent = `steps ${film.steps[begin].toLocaleString("en")} – ${last.toLocaleString("en")}`;
+      if (first === true) return;  // It is drawn already.
+      const next = view(film, meta, surface, begin, end), figure = figures.get(div);
       const kept = div._fullLayout.scene && div._fullLayout.scene._scene ? div._fullLayout.scene._scene.getCamera() : null;
       let shown = { data: next, layout: structuredClone(figure.layout) };
       if (shown.layout.scene) {
@@ -132,8 +141,6 @@
       } else {
         shown = { data: flat({ data: next, layout: { scene: { zaxis: { title: {} }, xaxis: {}, yaxis: {} } } }).data, layout: figure.layout };
       }
-      const last = end < all ? film.steps[end] - 1 : film.steps[all - 1] + film.width - 1;
-      where.textContent = `steps ${film.steps[begin].toLocaleString("en")} – ${last.toLocaleString("en")}`;
       Plotly.react(div, shown.data, themed(shown.layout), config);
     }
     const soon = () => { if (!queued) { queued = true; requestAnimationFrame(show); } };
@@ -153,10 +160,10 @@
       play.textContent = timer ? "Pause" : "Play";
       play.setAttribute("aria-pressed", String(Boolean(timer)));
     });
-    show();
+    show(true);
   }
 
-  function view(film, meta, begin, end) {
+  function view(film, meta, surface, begin, end) {
     const groups = [], n = Math.min(end - begin, meta.overview);
     for (let i = 0; i < n; i++) groups.push([begin + Math.floor(i * (end - begin) / n), begin + Math.floor((i + 1) * (end - begin) / n)]);
     const x = groups.map(([a, b], i) => i === 0 ? film.steps[a] : film.steps[b - 1]);
@@ -179,7 +186,6 @@
       for (const place of ribbons ? [rank - 0.38, rank + 0.38] : [rank]) { y.push(place); z.push(heights); text.push(words); }
       if (ribbons) { y.push(rank + 0.5); z.push(heights.map(() => null)); text.push(heights.map(() => "")); }
     });
-    const original = read("figure-film"), surface = original.data.find(t => t.type === "surface");
     const middle = film.median_seconds;
     const data = [Object.assign({}, surface, { x, y, z, text, cmin: middle * 0.6, cmax: middle * 2.2 })];
     const from = film.steps[begin], to = end < film.steps.length ? film.steps[end] : Infinity;
