@@ -37,7 +37,7 @@ class ChatStage(Stage):
         held_back = TaskMixture({task.name: task.val for task in loaded}, config.seed)
         prepared, reused = self._prepared(config, mixture)
         val = prepare(held_back, config.seq_len, learn_all=self.learn_all)
-        share = {
+        share: dict[str, Any] = {
             "seq_len": config.seq_len, "batch_size": config.batch_size, "rank": world.rank, "world_size": world.size,
             "packed": config.pack, "fixed": config.compile,
         }  # fmt: skip

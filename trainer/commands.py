@@ -79,7 +79,7 @@ def _loaded(config: Any, here: World) -> tuple[Any, Weights, GPT]:
 def _validation(model: GPT, config: Config, here: World, loaded: list[Any]) -> dict[str, float]:
     """val/* of the assistant's words, over all that fits into a batch."""
     held_back = prepare(TaskMixture({task.name: task.val for task in loaded}, config.seed), config.seq_len)
-    share = {"batch_size": config.batch_size, "rank": here.rank, "world_size": here.size}
+    share: dict[str, Any] = {"batch_size": config.batch_size, "rank": here.rank, "world_size": here.size}
     chats = Chats(held_back, name="validation", seq_len=config.seq_len, **share)
     iters = min(config.eval_iters or EVAL_ITERS, chats.batches_per_epoch)
     return validated(model, chats.next_batch, iters, here)

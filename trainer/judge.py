@@ -7,7 +7,7 @@ Never: moves a random number, or runs what a model wrote without being asked to 
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -27,7 +27,7 @@ PROGRAM_TOKENS = 200
 
 def judge(
     model: GPT,
-    tasks: dict[str, Sequence[Example]],
+    tasks: Mapping[str, Sequence[Example]],
     world: World,
     *,
     most: int,

@@ -136,18 +136,19 @@ class Loop:
             self.watch.step(self.optimizer, grad_norm)
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        loss, grad_norm = tally.loss(), grad_norm.detach()
-        if self.world.device.type == "cpu":
-            loss, grad_norm = loss.item(), grad_norm.item()  # On a GPU they stay there: nothing may wait for them.
+        told: list[Any] = [tally.loss(), grad_norm.detach()]
+        if self.watch.on_cpu:  # On a GPU the numbers stay there: nothing may wait for them.
+            told = [number.item() for number in told]
+        mean, norm = told
         self.run.step(
-            self.step, loss=loss, learning_rate=lr, grad_norm=grad_norm, tokens=tally.tokens, samples=tally.samples,
+            self.step, loss=mean, learning_rate=lr, grad_norm=norm, tokens=tally.tokens, samples=tally.samples,
             epoch=self.step / self.schedule.steps_per_epoch, metrics=tally.metrics() | self.watch.metrics(),
         )  # fmt: skip
-        self.pace.end(self.step, loss, tally.tokens, tally.samples)
+        self.pace.end(self.step, mean, tally.tokens, tally.samples)
         if self.step % self.config.log_train_freq == 0 or self.step == self.schedule.total_steps:
-            self.console.train(lr=lr, grad_norm=float(grad_norm), **self.pace.report(self.step))
+            self.console.train(lr=lr, grad_norm=float(norm), **self.pace.report(self.step))
         elif self.console.level >= VERBOSE:
-            self.console.say(f"Step {self.step}: loss={float(loss):.4f}", VERBOSE)
+            self.console.say(f"Step {self.step}: loss={float(mean):.4f}", VERBOSE)
         self.console.progress(self.step, self.schedule.total_steps)
         if self.watch.on_cpu or self.step % self.config.log_train_freq == 0:
             self.watch.check(self.step)

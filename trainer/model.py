@@ -4,6 +4,7 @@ Given: a ModelConfig and token ids of shape (batch, time). Hands on: logits of s
 Never: knows about devices, losses or training.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,13 +53,16 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
         self.out = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, remember: "Remember | None" = None) -> Tensor:
         batch, time, width = x.shape
         qkv = self.qkv(x).view(batch, time, 3, self.n_head, width // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        mask = None
+        if remember is not None:
+            k, v, mask = remember(k, v)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout)
         return self.out(y.transpose(1, 2).reshape(batch, time, width))
 
 
@@ -78,9 +82,36 @@ class Block(nn.Module):
         self.attention, self.mlp = Attention(config), MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.dropout(self.attention(rms_norm(x), cos, sin))
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, remember: "Remember | None" = None) -> Tensor:
+        x = x + self.dropout(self.attention(rms_norm(x), cos, sin, remember))
         return x + self.dropout(self.mlp(rms_norm(x)))
+
+
+Remember = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
+"""(keys, values) of what is read now -> those of all that may be looked at, and which of them each row may."""
+
+
+class Memory:
+    """Keys and values of tokens already read, so that one more token costs one position instead of all."""
+
+    def __init__(self, model: "GPT", rows: int, limit: int) -> None:
+        """For ``rows`` texts of at most ``limit`` tokens."""
+        config, like = model.config, model.head.weight
+        shape = (config.n_layer, rows, config.n_head, limit, config.head_dim)
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.rows, self.places = torch.arange(rows, device=like.device), torch.arange(limit, device=like.device)
+
+    def of(self, layer: int, at: Tensor | None) -> Remember:
+        keys, values = self.keys[layer], self.values[layer]
+
+        def remember(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+            if at is None:
+                keys[:, :, : k.size(2)], values[:, :, : v.size(2)] = k, v
+                return k, v, None
+            keys[self.rows, :, at], values[self.rows, :, at] = k[:, :, 0].to(keys.dtype), v[:, :, 0].to(keys.dtype)
+            return keys.to(k.dtype), values.to(v.dtype), (self.places <= at[:, None])[:, None, None]
+
+        return remember
 
 
 class GPT(nn.Module):
@@ -113,6 +144,17 @@ class GPT(nn.Module):
                 x = checkpoint(block, x, cos, sin, use_reentrant=False)
             else:
                 x = block(x, cos, sin)
+        return rms_norm(x)
+
+    def read(self, tokens: Tensor, memory: "Memory", at: Tensor | None = None) -> Tensor:
+        """As ``features``, remembering what was read: first whole prompts, then one token per row, each at ``at``."""
+        time = tokens.size(1)
+        cos, sin = (self.cos[:, :, :time], self.sin[:, :, :time])
+        if at is not None:
+            cos, sin = self.cos[0, 0, at][:, None, None], self.sin[0, 0, at][:, None, None]
+        x = rms_norm(self.embedding(tokens))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, cos, sin, memory.of(layer, at))
         return rms_norm(x)
 
     def _initialise(self) -> None:

@@ -39,9 +39,7 @@ PARTS = {
     ),
     "midtrain": Part("trainer.stages.midtrain:Midtraining", MidtrainConfig, {"steps": 200}),
     "sft": Part("trainer.stages.sft:FineTuning", SftConfig, {"steps": 120, "batch_size": 32}),
-    "dpo": Part(
-        "trainer.stages.dpo:PreferenceTraining", DpoConfig, {"steps": 60, "learning_rate": 2e-4, "eval_iters": 8}
-    ),
+    "dpo": Part("trainer.stages.dpo:PreferenceTraining", DpoConfig, {"steps": 60, "eval_iters": 8}),
     "ppo": Part("trainer.stages.ppo:PolicyTraining", PpoConfig, {"steps": 160, "learning_rate": 2e-4}),
 }
 
@@ -74,7 +72,8 @@ def settings_of(config: PipelineConfig, name: str, group: str) -> Config:
 
 def _stage(part: Part) -> MakeStage:
     module, name = part.stage.split(":")
-    return getattr(importlib.import_module(module), name)
+    make: MakeStage = getattr(importlib.import_module(module), name)
+    return make
 
 
 def _finished(folder: str | None, name: str) -> Weights | None:

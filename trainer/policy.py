@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.data.batch import IGNORE
-from trainer.model import GPT
+from trainer.model import GPT, Memory
 from trainer.tokenizer import ASSISTANT_END, PAD
 
 
@@ -45,30 +45,35 @@ def respond(
 ) -> list[list[int]]:
     """A reply to each prompt, with its closing mark if it came to one; at temperature 0 the likeliest.
 
-    All prompts go through the model together, each padded on the right, where causal attention never looks.
+    All prompts go through the model together, each padded on the right, where causal attention never looks; after
+    that, one token per reply at a time.
     """
     device = model.head.weight.device
     generator = torch.Generator(device).manual_seed(seed)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    limit = min(model.config.seq_len, int(lengths.max()) + max_tokens)
+    longest = int(lengths.max())
+    limit = min(model.config.seq_len, longest + max_tokens)
     tokens = torch.full((len(prompts), limit), PAD)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = torch.tensor(prompt)
     tokens, rows = tokens.to(device), torch.arange(len(prompts), device=device)
+    memory = Memory(model, len(prompts), limit)
+    features = model.read(tokens[:, :longest], memory)[rows, lengths - 1]
     ends, open_ = lengths.clone(), torch.ones_like(lengths, dtype=torch.bool)
     for _ in range(max_tokens):
-        width = min(limit, int(ends.max()))
-        logits = model.head(model.features(tokens[:, :width])[rows, ends - 1]).float()
+        logits = model.head(features).float()
         if temperature == 0:
             said = logits.argmax(-1)
         else:
             said = torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator).squeeze(-1)
         open_ = open_ & (ends < limit)
         tokens[rows[open_], ends[open_]] = said[open_]
+        at = ends.clamp(max=limit - 1)  # Rows that are closed go along, and nobody looks at what they say.
         ends = ends + open_.long()
         open_ = open_ & (said != ASSISTANT_END)
         if not open_.any():
             break
+        features = model.read(said[:, None], memory, at)[:, 0]
     return [tokens[row, lengths[row] : ends[row]].tolist() for row in range(len(prompts))]
 
 

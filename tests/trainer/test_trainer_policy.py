@@ -53,6 +53,19 @@ def test_replies_do_not_depend_on_who_else_is_asked() -> None:
     assert all(len(reply) == 8 or reply[-1] == ASSISTANT_END for reply in together)
 
 
+def test_what_was_read_before_is_remembered_as_it_would_be_read_again() -> None:
+    torch.manual_seed(3)
+    model = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=16, seq_len=32)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    prompts = [[BOS, *b"hello"], [BOS, 7]]
+    for prompt, reply in zip(prompts, respond(model, prompts, 12, temperature=0), strict=True):
+        tokens = list(prompt)
+        for _ in reply:
+            tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
+        assert tokens[len(prompt) :] == reply
+
+
 def test_a_reply_ends_at_its_mark_or_where_the_context_does() -> None:
     model = GPT(TINY).eval()
     model.head.weight.data.zero_()

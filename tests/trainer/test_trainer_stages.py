@@ -14,6 +14,7 @@ import torch
 from test_trainer_command import RUN_RECORDED, flags_of, recorded
 
 from trainer.errors import UserError
+from trainer.finite import FiniteWatch
 from trainer.stage import Stage
 from trainer.tokenizer import IDENTITY
 
@@ -188,6 +189,25 @@ def test_without_finite_gradients_training_stops_by_option_or_when_there_are_non
     poison(monkeypatch, at=set(range(5, 100)))
     with pytest.raises(UserError, match="not finite at step 24: 20"):
         trained("pretrain", steps=50)
+
+
+def test_on_a_device_the_optimizer_itself_leaves_the_step_out_and_nobody_waits() -> None:
+    """The way of a GPU, on fused AdamW for the CPU."""
+    weight = torch.nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.0, fused=True)
+    watch = FiniteWatch("skip", torch.device("cpu"))
+    watch.on_cpu = False
+    for gradient in (1.0, math.nan, 1.0):
+        weight.grad = torch.full((4,), gradient)
+        before = weight.detach().clone()
+        watch.step(optimizer, weight.grad.norm())
+        assert torch.equal(before, weight) == math.isnan(gradient)
+    assert torch.isfinite(weight).all()
+    assert watch.metrics()["train/skipped_steps"] == 1
+    watch.check(3)
+    watch.policy = "stop"
+    with pytest.raises(UserError, match="1 step.s. left out"):
+        watch.check(3)
 
 
 REAL_LOSS = Stage.loss

@@ -9,7 +9,7 @@ import torch
 from trainer import chat
 from trainer.data.batch import IGNORE, Batch, Order
 from trainer.data.chats import ROUND
-from trainer.tasks.example import Message, TaskMixture
+from trainer.tasks.example import Message, Preference, TaskMixture
 from trainer.tokenizer import PAD
 
 Row = tuple[list[int], list[bool]]
@@ -17,7 +17,14 @@ Row = tuple[list[int], list[bool]]
 
 class Pairs(Order):
     def __init__(
-        self, mixture: TaskMixture, *, seq_len: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        mixture: TaskMixture[Preference],
+        *,
+        seq_len: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.seq_len = seq_len
         self.rows: list[tuple[str, Row, Row]] = []

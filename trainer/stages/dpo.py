@@ -33,7 +33,7 @@ class PreferenceTraining(Stage):
     def __init__(self, config: DpoConfig, world: World) -> None:
         loaded, problems = load_tasks(self.name, config)
         self.beta = config.beta
-        share = {
+        share: dict[str, Any] = {
             "seq_len": config.seq_len, "batch_size": config.batch_size, "rank": world.rank, "world_size": world.size
         }  # fmt: skip
         mixture = TaskMixture({task.name: task.train for task in loaded}, config.seed)

@@ -48,10 +48,10 @@ class PolicyTraining(Stage):
         self.judged = {task.name: task.val for task in loaded}
         replies = config.batch_size * config.rollout_batches
         share = {"batch_size": replies, "rank": world.rank, "world_size": world.size}
-        self.train = Order(len(self.mixture), seed=config.seed, **share)
-        self.train.require_a_batch(f"{loaded[0].name} (prompts)")
+        self.order = Order(len(self.mixture), seed=config.seed, **share)
+        self.order.require_a_batch(f"{loaded[0].name} (prompts)")
         self.updates = config.rollout_batches * config.ppo_epochs
-        self.batches_per_epoch = self.train.batches_per_epoch * self.updates
+        self.batches_per_epoch = self.order.batches_per_epoch * self.updates
         self.dataset_sizes = {name: len(part) for name, part in self.mixture.parts.items()}
         held_back = sum(map(len, self.judged.values()))
         lengths = [len(chat.render_prompt(self.mixture[i].prompt)) for i in range(len(self.mixture))]
@@ -81,7 +81,7 @@ class PolicyTraining(Stage):
         return self._batch({name: tensor[rows] for name, tensor in self.experience.items()})
 
     def _roll_out(self) -> None:
-        cursors = self.train.next().tolist()
+        cursors = self.order.next().tolist()
         examples = [self.mixture[cursor] for cursor in cursors]
         prompts = [chat.render_prompt(example.prompt) for example in examples]
         model = self.actor_critic.actor
@@ -177,12 +177,12 @@ class PolicyTraining(Stage):
 
     def state(self) -> dict[str, Any]:
         return {
-            **self.train.state(), "kl_weight": self.kl_weight, "rollouts": self.rollouts, "used": self.used,
+            **self.order.state(), "kl_weight": self.kl_weight, "rollouts": self.rollouts, "used": self.used,
             "reference": self.reference.state_dict(), "value": self.actor_critic.value.state_dict(),
         }  # fmt: skip
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.train.load_state(state)
+        self.order.load_state(state)
         self.kl_weight, self.rollouts, self.used = state["kl_weight"], state["rollouts"], state["used"]
         self.reference.load_state_dict(state["reference"])
         self.actor_critic.value.load_state_dict(state["value"])

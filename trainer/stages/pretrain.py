@@ -31,12 +31,13 @@ class Pretraining(Stage):
 
     def __init__(self, config: Config, world: World) -> None:
         share = {"batch_size": config.batch_size, "rank": world.rank, "world_size": world.size}
-        *shards, last = parquet.shards_of(config.data) or [None]
-        if last is None:
+        shards = parquet.shards_of(config.data)
+        if not shards:
             corpus = data.load(config.data, bytes_max=config.data_bytes, val_fraction=config.val_fraction)
             tokens = concatenate(corpus.train)
             self.train = Windows(tokens, name=corpus.name, seq_len=config.seq_len, seed=config.seed, **share)
         else:
+            *shards, last = shards
             corpus = _held_back(last, config)
             self.train = ParquetStream(shards, name=corpus.name, seq_len=config.seq_len, **share)
         val_tokens = concatenate(corpus.val)
@@ -45,7 +46,7 @@ class Pretraining(Stage):
         self.batches_per_epoch = self.train.batches_per_epoch
         self.dataset_sizes = {corpus.name: self.train.count}
         self.data_facts = _facts(corpus, self.train.count, self.val.count, config.seq_len)
-        if last is not None:
+        if shards:
             self.data_facts |= {"dataset/train_shards": len(shards), **parquet.quality(shards[0])}
 
     def surprise(self, texts: list[str]) -> float | None:

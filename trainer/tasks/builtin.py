@@ -97,7 +97,8 @@ def _sum(a: int, b: int, more: bool, who: str, what: str) -> Example:
 def preferences() -> Task[Preference]:
     """A right reply and a wrong one to each sum, of the same form: only the number tells them apart."""
     task, rng = sums(), random.Random(3)
-    return Task("sums (preferences)", *([_preference(e, rng) for e in half] for half in (task.train, task.val)))
+    train, val = ([_preference(example, rng) for example in half] for half in (task.train, task.val))
+    return Task("sums (preferences)", train, val)
 
 
 def _preference(example: Example, rng: random.Random) -> Preference:
