@@ -46,6 +46,8 @@ class Intake:
         self._streams_max, self._runs_max = streams_max, runs_max
         self._journals: dict[str, Journal] = {}
         self._runs_by_session: dict[int, str] = {}
+        self._greeted: set[int] = set()
+        """Sessions announced by this process: one that the journal knows from before a restart is news to the rest."""
         self._own_session = secrets.randbits(63)
         self._own_lock = threading.Lock()
         self._own_events: list[tuple[str, wire.Event]] = []
@@ -212,9 +214,10 @@ class Intake:
         if journal is None:
             return False
         known = journal.streams.get(hello.session)
-        if known is not None and known.hello == hello:
-            return True
         received_ns = time.time_ns()
+        if known is not None and known.hello == hello:
+            self._announce(hello, received_ns)
+            return True
         try:
             journal.greet(hello, received_ns)
         except (OSError, sqlite3.Error) as error:
@@ -222,12 +225,18 @@ class Intake:
             return False
         self._runs_by_session[hello.session] = hello.run_id
         self._telemetry.streams = len(self._runs_by_session)
-        self.on_hello(hello, received_ns)
+        self._greeted.discard(hello.session)  # It says something new of itself.
+        self._announce(hello, received_ns)
         return True
+
+    def _announce(self, hello: wire.Hello, received_ns: int) -> None:
+        if hello.session not in self._greeted:
+            self._greeted.add(hello.session)
+            self.on_hello(hello, received_ns)
 
     def _take_frame(self, peer: bytes, frame: wire.Frame) -> None:
         run_id = self._runs_by_session.get(frame.session)
-        if run_id is None:
+        if run_id is None or frame.session not in self._greeted:
             return self._answer(peer, wire.WantHello(frame.session))
         if len(frame.records) > wire.FRAME_EVENTS_MAX or run_id != frame.run_id or frame.first_seq < 0:
             return self._reject("impossible_frame")
