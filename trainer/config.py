@@ -70,6 +70,7 @@ class Config:
     dtype: str = flag(
         "auto", "bfloat16 is autocast [on GPUs]", group="machine", choices=("auto", "float32", "bfloat16")
     )
+    read_ahead: bool = flag(False, "make the next batch during a step [on GPUs]", group="machine")
     compile: bool = flag(False, "torch.compile the model", group="machine")
     checkpoint_activations: bool = flag(False, "compute activations twice instead of keeping them", group="machine")
     threads: int | None = flag(None, "CPU threads per process [cores, at most 8]", group="machine")

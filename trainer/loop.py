@@ -71,6 +71,9 @@ class Loop:
         if config.resume:
             self._resume(config.resume)
         self.first_step = self.step
+        on_gpu = world.device.type == "cuda"
+        if on_gpu or config.read_ahead:
+            stage.read_ahead(pin=on_gpu)
         self.trained = self._wrap()
         self.run: sidecar.Run
 

@@ -1,6 +1,6 @@
 """All five stages, one after the other: each starts from the former's weights, all under one project and group.
 
-    python -m trainer pipeline                                   about four minutes on two cores
+    python -m trainer pipeline                                   a few minutes on two cores
     sidecar run -- python -m trainer pipeline --out runs/a       each stage a run of its own, side by side in every view
     python -m trainer pipeline --out runs/a --resume runs/a      go on after the last stage that was finished
 
@@ -13,6 +13,7 @@ import importlib
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer import checkpoint
@@ -33,6 +34,7 @@ class Part(NamedTuple):
 
 
 CONTEXT = 160
+TEXT_FOLDERS = ("fineweb-edu", "fineweb_edu", "text")
 PARTS = {
     "pretrain": Part(
         "trainer.stages.pretrain:Pretraining", Config, {"steps": 300, "generate_freq": 30, "seq_len": CONTEXT}
@@ -65,9 +67,16 @@ def settings_of(config: PipelineConfig, name: str, group: str) -> Config:
     part = PARTS[name]
     own = {field.name for field in dataclasses.fields(part.config) if field.metadata}
     given = {key: getattr(config, key) for key in config.origins if key in own}
+    if name == "pretrain" and config.data:
+        given["data"] = _text_in(Path(config.data).expanduser())
     label = f"{config.run}-{name}" if config.run and config.run != "dummy" else config.run or name
     fixed = {"group": group, "run": label, "run_id": None, "from_weight": None}
     return part.config(**{**part.settings, **given, **fixed}, origins=config.origins)
+
+
+def _text_in(folder: Path) -> str | None:
+    """With --data FOLDER the first stage reads FOLDER/fineweb-edu (or /text), where there is one."""
+    return next((str(folder / name) for name in TEXT_FOLDERS if (folder / name).is_dir()), None)
 
 
 def _stage(part: Part) -> MakeStage:

@@ -6,13 +6,14 @@ Never: steps an optimizer, or talks to the sidecar: loop.py does that for all st
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import GENERATION_PROMPTS
+from trainer.data.ahead import Ahead, Loader
 from trainer.data.batch import IGNORE, Batch
 from trainer.distributed import World
 from trainer.evaluate import evaluate
@@ -20,15 +21,6 @@ from trainer.flops import flops_per_token
 from trainer.model import GPT
 
 Autocast = Callable[[], AbstractContextManager[Any]]
-
-
-class Loader(Protocol):
-    batches_per_epoch: int
-
-    def next_batch(self) -> Batch: ...
-    def rewind(self) -> None: ...
-    def state(self) -> dict[str, Any]: ...
-    def load_state(self, state: dict[str, Any]) -> None: ...
 
 
 class Stage:
@@ -54,6 +46,11 @@ class Stage:
     def learner(self, model: GPT) -> nn.Module:
         """What is trained: the model, or more around it. Called once, with the weights that the stage starts from."""
         return model
+
+    def read_ahead(self, pin: bool) -> None:
+        """Make the next batch while the last one is computed with. A stage that draws its own batches cannot."""
+        if hasattr(self, "train"):
+            self.train = Ahead(self.train, pin=pin)
 
     def next_batch(self) -> Batch:
         return self.train.next_batch()

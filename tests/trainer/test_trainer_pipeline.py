@@ -119,11 +119,15 @@ def test_the_weights_can_be_judged_and_speak(observed, capsys, monkeypatch, tmp_
     assert "nothing to continue" in capsys.readouterr().err
 
 
-def test_a_flag_that_is_given_holds_for_every_stage_and_wins_over_the_pipelines_own() -> None:
+def test_a_flag_that_is_given_holds_for_every_stage_and_wins_over_the_pipelines_own(tmp_path: Path) -> None:
     given = PipelineConfig(steps=7, n_layer=2, origins={"steps": "flag", "n_layer": "environment"})
     for name in PARTS:
         settings = settings_of(given, name, "g")
         assert (settings.steps, settings.n_layer, settings.group) == (7, 2, "g")
+    (tmp_path / "fineweb-edu").mkdir()
+    local = PipelineConfig(data=str(tmp_path), origins={"data": "flag"})
+    assert settings_of(local, "pretrain", "g").data == str(tmp_path / "fineweb-edu")
+    assert settings_of(local, "sft", "g").data == str(tmp_path)
     plain = settings_of(PipelineConfig(), "ppo", "g")
     assert plain.steps == PARTS["ppo"].settings["steps"]
     assert isinstance(plain, PpoConfig)

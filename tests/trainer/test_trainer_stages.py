@@ -111,6 +111,15 @@ def test_a_stage_resumed_from_a_checkpoint_goes_on_bit_equal(trained, tmp_path: 
     assert rest.logged("eval/mean_acc") == whole.logged("eval/mean_acc")
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "sft"])
+def test_reading_ahead_changes_nothing_also_over_a_resume(trained, tmp_path: Path, stage: str) -> None:
+    plain = trained(stage, steps=5)
+    ahead = trained(stage, steps=5, read_ahead=True, out=str(tmp_path), checkpoint_freq=2)
+    rest = trained(stage, steps=5, read_ahead=True, resume=str(tmp_path / stage / "checkpoint_000002.pt"))
+    assert ahead.losses == plain.losses
+    assert rest.losses == plain.losses[2:]
+
+
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
 def test_judging_and_sampling_leave_the_losses_bit_equal(trained, stage: str) -> None:
     flags = {"steps": 5, "dropout": 0.2, **SMALL.get(stage, {})}

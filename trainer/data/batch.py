@@ -49,7 +49,9 @@ class Batch:
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor if tensor.device.type == device.type else tensor.pin_memory().to(device, non_blocking=True)
+    if tensor.device.type == device.type:
+        return tensor
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
 
 class Order:

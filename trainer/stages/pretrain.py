@@ -27,25 +27,27 @@ from trainer.stage import Stage
 
 class Pretraining(Stage):
     name = "pretrain"
-    train: Windows | ParquetStream
 
     def __init__(self, config: Config, world: World) -> None:
         share = {"batch_size": config.batch_size, "rank": world.rank, "world_size": world.size}
         shards = parquet.shards_of(config.data)
+        self.is_stream = bool(shards)
         if not shards:
             corpus = data.load(config.data, bytes_max=config.data_bytes, val_fraction=config.val_fraction)
             tokens = concatenate(corpus.train)
-            self.train = Windows(tokens, name=corpus.name, seq_len=config.seq_len, seed=config.seed, **share)
+            train: Windows | ParquetStream = Windows(
+                tokens, name=corpus.name, seq_len=config.seq_len, seed=config.seed, **share
+            )
         else:
             *shards, last = shards
             corpus = _held_back(last, config)
-            self.train = ParquetStream(shards, name=corpus.name, seq_len=config.seq_len, **share)
+            train = ParquetStream(shards, name=corpus.name, seq_len=config.seq_len, **share)
         val_tokens = concatenate(corpus.val)
-        self.val = Windows(val_tokens, name=f"{corpus.name} (validation)", seq_len=config.seq_len, **share)
+        self.val = val = Windows(val_tokens, name=f"{corpus.name} (validation)", seq_len=config.seq_len, **share)
         self.reference = Reference(corpus.train or corpus.val) if world.is_main else None
-        self.batches_per_epoch = self.train.batches_per_epoch
-        self.dataset_sizes = {corpus.name: self.train.count}
-        self.data_facts = _facts(corpus, self.train.count, self.val.count, config.seq_len)
+        self.train, self.batches_per_epoch = train, train.batches_per_epoch
+        self.dataset_sizes = {corpus.name: train.count}
+        self.data_facts = _facts(corpus, train.count, val.count, config.seq_len)
         if shards:
             self.data_facts |= {"dataset/train_shards": len(shards), **parquet.quality(shards[0])}
 
@@ -53,20 +55,20 @@ class Pretraining(Stage):
         return self.reference.perplexity(texts) if self.reference else None
 
     def state(self) -> dict[str, Any]:
-        return {} if isinstance(self.train, ParquetStream) else self.train.state()
+        return {} if self.is_stream else self.train.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        if not isinstance(self.train, ParquetStream):
+        if not self.is_stream:
             self.train.load_state(state)
 
     def rank_state(self) -> dict[str, Tensor]:
         """Each rank is somewhere else in a stream."""
-        if not isinstance(self.train, ParquetStream):
+        if not self.is_stream:
             return {}
         return {name: torch.tensor(value) for name, value in self.train.state().items()}
 
     def load_rank_state(self, state: dict[str, Tensor]) -> None:
-        if isinstance(self.train, ParquetStream):
+        if self.is_stream:
             self.train.load_state({name: int(value) for name, value in state.items()})
 
 
