@@ -7,6 +7,7 @@ JSON lines have the export's shape plus ``number``. CSV and Parquet are long, on
 names may come at any time: number, time (seconds since the epoch), step, rank, kind, name, value (double), text.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -16,12 +17,12 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import msgspec
 
 from sidecar.rows import Row, RunInfo
-from sidecar.sinks.base import Report, SinkContext
+from sidecar.sinks.base import Report, SinkContext, SinkDied
 from sidecar.sinks.deadletters import file_stem
 
 COLUMNS = ("number", "time", "step", "rank", "kind", "name", "value", "text")
@@ -60,9 +61,9 @@ class _Appended:
         assert self._path is not None
         lines = [self.line(index, row) for index, row in enumerate(rows, number) if index >= self._next]
         if not self._path.exists():
-            raise FileNotFoundError(f"{self._path} was removed")
-        with self._path.open("ab") as file:
-            file.write(b"".join(lines))
+            raise SinkDied(f"{self._path} was removed; writing it anew from the first row")
+        with self._path.open("ab", buffering=0) as file:
+            _write_or_undo(file, b"".join(lines))
         self._next = max(self._next, number + len(rows))
 
     def flush(self) -> Report:
@@ -184,6 +185,8 @@ class ParquetSink:
         import pyarrow.parquet as pq
 
         assert self._directory is not None
+        if not self._directory.is_dir():
+            raise SinkDied(f"{self._directory} was removed; writing it anew from the first row")
         types = (pa.int64(), pa.float64(), pa.int64(), pa.int32(), pa.string(), pa.string(), pa.float64(), pa.string())
         columns = list(zip(*self._lines, strict=True))
         arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
@@ -199,6 +202,18 @@ class ParquetSink:
             draft.unlink()
         ends = [re.fullmatch(r"part-\d+-(\d+)\.parquet", path.name) for path in self._directory.iterdir()]
         return max((int(match[1]) for match in ends if match), default=0)
+
+
+def _write_or_undo(file: IO[bytes], data: bytes) -> None:
+    """On a full disk the file is left as it was, so that the rows can come again."""
+    size, rest = file.seek(0, os.SEEK_END), memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.truncate(size)
+        raise
 
 
 def _lines(number: int, row: Row) -> list[Line]:

@@ -7,6 +7,7 @@ What is repeated after a crash (at most one batch) lies twice at equal steps, wh
 Steps that a resumed trainer does again are announced, so that TensorBoard forgets the first attempt.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import IO, Any, ClassVar
 
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks import tfevents
-from sidecar.sinks.base import Report, SinkContext
+from sidecar.sinks.base import Report, SinkContext, SinkDied
 from sidecar.sinks.deadletters import file_stem
 from sidecar.sinks.privacy import Gate
 
@@ -34,6 +35,10 @@ class TensorBoardSink:
         self._base = Path(context.options.get("dir") or Path(context.data_dir, "tensorboard"))
         self._file: IO[bytes] | None = None
         self._path: Path | None = None
+        self._size = 0
+        """Bytes of whole records in the file."""
+        self._pending: list[bytes] = []
+        self._removed = False
         self._shown: dict[str, Any] = {}
         self._last_step = 0
         self._furthest: dict[int, int] = {}
@@ -46,27 +51,25 @@ class TensorBoardSink:
             directory = self._base / file_stem(run.run_id)
             directory.mkdir(parents=True, exist_ok=True)
             self._path = _new_file(directory)
-            self._file = self._path.open("xb")
+            self._file, self._size = self._path.open("xb", buffering=0), 0
             self._write(tfevents.first_event(time.time()))
         self._show_config(run)
-        self._file.flush()
-        return self.report()
+        self._commit()
+        removed, self._removed = self._removed, False
+        return Report(acknowledged=0) if removed else Report()  # Then all of it comes again.
 
     def deliver(self, rows: Sequence[Row], number: int) -> None:
-        assert self._file is not None
         assert self._path is not None
         if not self._path.exists():
-            raise FileNotFoundError(f"{self._path.parent} was removed")
-        for row in rows:
-            if row.kind == "step" and row.rank > 0:  # The derived row joins all ranks.
-                continue
-            self._note_rework(row)
-            if row.step is not None:
-                self._last_step = row.step
-            values = _values(row)
-            if values:
-                self._write(tfevents.summary_event(row.time, self._last_step, values))
-        self._file.flush()
+            self._forget()
+            raise SinkDied(f"{self._path.parent} was removed; writing it anew from the first row")
+        before = self._last_step, dict(self._furthest), dict(self._seq)
+        try:
+            self._add(rows)
+            self._commit()
+        except BaseException:  # The same rows come again: they must not look like work done again.
+            self._last_step, self._furthest, self._seq = before
+            raise
 
     def flush(self) -> Report:
         return self.report()
@@ -79,9 +82,38 @@ class TensorBoardSink:
             self._file.close()
             self._file = None
 
+    def _add(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if row.kind == "step" and row.rank > 0:  # The derived row joins all ranks.
+                continue
+            self._note_rework(row)
+            if row.step is not None:
+                self._last_step = row.step
+            values = _values(row)
+            if values:
+                self._write(tfevents.summary_event(row.time, self._last_step, values))
+
     def _write(self, event: bytes) -> None:
+        self._pending.append(tfevents.record(event))
+
+    def _commit(self) -> None:
+        """All that is pending or nothing: on a full disk the file ends with its last whole record."""
         assert self._file is not None
-        self._file.write(tfevents.record(event))
+        data, self._pending = b"".join(self._pending), []
+        try:
+            _write_all(self._file, data)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._size)
+                self._file.seek(self._size)
+            raise
+        self._size += len(data)
+
+    def _forget(self) -> None:
+        """The folder is gone, and with it everything that was in it."""
+        self.close()
+        self._removed, self._shown, self._last_step = True, {}, 0
+        self._furthest, self._seq = {}, {}
 
     def _note_rework(self, row: Row) -> None:
         """A new process of the same rank that begins at a step we have seen, or a step that goes back."""
@@ -110,6 +142,13 @@ class TensorBoardSink:
             values.append(tfevents.hparams(plain, started, run.group or ""))
         self._write(tfevents.summary_event(started, 0, values))
         self._shown = config
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    """An unbuffered file may take less than it is given."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _values(row: Row) -> list[bytes]:

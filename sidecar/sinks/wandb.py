@@ -328,6 +328,9 @@ def _history_step(record: bytes) -> int | None:
     return parsed.history.step.num if parsed.WhichOneof("record_type") == "history" else None
 
 
+UNREACHABLE = ("timed out", "timeout", "connect", "no such host", "name resolution", "lookup")
+
+
 def _explain(error: Exception) -> str:
     """One line, with the remedy where we know it. Never the key."""
     text = " ".join(str(error).split())
@@ -338,6 +341,6 @@ def _explain(error: Exception) -> str:
         return f"W&B refused the key: check WANDB_API_KEY or run `wandb login` ({text[:160]})"
     if "403" in text or "permission" in lowered or "forbidden" in lowered:
         return f"W&B refused access to the project: check the entity and your rights ({text[:160]})"
-    if "timed out" in lowered or "timeout" in lowered or "connect" in lowered:
+    if any(word in lowered for word in UNREACHABLE):
         return f"W&B cannot be reached, rows wait in the journal ({text[:160]})"
     return f"W&B: {type(error).__name__}: {text[:200]}"

@@ -1,5 +1,6 @@
 """OTLP against a receiver that decodes with OpenTelemetry's own messages."""
 
+import contextlib
 import gzip
 import math
 import threading
@@ -31,9 +32,13 @@ class Receiver(ThreadingHTTPServer):
 
     def points(self, name: str) -> list[tuple[int, Any]]:
         """(time in ns, value) of a gauge, in order of arrival."""
+        return [(at, value) for found, at, value in self.every_point() if found == name]
+
+    def every_point(self) -> Iterator[tuple[str, int, Any]]:
         metrics = [m for r in self.requests for rm in r.resource_metrics for s in rm.scope_metrics for m in s.metrics]
-        found = [point for metric in metrics if metric.name == name for point in metric.gauge.data_points]
-        return [(point.time_unix_nano, getattr(point, point.WhichOneof("value"))) for point in found]
+        for metric in metrics:
+            for point in metric.gauge.data_points:
+                yield metric.name, point.time_unix_nano, getattr(point, point.WhichOneof("value"))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -58,8 +63,8 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
+@contextlib.contextmanager
+def serving() -> Iterator[Receiver]:
     server = Receiver()
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
@@ -67,6 +72,12 @@ def receiver() -> Iterator[Receiver]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with serving() as server:
+        yield server
 
 
 def test_values_arrive_at_their_own_times_with_their_steps(tmp_path: Path, receiver: Receiver) -> None:

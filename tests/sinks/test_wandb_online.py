@@ -11,7 +11,7 @@ import pytest
 from fakes.wandb_server import KEY, WandbServer
 
 from sidecar import wire
-from sidecar.sinks import late, wandb_account
+from sidecar.sinks import backoff, late, wandb_account
 
 from .harness import Manager, Run, config, until
 from .wandb_file import find
@@ -23,7 +23,7 @@ QUICK = {
         "x_graphql_retry_max": 1, "x_graphql_retry_wait_min_seconds": 0.1, "x_graphql_retry_wait_max_seconds": 0.2,
         "x_file_stream_timeout_seconds": 2.0, "x_graphql_timeout_seconds": 2.0,
     },
-    "wandb_init_seconds": 5.0, "wandb_finish_seconds": 5.0, "wandb_verify_seconds": 1.0, "wandb_arrive_seconds": 6.0,
+    "wandb_init_seconds": 5.0, "wandb_finish_seconds": 5.0, "wandb_verify_seconds": 0.5, "wandb_arrive_seconds": 3.0,
 }  # fmt: skip
 
 
@@ -33,6 +33,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
         for name, value in running.environment().items():
             monkeypatch.setenv(name, value)
         yield running
+
+
+@pytest.fixture
+def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.1)
+    monkeypatch.setattr(backoff, "CAP_SECONDS", 0.2)
 
 
 def global_steps(server: WandbServer, run_id: str = "run-1") -> list[int]:
@@ -57,11 +63,11 @@ def test_with_a_key_rows_arrive_while_the_run_goes_on(tmp_path: Path, server: Wa
 
 def test_after_a_restart_the_run_is_resumed_without_a_repeat(tmp_path: Path, server: WandbServer) -> None:
     run = Run(tmp_path)
-    for first in (0, 5, 10):
+    for first in (0, 5):
         run.steps(first, first + 4)
         with Manager(run, "wandb", **QUICK) as manager:
             manager.drain()
-    assert global_steps(server) == list(range(15))
+    assert global_steps(server) == list(range(10))
 
 
 def test_an_outage_in_the_middle_loses_and_repeats_nothing(tmp_path: Path, server: WandbServer) -> None:
@@ -81,39 +87,49 @@ def test_an_outage_in_the_middle_loses_and_repeats_nothing(tmp_path: Path, serve
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["rows_unauthorized", "rows_html", "rows_error", "unauthorized"])
+@pytest.mark.usefixtures("short_rests")
 def test_an_uploader_that_died_for_good_is_replaced_and_the_journal_repairs_it(
-    tmp_path: Path, server: WandbServer, fault: str
+    tmp_path: Path, server: WandbServer
 ) -> None:
-    run = Run(tmp_path)
+    """Each fault in turn, in one run: the key revoked, a proxy's page, broken rows, nothing allowed any more."""
+    run, first = Run(tmp_path), 0
     with Manager(run, "wandb", **QUICK) as manager:
-        run.steps(0, 4)
-        manager.drain()
-        until(lambda: len(global_steps(server)) == 5)
-        server.fault = fault
-        run.steps(5, 9)
-        manager.drain()
-        until(lambda: manager.health("wandb").failures_total >= 1, 60.0, lambda: str(manager.health("wandb")))
-        server.fault = None
-        run.steps(10, 14)
-        manager.drain(120.0)
-        until(lambda: global_steps(server) == list(range(15)), 60.0, lambda: str(manager.health("wandb")))
+        health = manager.health("wandb")
+        for fault in (None, "rows_unauthorized", "rows_html", "rows_error", "unauthorized"):
+            failures = health.failures_total
+            server.fault = fault
+            run.steps(first, first + 4)
+            first += 5
+            manager.drain()
+            if fault:
+                until(lambda before=failures: health.failures_total > before, 60.0, lambda: f"{fault}: {health}")  # noqa: B023
+            server.fault = None
+            manager.drain(120.0)
+            until(lambda: global_steps(server) == list(range(first)), 60.0, lambda: f"{fault}: {health}")  # noqa: B023
 
 
-@pytest.mark.parametrize("fault", ["error", "unauthorized", "too_many", "html", "refuse", "hang"])
+@pytest.mark.usefixtures("short_rests")
 def test_a_server_that_is_down_from_the_start_gets_everything_later(
-    tmp_path: Path, server: WandbServer, fault: str
+    tmp_path: Path, server: WandbServer
 ) -> None:
-    run = Run(tmp_path)
-    server.fault = fault
-    with Manager(run, "wandb", **QUICK) as manager:
+    """Down in every way in turn, in one run."""
+    run, reasons = Run(tmp_path), {}
+    server.fault = "error"
+    with Manager(run, "wandb", **(QUICK | {"wandb_init_seconds": 3.0})) as manager:
         run.steps(0, 4)
         manager.manager.notify("run-1")
         health = manager.health("wandb")
-        until(lambda: health.failures_total >= 1, 60.0, lambda: str(health))
-        assert health.state == "failing"
-        assert health.reason.startswith("W&B")
-        assert KEY not in health.reason
+        for fault in ("error", "unauthorized", "too_many", "html", "refuse", "hang"):
+            server.fault = fault
+            refused = server.refused
+            until(lambda before=refused: server.refused > before, 60.0, lambda: f"{fault}: {health}")  # noqa: B023
+            failures = health.failures_total
+            until(lambda before=failures: health.failures_total > before, 60.0, lambda: f"{fault}: {health}")  # noqa: B023
+            assert health.state == "failing"
+            assert health.reason.startswith("W&B"), (fault, health.reason)
+            assert KEY not in health.reason
+            reasons[fault] = health.reason
+        assert "check WANDB_API_KEY" in reasons["unauthorized"]
         server.fault = None
         manager.drain(90.0)
         until(lambda: global_steps(server) == list(range(5)), 60.0)
@@ -122,8 +138,8 @@ def test_a_server_that_is_down_from_the_start_gets_everything_later(
 def test_what_could_not_be_uploaded_before_the_end_is_sent_by_a_later_sync(
     tmp_path: Path, server: WandbServer
 ) -> None:
-    run = Run(tmp_path)
-    with Manager(run, "wandb", **QUICK) as manager:
+    run, patient = Run(tmp_path), QUICK | {"wandb_arrive_seconds": 60.0}
+    with Manager(run, "wandb", **patient) as manager:
         run.steps(0, 4)
         manager.drain()
         until(lambda: len(global_steps(server)) == 5)
