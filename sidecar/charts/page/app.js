@@ -224,9 +224,12 @@
   const plots = [...document.querySelectorAll(".plot")];
   if (single || !("IntersectionObserver" in window)) plots.forEach(draw);
   else {
+    const asked = document.getElementById(location.hash.slice(1));  // Whoever follows a link to a chart waits for that one.
+    const first = asked && asked.querySelector(".plot");
+    if (first) draw(first);
     const seen = new IntersectionObserver(entries => {
       for (const entry of entries) if (entry.isIntersecting) { seen.unobserve(entry.target); draw(entry.target); }
-    }, { rootMargin: "300px" });
+    }, { rootMargin: "200px" });
     plots.forEach(div => seen.observe(div));
   }
 })();
