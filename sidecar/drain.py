@@ -52,9 +52,13 @@ def wait(
 
 
 def drained(status: Status) -> bool:
-    """Every sink has all rows, or will not get any."""
+    """Every sink has all rows, or will not get any. One that has not started yet does not know its lag."""
     sinks = (status.get("sinks") or {}).values()
-    return all(sink.get("state") in IDLE_SINKS or not sink.get("lag_events") for sink in sinks)
+    return all(_has_all(sink) for sink in sinks)
+
+
+def _has_all(sink: Mapping[str, Any]) -> bool:
+    return sink.get("state") in IDLE_SINKS or (sink.get("state") != "starting" and not sink.get("lag_events"))
 
 
 def scrapes_of(status: Status) -> int:

@@ -1,7 +1,7 @@
 """``sidecar doctor``: is this machine fit for a sidecar, and what to do where it is not.
 
 Given: a configuration and the machine. Hands on: one line a check, with its remedy.
-Never: changes anything but a probe file it removes, or prints a secret.
+Never: changes anything, unless asked to remove orphaned rings, or prints a secret.
 """
 
 import argparse
@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
-from sidecar import live, rendezvous
+from sidecar import leftovers, live, rendezvous
 from sidecar.commands import options as shared
+from sidecar.commands import troubleshooting
+from sidecar.commands.troubleshooting import Finding
 from sidecar.config import Config
 from sidecar.errors import Exit
+from sidecar.filesystems import network_file_system
 
 DESCRIPTION = "Check this machine: what works, what does not, and how to put it right. Exit code 0, 1 or 2."
 EXAMPLES = ["sidecar doctor", "sidecar doctor --json --dir /data/runs"]
@@ -31,22 +33,18 @@ OPTIONAL = {"wandb": "--sink wandb", "tensorboard": "--sink tensorboard", "pyarr
 CLOCK_YEAR_MIN = 2025
 
 
-class Finding(NamedTuple):
-    level: str
-    """ok | warning | error"""
-    check: str
-    text: str
-    fix: str = ""
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as a list of {check, level, text, fix}")
+    parser.add_argument(
+        "--remove-orphans", action="store_true", help="first remove the rings of dead trainers, and what is in them"
+    )
     shared.add(parser, "dir", "endpoint", "host", "port")
 
 
 def run(options: argparse.Namespace) -> int:
     config = shared.load(options).config
-    findings = [finding for check in CHECKS for finding in check(config)]
+    findings = list(_remove_orphans()) if options.remove_orphans else []
+    findings += [finding for check in CHECKS for finding in attempt(check, config)]
     if options.json:
         print(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
@@ -56,6 +54,20 @@ def run(options: argparse.Namespace) -> int:
                 print(f"{'':<21} fix: {finding.fix}")
     levels = {finding.level for finding in findings}
     return Exit.ERRORS if "error" in levels else Exit.WARNINGS if "warning" in levels else Exit.OK
+
+
+def attempt(check: Callable[[Config], Iterator[Finding]], config: Config) -> list[Finding]:
+    """A check that breaks is a finding: the others must still be made."""
+    try:
+        return list(check(config))
+    except Exception as error:  # noqa: BLE001  # As the docstring says.
+        return [Finding("error", check.__name__, f"cannot be checked: {error!r}", "report this, please")]
+
+
+def _remove_orphans() -> Iterator[Finding]:
+    removed = leftovers.remove(leftovers.leftovers(time.time()))
+    total = sum(one.size_bytes for one in removed)
+    yield Finding("ok", "rings", f"{len(removed)} orphaned rings removed, {total / 2**20:.1f} MiB")
 
 
 def python(_: Config) -> Iterator[Finding]:
@@ -86,9 +98,9 @@ def directory(config: Config) -> Iterator[Finding]:
         yield Finding("warning", "directory", text, "free some space or choose another directory with --dir")
     else:
         yield Finding("ok", "directory", text)
-    kind = _filesystem(base)
-    if kind in ("nfs", "nfs4", "cifs", "lustre", "fuse.sshfs", "9p"):
-        yield Finding("warning", "directory", f"is on {kind}", "put journals on a local disk: SQLite needs its locks")
+    if kind := network_file_system(base):
+        fix = "put journals on a local disk with --dir: SQLite needs its locks, and no sidecar starts here"
+        yield Finding("error", "directory", f"is on a network file system ({kind})", fix)
 
 
 def sockets(config: Config) -> Iterator[Finding]:
@@ -122,12 +134,12 @@ def shared_memory(_: Config) -> Iterator[Finding]:
         fix = "mount a tmpfs on /dev/shm; until then rings lie in the temp directory"
         yield Finding("warning", "/dev/shm", "is not there or not writable", fix)
         return
-    free = shutil.disk_usage(path).free
+    size, _, free = shutil.disk_usage(path)
     if free < 4 * RING_BYTES:
         fix = "give the container more (--shm-size=1g), or make rings smaller: SIDECAR_RING_MB=2"
-        yield Finding("warning", "/dev/shm", f"only {free / 2**20:.0f} MiB free", fix)
+        yield Finding("warning", "/dev/shm", f"only {free / 2**20:.0f} of {size / 2**20:.0f} MiB free", fix)
     else:
-        yield Finding("ok", "/dev/shm", f"{free / 2**20:.0f} MiB free")
+        yield Finding("ok", "/dev/shm", f"{free / 2**20:.0f} of {size / 2**20:.0f} MiB free")
 
 
 def gpu(_: Config) -> Iterator[Finding]:
@@ -139,31 +151,18 @@ def gpu(_: Config) -> Iterator[Finding]:
     try:
         pynvml.nvmlInit()
         count = pynvml.nvmlDeviceGetCount()
-        driver = pynvml.nvmlSystemGetDriverVersion()
+        driver, nvml = pynvml.nvmlSystemGetDriverVersion(), pynvml.nvmlSystemGetNVMLVersion()
         pynvml.nvmlShutdown()
-        yield Finding("ok", "gpu", f"{count} NVIDIA GPUs, driver {driver}")
+        yield Finding("ok", "gpu", f"{count} NVIDIA GPUs, driver {driver}, NVML {nvml}")
     except pynvml.NVMLError as error:
         yield Finding("ok", "gpu", f"no NVIDIA GPU can be read ({error}): GPU metrics will be absent")
-
-
-def wandb_key(_: Config) -> Iterator[Finding]:
-    """Whether there is a key, and where; never the key."""
-    if os.environ.get("WANDB_API_KEY"):
-        yield Finding("ok", "wandb key", "in WANDB_API_KEY (***)")
-        return
-    netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    try:
-        known = "wandb" in netrc.read_text()
-    except (OSError, UnicodeDecodeError):
-        known = False
-    text = f"in {netrc} (***)" if known else "none: --sink wandb writes offline files"
-    yield Finding("ok", "wandb key", text, "" if known else "wandb login, or set WANDB_API_KEY, to send online")
 
 
 def clock(_: Config) -> Iterator[Finding]:
     now = time.gmtime()
     text = time.strftime("%Y-%m-%d %H:%M:%S UTC", now)
-    if now.tm_year < CLOCK_YEAR_MIN:
+    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    if now.tm_year < CLOCK_YEAR_MIN or boot < 0:
         yield Finding("warning", "clock", f"{text} cannot be right", "set it: Prometheus and W&B refuse old times")
     else:
         yield Finding("ok", "clock", text)
@@ -177,8 +176,8 @@ CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     port,
     shared_memory,
     gpu,
-    wandb_key,
     clock,
+    *troubleshooting.CHECKS,
 )
 
 
@@ -193,13 +192,3 @@ def _nearest(path: Path) -> Path:
     """The path itself or the closest parent that exists."""
     return next(part for part in [path, *path.parents] if part.exists())
 
-
-def _filesystem(path: Path) -> str:
-    """The type of the file system ``path`` is on, as /proc/mounts names it; empty when unknown."""
-    try:
-        lines = Path("/proc/mounts").read_text().splitlines()
-    except OSError:
-        return ""
-    mounts = [(fields[1], fields[2]) for fields in (line.split() for line in lines) if len(fields) > 2]
-    inside = [(len(point), kind) for point, kind in mounts if path.resolve().is_relative_to(point)]
-    return max(inside)[1] if inside else ""

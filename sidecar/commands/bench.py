@@ -1,0 +1,31 @@
+"""``sidecar bench``."""
+
+import argparse
+import json
+
+from sidecar.errors import Exit
+
+DESCRIPTION = "Measure on this machine by how much run.step lengthens a training step: in pairs, with and without."
+EXAMPLES = ["sidecar bench overhead", "sidecar bench overhead --step-ms 5 --pairs 60"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=["overhead"], metavar="overhead", help="the cost of run.step in a step")
+    parser.add_argument("--step-ms", type=float, default=1.0, metavar="MS", help="work in a step (default 1)")
+    parser.add_argument("--pairs", type=int, default=30, metavar="N", help="pairs of blocks (default 30)")
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="steps in a block (default 100)")
+    parser.add_argument("--json", action="store_true", help="as an object, for programs")
+
+
+def run(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from sidecar import overhead
+
+    seconds = max(options.step_ms, 0.01) / 1000
+    found = overhead.measure(seconds, pairs=max(options.pairs, 5), steps=max(options.steps, 1))
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(found), indent=2))
+    else:
+        print("\n".join(overhead.report(found)))
+    return Exit.OK
