@@ -131,6 +131,8 @@ class Collector:
         event = record.event
         if isinstance(event, wire.Step):
             self._clock(record).step(self, event, event.step)
+        elif isinstance(event, wire.Log) and captured:
+            self._captured_step(record, event)
         elif isinstance(event, wire.PhaseEntered):
             self._clock(record).enter()
         elif isinstance(event, wire.PhaseExited):
@@ -177,6 +179,13 @@ class Collector:
                 slot = slots[name] = self._slot(name)
             if owner <= slot.owner and not (slot.alias and slot.known in metrics):
                 self._value(slot, value, owner, place, row.time, when)
+
+    def _captured_step(self, record: Record, event: wire.Log) -> None:
+        """A captured script has no step events: its rows with a training loss are its steps."""
+        step = aliases.step_of(event.metrics)
+        step = event.step if step is None else step
+        if step is not None and not event.late and any(aliases.canonical(n) == "train/loss" for n in event.metrics):
+            self._clock(record).step(self, event, step)
 
     def took(self, step: "Took") -> None:
         """Kept for a while: another rank may still tell that it paused there."""
@@ -284,7 +293,7 @@ class _Clock:
         self.pause = 0.0
         self.depth = 0
 
-    def step(self, collector: Collector, event: wire.Step, step: int) -> None:
+    def step(self, collector: Collector, event: wire.Event, step: int) -> None:
         if self.last_ns is not None:
             if step > self.last_step:
                 elapsed = (event.mono_ns - self.last_ns) / 1e9

@@ -10,7 +10,7 @@ from sidecar.charts import page, svg
 from sidecar.charts.data import RunData
 from sidecar.charts.series import thin
 from sidecar.charts.stages import stages_data, stages_table
-from sidecar.charts.style import accuracy_of, short, stage_colour, stage_title
+from sidecar.charts.style import accuracy_of, mfu_of, short, stage_colour, stage_title
 
 CURVES = (("train/loss", "Training loss"), ("val/loss", "Validation loss"),
           ("train/tokens_per_second", "Tokens per second"), ("train/grad_norm", "Gradient norm"),
@@ -110,6 +110,9 @@ def mfu_text(run: RunData) -> str:
     """With its convention, denominator and source, or why there is none."""
     mfu = run.snapshot.mfu if run.snapshot else None
     total = run.total("train/mfu_percent")
+    track, factor = mfu_of(run)
+    if track is not None and total is None:
+        return f"{factor * run.totals['train/mfu_reported'].mean:.2f} % on average, as the script itself claims"
     if mfu is None or (mfu.percent is None and total is None):
         return f"unknown: {mfu.reason}" if mfu and mfu.reason else "–"
     value = total.mean if total else mfu.percent

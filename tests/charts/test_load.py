@@ -10,6 +10,7 @@ from sidecar import charts, cli, wire
 from sidecar.charts.app import VisualizationApp
 from sidecar.charts.data import Collector
 from sidecar.charts.load import load_each, load_runs
+from sidecar.charts.report import Report
 from sidecar.charts.series import BUCKETS_MAX, Grid, Point, Track, thin
 from sidecar.errors import UserError
 from tests.charts import synthetic
@@ -143,7 +144,8 @@ def test_a_captured_script_with_other_names_fills_the_charts_of_the_document(tmp
     assert runs[0].tracks["train/loss"].points()[-1].step == 590
     assert runs[0].sent_as["train/loss"] == "train_loss", "the journal keeps the name as sent"
     figures = VisualizationApp("p", runs).figures
-    assert {"trajectory", "hyperparameters", "landscape", "multimetric"} <= set(figures)
+    assert {"trajectory", "hyperparameters", "landscape", "multimetric", "film"} <= set(figures)
+    assert "40.00 % on average, as the script itself claims" in "\n".join(Report(runs[0]).lines())
     assert figures["landscape"]["data"][0]["x"][0] == pytest.approx(40.0)
     assert "claimed by the script" in figures["landscape"]["data"][0]["text"][0]
 
