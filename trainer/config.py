@@ -132,6 +132,7 @@ class DpoConfig(ChatConfig):
     batch_size: int = flag(16, "pairs per rank and micro-batch", group="training")
     learning_rate: float = flag(1e-4, "peak learning rate", group="training")
     beta: float = flag(0.1, "how dear it is to leave the reference", group="training")
+    chosen_weight: float = flag(0.0, "weight of plain learning from the better reply", group="training")
 
 
 @dataclass(frozen=True, kw_only=True)

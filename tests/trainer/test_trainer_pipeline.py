@@ -1,5 +1,6 @@
 """All five stages under a real sidecar: what arrived there, read from its journal, is what the documents list."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -39,7 +40,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
         "HOME": str(home), "XDG_DATA_HOME": str(home), "XDG_RUNTIME_DIR": str(home), "SIDECAR_DIR": str(folder / "dir"),
-        "PYTHONPATH": str(root),
+        "PYTHONPATH": str(root), "WANDB_MODE": "offline",
     }  # fmt: skip
 
     def sidecar(*words: str) -> str:
@@ -54,7 +55,10 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         f"--n_layer 1 --n_head 2 --n_embd 32 --steps {STEPS} --batch_size 4 --threads 1 --eval_iters 1 --max_reply 6"
     )
     flags += " --judge_examples 4 --eval_freq 100 --generate_freq 100 --data_bytes 300000 --project nano --out out"
-    said = sidecar("run", "--port", "0", "--", sys.executable, "-m", "trainer", "pipeline", *flags.split())
+    flags += " --log_backend wandb"
+    said = sidecar(
+        "run", "--port", "0", "--grace", "20", "--", sys.executable, "-m", "trainer", "pipeline", *flags.split()
+    )
     runs = json.loads(sidecar("runs", "--json"))
     rows = {
         run["stage"]: [
@@ -63,7 +67,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ]
         for run in runs
     }
-    return {"said": said, "runs": runs, "rows": rows, "out": folder / "out"}
+    return {"said": said, "runs": runs, "rows": rows, "out": folder / "out", "dir": folder / "dir"}
 
 
 def test_each_stage_is_a_run_of_its_own_in_one_project(observed) -> None:
@@ -81,6 +85,28 @@ def test_every_stage_has_the_twelve_metrics_and_its_own(observed, stage: str) ->
     assert names >= TWELVE
     assert names >= OWN[stage]
     assert names >= {"dataset/train_size", "data/pass_rate", "continuous/total_samples_trained"}
+
+
+@pytest.mark.parametrize("stage", PARTS)
+def test_the_tracker_that_the_trainer_asked_for_has_them_too(observed, stage: str) -> None:
+    (run,) = (run for run in observed["runs"] if run["stage"] == stage)
+    (file,) = wandb_file().read_all(observed["dir"], run["run_id"])
+    names = {name for row in file.history for name in row}
+    assert names >= TWELVE
+    assert names >= {name for name in OWN[stage] if not name.startswith("samples/")}
+    assert file.config["hyperparams/batch_size"] == 4
+    assert file.run.run_group.startswith("pipeline-")
+
+
+def wandb_file() -> Any:
+    """The sinks' tests have an independent reader of such files."""
+    path = Path(__file__).parents[1] / "sinks" / "wandb_file.py"
+    spec = importlib.util.spec_from_file_location("wandb_file", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("stage", PARTS)

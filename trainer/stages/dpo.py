@@ -32,7 +32,7 @@ class PreferenceTraining(Stage):
 
     def __init__(self, config: DpoConfig, world: World) -> None:
         loaded, problems = load_tasks(self.name, config)
-        self.beta = config.beta
+        self.beta, self.chosen_weight = config.beta, config.chosen_weight
         share: dict[str, Any] = {
             "seq_len": config.seq_len, "batch_size": config.batch_size, "rank": world.rank, "world_size": world.size
         }  # fmt: skip
@@ -66,7 +66,7 @@ class PreferenceTraining(Stage):
                 "rewards/margin": margin.mean(),
                 "dpo/kl": _estimated_kl(logps - reference, batch),
             }
-        return -F.logsigmoid(margin).mean(), numbers
+        return -F.logsigmoid(margin).mean() + self.chosen_weight * _surprise(logps, batch), numbers
 
     def flops(self, model: GPT, batch: Batch) -> float:
         """A step, and the reference's forward pass."""
@@ -101,6 +101,12 @@ def _estimated_kl(log_ratios: Tensor, batch: Batch) -> Tensor:
     """
     counts = batch.targets >= 0
     return torch.where(counts, torch.expm1(-log_ratios) + log_ratios, 0.0).sum() / counts.sum().clamp(min=1)
+
+
+def _surprise(logps: Tensor, batch: Batch) -> Tensor:
+    """Nats per token of the better replies. DPO alone is content if both replies become unlikely (Pang et al. 2024)."""
+    chosen, counts = logps.chunk(2)[0], batch.targets.chunk(2)[0] >= 0
+    return -chosen.sum() / counts.sum().clamp(min=1)
 
 
 def _as_questions(task: Task[Any]) -> Task[Example]:
