@@ -17,7 +17,7 @@ BACKENDS = ("wandb", "tensorboard", "none")
 
 
 def flag(default: Any, help: str, *also: str, group: str, env: str = "", choices: tuple[str, ...] = ()) -> Any:
-    """A field that is also a flag. ``also``: other spellings; ``env``: the documents' own variable for it."""
+    """A field that is also a flag. ``also``: other spellings; ``env``: the documents' own variables for it."""
     metadata = {"help": help, "also": also, "group": group, "env": env, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -80,7 +80,9 @@ class Config:
         choices=BACKENDS,
     )  # fmt: skip
     use_wandb: bool = flag(False, "the same as --log_backend wandb", group="run")
-    project: str = flag("bdh-training", "project in every outlet", "wandb_project", group="run", env="WANDB_PROJECT")
+    project: str = flag(
+        "bdh-training", "project in every outlet", "wandb_project", group="run", env="SIDECAR_PROJECT WANDB_PROJECT"
+    )
     run: str | None = flag(None, "name of the run; {n} is its number, dummy keeps it off W&B", group="run")
     group: str | None = flag(None, "what belongs together, such as the stages of a pipeline", group="run")
     run_id: str | None = flag(None, "id of the run", group="run")

@@ -165,7 +165,7 @@ def _refuse(what: str, word: str, kind: type[Config], remedy: str) -> NoReturn:
 
 def _from_environment(fields: dict[str, Any], hints: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, field in fields.items():
-        for variable in (f"TRAINER_{name.upper()}", field.metadata["env"]):
+        for variable in (f"TRAINER_{name.upper()}", *field.metadata["env"].split()):
             if variable and os.environ.get(variable):
                 yield name, _converted(os.environ[variable], field, hints[name], variable)
                 break
