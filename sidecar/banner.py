@@ -1,45 +1,50 @@
 """The lines printed before and during training.
 
 Given: a configuration, where the sidecar is, a status. Hands on: lines of text, six for the banner.
-Never: prints by itself, uses a control character, or shows a secret.
+Never: prints by itself, uses a control character, or shows a secret unless told that its owner reads along.
 """
 
 import os
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from sidecar.config import Config
 from sidecar.live import Live
 
 
 def banner(
-    config: Config, live: Live, run_id: str, sinks: list[str], *, ours: bool, environ: Mapping[str, str]
+    config: Config, live: Live, run_id: str, sinks: list[str], *, ours: bool, environ: Mapping[str, str],
+    token: bool = False,
 ) -> list[str]:
-    """At most six lines: run, store, page, metrics, sinks, how to stop."""
+    """At most six lines: run, store, page, metrics, sinks, how to stop. ``token``: show it, for its owner's eyes."""
     return [
         f"run      {run_id}",
         f"store    {config.dir}",
-        f"page     {_page(config, live, environ)}",
+        f"page     {_page(config, live, environ, token)}",
         f"metrics  {live.http.rstrip('/')}/metrics",
         f"sinks    {'; '.join(sinks) if sinks else 'none (--sink wandb,tensorboard adds some)'}",
         f"stop     {_how_to_stop(config, live, ours)}",
     ]
 
 
-def serving(config: Config, live: Live) -> list[str]:
+def serving(config: Config, live: Live, *, token: bool = False) -> list[str]:
     """What `sidecar serve` says once it is ready: five lines."""
     return [
         f"store    {config.dir}",
         f"events   {live.events}",
-        f"page     {_page(config, live, os.environ)}",
+        f"page     {_page(config, live, os.environ, token)}",
         f"metrics  {live.http.rstrip('/')}/metrics",
         f"stop     Ctrl-C, or kill {live.pid}",
     ]
 
 
-def _page(config: Config, live: Live, environ: Mapping[str, str]) -> str:
+def _page(config: Config, live: Live, environ: Mapping[str, str], token: bool) -> str:
+    """A browser sends nothing after the # to anybody: the page itself reads the token there."""
     page = live.http.rstrip("/") + "/"
     port = page.rstrip("/").rpartition(":")[2]
+    if config.token:
+        page += f"#token={quote(config.token, safe='') if token else '***'}"
     if config.port and str(config.port) != port:
         page += f"   (port {config.port} was taken)"
     if environ.get("SSH_CONNECTION"):

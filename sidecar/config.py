@@ -78,6 +78,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Default: WANDB_MODE, else online with a key and offline without."""
     wandb_dir: str | None = None
     """Where the W&B child writes. Default: DIR/wandb."""
+    wandb_entity: str | None = None
+    """Team in W&B. Default: what the trainer says, else WANDB_ENTITY."""
+    tensorboard_dir: str | None = None
+    """Where TensorBoard's files go. Default: DIR/tensorboard."""
+    disks: Names = ()
+    """Mount points whose free space is watched. Default: that of the data directory."""
     otlp_endpoint: str | None = None
     """OTLP receiver, e.g. http://localhost:4318. Default: OTEL_EXPORTER_OTLP_ENDPOINT, else that."""
     runs_max: Positive = 256

@@ -11,9 +11,9 @@ import sys
 import time
 from typing import Any
 
-from sidecar import banner, card, drain, live, rendezvous, supervise
+from sidecar import banner, card, drain, launched, live, rendezvous, supervise
 from sidecar.child import Child, resolve
-from sidecar.config import Loaded, default_data_directory
+from sidecar.config import Config, Loaded, default_data_directory
 from sidecar.errors import Exit, UserError, one_line
 from sidecar.live import Live
 from sidecar.numbering import numbered
@@ -40,13 +40,15 @@ class Launch:
         self._at: Live
         self._began_ns = time.time_ns()
         self.run_id = self._config.run_id or new_run_id(time.time())
+        self._launch_id = environ.get("SIDECAR_LAUNCH_ID") or secrets.token_hex(8)
 
     def run(self) -> int:
         """Raises UserError before the command has started; afterwards the exit code is the command's."""
         environ = resolve(self._command, self._environ)
         self._at = self._attach() or self._start()
         try:
-            child = Child(self._command, environ | self._for_trainer() | self._capture)
+            given = for_trainer(self._config, self._at.events, self.run_id, self._launch_id)
+            child = Child(self._command, environ | given | self._capture)
         except UserError:
             self._stop()
             raise
@@ -84,19 +86,6 @@ class Launch:
             return self._config.endpoint
         return endpoint_for(self._config.dir, default_data_directory(self._environ))
 
-    def _for_trainer(self) -> dict[str, str]:
-        given = {
-            "SIDECAR_ENDPOINT": self._at.events,
-            "SIDECAR_RUN_ID": self.run_id,
-            "SIDECAR_LAUNCH_ID": self._environ.get("SIDECAR_LAUNCH_ID") or secrets.token_hex(8),
-            "SIDECAR_DIR": self._config.dir,
-        }
-        if self._config.project:
-            given["SIDECAR_PROJECT"] = self._config.project
-        if self._config.name:
-            given["SIDECAR_NAME"] = numbered(self._config.data_directory, self._config.name)
-        return given
-
     def _accompany(self, child: Child) -> int:
         """Until the command has ended: forward signals, revive the sidecar, say how it goes."""
         period = PROGRESS_TERMINAL_SECONDS if sys.stderr.isatty() else PROGRESS_LOG_SECONDS
@@ -117,7 +106,8 @@ class Launch:
         """Grace, the last status, the shutdown, the card."""
         ours = self._service is not None
         mine = drain.wait(self._status, self._config.grace_seconds, pause=child.pause, serving=ours)
-        status = mine or drain.from_journal(self._config, self.run_id)
+        found = launched.newest_run(self._config.data_directory, self._launch_id, self._began_ns)
+        status = mine or drain.from_journal(self._config, found or self.run_id)
         at = self._where()
         if self._config.keep and ours:
             self._say([f"the sidecar stays (pid {at.pid}, {at.http}): end it with kill {at.pid}"])
@@ -137,25 +127,21 @@ class Launch:
         return self._at
 
     def _status(self) -> dict[str, Any]:
-        """The launched run's status; empty when there is no such run yet, or no answer."""
+        """The status of the run this launch is at; empty when there is none yet, or no answer."""
         at = self._where()
+        run_id = launched.newest_run(self._config.data_directory, self._launch_id, self._began_ns)
         try:
-            return live.status(at, self._config, self.run_id, timeout_seconds=1.0)
-        except live.Unreachable:
-            return self._status_of_another_name(at) if self._service is not None else {}
-
-    def _status_of_another_name(self, at: Live) -> dict[str, Any]:
-        """A script may name its run itself, by init(run_id=...): in our own sidecar it is the one begun since."""
-        try:
-            found = live.status(at, self._config, timeout_seconds=1.0)
+            return live.status(at, self._config, run_id or self.run_id, timeout_seconds=1.0)
         except live.Unreachable:
             return {}
-        return found if (found.get("started_ns") or 0) >= self._began_ns else {}
 
     def _banner(self) -> list[str]:
         sinks = banner.sink_lines(self._config, self._status(), self._environ)
         ours = self._service is not None
-        return banner.banner(self._config, self._at, self.run_id, sinks, ours=ours, environ=self._environ)
+        token = sys.stderr.isatty()
+        return banner.banner(
+            self._config, self._at, self.run_id, sinks, ours=ours, environ=self._environ, token=token
+        )
 
     def _say(self, lines: list[str]) -> None:
         if not self._quiet:
@@ -167,6 +153,21 @@ class Launch:
 
     def _print(self, line: str) -> None:
         print(one_line_keeping_columns(line), file=sys.stderr, flush=True)
+
+
+def for_trainer(config: Config, endpoint: str, run_id: str, launch_id: str) -> dict[str, str]:
+    """The variables that a training command is given beside its own."""
+    given = {
+        "SIDECAR_ENDPOINT": endpoint,
+        "SIDECAR_RUN_ID": run_id,
+        "SIDECAR_LAUNCH_ID": launch_id,
+        "SIDECAR_DIR": config.dir,
+    }
+    if config.project:
+        given["SIDECAR_PROJECT"] = config.project
+    if config.name:
+        given["SIDECAR_NAME"] = numbered(config.data_directory, config.name)
+    return given
 
 
 def one_line_keeping_columns(text: str) -> str:

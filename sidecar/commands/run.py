@@ -28,12 +28,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from sidecar import remote
     from sidecar.launch import Launch
 
     loaded = shared.load(options)
     shared.check_sinks(loaded.config)
     command, environ = options.command or [], dict(os.environ)
-    return Launch(loaded, command, environ, quiet=options.quiet, capture=_capture(options, command, environ)).run()
+    capture = _capture(options, command, environ)
+    if remote.is_remote(loaded.config.endpoint):
+        return remote.run(loaded, command, environ, quiet=options.quiet, capture=capture)
+    return Launch(loaded, command, environ, quiet=options.quiet, capture=capture).run()
 
 
 def _capture(options: argparse.Namespace, command: list[str], environ: dict[str, str]) -> dict[str, str]:

@@ -54,7 +54,7 @@ def _say_where(config: Config) -> None:
     while time.monotonic() < deadline:
         found = live.read_endpoints(config.data_directory)
         if found is not None and found.pid == os.getpid():
-            for line in banner.serving(config, found):
+            for line in banner.serving(config, found, token=sys.stderr.isatty()):
                 print(f"sidecar: {line}", file=sys.stderr, flush=True)
             return
         time.sleep(0.05)

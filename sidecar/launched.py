@@ -1,0 +1,44 @@
+"""Which run a launch is at: a trainer may name its run itself, and may begin several, one after the other.
+
+Given: a data directory, a launch id. Hands on: the id of the run that this launch began last.
+Never: writes, or reads journals that were not written to since the launch.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from sidecar.journal import JournalReader
+from sidecar.store import SUFFIX
+from sidecar.wire import Hello
+
+
+def newest_run(directory: Path, launch_id: str, since_ns: int) -> str | None:
+    """None before the first process of the launch has introduced itself."""
+    hellos = [hello for path in _written_since(directory / "runs", since_ns) for hello in _hellos(path)]
+    ours = [hello for hello in hellos if hello.launch_id == launch_id and hello.time_ns >= since_ns]
+    return max(ours, key=lambda hello: hello.time_ns).run_id if ours else None
+
+
+def _written_since(folder: Path, since_ns: int) -> Iterator[Path]:
+    for path in folder.glob(f"*{SUFFIX}"):
+        # SQLite writes to the -wal file; the journal itself changes now and then.
+        if any(_changed_ns(one) >= since_ns for one in (path, path.with_name(path.name + "-wal"))):
+            yield path
+
+
+def _changed_ns(path: Path) -> int:
+    try:
+        # File times are those of the last timer tick: up to 10 ms before the clock's.
+        return path.stat().st_mtime_ns + 10_000_000
+    except OSError:
+        return 0
+
+
+def _hellos(path: Path) -> list[Hello]:
+    try:
+        with closing(JournalReader(path)) as reader:
+            return reader.hellos()
+    except (sqlite3.Error, OSError, ValueError):
+        return []  # Being made at this moment, or damaged: others report that.
