@@ -134,7 +134,7 @@ def shared_memory(_: Config) -> Iterator[Finding]:
         fix = "mount a tmpfs on /dev/shm; until then rings lie in the temp directory"
         yield Finding("warning", "/dev/shm", "is not there or not writable", fix)
         return
-    size, _, free = shutil.disk_usage(path)
+    size, _used, free = shutil.disk_usage(path)
     if free < 4 * RING_BYTES:
         fix = "give the container more (--shm-size=1g), or make rings smaller: SIDECAR_RING_MB=2"
         yield Finding("warning", "/dev/shm", f"only {free / 2**20:.0f} of {size / 2**20:.0f} MiB free", fix)

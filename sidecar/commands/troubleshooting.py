@@ -42,9 +42,10 @@ def wandb_shadowed(_: Config) -> Iterator[Finding]:
 def wandb_account(config: Config) -> Iterator[Finding]:
     """"W&B not logging?": key, mode, and whether anything names the outlet at all."""
     from sidecar.sinks import wandb_account as account
+    from sidecar.sinks.wandb_upstream import key_of
 
     environ = os.environ
-    key = account.key_of(environ, environ.get("WANDB_BASE_URL") or account.DEFAULT_BASE_URL)
+    key = key_of(environ, environ.get("WANDB_BASE_URL") or account.DEFAULT_BASE_URL)
     where = "in WANDB_API_KEY" if environ.get("WANDB_API_KEY") else "in netrc, by wandb login"
     if key:
         yield Finding("ok", "wandb key", f"{where} (***)")
