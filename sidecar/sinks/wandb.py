@@ -149,8 +149,17 @@ class WandbSink:
         return Report(reason=line, url=self._run.url, acknowledged=self._run.starting_step)
 
     def _settings(self, wandb: Any, mode: str) -> Any:
-        """Metrics only: nothing about the machine, the program or its user is read, stored or sent."""
-        return wandb.Settings(
+        """Metrics only: nothing about the machine, the program or its user is read, stored or sent.
+
+        Older versions lack some of the others; those of PRIVATE they all have."""
+        asked = self._all_settings(mode)
+        known = wandb.Settings.model_fields
+        if missing := PRIVATE - known.keys():
+            raise Unavailable(f"this wandb cannot be kept from {', '.join(sorted(missing))}; pip install -U wandb")
+        return wandb.Settings(**{name: value for name, value in asked.items() if name in known})
+
+    def _all_settings(self, mode: str) -> dict[str, Any]:
+        return dict(
             mode=mode,
             root_dir=self._base,
             console="off",
@@ -327,6 +336,15 @@ def _history_step(record: bytes) -> int | None:
         return None
     return parsed.history.step.num if parsed.WhichOneof("record_type") == "history" else None
 
+
+PRIVATE = frozenset(
+    {
+        "console", "save_code", "disable_code", "disable_git", "disable_job_creation", "label_disable",
+        "x_disable_meta", "x_disable_stats", "x_disable_machine_info", "host", "username", "email", "program",
+        "program_relpath", "program_abspath", "x_executable",
+    }
+)  # fmt: skip
+"""Settings without which wandb would read this machine."""
 
 UNREACHABLE = ("timed out", "timeout", "connect", "no such host", "name resolution", "lookup")
 
