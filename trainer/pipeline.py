@@ -41,11 +41,15 @@ PARTS = {
         "trainer.stages.pretrain:Pretraining", Config, {"steps": 240, "generate_freq": 24, "seq_len": CONTEXT}
     ),
     "midtrain": Part("trainer.stages.midtrain:Midtraining", MidtrainConfig, {"steps": 160}),
-    "sft": Part("trainer.stages.sft:FineTuning", SftConfig, {"steps": 200, "batch_size": 32}),
+    "sft": Part("trainer.stages.sft:FineTuning", SftConfig, {"steps": 180, "batch_size": 32}),
     "dpo": Part(
         "trainer.stages.dpo:PreferenceTraining", DpoConfig, {"steps": 60, "eval_iters": 8, "chosen_weight": 1.0}
     ),
-    "ppo": Part("trainer.stages.ppo:PolicyTraining", PpoConfig, {"steps": 160, "learning_rate": 2e-4, "max_reply": 16}),
+    "ppo": Part(
+        "trainer.stages.ppo:PolicyTraining",
+        PpoConfig,
+        {"steps": 120, "batch_size": 64, "max_reply": 16, "weight_decay": 0.0, "value_weight": 0.1},
+    ),
 }
 
 
