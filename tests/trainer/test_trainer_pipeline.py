@@ -157,6 +157,6 @@ def test_a_flag_that_is_given_holds_for_every_stage_and_wins_over_the_pipelines_
     plain = settings_of(PipelineConfig(), "ppo", "g")
     assert plain.steps == PARTS["ppo"].settings["steps"]
     assert isinstance(plain, PpoConfig)
-    assert plain.batch_size == PpoConfig().batch_size
+    assert plain.rollout_batches == PpoConfig().rollout_batches
     assert settings_of(PipelineConfig(run="night"), "sft", "g").run == "night-sft"
     assert settings_of(PipelineConfig(run="dummy"), "sft", "g").run == "dummy", "kept off W&B in every stage"
