@@ -223,6 +223,8 @@ _ALL = (
          "sidecar.sinks.restarts_total"),
         ("sidecar_sink_dead_letters_total", "rows", ("sink",), "Rows given up and kept aside",
          "sidecar.sinks.dead_letters_total"),
+        ("sidecar_sink_lost_rows_total", "rows", ("sink",), "Rows that left the journal before this sink had them",
+         "sidecar.sinks.lost_rows_total"),
         ("sidecar_sink_delivered_rows_total", "rows", ("sink",), "Rows delivered", "sidecar.sinks.delivered_rows"),
     ),
 )

@@ -105,6 +105,7 @@ SINK_SCALARS: dict[str, Callable[[Any], Any]] = {
     "sidecar_sink_failures_total": lambda sink: sink.failures_total,
     "sidecar_sink_restarts_total": lambda sink: sink.restarts_total,
     "sidecar_sink_dead_letters_total": lambda sink: sink.dead_letters_total,
+    "sidecar_sink_lost_rows_total": lambda sink: sink.lost_rows_total,
     "sidecar_sink_delivered_rows_total": lambda sink: sink.delivered_rows,
     "sidecar_sink_last_success_timestamp_seconds": lambda sink: _scaled(sink.last_success_ns, 1e-9),
 }

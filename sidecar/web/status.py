@@ -38,6 +38,8 @@ class SinkView(msgspec.Struct):
     failures: int = 0
     restarts: int = 0
     dead_letters: int = 0
+    lost_rows: int = 0
+    """Removed from the journal, at its bound, before this sink had them."""
     delivered_rows: int = 0
     last_success_age_seconds: float | None = None
     latency: Latency = msgspec.field(default_factory=Latency)
@@ -159,7 +161,7 @@ def _sink(health: SinkHealth, now_ns: int) -> SinkView:
     return SinkView(
         state=health.state, reason=health.reason, url=health.url, lag_events=health.lag_events,
         lag_seconds=health.lag_seconds, failures=health.failures_total, restarts=health.restarts_total,
-        dead_letters=health.dead_letters_total, delivered_rows=health.delivered_rows,
+        dead_letters=health.dead_letters_total, lost_rows=health.lost_rows_total, delivered_rows=health.delivered_rows,
         last_success_age_seconds=None if succeeded is None else max(0.0, (now_ns - succeeded) / 1e9),
         latency=_latency(list(health.latency_seconds)),
     )
