@@ -4,10 +4,9 @@ Given: the environment and the user id. Hands on: paths in private folders that 
 Never: trusts a folder that another user could have prepared, or lets an event travel over tcp in the clear.
 """
 
-import hashlib
 import os
 import stat
-import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +47,13 @@ def runtime_directory() -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base and os.path.isdir(base) and os.access(base, os.W_OK):
         return private_directory(Path(base) / APPLICATION)
-    return private_directory(Path(tempfile.gettempdir()) / f"{APPLICATION}-{os.getuid()}")
+    return private_directory(_temporary_directory() / f"{APPLICATION}-{os.getuid()}")
+
+
+def _temporary_directory() -> Path:
+    import tempfile  # Only here: it costs an importing trainer five milliseconds.
+
+    return Path(tempfile.gettempdir())
 
 
 def default_endpoint() -> str:
@@ -59,14 +64,14 @@ def default_endpoint() -> str:
 def ipc_endpoint(name: str) -> str:
     path = str(runtime_directory() / name)
     if len(os.fsencode(path)) > IPC_PATH_BYTES_MAX:
-        short = hashlib.blake2s(os.fsencode(path), digest_size=8).hexdigest()
+        short = endpoint_key(path)
         path = str(private_directory(Path("/tmp") / f"{APPLICATION}-{os.getuid()}") / short)
     return f"ipc://{path}"
 
 
 def endpoint_key(endpoint: str) -> str:
     """Eight hex digits that stand for an endpoint in a ring's file name: only its sidecar claims the ring."""
-    return hashlib.blake2s(endpoint.encode(), digest_size=4).hexdigest()
+    return f"{zlib.crc32(os.fsencode(endpoint)):08x}"
 
 
 def ring_directories() -> list[Path]:
@@ -74,7 +79,7 @@ def ring_directories() -> list[Path]:
     name = f"{APPLICATION}-rings-{os.getuid()}"
     shared_memory = Path("/dev/shm")
     bases = [shared_memory] if shared_memory.is_dir() and os.access(shared_memory, os.W_OK) else []
-    return [base / name for base in [*bases, Path(tempfile.gettempdir())]]
+    return [base / name for base in [*bases, _temporary_directory()]]
 
 
 def secure_client(socket: "zmq.Socket[bytes]", endpoint: str, environ: Mapping[str, str]) -> None:

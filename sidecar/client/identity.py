@@ -4,9 +4,7 @@ Given: the environment and the arguments of init. Hands on: run id, rank, world 
 Never: asks the network, and never gives two launches the same id by accident.
 """
 
-import hashlib
 import os
-import secrets
 from collections.abc import Mapping
 
 from sidecar.ring import process_started_seconds
@@ -37,7 +35,7 @@ def launch_id(environ: Mapping[str, str]) -> str:
     if job := environ.get("SLURM_JOB_ID"):
         return f"slurm-{job}.{environ.get('SLURM_STEP_ID', '0')}"
     global _random_launch_id
-    _random_launch_id = _random_launch_id or secrets.token_hex(8)
+    _random_launch_id = _random_launch_id or os.urandom(8).hex()
     return _random_launch_id
 
 
@@ -58,6 +56,8 @@ def run_id(
         return given
     if named := environ.get("SIDECAR_RUN_ID"):
         return named if init_number == 1 else f"{named}-{init_number}"
+    import hashlib  # Only here: it costs an importing trainer six milliseconds.
+
     facts = "\0".join([launch_id(environ), project, name or "", stage or "", str(init_number)])
     digest = hashlib.blake2s(facts.encode(), digest_size=5).hexdigest()
     return f"{_slug(name or stage or project)}-{digest}"

@@ -5,8 +5,6 @@ Never: needs a sidecar to be there, or asks the network anything.
 """
 
 import os
-import secrets
-import socket
 from collections.abc import Mapping, Sequence
 from time import monotonic_ns, time_ns
 from typing import Any
@@ -70,7 +68,7 @@ def init(
     hello = wire.Hello(
         run_id=identity.run_id(run_id, environ, number, project, name, stage),
         rank=identity.rank(environ) if rank is None else rank,
-        session=secrets.randbits(63),
+        session=int.from_bytes(os.urandom(8)) >> 1,
         time_ns=time_ns(),
         mono_ns=monotonic_ns(),
         project=project,
@@ -80,7 +78,7 @@ def init(
         local_rank=identity.local_rank(environ),
         pid=os.getpid(),
         pid_started=ring_file.process_started_seconds(os.getpid()),
-        host=socket.gethostname(),
+        host=os.uname().nodename,
         launch_id=identity.launch_id(environ),
         config=values.wire_map(config),
         model_facts=values.wire_map(facts.model_facts(model, model_facts)),
