@@ -27,7 +27,6 @@ from sidecar.state import (
     count,
 )
 from sidecar.streams import (
-    PENDING,
     Ready,
     Record,
     count_alive,
@@ -36,6 +35,7 @@ from sidecar.streams import (
     refresh_model,
     turns,
 )
+from sidecar.wire import PENDING
 
 __all__ = ["PENDING", "Record", "apply", "fold", "greet", "prompt", "step_ended", "turns"]
 

@@ -27,9 +27,7 @@ from sidecar.state import (
     RunState,
     count,
 )
-
-PENDING = "__pending__"
-"""Reserved metric name: how many values of this record a Completion will bring."""
+from sidecar.wire import PENDING
 
 MONO_NS_MAX = 2**59
 """18 years of uptime."""
