@@ -4,6 +4,7 @@ Given: a data directory and a run. Hands on: rows, one at a time, in the order t
 Never: holds a run in memory, or needs the journal to be finished.
 
 CSV and Parquet have a column for each metric, so they read the journal twice: once for the names, once for the rows.
+What is known of the run as a whole goes with the file (exported.py); what is printed is rows and nothing else.
 """
 
 import csv
@@ -16,10 +17,11 @@ from typing import IO, Any
 
 import msgspec
 
+from sidecar import exported
 from sidecar.config import Config
 from sidecar.errors import Exit, UserError
-from sidecar.journal import JournalReader
-from sidecar.rows import Projector, Row
+from sidecar.follow import Follower
+from sidecar.rows import Row
 from sidecar.state import RunState
 from sidecar.store import RunEntry, Store
 
@@ -30,42 +32,40 @@ FIXED_COLUMNS = ("run", "rank", "seq", "step", "time", "kind")
 
 
 class OpenRun(AbstractContextManager["OpenRun"]):
-    """One run's journal, open for reading."""
+    """One run's journal, open for reading: what was committed when it was opened."""
 
     def __init__(self, entry: RunEntry) -> None:
         self.entry = entry
-        self._reader = JournalReader(entry.path)
-        self._last_row = self._reader.last_row()
-        self._state: RunState | None = None
+        self._follower = self._follow()
+        self._last_row = self._follower.reader.last_row()
 
     @property
     def state(self) -> RunState:
-        """What ``rows`` has folded so far. Raises RuntimeError before the first row."""
-        if self._state is None:
-            raise RuntimeError("no rows were read yet")
-        return self._state
+        """What ``rows`` has folded so far."""
+        return self._follower.projector.state
+
+    @property
+    def facts(self) -> exported.RunFacts:
+        """What is known of the run as a whole, by the rows read so far."""
+        return exported.facts(self._follower.projector.info(), self.entry.state)
 
     def rows(self, *, derived: bool) -> Iterator[Row]:
-        """Every row up to what was committed when this was opened; repeatable."""
-        projector = Projector(self.entry.run_id)
-        self._state = projector.state
-        known: set[int] = set()
-        self._greet(projector, known)
-        for record in self._reader.records():
-            if record.row > self._last_row:
+        """Every row from the first; repeatable, one after the other.
+
+        Where retention removed the oldest events, totals go on from what they had come to.
+        """
+        self._follower.close()
+        self._follower = follower = self._follow()
+        for record, rows in follower.read(max(0, self._last_row - follower.row)):
+            if record.row > self._last_row:  # Rows ahead of us were removed meanwhile.
                 break
-            if record.session not in known and record.rank >= 0:
-                self._greet(projector, known)
-            yield from _wanted(projector.feed(record), derived)
+            yield from _wanted(rows, derived)
 
     def __exit__(self, *_: object) -> None:
-        self._reader.close()
+        self._follower.close()
 
-    def _greet(self, projector: Projector, known: set[int]) -> None:
-        for hello in self._reader.hellos():
-            if hello.session not in known:
-                known.add(hello.session)
-                projector.greet(hello, hello.time_ns)
+    def _follow(self) -> Follower:
+        return Follower(self.entry.path, self.entry.run_id, from_checkpoint=False)
 
 
 def open_run(config: Config, word: str) -> OpenRun:
@@ -105,7 +105,7 @@ def write_parquet(run: OpenRun, out: IO[bytes], *, derived: bool) -> None:
     types = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
     fixed = zip(FIXED_COLUMNS, ("text", "int", "int", "int", "float", "text"), strict=True)
     fields = [pa.field(name, types[kind]) for name, kind in [*fixed, *sorted(kinds.items())]]
-    schema = pa.schema(fields)
+    schema = pa.schema(fields, metadata={exported.METADATA_KEY: exported.encode(run.facts)})
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
         for batch in _batches(run.rows(derived=derived), PARQUET_ROWS):
             cells = [dict(zip(FIXED_COLUMNS, _fixed(row), strict=True)) | _typed(row, kinds) for row in batch]
@@ -116,11 +116,16 @@ FORMATS = {"jsonl": write_jsonl, "csv": write_csv, "parquet": write_parquet}
 
 
 def write_file(run: OpenRun, path: Path, kind: str, *, derived: bool) -> None:
-    """Whole or not at all: written beside ``path``, then renamed. Raises OSError."""
+    """Whole or not at all: written beside ``path``, then renamed. Raises OSError.
+
+    Beside formats that have no place for it lies what is known of the run as a whole: NAME.run.json.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as out:
             FORMATS[kind](run, out, derived=derived)
+        if kind != "parquet":
+            exported.write(exported.beside(path), run.facts)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -23,6 +23,8 @@ class Follower:
         self.reader = JournalReader(path)
         checkpoint = self.reader.checkpoint(number_max) if from_checkpoint else None
         checkpoint = checkpoint or self.reader.first_checkpoint()
+        if checkpoint is None and self.reader.last_row() == 0:  # Every event was removed: then that is where it begins.
+            checkpoint = self.reader.checkpoint()
         self.projector = Projector(run_id, load(checkpoint.state) if checkpoint else None)
         self.checkpoint_history = checkpoint.history if checkpoint else None
         self.row = checkpoint.row if checkpoint else 0

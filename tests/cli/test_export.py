@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from sinks.harness import Run
 
+from sidecar import exported
 from sidecar.cli import main
 from sidecar.export import finite_or_word
+from sidecar.follow import Follower
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
@@ -90,3 +93,56 @@ def test_file_that_cannot_be_written_leaves_nothing_behind(
 def test_nan_becomes_a_word_inside_lists_and_maps_too() -> None:
     value = {"a": [float("nan"), 1.0, {"b": float("-inf")}], "c": "text", "d": True}
     assert finite_or_word(value) == {"a": ["NaN", 1.0, {"b": "-Infinity"}], "c": "text", "d": True}
+
+
+@pytest.mark.parametrize("left", [0, 5])
+def test_totals_go_on_where_retention_removed_the_oldest_events(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], left: int
+) -> None:
+    run = Run(tmp_path, model_facts={"flops_per_token": 6e6, "peak_flops": 1e12})
+    run.steps(1, 20 - left)
+    follower = Follower(run.store.path("run-1"), "run-1")
+    list(follower.read(1000))
+    checkpoint = follower.checkpoint()
+    assert checkpoint is not None
+    run.journal.checkpoint(checkpoint)
+    run.steps(21 - left, 20)
+    assert main(["export", "run-1", "--dir", str(tmp_path), "--derived"]) == 0
+    whole = lines(capfd)
+    run.journal.drop_through(checkpoint.row)
+    if left == 0:
+        run.steps(21, 22)
+    assert main(["export", "run-1", "--dir", str(tmp_path), "--derived"]) == 0
+    rest = lines(capfd)
+    if left:
+        assert rest == whole[-2 * left :]
+    seen = [row["metrics"]["train/num_input_tokens_seen"] for row in rest if row["kind"] == "derived"]  # type: ignore[index]
+    assert seen[-1] == 1000 * (20 if left else 22)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_what_is_known_of_the_run_goes_with_the_file_and_adds_no_row(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str
+) -> None:
+    config = {"lr": 0.5, "deep": {"layers": [1, 2]}, "api_key": "canary", "tokenizer": "gpt2", "url": "x://u:pw@h/"}
+    run = Run(tmp_path / "data", config=config, model_facts={"params": 10}, tags=["t"])
+    run.steps(1, 3)
+    target = tmp_path / f"out.{kind}"
+    assert main(["export", "run-1", "--dir", str(tmp_path / "data"), "--format", kind, "-o", str(target)]) == 0
+    facts = exported.read(target)
+    assert facts is not None
+    assert (facts.run_id, facts.project, facts.name, facts.stage) == ("run-1", "demo", "d12", "pretrain")
+    assert (facts.total_steps, facts.model_facts, facts.tags) == (100, {"params": 10}, ["t"])
+    redacted = {"api_key": "[redacted]", "url": "[redacted]"}
+    assert facts.config == {"lr": 0.5, "deep": {"layers": [1, 2]}, "tokenizer": "gpt2"} | redacted
+    written = {target.name} if kind == "parquet" else {target.name, "out.run.json"}
+    assert {path.name for path in tmp_path.glob("out*")} == written
+    assert main(["export", "run-1", "--dir", str(tmp_path / "data"), "--format", "jsonl", "-o", "-"]) == 0
+    assert [row["kind"] for row in lines(capfd)] == ["step"] * 3
+
+
+def test_an_export_without_facts_has_none(tmp_path: Path) -> None:
+    assert exported.read(tmp_path / "none.jsonl") is None
+    (tmp_path / "torn.run.json").write_text("{")
+    assert exported.read(tmp_path / "torn.csv") is None
+    assert exported.read(tmp_path / "missing.parquet") is None

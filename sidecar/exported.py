@@ -1,0 +1,106 @@
+"""What a file of rows says of its run as a whole: project, name, stage, configuration, model facts.
+
+Given: what is known of a run, or the path of an export. Hands on: JSON, or the facts read back.
+Never: holds a secret of the configuration, or the name of a host; and adds no row to the export itself, whose rows
+are those that were emitted.
+
+Parquet keeps them in the metadata of its schema under ``sidecar.run``; beside JSON lines and CSV lies NAME.run.json.
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sidecar.rows import RunInfo
+from sidecar.sinks.privacy import REDACTED, is_secret_key, looks_secret
+
+METADATA_KEY = b"sidecar.run"
+SUFFIX = ".run.json"
+DEPTH_MAX = 8
+
+
+class RunFacts(msgspec.Struct, kw_only=True):
+    """The fields of RunInfo that a reader of the rows cannot know from them."""
+
+    run_id: str
+    project: str = ""
+    name: str | None = None
+    stage: str | None = None
+    state: str | None = None
+    """Of the run when this was written; None: not known."""
+    group: str | None = None
+    tags: list[str] = []
+    notes: str | None = None
+    config: dict[str, Any] = {}
+    """As the trainer gave it, nested; secrets replaced."""
+    model_facts: dict[str, Any] = {}
+    total_steps: int | None = None
+    world_size: int = 1
+    started_ns: int = 0
+
+
+def facts(info: RunInfo, state: str | None = None) -> RunFacts:
+    return RunFacts(
+        run_id=info.run_id, project=info.project, name=info.name, stage=info.stage, state=state or info.end,
+        group=info.group, tags=list(info.tags), notes=info.notes, config=_clean(info.config),
+        model_facts=_clean(info.model_facts), total_steps=info.total_steps, world_size=info.world_size,
+        started_ns=info.started_ns,
+    )  # fmt: skip
+
+
+def encode(known: RunFacts) -> bytes:
+    return msgspec.json.encode(known)
+
+
+def beside(path: Path) -> Path:
+    """Where the facts of an export without a place for them lie: d12.jsonl has d12.run.json."""
+    return path.with_suffix(SUFFIX)
+
+
+def write(path: Path, known: RunFacts) -> None:
+    """Whole or not at all; the owner's alone. Raises OSError."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    try:
+        draft.touch(mode=0o600)
+        draft.write_bytes(msgspec.json.format(encode(known)))
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read(path: Path) -> RunFacts | None:
+    """The facts that belong to an export (.parquet: a file, or a folder of parts; else the file beside it).
+
+    None when there are none, or they cannot be read: the rows are as good without.
+    """
+    with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError, ImportError):
+        data = _parquet_metadata(path) if path.suffix == ".parquet" else beside(path).read_bytes()
+        return msgspec.json.decode(data, type=RunFacts) if data else None
+    return None
+
+
+def _parquet_metadata(path: Path) -> bytes | None:
+    import pyarrow.parquet as pq
+
+    if path.is_dir():
+        path = max(path.glob("part-*.parquet"))  # Raises ValueError when there is none. The last one knows most.
+    found: bytes | None = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
+    return found
+
+
+def _clean(config: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    return {str(key): _clean_value(str(key), value, depth) for key, value in config.items()}
+
+
+def _clean_value(key: str, value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return REDACTED if is_secret_key(key) or looks_secret(value) else value
+    if isinstance(value, Mapping):
+        return _clean(value, depth + 1) if depth < DEPTH_MAX else {}
+    if isinstance(value, list | tuple):
+        return [_clean_value(key, item, depth + 1) for item in value] if depth < DEPTH_MAX else []
+    return value
