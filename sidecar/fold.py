@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sidecar import wire
-from sidecar.derive import goodput, joins
+from sidecar.derive import goodput, joins, mixture
 from sidecar.derive.latest import merge_recent, remember
 from sidecar.metrics import ALIASES
 from sidecar.state import (
@@ -116,6 +116,8 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
         join.loss_sum, join.loss_weight = float(loss) * weight, float(weight)
     if event.datasets:
         join.datasets = _datasets(state, event.datasets)
+    if mixture.TOTAL_WEIGHT in metrics:
+        join.dataset_losses = mixture.losses(metrics)
     joins.report(state, rank, join)
     return True
 

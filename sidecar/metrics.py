@@ -283,15 +283,21 @@ DATA = (
         ("dataset/min_tokens", "tokens", "Shortest sample"),
         ("dataset/{dataset}/samples", "samples", "Consumed in this step, this rank"),
         ("dataset/{dataset}/tokens", "tokens", "Consumed in this step, this rank"),
-        ("dataset/{dataset}/loss", "nats", "Mean training loss of what this step consumed of it, this rank"),
+        ("dataset/{dataset}/loss", "nats", "Mean training loss of what this step consumed of it; joined over ranks, "
+         "weighted by what counts"),
+        ("dataset/{dataset}/loss_weight", "", "What counted in that loss: tokens, or samples; this rank"),
+        ("dataset/loss_weight", "", "The same of all datasets together"),
     ),
     *_group(
         "gauge", "derived",
         ("dataset/{dataset}/samples_seen", "samples", "Consumed so far, all ranks", "training_dataset_samples_total"),
         ("dataset/{dataset}/tokens_seen", "tokens", "Consumed so far, all ranks", "training_dataset_tokens_total"),
         ("dataset/{dataset}/ratio", "ratio", "Its share of all samples", "training_dataset_share_ratio"),
+        ("dataset/{dataset}/target_ratio", "ratio", "The share that was planned",
+         "training_dataset_target_share_ratio"),
         ("dataset/{dataset}/coverage_percent", "percent", "Samples seen over its size; above 100 in later epochs",
          "training_dataset_coverage_ratio", "0.01"),
+        ("dataset/{dataset}/epochs", "epochs", "Whole passes through it", "training_dataset_epochs"),
     ),
 )
 

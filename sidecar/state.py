@@ -157,6 +157,8 @@ class Join(msgspec.Struct):
     loss_sum: float = 0.0
     loss_weight: float = 0.0
     datasets: dict[str, tuple[int, int]] = {}
+    dataset_losses: dict[str, tuple[float, float]] = {}
+    """Loss times weight, and weight, by dataset."""
     blocker: int = NOBODY
     """A rank that has not come this far, found at the last look: while it blocks, nobody else need be looked at."""
 

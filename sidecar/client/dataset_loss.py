@@ -1,7 +1,8 @@
 """The loss of each dataset in a mixture, from the losses that the step computed anyway.
 
 Given: for each micro-batch, per-sample or per-token losses and the dataset of each sample. Hands on: one mean for each
-dataset and step, of this rank. Never: runs the model again, reads a loss on the host, or waits for a device.
+dataset and step, of this rank, with its weight: the sidecar joins the ranks.
+Never: runs the model again, reads a loss on the host, or waits for a device.
 """
 
 import sys
@@ -12,6 +13,9 @@ from sidecar.client.later import Arriving, Numbers, send
 from sidecar.client.values import label
 
 torch: Any = sys.modules["torch"]  # Loaded only where a script has imported it already.
+
+TOTAL_WEIGHT = "dataset/loss_weight"
+"""In every step that carries losses by dataset; by this one name the sidecar knows them."""
 
 
 class DatasetLosses:
@@ -41,7 +45,7 @@ class DatasetLosses:
                 self._sums.append(_total(values, weights, places))
 
     def take(self) -> dict[str, Any]:
-        """The step has ended: ``dataset/<name>/loss`` for each dataset that took part, values to follow."""
+        """The step has ended: loss and weight of each dataset that took part, values to follow."""
         names, sums = self._names, self._sums
         self._names, self._sums = [], []
         if not names:
@@ -54,7 +58,12 @@ class DatasetLosses:
                 total = totals.setdefault(name, [0.0, 0.0])
                 total[0] += found[2 * i]
                 total[1] += found[2 * i + 1]
-            return {f"dataset/{name}/loss": loss / count if count else None for name, (loss, count) in totals.items()}
+            out: dict[str, Any] = {}
+            for name, (loss, weight) in totals.items():
+                out[f"dataset/{name}/loss"] = loss / weight if weight else None
+                out[f"dataset/{name}/loss_weight"] = weight
+            out[TOTAL_WEIGHT] = sum(weight for _, weight in totals.values())
+            return out
 
         return Arriving(numbers, finish).metrics()
 

@@ -172,7 +172,7 @@ class Run:
             self._datasets[name] = (old_samples + int(samples), old_tokens + int(tokens))
 
     def dataset_loss(self, names: Sequence[str], losses: Any, mask: Any = None) -> None:
-        """Losses of a micro-batch by dataset, from values the step has anyway: ``dataset/<name>/loss``, this rank.
+        """Losses of a micro-batch by dataset, from values the step has anyway; the sidecar joins all ranks.
 
         ``names``: the dataset of each sample; ``losses``: a tensor (samples,) or (samples, tokens), not reduced;
         ``mask``: of the same shape, 1 where a loss counts. Micro-batches of a step are weighted by what counts.

@@ -1,7 +1,7 @@
 """The derived metrics of one step: what the sidecar computes and the trainer does not have to.
 
 Given: a run's state right after a step, and the two ends of its window. Hands on: catalogue names with values.
-Never: overrules a value that the trainer sent itself, except the loss, which is joined over ranks; names a value
+Never: overrules a value that the trainer sent itself, except losses, which are joined over ranks; names a value
 that is not known.
 """
 
@@ -14,6 +14,7 @@ from sidecar.derive.throughput import Point
 from sidecar.state import Join, RunState
 
 ETA_STEPS_MIN = 5
+JOINED_LOSS = frozenset({"train/loss"})
 PHASE_TIMES = {
     "data_wait": "performance/data_loading_time_ms",
     "forward": "performance/forward_time_ms",
@@ -57,10 +58,17 @@ def derived_metrics(state: RunState, join: Join, loss: float | None, point: Poin
             out[target] = seconds * 1e3
     out["train/total_training_time_seconds"] = state.training_ns / 1e9
     progress.describe(state, out, join, steps_per_second)
+    joined: frozenset[str] = frozenset()
+    if state.world_size > 1:
+        joined = JOINED_LOSS
+        if join.dataset_losses:
+            losses = mixture.joined_losses(join.dataset_losses)
+            out.update(losses)
+            joined = joined.union(losses)
     if join.datasets:
         mixture.describe(state, out, join.datasets)
     if not out.keys().isdisjoint(join.metrics):
-        _yield_to_trainer(out, join.metrics, joined=state.world_size > 1)
+        _yield_to_trainer(out, join.metrics, joined)
     return out
 
 
@@ -83,7 +91,7 @@ def _efficiency(state: RunState, out: dict[str, Any], tokens_per_second: float |
             out["train/mfu_causal_percent"] = percent * model.flops_per_token_causal / per_token
 
 
-def _yield_to_trainer(out: dict[str, Any], sent: Mapping[str, Any], *, joined: bool) -> None:
+def _yield_to_trainer(out: dict[str, Any], sent: Mapping[str, Any], joined: frozenset[str]) -> None:
     for name in out.keys() & sent.keys():
-        if not (joined and name == "train/loss"):
+        if name not in joined:
             del out[name]

@@ -10,6 +10,7 @@ goes on without them, and what comes later is still counted in the totals.
 
 from bisect import bisect_left, bisect_right
 from heapq import heappop, heappush
+from typing import TypeVar
 
 from sidecar.derive import anomalies, progress, throughput
 from sidecar.derive.derived import derived_metrics
@@ -31,6 +32,8 @@ from sidecar.state import (
 MARKS_MAX = 1024
 CHECKPOINT_MARKS_MAX = 64
 SECOND_NS = 1_000_000_000
+
+T = TypeVar("T", int, float)
 
 
 def report(state: RunState, rank: RankState, own: Join) -> None:
@@ -141,15 +144,22 @@ def _merge(join: Join, own: Join) -> None:
     if own.training_ns > join.training_ns:
         join.training_ns = own.training_ns
     if own.datasets:
-        merged = dict(join.datasets)
-        for name, (samples, tokens) in own.datasets.items():
-            before = merged.get(name, (0, 0))
-            merged[name] = (before[0] + samples, before[1] + tokens)
-        join.datasets = merged
+        join.datasets = _added(join.datasets, own.datasets)
+    if own.dataset_losses:
+        join.dataset_losses = _added(join.dataset_losses, own.dataset_losses)
     if own.rank < join.rank:
         join.rank, join.session, join.seq = own.rank, own.session, own.seq
         join.mono_ns, join.time_ns = own.mono_ns, own.time_ns
         join.metrics, join.phases = own.metrics, own.phases
+
+
+def _added(one: dict[str, tuple[T, T]], other: dict[str, tuple[T, T]]) -> dict[str, tuple[T, T]]:
+    """Pairs added up by name; neither map is changed."""
+    out = dict(one)
+    for name, (first, second) in other.items():
+        before = out.get(name)
+        out[name] = (first, second) if before is None else (before[0] + first, before[1] + second)
+    return out
 
 
 def _merge_stale(state: RunState, own: Join) -> None:

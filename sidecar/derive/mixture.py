@@ -1,13 +1,36 @@
-"""Which datasets a run has consumed, in which shares, and how much of each.
+"""Which datasets a run has consumed, in which shares, and how much of each; and the loss of each over all ranks.
 
-Given: samples and tokens per dataset, summed over ranks. Hands on: shares, coverage, passes.
+Given: samples, tokens and losses per dataset. Hands on: shares, coverage, passes, joined losses.
 Never: holds a coverage at 100 %: more than that are further epochs.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from sidecar.state import RunState
+from sidecar.state import DATASETS_MAX, RunState
+
+TOTAL_WEIGHT = "dataset/loss_weight"
+"""Its presence says that a step carries losses by dataset."""
+DESCRIBED_MAX = 32
+"""With more datasets than these a step describes only those it consumed: every number is a value in its row."""
+
+
+def losses(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """(loss times weight, weight) by dataset, of one rank's step."""
+    out: dict[str, tuple[float, float]] = {}
+    for key, weight in metrics.items():
+        name = key[8:-12]
+        if not (name and key.startswith("dataset/") and key.endswith("/loss_weight")) or len(out) >= DATASETS_MAX:
+            continue
+        loss = metrics.get(f"dataset/{name}/loss")
+        if type(loss) in (int, float) and type(weight) in (int, float) and 0 < weight < 1e300:
+            out[name] = (float(loss) * weight, float(weight))
+    return out
+
+
+def joined_losses(summed: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Means over all ranks, each weighted by what counted in it."""
+    return {f"dataset/{name}/loss": total / weight for name, (total, weight) in summed.items()}
 
 
 def size_of(state: RunState, name: str) -> int | None:
@@ -30,26 +53,31 @@ def target_ratio(state: RunState, name: str) -> float | None:
     return None
 
 
-def share(state: RunState, name: str) -> float | None:
-    """Of all samples; of all tokens when nobody counts samples."""
+def shares(state: RunState) -> dict[str, float]:
+    """Of all samples; of all tokens when nobody counts samples. Empty when nobody counts either."""
     for which in (0, 1):
         total = sum(consumed[which] for consumed in state.datasets.values())
         if total:
-            return state.datasets[name][which] / total
-    return None
+            return {name: consumed[which] / total for name, consumed in state.datasets.items()}
+    return {}
 
 
-def describe(state: RunState, out: dict[str, Any], names: Mapping[str, object]) -> None:
-    for name in names:
+def describe(state: RunState, out: dict[str, Any], consumed: Mapping[str, object]) -> None:
+    """Every dataset so far: what one of them consumed changes the shares of all. Of very many, those of this step."""
+    ratios = shares(state)
+    for name in state.datasets if len(state.datasets) <= DESCRIBED_MAX else consumed:
         if name not in state.datasets:
             continue
         samples, tokens = state.datasets[name]
         prefix = f"dataset/{name}/"
         out[prefix + "samples_seen"] = samples
         out[prefix + "tokens_seen"] = tokens
-        ratio = share(state, name)
-        if ratio is not None:
-            out[prefix + "ratio"] = ratio
+        if name in ratios:
+            out[prefix + "ratio"] = ratios[name]
+        target = target_ratio(state, name)
+        if target is not None:
+            out[prefix + "target_ratio"] = target
         size = size_of(state, name)
         if size is not None:
             out[prefix + "coverage_percent"] = 100.0 * samples / size
+            out[prefix + "epochs"] = samples // size

@@ -307,9 +307,9 @@ def _rank(rank: RankState, now_ns: int) -> RankView:
 
 
 def _datasets(state: RunState) -> DatasetsView:
-    views = DatasetsView(state.dataset_current)
+    views, ratios = DatasetsView(state.dataset_current), mixture.shares(state)
     for name, (samples, tokens) in state.datasets.items():
-        view = DatasetView(samples, tokens, mixture.share(state, name), size=mixture.size_of(state, name),
+        view = DatasetView(samples, tokens, ratios.get(name), size=mixture.size_of(state, name),
                            target_ratio=mixture.target_ratio(state, name))
         view.samples_total, view.tokens_total = state.datasets_total.get(name, (samples, tokens))
         if view.size:

@@ -217,10 +217,12 @@ def _datasets(run: RunSnapshot, label: Labels) -> Iterator[Sample]:
         labels = label | {"dataset": label_value(name)}
         yield Sample("training_dataset_tokens_total", labels, dataset.tokens_total)
         yield Sample("training_dataset_samples_total", labels, dataset.samples_total)
-        for family, ratio in (("training_dataset_coverage_ratio", dataset.coverage),
-                              ("training_dataset_share_ratio", dataset.ratio)):
-            if ratio is not None:
-                yield Sample(family, labels, ratio)
+        for family, value in (("training_dataset_coverage_ratio", dataset.coverage),
+                              ("training_dataset_share_ratio", dataset.ratio),
+                              ("training_dataset_target_share_ratio", dataset.target_ratio),
+                              ("training_dataset_epochs", dataset.epochs)):
+            if value is not None:
+                yield Sample(family, labels, value)
     rest = [dataset for _, dataset in mixture[DATASETS_PER_RUN_MAX:]]
     if rest:
         labels = label | {"dataset": OTHER}

@@ -36,6 +36,8 @@ def test_each_dataset_has_the_mean_of_its_tokens_over_all_micro_batches(run: Run
         kept = mask[:, rows].double()
         expected = (losses.detach()[:, rows].double() * kept).sum() / kept.sum()
         assert event.metrics[f"dataset/{name}/loss"] == pytest.approx(expected.item(), rel=1e-6)
+        assert event.metrics[f"dataset/{name}/loss_weight"] == kept.sum().item()
+    assert event.metrics["dataset/loss_weight"] == mask.sum().item()
     assert metrics.find("dataset/a/loss") is not None
     run.step(2)
     assert of_kind(run, wire.Step)[1].metrics == {}
@@ -44,7 +46,10 @@ def test_each_dataset_has_the_mean_of_its_tokens_over_all_micro_batches(run: Run
 def test_per_sample_losses_need_no_mask(run: Run) -> None:
     run.dataset_loss(["x", "y", "x"], torch.tensor([1.0, 5.0, 2.0]))
     run.step(1)
-    assert of_kind(run, wire.Step)[0].metrics == {"dataset/x/loss": 1.5, "dataset/y/loss": 5.0}
+    assert of_kind(run, wire.Step)[0].metrics == {
+        "dataset/x/loss": 1.5, "dataset/x/loss_weight": 2.0, "dataset/y/loss": 5.0, "dataset/y/loss_weight": 1.0,
+        "dataset/loss_weight": 3.0,
+    }  # fmt: skip
 
 
 def test_nan_of_one_dataset_stays_with_it_and_a_masked_one_is_nothing(run: Run) -> None:
@@ -59,7 +64,7 @@ def test_nan_of_one_dataset_stays_with_it_and_a_masked_one_is_nothing(run: Run) 
 def test_a_dataset_of_which_nothing_counts_has_no_loss(run: Run) -> None:
     run.dataset_loss(["a"], torch.ones(1, 2), torch.zeros(1, 2))
     run.step(1)
-    assert of_kind(run, wire.Step)[0].metrics == {}
+    assert of_kind(run, wire.Step)[0].metrics == {"dataset/a/loss_weight": 0.0, "dataset/loss_weight": 0.0}
 
 
 def test_what_does_not_fit_is_counted_and_raises_nothing(run: Run) -> None:
