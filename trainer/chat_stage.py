@@ -11,6 +11,7 @@ from typing import Any
 from trainer import tasks
 from trainer.config import ChatConfig, MidtrainConfig
 from trainer.data.chats import Chats, Prepared, cached, prepare
+from trainer.data.quality import Quality, statistics
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
@@ -50,7 +51,7 @@ class ChatStage(Stage):
         self.data_facts = facts(loaded, prepared.lengths().tolist(), len(prepared), len(val), problems)
         self.data_facts["dataset/truncated_samples"] = prepared.truncated
         self.data_facts["dataset/dropped_samples"] = prepared.dropped
-        self.remarks = (problems.sentence(),) if problems.count else ()
+        self.remarks = problems.lines()
         if reused:
             self.remarks += ("tokens: as prepared before",)
 
@@ -79,8 +80,11 @@ def ends_of(part: Sequence[Any]) -> str:
 
 
 def load_tasks(stage: str, config: ChatConfig) -> tuple[list[Task[Any]], Problems]:
-    problems = Problems(refuse=config.bad_rows == "refuse")
-    return tasks.load(stage, config.data, config.data_config, problems, config.val_fraction), problems
+    problems = Problems(refuse=config.bad_rows == "refuse", quality=Quality(config.screen))
+    loaded = tasks.load(
+        stage, config.data, config.data_config, problems, config.val_fraction, without_hub=config.without_hub
+    )
+    return loaded, problems
 
 
 def facts(
@@ -89,16 +93,9 @@ def facts(
     """dataset/* and data/*, as the documents list them."""
     return {
         "dataset/name": " + ".join(task.name for task in loaded),
-        "dataset/train_size": train,
-        "dataset/eval_size": val,
-        "dataset/total_size": train + val,
-        "dataset/train_eval_ratio": train / val,
-        "dataset/avg_tokens_per_sample": sum(lengths) / max(1, len(lengths)),
-        "dataset/min_tokens": min(lengths, default=0),
-        "dataset/max_tokens": max(lengths, default=0),
-        "data/total_samples": train + val + problems.count,
+        **statistics(lengths, train, val),
+        **problems.quality.metrics(),
         "data/unreadable": problems.count,
-        "data/pass_rate": 100 * (train + val) / (train + val + problems.count),
     }
 
 

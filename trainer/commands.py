@@ -45,8 +45,8 @@ def evaluate(config: EvalConfig) -> None:
             )  # fmt: skip
         if here.is_main:
             run.log(numbers, step=0)
-            if problems.count:
-                Console().say(problems.sentence())
+            for remark in problems.lines():
+                Console().say(remark)
             print(json.dumps(numbers, indent=2))
         run.finish()
 

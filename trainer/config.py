@@ -26,7 +26,13 @@ def flag(default: Any, help: str, *also: str, group: str, env: str = "", choices
 class Config:
     """What one run is made of. The defaults are a run of about 45 seconds on two CPU cores."""
 
-    data: str | None = flag(None, "folder of text, or parquet with a column 'text' [standard library]", group="data")
+    data: str | None = flag(None, "folder of text or parquet, hub, or hf://... [standard library]", group="data")
+    hub_files: int = flag(4, "parquet files to fetch of a set on the hub", group="data")
+    without_hub: str = flag(
+        "refuse", "when the hub cannot be reached: end, or take what is built in", group="data",
+        choices=("refuse", "builtin"),
+    )  # fmt: skip
+    screen: bool = flag(True, "leave out text with secrets, malware or copyleft licences in it", group="data")
     data_bytes: int = flag(4_000_000, "read at most this many bytes of text", group="data")
     val_fraction: float = flag(0.1, "share of the data held back for validation", group="data")
 
@@ -101,7 +107,7 @@ class Config:
         return name in self.origins
 
 
-DATA_HELP = "folder with data sets in their true formats [built in]"
+DATA_HELP = "folder with data sets in their true formats, or hub [built in]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +115,7 @@ class ChatConfig(Config):
     """What the stages that read conversations have in common."""
 
     data: str | None = flag(None, DATA_HELP, group="data")
-    data_config: str | None = flag(None, "TOML or JSON that names the data sets", group="data")
+    data_config: str | None = flag(None, "YAML, TOML or JSON that names the data sets", group="data")
     bad_rows: str = flag("skip", "rows that cannot be understood", group="data", choices=("skip", "refuse"))
     judge_examples: int = flag(50, "questions per task at a validation", group="cadence")
     seq_len: int = flag(160, "tokens of context", "block_size", group="model")
@@ -177,7 +183,7 @@ class PipelineConfig(PpoConfig, DpoConfig, SftConfig):
 
 
 POSITIVE = (
-    "data_bytes", "n_layer", "n_head", "n_embd", "seq_len", "steps", "epochs", "batch_size", "grad_accum",
+    "data_bytes", "hub_files", "n_layer", "n_head", "n_embd", "seq_len", "steps", "epochs", "batch_size", "grad_accum",
     "learning_rate", "log_train_freq", "eval_freq", "eval_iters", "generate_freq", "threads", "checkpoint_freq",
     "grad_clip", "judge_examples", "beta", "rollout_batches", "ppo_epochs", "max_reply", "clip", "max_tokens",
     "judge_samples", "kl_target",

@@ -65,7 +65,7 @@ def run(config: PipelineConfig) -> None:
                 weights = done
                 continue
             settings = dataclasses.replace(settings, resume=_begun(config.resume, name))
-            weights = train_stage(_stage(part), settings, here, weights)
+            weights = train_stage(make_stage(part), settings, here, weights)
         _say(config, here, f"pipeline: {len(PARTS)} stages in {time.perf_counter() - began:.0f} s, group {group}")
 
 
@@ -74,7 +74,7 @@ def settings_of(config: PipelineConfig, name: str, group: str) -> Config:
     part = PARTS[name]
     own = {field.name for field in dataclasses.fields(part.config) if field.metadata}
     given = {key: getattr(config, key) for key in config.origins if key in own}
-    if name == "pretrain" and config.data:
+    if name == "pretrain" and config.data and config.data != "hub":
         given["data"] = _text_in(Path(config.data).expanduser())
     label = f"{config.run}-{name}" if config.run and config.run != "dummy" else config.run or name
     fixed = {"group": group, "run": label, "run_id": None, "from_weight": None}
@@ -86,7 +86,7 @@ def _text_in(folder: Path) -> str | None:
     return next((str(folder / name) for name in TEXT_FOLDERS if (folder / name).is_dir()), None)
 
 
-def _stage(part: Part) -> MakeStage:
+def make_stage(part: Part) -> MakeStage:
     module, name = part.stage.split(":")
     make: MakeStage = getattr(importlib.import_module(module), name)
     return make

@@ -1,23 +1,74 @@
-"""Where text comes from: the standard library or a folder (text.py), or parquet (parquet.py); windows.py cuts batches.
+"""Where text comes from: the standard library, a folder (text.py), parquet (parquet.py, stream.py) or the hub (hub.py).
 
-``load`` is the one door: it decides by the path, and gives documents already split into training and validation.
+``at_hand`` finds the files that --data names and fetches them if they are on the hub; ``load`` reads the documents,
+already split into training and validation. Several parquet shards are read as a stream, all but the last.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
+from trainer.data import hub
 from trainer.data.corpus import Corpus
+from trainer.data.quality import Quality
 from trainer.errors import UserError
 
+FINEWEB = f"{hub.SCHEME}karpathy/fineweb-edu-100b-shuffle/*.parquet"
+FINEWEB_NAME = "FineWeb-EDU"
+"""What ``--data hub`` is for plain text: 100 MB a shard; the documents' 24 GB are 240 of them."""
 
-def load(path: str | None, *, bytes_max: int, val_fraction: float) -> Corpus:
-    """Documents of the standard library (no path), of a folder of text, or of parquet. Raises UserError."""
-    from trainer.data import parquet, text
 
+class Place(NamedTuple):
+    path: Path | None = None
+    """A file or folder on this machine; None for the standard library."""
+    name: str | None = None
+    """As the sidecar shows it; None: that of the folder."""
+    shards: tuple[Path, ...] = ()
+    """More than one: parquet that is to be read as a stream, the last to validate."""
+    remarks: tuple[str, ...] = ()
+
+
+def at_hand(path: str | None, *, files_max: int | None = None, without_hub: str = "refuse") -> Place:
+    """Raises UserError: no such place; or the hub does not answer, and ``without_hub`` is not "builtin"."""
     if path is None:
-        return text.standard_library(bytes_max, val_fraction)
+        return Place()
+    if path == "hub" or hub.is_address(path):
+        try:
+            return _from_hub(path, files_max)
+        except hub.Unreachable as error:
+            if without_hub != "builtin":
+                raise
+            return Place(remarks=(f"{error.cause}: the standard library instead",))
     place = Path(path).expanduser()
     if not place.exists():
         raise UserError(f"no such file or folder: {path}", "give --data a folder of text or a parquet, or leave it out")
-    if place.suffix == ".parquet" or (place.is_dir() and any(place.glob("*.parquet"))):
-        return parquet.load(place, bytes_max, val_fraction)
-    return text.load(place, bytes_max, val_fraction)
+    shards = tuple(sorted(place.glob("*.parquet"))) if place.is_dir() else ()
+    return Place(place, None, shards if len(shards) > 1 else ())
+
+
+def load(place: Place, *, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
+    """Documents of the standard library, of a folder of text, or of parquet; of several shards only those that
+    validate. Raises UserError."""
+    from trainer.data import parquet, text
+
+    if place.path is None:
+        return text.standard_library(bytes_max, val_fraction, quality)
+    if place.shards:
+        val = parquet.documents(place.shards[-1], max(1, int(bytes_max * val_fraction)), Quality(quality.screen))
+        if not val:
+            raise UserError(
+                f"{place.shards[-1]} leaves the validation split empty", "the last shard validates: it must hold text"
+            )
+        return Corpus(place.name or place.path.resolve().name, [], val)
+    shard = place.path if place.path.is_file() else next(place.path.glob("*.parquet"), place.path)
+    if shard.suffix == ".parquet":
+        return parquet.load(shard, place.name, bytes_max, val_fraction, quality)
+    return text.load(place.path, bytes_max, val_fraction, quality)
+
+
+def _from_hub(path: str, files_max: int | None) -> Place:
+    address = hub.parse(FINEWEB if path == "hub" else path)
+    files = tuple(file for file in hub.fetch(address, files_max) if file.suffix == ".parquet")
+    if not files:
+        raise UserError(f"{address.repo} has no parquet there", "name its parquet files in the address")
+    name = FINEWEB_NAME if path == "hub" else address.name
+    return Place(files[0], name, files if len(files) > 1 else ())

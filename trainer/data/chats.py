@@ -6,6 +6,7 @@ Never: learns from a prompt, unless told to learn from everything. Its whole pos
 """
 
 import hashlib
+from array import array
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,7 @@ class Prepared:
 
 def prepare(mixture: TaskMixture[Example], seq_len: int, *, learn_all: bool = False) -> Prepared:
     """Render every conversation, cut to ``seq_len`` + 1 tokens: a row has one token more than the context."""
-    tokens: list[int] = []
-    learn: list[bool] = []
+    tokens, learn = array("h"), bytearray()  # Lists would take eight times the memory of the tensors.
     starts, task = [0], []
     truncated = dropped = 0
     for cursor in range(len(mixture)):
@@ -63,12 +63,16 @@ def prepare(mixture: TaskMixture[Example], seq_len: int, *, learn_all: bool = Fa
         if not any(mask):
             dropped += 1
             continue
-        tokens += ids
-        learn += mask
+        tokens.extend(ids)
+        learn.extend(mask)
         starts.append(len(tokens))
         task.append(mixture.index_map[cursor][0])
-    as_tensors = (torch.tensor(tokens, dtype=torch.int16), torch.tensor(learn, dtype=torch.bool))
+    as_tensors = (_tensor(tokens, torch.int16), _tensor(learn, torch.bool))
     return Prepared(*as_tensors, torch.tensor(starts), torch.tensor(task), mixture.names, truncated, dropped)
+
+
+def _tensor(numbers: "array[int] | bytearray", dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(numbers, dtype=dtype) if len(numbers) else torch.empty(0, dtype=dtype)
 
 
 def cached(make: Any, key: str, folder: Path) -> tuple[Prepared, bool]:

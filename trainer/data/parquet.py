@@ -7,47 +7,24 @@ Given: a .parquet file or a folder of them. Hands on: a Corpus; several shards a
 Never: loads a whole shard (it reads batch by batch, up to the limit), nor imports pyarrow unless parquet is asked for.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from trainer.data.corpus import Corpus, split
+from trainer.data.quality import Quality
 from trainer.errors import UserError
 
 COLUMN = "text"
-LANGUAGES_MAX = 50
+SAID = ("language", "score", "license")
+"""Columns that say something about a document, where a shard has them."""
 
 
-def load(path: Path, bytes_max: int, val_fraction: float) -> Corpus:
-    """Raises UserError: pyarrow missing, a corrupt or empty shard, no column of that name."""
-    shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    name = path.resolve().stem or "parquet"
-    if len(shards) == 1:
-        train, val = split(documents(shards[0], bytes_max), val_fraction, str(path))
-        return Corpus(name, train, val)
-    val = documents(shards[-1], max(1, int(bytes_max * val_fraction)))
-    train = []
-    bytes_left = bytes_max
-    for shard in shards[:-1]:
-        if bytes_left <= 0:
-            break
-        read = documents(shard, bytes_left)
-        bytes_left -= sum(map(len, read))
-        train += read
-    if not train or not val:
-        raise UserError(
-            f"{path} leaves the {'training' if not train else 'validation'} split empty", "add shards that hold text"
-        )
-    return Corpus(name, train, val)
-
-
-def shards_of(path: str | None) -> list[Path]:
-    """The shards of a folder that has several: enough to be read as a stream. Else none."""
-    place = Path(path).expanduser() if path else None
-    shards = sorted(place.glob("*.parquet")) if place is not None and place.is_dir() else []
-    return shards if len(shards) > 1 else []
+def load(shard: Path, name: str | None, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
+    """One shard, split by row. Raises UserError: pyarrow missing, a corrupt or empty shard, no column of texts."""
+    train, val = split(documents(shard, bytes_max, quality), val_fraction, str(shard))
+    return Corpus(name or shard.resolve().stem, train, val)
 
 
 def row_groups(shard: Path) -> int:
@@ -63,28 +40,13 @@ def text_bytes(shard: Path) -> int:
         return sum(meta.row_group(i).column(place).total_uncompressed_size for i in range(meta.num_row_groups))
 
 
-def group_texts(shard: Path, group: int) -> list[bytes]:
-    """The documents of one row group; rows without text are left out."""
+def group_texts(shard: Path, group: int, quality: Quality) -> list[bytes]:
+    """The documents of one row group that ``quality`` keeps; rows without text are left out."""
     with _opened(shard) as file:
-        texts = file.read_row_group(group, columns=[COLUMN]).column(0).to_pylist()
-    return [text.encode("utf-8", errors="replace") for text in texts if text]
-
-
-def quality(shard: Path) -> dict[str, float]:
-    """data/* of the shard's first row group: languages and mean score, where it has such columns."""
-    with _opened(shard) as file:
-        names = [name for name in ("language", "score") if name in file.schema_arrow.names]
-        if not names or not file.metadata.num_row_groups:
-            return {}
-        rows = file.read_row_group(0, columns=names).to_pydict()
-    found: dict[str, float] = {}
-    if scores := [score for score in rows.get("score", []) if score is not None]:
-        found["data/avg_quality_score"] = sum(scores) / len(scores)
-    languages = Counter(language for language in rows.get("language", []) if language)
-    for language, count in languages.most_common(LANGUAGES_MAX):
-        found[f"data/language_{language}"] = count
-        found[f"data/language_{language}_percent"] = 100 * count / languages.total()
-    return found
+        if group >= file.metadata.num_row_groups:
+            return []
+        rows = file.read_row_group(group, columns=_said_by(file)).to_pylist()
+    return [text for row in rows if (text := _text_of(row)) and _is_kept(text, row, quality)]
 
 
 def rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -94,23 +56,32 @@ def rows(file: Path) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
-def documents(shard: Path, bytes_max: int) -> list[bytes]:
-    """The first documents of a shard, up to so many bytes."""
-    read, size = [], 0
-    for text in _texts(shard):
-        document = text.encode("utf-8", errors="replace")[: bytes_max - size]
-        read.append(document)
-        size += len(document)
-        if size >= bytes_max:
-            break
+def documents(shard: Path, bytes_max: int, quality: Quality) -> list[bytes]:
+    """The first documents of a shard that ``quality`` keeps, up to so many bytes; one batch in memory at a time."""
+    read: list[bytes] = []
+    size = 0
+    with _opened(shard) as file:
+        for batch in file.iter_batches(columns=_said_by(file)):
+            for row in batch.to_pylist():
+                text = _text_of(row)[: bytes_max - size]
+                if text and _is_kept(text, row, quality):
+                    read.append(text)
+                    size += len(text)
+                if size >= bytes_max:
+                    return read
     return read
 
 
-def _texts(shard: Path) -> Iterator[str]:
-    """The shard's non-empty texts, in order, one row group in memory at a time."""
-    with _opened(shard) as file:
-        for batch in file.iter_batches(columns=[COLUMN]):
-            yield from (text for text in batch.column(0).to_pylist() if text)
+def _said_by(file: Any) -> list[str]:
+    return [COLUMN, *(name for name in SAID if name in file.schema_arrow.names)]
+
+
+def _text_of(row: dict[str, Any]) -> bytes:
+    return (row[COLUMN] or "").encode("utf-8", errors="replace")
+
+
+def _is_kept(text: bytes, row: dict[str, Any], quality: Quality) -> bool:
+    return quality.keep(text, *(row.get(name) for name in SAID))
 
 
 @contextmanager
@@ -122,6 +93,11 @@ def _opened(shard: Path, needed: str | None = COLUMN) -> Iterator[Any]:
             if needed and needed not in file.schema_arrow.names:
                 raise UserError(
                     f"{shard} has no column {needed!r} (it has {', '.join(file.schema_arrow.names)})",
+                    "give --data parquet files of FineWeb-EDU's shape",
+                )
+            if needed and "string" not in (kind := str(file.schema_arrow.field(needed).type)):
+                raise UserError(
+                    f"the column {needed!r} of {shard} is of {kind}, not of text",
                     "give --data parquet files of FineWeb-EDU's shape",
                 )
             yield file

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainer.data import parquet
 from trainer.data.batch import Batch
+from trainer.data.quality import Quality
 from trainer.data.windows import concatenate
 from trainer.errors import UserError
 
@@ -33,10 +34,14 @@ class Position:
 
 class ParquetStream:
     def __init__(
-        self, shards: Sequence[Path], *, name: str, seq_len: int, batch_size: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        """Raises UserError: a shard that cannot be read, or fewer row groups than ranks."""
-        self.name, self.seq_len, self.batch_size = name, seq_len, batch_size
+        self, shards: Sequence[Path], *, name: str, seq_len: int, batch_size: int, rank: int = 0, world_size: int = 1,
+        screen: bool = True,
+    ) -> None:  # fmt: skip
+        """``screen``: leave out what quality.py forbids to learn from.
+
+        Raises UserError: a shard that cannot be read, or fewer row groups than ranks.
+        """
+        self.name, self.seq_len, self.batch_size, self.screen = name, seq_len, batch_size, screen
         groups = [(shard, number) for shard in shards for number in range(parquet.row_groups(shard))]
         self.groups = groups[rank::world_size]
         if len(groups) < world_size:
@@ -74,13 +79,15 @@ class ParquetStream:
         self._held = 0
         self._next, self._skip = Position(position.epoch, position.group, position.document), position.offset
         self._texts: list[bytes] | None = None
+        self._began_in, self._found = position.epoch, False  # Has this pass had any text so far?
 
     def _read_document(self) -> None:
         """Take up one more document, or go on to the next row group."""
         at = self._next
         if self._texts is None:
-            self._texts = parquet.group_texts(*self.groups[at.group])
+            self._texts = parquet.group_texts(*self.groups[at.group], Quality(self.screen))
         if at.document < len(self._texts):
+            self._found = True
             tokens = concatenate([self._texts[at.document]])[self._skip :]
             self._parts.append(tokens)
             self._starts.append(Position(at.epoch, at.group, at.document, self._skip))
@@ -88,6 +95,9 @@ class ParquetStream:
             self._next = Position(at.epoch, at.group, at.document + 1)
         else:
             last = at.group + 1 == len(self.groups)
+            if last and at.epoch > self._began_in and not self._found:
+                raise UserError(f"{self.name} has no text that may be learnt from", "give other shards, or --no-screen")
+            self._found = self._found and not last
             self._next = Position(at.epoch + 1) if last else Position(at.epoch, at.group + 1)
             self._texts = None
         self._skip = 0

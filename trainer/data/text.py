@@ -13,38 +13,46 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trainer.data.corpus import Corpus, shuffled_by_name, split
+from trainer.data.quality import Quality
 from trainer.errors import UserError
 
 NOT_THE_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "encodings"})
 """Installed packages differ from machine to machine; tests and character tables teach a language model little."""
 
+LANGUAGES = {
+    ".py": "python", ".c": "c", ".h": "c", ".cc": "cpp", ".cpp": "cpp", ".rs": "rust", ".go": "go", ".java": "java",
+    ".js": "javascript", ".ts": "typescript", ".sh": "shell", ".sql": "sql", ".rb": "ruby", ".html": "html",
+    ".md": "markdown", ".rst": "restructuredtext",
+}  # fmt: skip
+"""Of files by their ending; others do not say."""
 
-def standard_library(bytes_max: int, val_fraction: float) -> Corpus:
+
+def standard_library(bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
     root = Path(sysconfig.get_paths()["stdlib"])
-    return _read("python-stdlib", root, bytes_max, val_fraction, lambda name: name.endswith(".py"), NOT_THE_LIBRARY)
+    files = _files(root, lambda name: name.endswith(".py"), NOT_THE_LIBRARY)
+    return _read("python-stdlib", root, files, bytes_max, val_fraction, quality)
 
 
-def load(path: Path, bytes_max: int, val_fraction: float) -> Corpus:
+def load(path: Path, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
     """Raises UserError if ``path`` is not a readable folder with at least two text files."""
     if not path.is_dir():
         raise UserError(f"{path} is neither a folder nor a .parquet file", "give --data the folder that holds the file")
     if not os.access(path, os.R_OK | os.X_OK):
         raise UserError(f"no permission to read {path}", "change its permissions, or give --data another folder")
-    return _read(path.resolve().name or "text", path, bytes_max, val_fraction, lambda name: True, frozenset())
+    files = _files(path, lambda name: True, frozenset())
+    return _read(path.resolve().name or "text", path, files, bytes_max, val_fraction, quality)
 
 
-def _read(
-    name: str, root: Path, bytes_max: int, val_fraction: float, wanted: Callable[[str], bool], pruned: frozenset[str]
-) -> Corpus:
+def _read(name: str, root: Path, files: Iterator[str], bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
     documents: list[bytes] = []
     bytes_read = skipped = 0
-    for relative in shuffled_by_name(list(_files(root, wanted, pruned))):
+    for relative in shuffled_by_name(list(files)):
         if bytes_read >= bytes_max:
             break
         document = _text_of(root / relative, bytes_max - bytes_read)
         if document is None:
             skipped += 1
-        elif document:
+        elif document and quality.keep(document, LANGUAGES.get(Path(relative).suffix)):
             documents.append(document)
             bytes_read += len(document)
     train, val = split(documents, val_fraction, str(root))

@@ -7,7 +7,6 @@
 Given: a Config. Hands on: a Pretraining stage to the loop. A folder with several parquet shards is read as a stream.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from trainer import data
 from trainer.config import Config
 from trainer.data import parquet
-from trainer.data.corpus import Corpus
+from trainer.data.quality import Quality, statistics
 from trainer.data.stream import ParquetStream
 from trainer.data.windows import Windows, concatenate
 from trainer.distributed import World
@@ -30,26 +29,29 @@ class Pretraining(Stage):
 
     def __init__(self, config: Config, world: World) -> None:
         share = {"batch_size": config.batch_size, "rank": world.rank, "world_size": world.size}
-        shards = parquet.shards_of(config.data)
+        place = data.at_hand(config.data, files_max=config.hub_files, without_hub=config.without_hub)
+        quality, shards, self.remarks = Quality(config.screen), place.shards[:-1], place.remarks
+        corpus = data.load(place, bytes_max=config.data_bytes, val_fraction=config.val_fraction, quality=quality)
         self.is_stream = bool(shards)
-        if not shards:
-            corpus = data.load(config.data, bytes_max=config.data_bytes, val_fraction=config.val_fraction)
-            tokens = concatenate(corpus.train)
-            train: Windows | ParquetStream = Windows(
-                tokens, name=corpus.name, seq_len=config.seq_len, seed=config.seed, **share
-            )
+        train: Windows | ParquetStream
+        if shards:
+            train = ParquetStream(shards, name=corpus.name, seq_len=config.seq_len, screen=config.screen, **share)
+            parquet.group_texts(shards[0], 0, quality)  # Of a stream, data/* describe what comes first.
         else:
-            *shards, last = shards
-            corpus = _held_back(last, config)
-            train = ParquetStream(shards, name=corpus.name, seq_len=config.seq_len, **share)
+            tokens = concatenate(corpus.train)
+            train = Windows(tokens, name=corpus.name, seq_len=config.seq_len, seed=config.seed, **share)
         val_tokens = concatenate(corpus.val)
         self.val = val = Windows(val_tokens, name=f"{corpus.name} (validation)", seq_len=config.seq_len, **share)
         self.reference = Reference(corpus.train or corpus.val) if world.is_main else None
         self.train, self.batches_per_epoch = train, train.batches_per_epoch
         self.dataset_sizes = {corpus.name: train.count}
-        self.data_facts = _facts(corpus, train.count, val.count, config.seq_len)
-        if shards:
-            self.data_facts |= {"dataset/train_shards": len(shards), **parquet.quality(shards[0])}
+        self.data_facts = {
+            "dataset/name": corpus.name,
+            **statistics([config.seq_len], train.count, val.count),
+            **quality.metrics(),
+            "data/unreadable": corpus.skipped,
+            **({"dataset/train_shards": len(shards)} if shards else {}),
+        }
 
     def surprise(self, texts: list[str]) -> float | None:
         return self.reference.perplexity(texts) if self.reference else None
@@ -70,33 +72,6 @@ class Pretraining(Stage):
     def load_rank_state(self, state: dict[str, Tensor]) -> None:
         if self.is_stream:
             self.train.load_state({name: int(value) for name, value in state.items()})
-
-
-def _held_back(last: Path, config: Config) -> Corpus:
-    """The last shard validates, and is the reference for samples; the others are not read yet."""
-    return Corpus(last.resolve().parent.name, [], parquet.documents(last, int(config.data_bytes * config.val_fraction)))
-
-
-def _facts(corpus: Corpus, train: int, val: int, seq_len: int) -> dict[str, Any]:
-    """dataset/* in windows, data/* in documents."""
-    documents = corpus.train + corpus.val
-    readable = 100 * len(documents) / max(1, len(documents) + corpus.skipped)
-    return {
-        "dataset/name": corpus.name,
-        "dataset/train_size": train,
-        "dataset/eval_size": val,
-        "dataset/total_size": train + val,
-        "dataset/train_eval_ratio": train / val,
-        "dataset/avg_tokens_per_sample": seq_len,
-        "dataset/min_tokens": seq_len,
-        "dataset/max_tokens": seq_len,
-        "dataset/train_documents": len(corpus.train),
-        "dataset/eval_documents": len(corpus.val),
-        "dataset/skipped_documents": corpus.skipped,
-        "data/total_samples": len(documents),
-        "data/avg_code_length": sum(map(len, documents)) / max(1, len(documents)),
-        "data/pass_rate": readable,
-    }
 
 
 def run(config: Config) -> None:

@@ -1,35 +1,30 @@
-"""Which data sets a stage mixes, and where they come from: built in, or local files in their true formats.
+"""Which data sets a stage mixes, and where they come from: built in, local files in their true formats, or the hub.
 
-    --data FOLDER          FOLDER/smoltalk, FOLDER/mmlu, FOLDER/gsm8k.jsonl ...: whatever of KNOWN is there
-    --data_config FILE     a TOML or JSON file: [[datasets]] with name, format, path, and if you like stop and val_path
+    --data FOLDER          FOLDER/smoltalk, FOLDER/mmlu, FOLDER/gsm8k.jsonl ...: whatever known.py lists and is there
+    --data hub             the same sets from the hub
+    --data_config FILE     YAML, TOML or JSON: datasets with name, format, path, and if you like stop and val_path
 
 ``load`` is the one door. Given: a stage's name and the flags. Hands on: its Tasks.
 """
 
-import json
-import tomllib
+import glob
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainer.data import hub
 from trainer.data.corpus import split
 from trainer.errors import UserError
 from trainer.tasks import builtin
+from trainer.tasks.data_config import Source, read_sources
 from trainer.tasks.example import Task
 from trainer.tasks.formats import FORMATS
-from trainer.tasks.rows import Problems, files_of, read
+from trainer.tasks.known import KNOWN, Known
+from trainer.tasks.rows import Problems, files_of, keep, read
 
-KNOWN = {
-    "smoltalk": ("SmolTalk", "smoltalk"),
-    "mmlu": ("MMLU", "mmlu"),
-    "gsm8k": ("GSM8K", "gsm8k"),
-    "arc-easy": ("ARC-Easy", "arc"),
-    "arc-challenge": ("ARC-Challenge", "arc"),
-    "preferences": ("preferences", "preference"),
-    "prompts": ("prompts", "prompts"),
-    "humaneval": ("HumanEval", "humaneval"),
-}
-"""File or folder -> (name in every outlet, format)."""
+HELD_BACK = {"test", "val", "valid", "validation", "dev", "eval"}
+"""A file with one of these words in its name, or in that of a folder around it, validates."""
 
 
 class Recipe(NamedTuple):
@@ -37,6 +32,7 @@ class Recipe(NamedTuple):
     known: tuple[str, ...]
     stop: dict[str, int] = {}
     """At most this many rows of a set, as the documents have it."""
+    trains: bool = True
 
 
 RECIPES = {
@@ -49,40 +45,51 @@ RECIPES = {
     "ppo": Recipe((builtin.sums,), ("prompts", "gsm8k")),
     "eval": Recipe(
         (builtin.modules, builtin.sums, builtin.programs),
-        ("mmlu", "arc-easy", "arc-challenge", "gsm8k", "humaneval"),
+        ("mmlu", "arc-easy", "arc-challenge", "gsm8k", "humaneval"), trains=False,
     ),
 }  # fmt: skip
 
 
-class Source(NamedTuple):
-    name: str
-    format: str
-    path: Path
-    val_path: Path | None = None
-    stop: int | None = None
-
-
 def load(
-    stage: str, data: str | None, data_config: str | None, problems: Problems, val_fraction: float
-) -> list[Task[Any]]:
-    """The stage's tasks. Raises UserError: nothing there, an unknown format, an empty half, a refused row."""
+    stage: str, data: str | None, data_config: str | None, problems: Problems, val_fraction: float,
+    without_hub: str = "refuse",
+) -> list[Task[Any]]:  # fmt: skip
+    """The stage's tasks. Raises UserError: nothing there, an unknown format, an empty half, a refused row, no hub."""
     recipe = RECIPES[stage]
-    if data_config:
-        sources = _configured(Path(data_config).expanduser())
-    elif data:
-        sources = _found(stage, Path(data).expanduser(), recipe)
-    else:
-        return [make() for make in recipe.builtin]
-    return [_read(source, problems, val_fraction) for source in sources]
+    if not (data or data_config):
+        return _built_in(recipe, problems)
+    try:
+        if data_config:
+            sources = read_sources(Path(data_config).expanduser(), FORMATS)
+        elif data == "hub":
+            sources = _on_the_hub(recipe)
+        else:
+            sources = _found(stage, Path(str(data)).expanduser(), recipe)
+        return [_read(source, problems, val_fraction, trains=recipe.trains) for source in sources]
+    except hub.Unreachable as error:
+        if without_hub != "builtin":
+            raise
+        problems.remarks.append(f"{error.cause}: built-in data instead")
+        return _built_in(recipe, problems)
+
+
+def _built_in(recipe: Recipe, problems: Problems) -> list[Task[Any]]:
+    tasks = [make() for make in recipe.builtin]
+    for task in tasks:
+        for example in (*task.train, *task.val):
+            keep(example, problems.quality)  # They are clean: counted, never left out.
+    return tasks
 
 
 def _found(stage: str, folder: Path, recipe: Recipe) -> list[Source]:
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}", "give --data a folder, hub, or nothing for the built-in data")
     sources = []
     for word in recipe.known:
         places = [folder / word, *(folder / f"{word}{suffix}" for suffix in (".jsonl", ".json", ".parquet"))]
         place = next((place for place in places if place.exists()), None)
         if place is not None:
-            sources.append(Source(*KNOWN[word], place, None, recipe.stop.get(word)))
+            sources.append(_local(KNOWN[word], place, recipe.stop.get(word)))
     if not sources:
         raise UserError(
             f"{folder} has none of the data sets of {stage}: {', '.join(recipe.known)}",
@@ -91,45 +98,54 @@ def _found(stage: str, folder: Path, recipe: Recipe) -> list[Source]:
     return sources
 
 
-def _configured(file: Path) -> list[Source]:
-    remedy = "a data config is TOML or JSON: [[datasets]] with name, format and path"
-    try:
-        text = file.read_text(encoding="utf-8")
-        rows = (json.loads(text) if file.suffix == ".json" else tomllib.loads(text))["datasets"]
-        sources = [_source(row, file.parent) for row in rows]
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}", "check the path of --data_config") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is not a data config: {error}", remedy) from error
-    if not sources:
-        raise UserError(f"{file} names no datasets", remedy)
-    return sources
+def _local(known: Known, place: Path, stop: int | None) -> Source:
+    """A folder that is laid out as on the hub is read as the hub would be: such repositories hold more than one set."""
+    if known.val and place.is_dir() and any(place.glob(known.val)):
+        return Source(known.name, known.format, known.train and f"{place}/{known.train}", f"{place}/{known.val}", stop)
+    return Source(known.name, known.format, str(place), None, stop)
 
 
-def _source(row: dict[str, Any], folder: Path) -> Source:
-    if unknown := set(row) - {"name", "format", "path", "val_path", "stop"}:
-        raise ValueError(f"unknown key {min(unknown)!r}")
-    if row["format"] not in FORMATS:
-        raise ValueError(f"unknown format {row['format']!r}, choose from {', '.join(FORMATS)}")
-    val_path = folder / row["val_path"] if "val_path" in row else None
-    return Source(row["name"], row["format"], folder / row["path"], val_path, row.get("stop"))
+def _on_the_hub(recipe: Recipe) -> list[Source]:
+    known = {word: KNOWN[word] for word in recipe.known if KNOWN[word].repo}
+    return [Source(k.name, k.format, *k.addresses(), recipe.stop.get(word)) for word, k in known.items()]
 
 
-def _read(source: Source, problems: Problems, val_fraction: float) -> Task[Any]:
-    """Files with test or val in their name validate; without any, a share of the rows does."""
+def _read(source: Source, problems: Problems, val_fraction: float, *, trains: bool) -> Task[Any]:
+    """Files whose name says that they are for tests validate; without any, a share of the rows does."""
     understand, before = FORMATS[source.format], problems.count
-    files = files_of(source.path)
-    held_back = [file for file in files if any(word in file.name for word in ("test", "val"))]
-    if source.val_path:
-        held_back = files_of(source.val_path)
-    train = read([file for file in files if file not in held_back], understand, problems, source.stop)
+    files = _files(source.path)
+    held_back = _files(source.val_path) or [file for file, path in files.items() if is_held_back(path)]
+    held_back = list(held_back)
+    train_files = [file for file in files if file not in held_back] if trains or not held_back else []
+    train = read(train_files, understand, problems, source.stop)
     if held_back:
         val = read(held_back, understand, problems)
     else:
         train, val = split(train, val_fraction, f"{source.name} in {source.path}")
-    if not train or not val:
+    if problems.count > before and not train + val:
         raise UserError(
-            f"{source.name} in {source.path} leaves the {'training' if not train else 'validation'} split empty",
+            f"{source.name}: no row is of the format {source.format!r}: {problems.named[-1]}",
+            "check the file, or name another format with --data_config FILE",
+        )
+    if not val or (trains and not train):
+        raise UserError(
+            f"{source.name} in {source.path} leaves the {'validation' if train else 'training'} split empty",
             "add rows to it, or files of their own with val in the name",
         )
     return Task(source.name, train, val, problems.count - before)
+
+
+def _files(where: str | None) -> dict[Path, str]:
+    """The files of a folder, a file, a pattern or an address; and the words of each one's path that we may go by."""
+    if where is None:
+        return {}
+    if hub.is_address(where):
+        return {file: file.name for file in hub.fetch(hub.parse(where))}
+    root = Path(where)
+    if not root.exists() and (matches := sorted(glob.glob(where, recursive=True))):
+        return {file: file.name for match in matches for file in files_of(Path(match))}
+    return {file: str(file.relative_to(root)) if file != root else file.name for file in files_of(root)}
+
+
+def is_held_back(path: str) -> bool:
+    return not HELD_BACK.isdisjoint(re.split(r"[^a-z]+", path.lower()))

@@ -28,6 +28,10 @@ class Example:
     tests: str = ""
     """Of a programming problem: the code that judges a reply."""
 
+    def text(self) -> str:
+        """All that is said."""
+        return "\n".join(message.content for message in self.messages)
+
     @property
     def prompt(self) -> tuple[Message, ...]:
         return self.messages[:-1]
@@ -44,6 +48,10 @@ class Preference:
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
+
+    def text(self) -> str:
+        """All that is said."""
+        return "\n".join((*(message.content for message in self.prompt), self.chosen, self.rejected))
 
 
 def ask(question: str, reply: str, **more: str | tuple[str, ...]) -> Example:

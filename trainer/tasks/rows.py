@@ -8,14 +8,23 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from trainer.data.quality import Quality
 from trainer.errors import UserError
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".json", ".parquet")
 NAMED_MAX = 3
-T = TypeVar("T")
+LINE_BYTES_MAX = 16 * 1024 * 1024
+"""A longer line is no conversation but a file that lost its line breaks."""
+
+
+class Readable(Protocol):
+    def text(self) -> str: ...
+
+
+T = TypeVar("T", bound=Readable)
 
 
 @dataclass
@@ -25,6 +34,10 @@ class Problems:
     refuse: bool = False
     count: int = 0
     named: list[str] = field(default_factory=list)
+    quality: Quality = field(default_factory=Quality)
+    """Of the rows that were understood."""
+    remarks: list[str] = field(default_factory=list)
+    """What else the user should know about where the data come from."""
 
     def add(self, where: str, reason: str) -> None:
         """Raises UserError if bad rows are refused."""
@@ -37,6 +50,10 @@ class Problems:
     def sentence(self) -> str:
         more = "" if self.count <= NAMED_MAX else f" and {self.count - NAMED_MAX} more"
         return f"skipped {self.count} bad row(s): {'; '.join(self.named)}{more}"
+
+    def lines(self) -> tuple[str, ...]:
+        """For the console."""
+        return (*self.remarks, *((self.sentence(),) if self.count else ()))
 
 
 def files_of(path: Path) -> list[Path]:
@@ -56,11 +73,19 @@ def read(files: list[Path], understand: Callable[[Row], T], problems: Problems, 
             if stop is not None and len(understood) >= stop:
                 return understood
             try:
-                understood.append(understand(row))
-            except (KeyError, TypeError, ValueError, IndexError) as error:
-                reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
-                problems.add(where, reason)
+                example = understand(row)
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+                problems.add(where, f"no field {error}" if isinstance(error, KeyError) else str(error))
+                continue
+            if keep(example, problems.quality, row):
+                understood.append(example)
     return understood
+
+
+def keep(example: Readable, quality: Quality, row: Row | None = None) -> bool:
+    """May it be learnt from? ``row``: what its source says about it."""
+    said = (row or {}).get
+    return quality.keep(example.text().encode(errors="replace"), said("language"), said("score"), said("license"))
 
 
 def _rows(file: Path, problems: Problems) -> Iterator[tuple[str, Row]]:
@@ -71,30 +96,47 @@ def _rows(file: Path, problems: Problems) -> Iterator[tuple[str, Row]]:
             yield f"{file.name}:{number}", row
         return
     try:
-        text = file.read_bytes()
+        for number, row in _parsed(file):
+            where = f"{file.name}:{number}"
+            if isinstance(row, dict):
+                yield where, row
+            else:
+                problems.add(where, row if isinstance(row, str) else "not an object")
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}", "check its permissions") from error
-    lines = _listed(file, text) if file.suffix == ".json" else text.splitlines()
-    for number, line in enumerate(lines, start=1):
-        where = f"{file.name}:{number}"
-        if isinstance(line, bytes):
-            if not line.strip():
-                continue
-            try:
-                line = json.loads(line)
-            except ValueError:
-                problems.add(where, "not JSON")
-                continue
-        if isinstance(line, dict):
-            yield where, line
-        else:
-            problems.add(where, "not an object")
 
 
-def _listed(file: Path, text: bytes) -> list[Any]:
-    """A .json file holds one list of rows; many are JSONL in truth."""
+def _parsed(file: Path) -> Iterator[tuple[int, Any]]:
+    """(number, row); for a line that is none, what is wrong with it."""
+    if file.suffix == ".json" and (whole := _listed(file)) is not None:
+        yield from ((number, row if isinstance(row, dict) else None) for number, row in enumerate(whole, start=1))
+        return
+    with file.open("rb") as lines:
+        number = 0
+        while line := lines.readline(LINE_BYTES_MAX):
+            number += 1
+            if len(line) == LINE_BYTES_MAX and not line.endswith(b"\n"):
+                while (rest := lines.readline(LINE_BYTES_MAX)) and not rest.endswith(b"\n"):
+                    pass
+                yield number, f"longer than {LINE_BYTES_MAX // 1024**2} MiB"
+            elif line.strip():
+                yield number, _row_or_reason(line)
+
+
+def _row_or_reason(line: bytes) -> Any:
     try:
-        whole = json.loads(text)
-    except ValueError:
-        return list(text.splitlines())
+        row = json.loads(line)
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    except (ValueError, RecursionError):
+        return "not JSON"
+    return row if isinstance(row, dict) else None
+
+
+def _listed(file: Path) -> list[Any] | None:
+    """A .json file holds one list of rows, or one row; None for the many that are JSONL in truth."""
+    try:
+        whole = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return None
     return whole if isinstance(whole, list) else [whole]

@@ -1,0 +1,102 @@
+"""What must not be learnt from, and what is told about the rest: the third document's data/* numbers.
+
+Given: texts, one at a time, with what their source says about them. Hands on: whether to keep each, and the numbers.
+Never: keeps or shows a text. It is a coarse screen by unmistakable marks, not a scanner: it misses what has none.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+KINDS = ("malicious", "secrets", "license")
+LANGUAGES_MAX = 50
+HEAD_BYTES = 4096
+"""Licences stand at the top."""
+COPYLEFT = re.compile(rb"SPDX-License-Identifier:\s*(?:A?GPL|LGPL|SSPL|CC-BY-NC)", re.IGNORECASE)
+COPYLEFT_NAMES = ("agpl", "gpl", "lgpl", "sspl", "cc-by-nc")
+MARKS: tuple[tuple[str, bytes, re.Pattern[bytes]], ...] = (
+    ("secrets", b"PRIVATE KEY-----", re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{16}")),
+    ("secrets", b"AKIA", re.compile(rb"\bAKIA[0-9A-Z]{16}\b")),
+    ("secrets", b"gh", re.compile(rb"\bgh[pousr]_[A-Za-z0-9]{36}\b")),
+    ("secrets", b"xox", re.compile(rb"\bxox[abprs]-[0-9A-Za-z]{4,}-[0-9A-Za-z-]{10,}")),
+    ("secrets", b"sk-", re.compile(rb"\bsk-(?:[a-z]+-)?[A-Za-z0-9_]{32,}")),
+    ("malicious", b"/dev/tcp/", re.compile(rb"/dev/tcp/[\w.$]+/[\d$]")),
+    ("malicious", b"--no-preserve-root", re.compile(rb"rm\s+-[rf]+\s[^\n]*--no-preserve-root")),
+    ("malicious", b"b64decode", re.compile(rb"\b(?:eval|exec)\s*\(\s*(?:base64\.)?b64decode\s*\(")),
+    ("malicious", b"stratum+tcp", re.compile(rb"stratum\+tcp://[\w.-]+:\d")),
+)
+"""(kind, a piece of text that is quickly looked for, what must be there)."""
+
+
+def blocked(text: bytes, license: object = None) -> str | None:
+    """Which of KINDS forbids to learn from this text; None if nothing does. ``license``: what its source says."""
+    if isinstance(license, str) and license.lower().startswith(COPYLEFT_NAMES):
+        return "license"
+    if b"SPDX" in text[:HEAD_BYTES] and COPYLEFT.search(text[:HEAD_BYTES]):
+        return "license"
+    return next((kind for kind, piece, pattern in MARKS if piece in text and pattern.search(text)), None)
+
+
+@dataclass
+class Quality:
+    """Counts over the texts that were looked at."""
+
+    screen: bool = True
+    """Leave out what is ``blocked``."""
+    passed: int = 0
+    characters: int = 0
+    scores: list[float] = field(default_factory=list)
+    languages: Counter[str] = field(default_factory=Counter)
+    blocked: Counter[str] = field(default_factory=Counter)
+
+    def keep(self, text: bytes, language: object = None, score: object = None, license: object = None) -> bool:
+        """May this text be learnt from? Counts it; ``language``, ``score``: as its source has them, else None."""
+        if self.screen and (kind := blocked(text, license)):
+            self.blocked[kind] += 1
+            return False
+        self.passed += 1
+        self.characters += len(text.decode("utf-8", errors="ignore"))
+        if isinstance(language, str) and language:
+            self.languages[language] += 1
+        if isinstance(score, int | float):
+            self.scores.append(score)
+        return True
+
+    def metrics(self) -> dict[str, float]:
+        """data/* by the documents' names; what the source does not say is absent, as are blocked_* without a screen."""
+        stopped = self.blocked.total()
+        found: dict[str, float] = {"data/total_samples": self.passed + stopped}
+        if self.passed:
+            found["data/avg_code_length"] = self.characters / self.passed
+        if self.scores:
+            found["data/avg_quality_score"] = sum(self.scores) / len(self.scores)
+        if self.screen:
+            found |= {f"data/blocked_{kind}": self.blocked[kind] for kind in KINDS}
+            found["data/blocked_total"] = stopped
+        if self.passed + stopped:
+            found["data/pass_rate"] = 100 * self.passed / (self.passed + stopped)
+        return found | self._languages()
+
+    def _languages(self) -> dict[str, float]:
+        common = dict(self.languages.most_common(LANGUAGES_MAX))
+        if rest := self.languages.total() - sum(common.values()):
+            common["other"] = common.get("other", 0) + rest
+        counts = {f"data/language_{name}": count for name, count in common.items()}
+        shares = {f"{name}_percent": 100 * count / self.languages.total() for name, count in counts.items()}
+        return counts | shares
+
+
+def statistics(lengths: Sequence[int], train: int, val: int) -> dict[str, float]:
+    """dataset/* of the third document. ``lengths``: tokens of each training sample."""
+    found: dict[str, float] = {
+        "dataset/train_size": train,
+        "dataset/eval_size": val,
+        "dataset/total_size": train + val,
+    }
+    if val:
+        found["dataset/train_eval_ratio"] = train / val
+    if lengths:
+        found["dataset/avg_tokens_per_sample"] = sum(lengths) / len(lengths)
+        found["dataset/min_tokens"], found["dataset/max_tokens"] = min(lengths), max(lengths)
+    return found
