@@ -1,9 +1,10 @@
 """The plug for outlets: what a sink is given and what it must promise.
 
-Given: nothing. Hands on: the Protocol and the small structs that cross it.
+Given: nothing. Hands on: the Protocol and the small structs that cross it, and how an error reads in one line.
 Never: loads a library, or knows which sinks exist (registry.py does).
 """
 
+import errno
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -99,3 +100,32 @@ class Sink(Protocol):
 
     def close(self) -> None:
         return None
+
+
+REMEDIES = {
+    errno.ENOSPC: "make room there, rows wait in the journal",
+    errno.EDQUOT: "make room within the quota, rows wait in the journal",
+    errno.EACCES: "let this user write there, or name another folder",
+    errno.EPERM: "let this user write there, or name another folder",
+    errno.EROFS: "name a folder that can be written to",
+    errno.EEXIST: "move the file away that stands where a folder belongs",
+    errno.ENOTDIR: "move the file away that stands where a folder belongs",
+    errno.ENOENT: "make the folder again, or name another",
+    errno.EIO: "look at the disk (dmesg), rows wait in the journal",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENAMETOOLONG: "give the run a shorter id, or name a folder with a shorter path",
+}
+"""What to do about an error of the operating system."""
+REASON_CHARS_MAX = 300
+
+
+def reason_of(error: BaseException) -> str:
+    """One line for ``/status``: what is wrong, and what to do where that is known."""
+    text = " ".join(str(error).split())
+    if isinstance(error, Unavailable) and text:
+        return text[:REASON_CHARS_MAX]
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        cause = f"{error.strerror or text}{f': {error.filename}' if error.filename else ''}"
+        remedy = REMEDIES[error.errno]
+        return f"{cause[: REASON_CHARS_MAX - len(remedy) - 2]}; {remedy}"
+    return f"{type(error).__name__}: {text}"[:REASON_CHARS_MAX]

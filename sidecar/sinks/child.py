@@ -11,7 +11,7 @@ import threading
 import time
 
 from sidecar.sinks import isolate
-from sidecar.sinks.base import Report, Sink, SinkDied, Unavailable
+from sidecar.sinks.base import Report, Sink, SinkDied, Unavailable, reason_of
 from sidecar.sinks.registry import resolve
 
 ORPHAN_SECONDS = 10.0
@@ -58,12 +58,10 @@ def _answer(request: isolate.Request, sink: Sink | None) -> tuple[Sink | None, i
 
 
 def _failure(error: Exception) -> isolate.Failed:
-    text = " ".join(str(error).split())
-    reason = text if isinstance(error, Unavailable) and text else f"{type(error).__name__}: {text}"
     if isinstance(error, SinkDied):
-        return isolate.Failed("died", reason[:300])
+        return isolate.Failed("died", reason_of(error))
     outage = isinstance(error, Unavailable | OSError | TimeoutError)
-    return isolate.Failed("unavailable" if outage else "rows", reason[:300])
+    return isolate.Failed("unavailable" if outage else "rows", reason_of(error))
 
 
 def _close(sink: Sink | None, sock: socket.socket | None) -> None:

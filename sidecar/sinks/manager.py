@@ -22,12 +22,12 @@ from sidecar.errors import UserError
 from sidecar.follow import Follower
 from sidecar.journal import JournalReader
 from sidecar.sinks import registry
-from sidecar.sinks.base import Sink, SinkContext
+from sidecar.sinks.base import Sink, SinkContext, reason_of
 from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.sinks.deadletters import DeadLetters, file_stem
 from sidecar.sinks.isolate import IsolatedSink
 from sidecar.sinks.privacy import Gate, Identity
-from sidecar.sinks.runner import SinkRunner, reason_of
+from sidecar.sinks.runner import SinkRunner
 from sidecar.sinks.source import Policy, Source
 from sidecar.store import Store
 from sidecar.telemetry import SinkHealth, Telemetry

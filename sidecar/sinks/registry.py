@@ -17,7 +17,7 @@ SINKS: dict[str, str] = {
     "tensorboard": "sidecar.sinks.tensorboard:TensorBoardSink",
     "jsonl": "sidecar.sinks.files:JsonLinesSink",
     "csv": "sidecar.sinks.files:CsvSink",
-    "parquet": "sidecar.sinks.files:ParquetSink",
+    "parquet": "sidecar.sinks.parquet:ParquetSink",
     "otlp": "sidecar.sinks.otlp:OtlpSink",
 }
 

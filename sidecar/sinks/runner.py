@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks.backoff import delay_seconds
-from sidecar.sinks.base import Report, Sink, SinkDied, Unavailable
+from sidecar.sinks.base import Report, Sink, SinkDied, Unavailable, reason_of
 from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.sinks.deadletters import DeadLetters
 from sidecar.sinks.names import spelled
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 OUTAGES = (Unavailable, OSError, TimeoutError)
 """Errors that say nothing about the rows: retried for ever, never a reason to give a row up."""
 LATENCIES_MAX = 512
+BREATH = 0.25
+"""With more to deliver, rest this share of the time that a delivery took: other threads of the sidecar need some."""
 
 
 class SinkRunner:
@@ -67,6 +69,8 @@ class SinkRunner:
         self._notified = self._caught_up_with = 0
         self._confirmed: int | None = None
         self._outage = False
+        self._more = False
+        """Was the last batch a full one? Then there is more, and no reason to let a batch gather."""
         self._thinner = Thinner(self._policy.period_steps)
         self._over_since_ns: int | None = None
         self._thread = threading.Thread(target=self._main, name=f"sink-{name}-{run_id[:24]}", daemon=True)
@@ -159,10 +163,14 @@ class SinkRunner:
             self._ensure_open()
             if self.health.state == "disabled":
                 return self._policy.poll_seconds
+            began = time.monotonic()
             if not self._deliver_next():
                 self._caught_up_with = notified + 1  # What was notified after that is not covered.
                 return self._policy.poll_seconds
-            return 0.0 if self._stop.is_set() else self._policy.pace_seconds
+            if self._stop.is_set():
+                return 0.0
+            rest = self._policy.pace_seconds
+            return min(rest, BREATH * (time.monotonic() - began)) if self._more else rest
         except Exception as error:  # noqa: BLE001 - the sink's task boundary: whatever it was, back off and show it.
             return self._failed(error)
 
@@ -178,9 +186,10 @@ class SinkRunner:
             self.health.restarts_total += 1
         first_time = not self._opened or self._died
         self._info, self._opened, self._died = info, True, False
+        arrived = self._confirmed if report.acknowledged is None else report.acknowledged
         self._take(report)
-        if first_time and report.acknowledged is not None:
-            self._rewind_to(report.acknowledged)
+        if first_time and arrived is not None:
+            self._rewind_to(arrived)
 
     def _rewind_to(self, acknowledged: int) -> None:
         """The far end lacks rows that were handed over: deliver them again from the journal."""
@@ -217,6 +226,7 @@ class SinkRunner:
         self._cursors.move(self.run_id, self.name, batch.cursor)
         now_ns = self._now_ns()
         self._batch, self._failures = None, 0
+        self._more = len(batch.rows) >= self._policy.batch_rows_max
         self.health.delivered_rows += len(batch.rows)
         self.health.last_success_ns = now_ns
         self._latencies.append(max(0.0, (now_ns - batch.last_received_ns) / 1e9))
@@ -312,7 +322,6 @@ class SinkRunner:
             self._source.close()
             self._source = self._batch = None  # An ended runner is kept for its health, not for the run's state.
 
-
     def _unconfirm(self, reason: str) -> None:
         """Move the cursor back to what the far end is known to have. A repeat is recognised there by its number."""
         handed_over = self._cursors.get(self.run_id, self.name).number
@@ -321,9 +330,3 @@ class SinkRunner:
         self._cursors.move(self.run_id, self.name, Cursor(0, self._confirmed))
         self.health.state = "failing"
         self.health.reason = f"not all rows are confirmed ({reason}); `sidecar sync {self.run_id}` sends the rest"
-
-
-def reason_of(error: BaseException) -> str:
-    """One line for ``/status``."""
-    text = " ".join(str(error).split())
-    return text[:300] if isinstance(error, Unavailable) and text else f"{type(error).__name__}: {text}"[:300]

@@ -23,7 +23,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     read_rows_max: int = 16
     """Journal rows read at once; each may hold many events."""
     pace_seconds: float = 0.25
-    """Shortest time between two deliveries, so that a busy run is delivered in batches."""
+    """Shortest time between two deliveries, so that a busy run is delivered in batches; full ones do not wait."""
     poll_seconds: float = 1.0
     """How long an idle runner sleeps when nobody notifies it."""
     linger_seconds: float = 10.0

@@ -89,9 +89,8 @@ class TensorBoardSink:
             self._note_rework(row)
             if row.step is not None:
                 self._last_step = row.step
-            values = _values(row)
-            if values:
-                self._write(tfevents.summary_event(row.time, self._last_step, values))
+            if row.metrics:
+                self._pending.append(_record(row, self._last_step))
 
     def _write(self, event: bytes) -> None:
         self._pending.append(tfevents.record(event))
@@ -149,6 +148,14 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
+
+
+def _record(row: Row, step: int) -> bytes:
+    """Empty when there is nothing in the row that TensorBoard can show."""
+    record = tfevents.scalars_record(row.time, step, row.metrics)  # type: ignore[arg-type]  # It says when they are not.
+    if record is None and (values := _values(row)):
+        record = tfevents.record(tfevents.summary_event(row.time, step, values))
+    return record or b""
 
 
 def _values(row: Row) -> list[bytes]:

@@ -8,13 +8,12 @@ tensorboard/compat/proto and plugins/hparams/plugin_data.proto; tests read every
 A record is length (8 bytes), masked CRC-32C of the length, data, masked CRC-32C of the data.
 """
 
-import array
 import struct
-import sys
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 
-CRC32C = 0x82F63B78
+from sidecar.sinks.crc32c import START, advance, carry, mask, masked_crc
+
 SESSION_START = 1
 DT_FLOAT, DT_STRING = 1, 7
 FLOAT_MAX = 3.4028235677973366e38  # Where float32 rounding reaches infinity.
@@ -26,8 +25,15 @@ _float = struct.Struct("<f").pack
 
 
 def record(data: bytes) -> bytes:
-    header = _length(len(data))
-    return header + _word(masked_crc(header)) + data + _word(masked_crc(data))
+    return _header(len(data)) + data + _word(masked_crc(data))
+
+
+def scalars_record(wall_time: float, step: int, metrics: Mapping[str, float]) -> bytes | None:
+    """A whole record of nothing but scalars, several times as fast as the general way. None: not all are numbers."""
+    try:
+        return _layout(tuple(metrics)).record(wall_time, step, metrics)
+    except struct.error:
+        return None
 
 
 def first_event(wall_time: float) -> bytes:
@@ -79,40 +85,50 @@ def hparams(values: Mapping[str, object], started_seconds: float, group: str) ->
     )
 
 
-def masked_crc(data: bytes) -> int:
-    crc = crc32c(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+class _Layout:
+    """The record of one set of tags. Rows of a run have few of them: only times, steps and values differ."""
+
+    def __init__(self, tags: tuple[str, ...]) -> None:
+        heads = [_scalar_head(tag)[0] for tag in tags]
+        size = sum(map(len, heads)) + 4 * len(heads)
+        self._opening = b"\x2a" + _varint(size)  # Field 5 of the event: its summary.
+        spaces = [len(head) for head in heads]
+        self._pack = struct.Struct("<" + "".join(f"{space}sf" for space in spaces)).pack
+        self._words = struct.Struct("<" + "".join(f"{space}xI" for space in spaces)).unpack
+        self._slots: list[bytes | float] = [part for head in heads for part in (head, 0.0)]
+        self._first = carry(spaces[0])
+        self._carries = [carry(4 + space) for space in [*spaces[1:], 0]]
+        self._fixed = advance(0, self._pack(*self._slots))
+        self._size = size
+
+    def record(self, wall_time: float, step: int, metrics: Mapping[str, float]) -> bytes:
+        slots = self._slots.copy()
+        slots[1::2] = metrics.values()
+        try:
+            values = self._pack(*slots)
+        except OverflowError:
+            slots[1::2] = map(_fits_float, metrics.values())
+            values = self._pack(*slots)
+        opening = _time(wall_time) + _integer(2, step) + self._opening
+        x = advance(START, opening)
+        low, second, third, high = self._first
+        register = low[x & 255] ^ second[x >> 8 & 255] ^ third[x >> 16 & 255] ^ high[x >> 24]
+        for word, (low, second, third, high) in zip(self._words(values), self._carries, strict=True):
+            x = register ^ word
+            register = low[x & 255] ^ second[x >> 8 & 255] ^ third[x >> 16 & 255] ^ high[x >> 24]
+        checksum = _word(mask(register ^ self._fixed ^ START))
+        return _header(len(opening) + self._size) + opening + values + checksum
 
 
-def crc32c(data: bytes) -> int:
-    """Two bytes at a time: half the turns of the usual table, and no library."""
-    table = _table()
-    crc = 0xFFFFFFFF
-    even = len(data) & ~1
-    words = array.array("H", data[:even])
-    if sys.byteorder == "big":
-        words.byteswap()
-    for word in words:
-        crc = crc >> 16 ^ table[(crc ^ word) & 0xFFFF]
-    if even != len(data):
-        crc = crc >> 8 ^ _byte_table()[(crc ^ data[-1]) & 0xFF]
-    return crc ^ 0xFFFFFFFF
+@lru_cache(maxsize=128)
+def _layout(tags: tuple[str, ...]) -> _Layout:
+    return _Layout(tags)
 
 
-@cache
-def _byte_table() -> list[int]:
-    table = []
-    for crc in range(256):
-        for _ in range(8):
-            crc = crc >> 1 ^ (CRC32C if crc & 1 else 0)
-        table.append(crc)
-    return table
-
-
-@cache
-def _table() -> list[int]:
-    single = _byte_table()
-    return [first >> 8 ^ single[first & 0xFF] for word in range(65536) for first in (word >> 8 ^ single[word & 0xFF],)]
+@lru_cache(maxsize=4096)
+def _header(size: int) -> bytes:
+    length = _length(size)
+    return length + _word(masked_crc(length))
 
 
 @lru_cache(maxsize=16384)

@@ -78,8 +78,9 @@ def test_what_cannot_be_sent_is_said_with_its_reason_and_exit_code_1(
     (data / "files").write_text("a file where the folder should be")
     assert main(["sink", "add", "jsonl", "run-1", "--timeout", "1"]) == 1
     printed = capsys.readouterr()
-    assert "jsonl of run-1: FileExistsError" in printed.err
-    assert "jsonl of run-1: not all sent: FileExistsError" in printed.out
+    assert "jsonl of run-1: File exists:" in printed.err
+    assert "jsonl of run-1: not all sent: File exists:" in printed.out
+    assert "move the file away that stands where a folder belongs" in printed.out
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar import wire
-from sidecar.sinks import tfevents
+from sidecar.sinks import crc32c, tfevents
 
 from .harness import Manager, Run
 
@@ -142,4 +142,19 @@ def test_the_host_is_in_no_file_name_and_tensorboard_is_not_imported(tmp_path: P
 def test_the_checksum_is_tensorboards(data: bytes) -> None:
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-    assert tfevents.masked_crc(data) == masked_crc32c(data)
+    assert crc32c.masked_crc(data) == masked_crc32c(data)
+
+
+@given(
+    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300),
+                    st.floats() | st.booleans() | st.integers(), min_size=1, max_size=20),
+    st.floats(0, 1e11), st.integers(-(2**63), 2**63 - 1),
+)  # fmt: skip
+def test_the_fast_way_writes_the_same_bytes(metrics: dict[str, float], time: float, step: int) -> None:
+    general = tfevents.summary_event(time, step, [tfevents.scalar(tag, value) for tag, value in metrics.items()])
+    assert tfevents.scalars_record(time, step, metrics) == tfevents.record(general)
+
+
+@pytest.mark.parametrize("value", [None, "word", [1.0], {}])
+def test_the_fast_way_is_for_numbers_only(value: object) -> None:
+    assert tfevents.scalars_record(0.0, 1, {"a": 1.0, "b": value}) is None
