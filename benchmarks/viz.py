@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from sidecar import wire
 from sidecar.journal import Chunk
@@ -73,22 +74,43 @@ def draw(directory: Path, out: Path) -> tuple[float, float, float]:
     return float(said[0]), float(said[1]), out.stat().st_size / 1e6
 
 
-def film_seconds(out: Path) -> float:
-    """From opening the page in headless Chromium with software WebGL to the film drawn."""
+def film(out: Path) -> tuple[float, float, float]:
+    """(seconds from opening the page to the film drawn, ms from moving its scrubber to the new picture, seconds of
+    processor time that all of Chromium took until then), headless and with software WebGL."""
     import shutil
 
+    import psutil
     from playwright.sync_api import sync_playwright
 
     flags = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
         page = browser.new_page()
+        page.goto("about:blank")
+        spent = _cpu_seconds(psutil.Process())
         began = time.perf_counter()
-        page.goto(out.as_uri() + "#film")
+        page.goto(out.as_uri() + "#film", wait_until="commit")
         page.wait_for_selector("#plot-film[data-ready]", timeout=60_000)
         seconds = time.perf_counter() - began
+        moved = float(page.evaluate(SCRUB))
+        spent = _cpu_seconds(psutil.Process()) - spent
         browser.close()
-    return seconds
+    return seconds, moved, spent
+
+
+SCRUB = """() => new Promise(done => {
+  const began = performance.now(), scrubber = document.querySelector("[data-film=position]");
+  scrubber.value = "500";
+  scrubber.dispatchEvent(new Event("input", {bubbles: true}));
+  const look = () => document.querySelector("#plot-film").dataset.from === "0" ? requestAnimationFrame(look)
+    : requestAnimationFrame(() => done(performance.now() - began));
+  requestAnimationFrame(look);
+})"""
+
+
+def _cpu_seconds(process: Any) -> float:
+    """Of everything this process started that is still there."""
+    return sum(sum(child.cpu_times()[:2]) for child in process.children(recursive=True))
 
 
 def main() -> None:
@@ -101,14 +123,14 @@ def main() -> None:
         base = Path(folder)
         cases = {"5 runs x 10,000 steps": (5, 10_000, 1), "film, 100,000 steps x 8 ranks": (1, 100_000, 8),
                  "1 run x 100,000 steps": (1, 100_000, 1), "1 run x 1,000,000 steps": (1, 1_000_000, 1)}
-        drawn = f" {'drawn in s':>11}" if options.browser else ""
+        drawn = f" {'film in s':>10} {'scrub ms':>9} {'browser CPU s':>14}" if options.browser else ""
         print(f"{'case':<32} {'seconds':>8} {'MB memory':>10} {'MB page':>8}{drawn}")
         for number, (name, (runs, steps, ranks)) in enumerate(cases.items()):
             directory, out = base / str(number), base / f"{number}.html"
             for run in range(runs):
                 write_run(directory, f"r{run}", steps // share, ranks)
             seconds, memory, size = draw(directory, out)
-            shown = f" {film_seconds(out):>11.1f}" if options.browser else ""
+            shown = "{:>11.1f} {:>9.0f} {:>14.1f}".format(*film(out)) if options.browser else ""
             print(f"{name:<32} {seconds:>8.1f} {memory:>10.0f} {size:>8.2f}{shown}", flush=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sidecar import aliases, wire
+from sidecar.charts.pins import Pin, Pins
 from sidecar.charts.series import Grid, Point, Total, Track
 from sidecar.journal import Record
 from sidecar.rows import Projector, Row
@@ -17,12 +18,13 @@ from sidecar.snapshot import RunSnapshot
 
 TRACKS_MAX = 160
 TOTALS_MAX = 5_000
-PINS_MAX = 400
 TEXTS_MAX = 24
 PAUSES_MAX = 1024
 TOOK_MAX = 20_000
 DERIVED_OWNER = -1
 OWNER_MAX = 1 << 40
+EVALUATIONS = ("val/", "eval/")
+EVALUATED_SHOWN = 3
 
 TRACKED = frozenset({
     "train/loss", "val/loss", "train/accuracy", "val/accuracy", "eval/mean_acc", "train/learning_rate",
@@ -36,17 +38,6 @@ TRACKED_STARTS = ("dataset/", "eval/", "val/")
 TOKENS = "train/num_input_tokens_seen"
 GPU_MEANS = {"_utilization": "gpu/utilization_percent", "_memory_used_gb": "gpu/memory_used_gb",
              "_power_watts": "gpu/power_watts"}
-
-
-class Pin(msgspec.Struct, frozen=True):
-    """Something that happened at a step, to be pinned to a chart."""
-
-    kind: str
-    """checkpoint | evaluation | restart | rework | lost | alert"""
-    step: int
-    rank: int
-    time: float
-    text: str
 
 
 class Took(NamedTuple):
@@ -122,7 +113,7 @@ class Collector:
         self._slots: dict[str, _Slot] = {}
         self._pauses: dict[int, float] = {}
         self._took: deque[Took] = deque()
-        self._pins: set[tuple[str, int]] = set()
+        self._pins = Pins()
         self._captured = False
         self._stage: str | None = None
 
@@ -131,8 +122,10 @@ class Collector:
         event = record.event
         if isinstance(event, wire.Step):
             self._clock(record).step(self, event, event.step)
-        elif isinstance(event, wire.Log) and captured:
-            self._captured_step(record, event)
+        elif isinstance(event, wire.Log):
+            self._evaluated(record, event)
+            if captured:
+                self._captured_step(record, event)
         elif isinstance(event, wire.PhaseEntered):
             self._clock(record).enter()
         elif isinstance(event, wire.PhaseExited):
@@ -180,6 +173,17 @@ class Collector:
             if owner <= slot.owner and not (slot.alias and slot.known in metrics):
                 self._value(slot, value, owner, place, row.time, when)
 
+    def _evaluated(self, record: Record, event: wire.Log) -> None:
+        """A row with validation or benchmark numbers is an evaluation, whether or not a phase was declared."""
+        names = [name for name in event.metrics if aliases.canonical(name).startswith(EVALUATIONS)]
+        if names:
+            step = aliases.step_of(event.metrics)
+            step = event.step if step is None else step
+            more = f" and {len(names) - EVALUATED_SHOWN} more" if len(names) > EVALUATED_SHOWN else ""
+            text = ", ".join(f"{name} {event.metrics[name]:.4g}" for name in names[:EVALUATED_SHOWN]
+                             if isinstance(event.metrics[name], float | int))
+            self.pin("evaluation", int(self._step) if step is None else step, record.rank, event.time_ns, text + more)
+
     def _captured_step(self, record: Record, event: wire.Log) -> None:
         """A captured script has no step events: its rows with a training loss are its steps."""
         step = aliases.step_of(event.metrics)
@@ -201,10 +205,7 @@ class Collector:
             self.run.grid.add(took.rank, took.step, seconds)
 
     def pin(self, kind: str, step: int, rank: int, time_ns: int, text: str) -> None:
-        """Once per kind and step: all ranks evaluate at the same time."""
-        if (kind, step) not in self._pins and len(self._pins) < PINS_MAX:
-            self._pins.add((kind, step))
-            self.run.pins.append(Pin(kind, step, rank, time_ns / 1e9, text))
+        self._pins.add(kind, step, rank, time_ns, text)
 
     def finish(self, projector: Projector, snapshot: RunSnapshot) -> RunData:
         while self._took:
@@ -220,7 +221,7 @@ class Collector:
         for alert in snapshot.alerts:
             if alert.step is not None:
                 self.pin("alert", alert.step, -1, alert.time_ns, alert.message or alert.name)
-        run.pins.sort(key=lambda pin: pin.step)
+        run.pins = self._pins.sorted()
         return run
 
     def _value(self, slot: "_Slot", value: float, owner: int, step: float, time: float, when: int) -> None:

@@ -41,18 +41,20 @@ axis as colour.</p>
 </main>
 <footer class="muted">Drawn by trainer-sidecar from the journal, offline. Drag to rotate, click a chart and turn the
 wheel to zoom, hover for values. Nothing on this page is loaded from or sent to anywhere.</footer>"""
-    return document(title, body, [library(), script("app.js")])
+    return document(title, body, [script("film.js"), library(), script("app.js")])
 
 
 def single(figure: Figure, title: str) -> str:
     """A page that is one figure and nothing else, for PNG export."""
-    plot = '<main class="single"><div class="plot" id="plot-single" data-figure="figure-single"></div></main>'
+    film = ' film" data-film="landscape' if "films" in (figure["layout"].get("meta") or {}) else ""
+    plot = f'<main class="single"><div class="plot{film}" id="plot-single" data-figure="figure-single"></div></main>'
     body = plot + embed("figure-single", figure)
-    return document(title, body, [library(), script("app.js")], kind="single")
+    scripts = [script("film.js")] if film else [library(), script("app.js")]
+    return document(title, body, scripts, kind="single")
 
 
 def document(title: str, body: str, scripts: Iterable[str], *, kind: str = "pictures") -> str:
-    tags = "\n".join(f"<script>{text}</script>" for text in scripts)
+    tags = "\n".join(text if text.startswith("<script") else f"<script>{text}</script>" for text in scripts)
     return f"""<!doctype html>
 <html lang="en" class="{kind}">
 <head>
@@ -93,8 +95,9 @@ def e(text: Any) -> str:
 
 @cache
 def library() -> str:
-    text = (HERE / "vendor" / "plotly-gl3d.min.js").read_text(encoding="utf-8")
-    return text.replace("</script", "<\\/script")
+    """Plotly as text: app.js runs it when the first chart needs it."""
+    text = (HERE / "vendor" / "plotly-gl3d.min.js").read_text(encoding="utf-8").replace("</script", "<\\/script")
+    return f'<script type="text/plain" id="library">{text}</script>'
 
 
 @cache
@@ -150,9 +153,9 @@ def _section(one: Any) -> str:
         picture = '<p class="empty">There is nothing to draw here yet. What is missing is listed below.</p>'
     else:
         controls = FILM_CONTROLS if name == "film" else ""
-        tall = "film" if name == "film" else ""
+        kind = ' film" data-film="landscape' if name == "film" else ""
         picture = (
-            f'<div class="plot {tall}" id="plot-{name}" data-figure="figure-{name}" role="img" '
+            f'<div class="plot{kind}" id="plot-{name}" data-figure="figure-{name}" role="img" '
             f'aria-label="{e(chart.title)}: {e(describe(figure))}"></div>{controls}{embed(f"figure-{name}", figure)}'
         )
     buttons = ('<span class="tools"><button type="button" data-do="reset">Reset view</button>'
@@ -166,6 +169,7 @@ def _section(one: Any) -> str:
 
 
 FILM_CONTROLS = """<div class="film-controls" hidden>
+<canvas data-film="map" aria-hidden="true"></canvas>
 <button type="button" data-film="play" aria-pressed="false">Play</button>
 <label class="grow">Position <input type="range" data-film="position" min="0" max="1000" value="0"></label>
 <label>Window <select data-film="window"><option value="1">whole run</option><option value="8">1/8</option>

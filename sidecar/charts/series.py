@@ -163,68 +163,82 @@ class Total:
 
 
 class Cell:
-    """Durations of the steps one rank did within one bucket."""
+    """Durations of the steps that a rank, or a few neighbouring ones, did within one bucket."""
 
-    __slots__ = ("count", "high", "high_step", "low", "total")
+    __slots__ = ("count", "high", "high_rank", "high_step", "low", "total")
 
-    def __init__(self, seconds: float, step: int) -> None:
-        self.count, self.total, self.low, self.high, self.high_step = 1, seconds, seconds, seconds, step
+    def __init__(self, rank: int, step: int, seconds: float) -> None:
+        self.count, self.total, self.low, self.high = 1, seconds, seconds, seconds
+        self.high_step, self.high_rank = step, rank
 
-    def take(self, seconds: float, step: int) -> None:
+    def take(self, rank: int, step: int, seconds: float) -> None:
         self.count += 1
         self.total += seconds
         if seconds < self.low:
             self.low = seconds
         if seconds > self.high:
-            self.high, self.high_step = seconds, step
+            self.high, self.high_step, self.high_rank = seconds, step, rank
 
     def join(self, other: "Cell") -> None:
         self.count += other.count
         self.total += other.total
         self.low = min(self.low, other.low)
         if other.high > self.high:
-            self.high, self.high_step = other.high, other.high_step
+            self.high, self.high_step, self.high_rank = other.high, other.high_step, other.high_rank
 
 
 class Grid:
-    """Step time by rank and step, buckets common to all ranks. Bounded by cells, whatever the number of ranks."""
+    """Step time by rank and step, buckets common to all ranks. Bounded by cells and by rows, however many ranks there
+    are: neighbouring ranks share a row, neighbouring steps a bucket, and each cell keeps its extremes."""
 
-    def __init__(self, cells_max: int = 40_000) -> None:
+    def __init__(self, cells_max: int = 40_000, rows_max: int = 128) -> None:
         self.width = 1
-        self._cells_max = cells_max
+        """Steps a bucket spans."""
+        self.rank_width = 1
+        """Ranks a row spans."""
+        self._cells_max, self._rows_max = cells_max, rows_max
         self._buckets: dict[int, dict[int, Cell]] = {}
+        self._rows: set[int] = set()
         self._cells = 0
 
     def add(self, rank: int, step: int, seconds: float) -> None:
         bucket = self._buckets.setdefault(step // self.width, {})
-        cell = bucket.get(rank)
+        row = rank // self.rank_width
+        cell = bucket.get(row)
         if cell is not None:
-            cell.take(seconds, step)
+            cell.take(rank, step, seconds)
             return
-        bucket[rank] = Cell(seconds, step)
+        bucket[row] = Cell(rank, step, seconds)
+        self._rows.add(row)
         self._cells += 1
+        while len(self._rows) > self._rows_max:
+            self._halve(1, 2)
         while self._cells > self._cells_max and len(self._buckets) > 1:
-            self._halve()
+            self._halve(2, 1)
 
-    def _halve(self) -> None:
-        self.width *= 2
+    def _halve(self, steps: int, ranks: int) -> None:
+        self.width *= steps
+        self.rank_width *= ranks
         old, self._buckets, self._cells = self._buckets, {}, 0
+        self._rows = {row // ranks for row in self._rows}
         for index, cells in old.items():
-            bucket = self._buckets.setdefault(index // 2, {})
-            for rank, cell in cells.items():
-                known = bucket.get(rank)
+            bucket = self._buckets.setdefault(index // steps, {})
+            for row, cell in cells.items():
+                known = bucket.get(row // ranks)
                 if known is None:
-                    bucket[rank] = cell
+                    bucket[row // ranks] = cell
                     self._cells += 1
                 else:
                     known.join(cell)
 
     def ranks(self) -> list[int]:
-        return sorted({rank for bucket in self._buckets.values() for rank in bucket})
+        """The first rank of each row, ascending."""
+        return [row * self.rank_width for row in sorted(self._rows)]
 
     def columns(self) -> list[tuple[int, dict[int, Cell]]]:
-        """(first step of the bucket, cells by rank), ascending."""
-        return [(index * self.width, self._buckets[index]) for index in sorted(self._buckets)]
+        """(first step of the bucket, cells by their row's first rank), ascending."""
+        return [(index * self.width, {row * self.rank_width: cell for row, cell in self._buckets[index].items()})
+                for index in sorted(self._buckets)]
 
 
 def thin(points: list[Point], points_max: int) -> list[Point]:

@@ -17,8 +17,10 @@ from sidecar.charts.hyperparameters import hyperparameters_data, hyperparameters
 from sidecar.charts.landscape import landscape_data, landscape_figure
 from sidecar.charts.load import load_runs
 from sidecar.charts.multimetric import multimetric_data, multimetric_figure
+from sidecar.charts.pins import Pins
 from sidecar.charts.registry import Missing, Options
 from sidecar.charts.resources import resources_data, resources_figure
+from sidecar.charts.series import Grid
 from sidecar.charts.stages import stages_data, stages_figure
 from sidecar.charts.style import STAGE_COLOURS
 from sidecar.charts.trajectory import CARRIED, EVALUATED, trajectory_data, trajectory_figure
@@ -188,6 +190,73 @@ def test_the_film_shows_a_single_bad_step_from_far_away(tmp_path: Path) -> None:
     assert 1777 in pins[0]["x"]
     film = figure["layout"]["meta"]["films"][0]
     assert min(v for row in film["low"] for v in row if v is not None) < 0.2 < film["median_seconds"] * 1.1
+
+
+def test_a_thousand_ranks_share_rows_and_a_single_bad_step_keeps_its_rank() -> None:
+    grid = Grid()
+    for step in range(200):
+        for rank in range(1024):
+            grid.add(rank, step, 7.0 if (rank, step) == (777, 111) else 0.5)
+    film = film_data([RunData("r", grid=grid)]).films[0]
+    assert (len(film.ranks), film.rank_width) == (128, 8)
+    assert sum(map(len, film.high)) <= 40_000
+    (row, column), = [(r, c) for r, row in enumerate(film.high) for c, v in enumerate(row) if v == 7.0]
+    assert film.worst_rank is not None
+    assert (film.worst_rank[row][column], film.worst[row][column]) == (777, 111)
+    assert film.ranks[row] <= 777 < film.ranks[row] + film.rank_width
+    assert [pin.text for pin in film.pins if pin.kind == "slow step"] == ["rank 777 took 7 s, 14.0 x the median"]
+    figure = film_figure(film_data([RunData("r", grid=grid)]))
+    assert figure is not None
+    assert max(v for row in figure["data"][0]["z"] for v in row) == 7.0
+    assert len(json.dumps(figure)) < 2_500_000
+
+
+def test_eight_films_share_the_room_of_the_page_and_keep_their_bad_steps() -> None:
+    runs = []
+    for number in range(9):
+        grid = Grid()
+        for step in range(30_000):
+            grid.add(0, step, 9.0 if step == 17_171 else 0.5)
+        runs.append(RunData(f"r{number}", grid=grid))
+    films = film_data(runs).films
+    assert len(films) == 8
+    assert sum(len(film.steps) for film in films) <= 80_000
+    for film in films:
+        assert max(film.high[0]) == 9.0
+        assert film.worst[0][film.high[0].index(9.0)] == 17_171
+        assert film.steps == sorted(film.steps)
+
+
+def test_an_evaluation_is_pinned_by_its_phase_or_by_its_numbers_but_once(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, "r")
+    session = writer.greet()
+    for step in range(30):
+        now = T0 + step * SECOND
+        writer.add(session, wire.Step(now, now, step, {"train/loss": 2.0}))
+        if step in (10, 20):
+            if step == 10:
+                writer.add(session, wire.PhaseEntered(now, now, step, "evaluation"),
+                           wire.PhaseExited(now, now, step, "evaluation", 0.2))
+            writer.add(session, wire.Log(now, now, step, {"mmlu_acc": 0.3}))
+        if step == 15:
+            writer.add(session, wire.PhaseEntered(now, now, step, "sampling"),
+                       wire.PhaseExited(now, now, step, "sampling", 0.2), wire.Log(now, now, step, {"samples/x": 1.0}))
+    writer.close()
+    (run,) = only(tmp_path)
+    assert [(pin.step, pin.text) for pin in run.pins if pin.kind == "evaluation"] == [
+        (10, "evaluation, 0.2 s"), (20, "mmlu_acc 0.3")]
+
+
+def test_pins_that_come_often_are_spread_out_and_crowd_out_no_others() -> None:
+    pins = Pins()
+    for step in range(10_000):
+        pins.add("alert", step, 0, 0, "")
+    pins.add("restart", 10_000, 0, 0, "rank 0 restarted")
+    kept = pins.sorted()
+    assert kept[-1].kind == "restart"
+    assert 40 <= len(kept) <= 98
+    assert kept[-2].step > 9_000
+    assert kept[0].step == 0
 
 
 def test_the_film_pins_checkpoints_evaluations_restarts_and_rework(tmp_path: Path) -> None:

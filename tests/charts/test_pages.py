@@ -95,7 +95,7 @@ def test_figures_are_plain_json_in_the_page_and_nothing_points_outside(page_file
     for name, body in found.items():
         assert json.loads(body)["layout"].keys() == app.figures[name]["layout"].keys()
         assert "<" not in body
-    ours = re.sub(r"<script>/\*\*\s*\* plotly.*?</script>", "", text, flags=re.S)
+    ours = re.sub(r'<script type="text/plain" id="library">.*?</script>', "", text, flags=re.S)
     assert not re.search(r"https?://", ours), "no address but in the library's own comments"
     assert "connect-src" not in text
     assert "default-src 'none'" in text
@@ -116,15 +116,37 @@ def test_the_scrubber_goes_through_the_run_and_keeps_the_bad_step(browser: Any, 
     opened = Opened(browser, page_file, "#film")
     opened.page.locator("#plot-film").scroll_into_view_if_needed()
     opened.page.wait_for_selector("#plot-film[data-ready]")
+    peak = "() => Number(document.querySelector('#plot-film').dataset.peak)"
     opened.page.select_option("[data-film=run]", index=0)
-    peak = "() => Math.max(...document.querySelector('#plot-film').data[0].z.flat().filter(v => v !== null))"
     opened.page.wait_for_function(f"({peak})() > 5")
-    opened.page.select_option("[data-film=window]", "8")
     opened.page.locator("[data-film=position]").fill("1000")
     opened.page.wait_for_function(f"({peak})() < 1")
+    assert opened.page.input_value("[data-film=window]") == "8", "the scrubber works without choosing a window first"
     assert "239" in str(opened.page.text_content("[data-film=where]"))
     opened.page.locator("[data-film=position]").fill("120")
     opened.page.wait_for_function(f"({peak})() > 5")
+    assert opened.wrong == []
+
+
+@slow
+def test_the_film_is_rotated_zoomed_and_read_with_mouse_and_keys(browser: Any, page_file: Path) -> None:
+    opened = Opened(browser, page_file, "#film")
+    canvas = opened.page.locator("#plot-film > canvas")
+    eye = "() => Object.values(document.querySelector('#plot-film').film.eye).join()"
+    before = opened.page.evaluate(eye)
+    canvas.press("ArrowLeft")
+    canvas.press("+")
+    assert opened.page.evaluate(eye) != before
+    opened.page.locator("#film [data-do=reset]").click()
+    assert opened.page.evaluate(eye) == before
+    box = canvas.bounding_box()
+    opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    shown = str(opened.page.locator("#plot-film .tip").text_content())
+    assert re.search(r"d12 .+rank [01]step \d+: .+ m?sshortest nearby", shown)
+    assert not opened.page.evaluate("Boolean(window.Plotly)"), "the film does not wait for the other charts' library"
+    chip = opened.page.locator("#plot-film .chip", has_text="checkpoint")
+    chip.click()
+    assert chip.get_attribute("aria-pressed") == "false"
     assert opened.wrong == []
 
 
@@ -135,7 +157,8 @@ def test_without_webgl_everything_is_drawn_flat_with_a_note(chromium: Any, page_
         opened = Opened(launched, page_file)
         assert len(opened.draw_all()) == 8
         assert opened.page.locator("#flat-note").is_visible()
-        kinds = opened.page.eval_on_selector_all(".plot", "plots => plots.flatMap(plot => plot.data.map(t => t.type))")
+        kinds = opened.page.eval_on_selector_all(
+            ".plot:not([data-film])", "plots => plots.flatMap(plot => plot.data.map(t => t.type))")
         assert set(kinds) == {"scatter"}
         assert opened.wrong == []
     finally:
