@@ -9,8 +9,8 @@ from typing import Any
 
 from sidecar import wire
 from sidecar.derive import goodput, joins, mixture
+from sidecar.derive.captured import as_step
 from sidecar.derive.latest import merge_recent, remember
-from sidecar.metrics import ALIASES
 from sidecar.state import (
     CONFIG_KEYS_MAX,
     COUNT_MAX,
@@ -186,7 +186,7 @@ def _step_by_log(state: RunState, rank: RankState, seq: int, event: wire.Log, st
     """A captured script knows no step events: a log row further on than all before it tells that steps were done."""
     if event.late:
         return
-    metrics = {ALIASES.get(name, name): value for name, value in event.metrics.items()}
+    metrics = as_step(state, rank, event.metrics)
     rank.last_step_received_ns, rank.arrived_step = rank.last_received_ns, step
     rank.log_steps += 1
     step_ended(state, rank, seq, wire.Step(event.time_ns, event.mono_ns, step=step, metrics=metrics))

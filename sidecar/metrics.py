@@ -62,6 +62,7 @@ TRAINING = (
         ("train/grad_norm/{group}", "", "The same for one parameter group"),
         ("train/epoch", "epochs", "Epochs done, with fraction", "training_epoch"),
         ("train/num_tokens", "tokens", "Input tokens of this step, this rank"),
+        ("train/num_tokens_seen", "tokens", "What a script says it has consumed so far, all ranks (TRL's num_tokens)"),
         ("train/num_loss_tokens", "tokens", "Tokens of this step that count in the loss, this rank"),
         ("train/num_samples", "samples", "Samples of this step, this rank"),
         ("train/flops", "flops", "Model FLOPs of this step, this rank, where they vary from step to step"),

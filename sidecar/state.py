@@ -115,6 +115,8 @@ class RankState(msgspec.Struct):
     """Of these, steps that only a captured library's log rows told of."""
     tokens_total: int = 0
     samples_total: int = 0
+    tokens_told: tuple[int, int] | None = None
+    """(session, total) that a captured script's log row told of last."""
     clock_mono_ns: int = 0
     """Time is in the ledger up to here; what lies between two step ends gathers in open_ns."""
     open_ns: int = 0

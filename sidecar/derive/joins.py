@@ -33,6 +33,9 @@ MARKS_MAX = 1024
 CHECKPOINT_MARKS_MAX = 64
 SECOND_NS = 1_000_000_000
 
+STEPS_ARE_SENT = (None, "torch")
+"""Values of ``captured`` with which every rank reports its steps."""
+
 T = TypeVar("T", int, float)
 
 
@@ -90,8 +93,8 @@ def _give_up_on_the_silent(state: RunState) -> bool:
 
 def count_present(state: RunState) -> None:
     state.present = sum(rank.attempt == state.attempt for rank in state.ranks.values())
-    if not state.partial:
-        state.expected = state.world_size
+    if not state.partial:  # Where log rows are the steps, nobody but the main process may ever log one.
+        state.expected = state.present if state.captured not in STEPS_ARE_SENT else state.world_size
 
 
 def begin_attempt(state: RunState, rank: RankState, *, restarted: bool) -> None:

@@ -22,7 +22,7 @@ def losses(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
         name = key[8:-12]
         if not (name and key.startswith("dataset/") and key.endswith("/loss_weight")) or len(out) >= DATASETS_MAX:
             continue
-        loss = metrics.get(f"dataset/{name}/loss")
+        loss: Any = metrics.get(f"dataset/{name}/loss")
         if type(loss) in (int, float) and type(weight) in (int, float) and 0 < weight < 1e300:
             out[name] = (float(loss) * weight, float(weight))
     return out

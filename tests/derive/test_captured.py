@@ -52,3 +52,42 @@ def test_a_late_row_is_no_step() -> None:
     records = [logged(p, 5, x=1.0), p.record(wire.Log, step=9, metrics={"x": 1.0}, late=True)]
     projector, _ = projected(records, p.hello(captured="wandb"))
     assert projector.state.step == 5
+
+
+TRAINER = {"per_device_train_batch_size": 2}
+
+
+@pytest.mark.parametrize("name", ["train/num_tokens", "train/num_input_tokens_seen"])
+def test_a_running_total_of_tokens_is_no_count_of_one_step(name: str) -> None:
+    """TRL adds up its num_tokens, transformers its num_input_tokens_seen; both are logged every ten steps here."""
+    p = Process()
+    records = [logged(p, i, **{"train/global_step": 10 * (i + 1), name: 640 * (i + 1)}) for i in range(5)]
+    projector, rows = projected(records, p.hello(captured="wandb", config=TRAINER))
+    assert projector.state.tokens == projector.state.tokens_total == 5 * 640
+    assert derived(rows)[4]["train/tokens_per_second"] == pytest.approx(640.0)
+    assert [row.metrics[name] for row in rows if row.kind == "log"] == [640 * (i + 1) for i in range(5)]
+
+
+def test_tokens_that_a_script_counts_step_by_step_are_added_up() -> None:
+    p = Process()
+    records = [logged(p, i, num_tokens=100 + i, **{"train/global_step": i}) for i in range(5)]
+    projector, _ = projected(records, p.hello(captured="wandb"))
+    assert projector.state.tokens == 510
+
+
+def test_a_total_that_begins_anew_counts_on_and_a_resumed_process_repeats_nothing() -> None:
+    first, second = Process(session=2), Process(session=3, at=100.0)
+    totals = [10, 30, 5, 15]  # The third is of the next epoch, whose count begins at nothing.
+    records = [logged(first, i, **{"train/num_input_tokens_seen": n}) for i, n in enumerate(totals)]
+    records += [logged(second, 4 + i, **{"train/num_input_tokens_seen": n}) for i, n in enumerate((45, 50))]
+    projector, _ = projected(records, *(p.hello(captured="swanlab") for p in (first, second)))
+    assert projector.state.tokens_total == 30 + 15 + 5
+
+
+def test_nobody_waits_for_ranks_that_never_log() -> None:
+    """Most scripts log on their main process only, whatever the size of the world."""
+    p = Process()
+    records = [logged(p, step, loss=2.0) for step in range(3)]
+    projector, rows = projected(records, p.hello(captured="wandb", world_size=8))
+    assert list(derived(rows)) == [0, 1, 2]
+    assert projector.state.step == 2

@@ -63,15 +63,21 @@ def test_report_to_sidecar_works_once_the_module_is_imported(script, listener) -
     assert len(listener.rows(kinds=("step",))) == 20
 
 
-def test_a_resumed_training_goes_on_at_its_step(script, listener) -> None:
+def test_a_resumed_training_is_the_same_run_and_what_it_does_again_is_marked(script, listener) -> None:
+    """The checkpoint of step 10 knows the run; steps 11 to 14 were done before, and are done again."""
     script(PREAMBLE + """
     from sidecar.client.integrations.huggingface import SidecarCallback
-    kwargs = dict(train_dataset=Tokens(), eval_dataset=Tokens())
-    Trainer(model, arguments(max_steps=10), callbacks=[SidecarCallback(run_id="same")], **kwargs).train()
-    Trainer(model, arguments(), callbacks=[SidecarCallback(run_id="same")], **kwargs).train(resume_from_checkpoint=True)
+    def trainer(**more):
+        return Trainer(model, arguments(**more), train_dataset=Tokens(), eval_dataset=Tokens(),
+                       callbacks=[SidecarCallback(project="hf")])
+    trainer(max_steps=14).train()
+    trainer().train(resume_from_checkpoint="out/checkpoint-10")
     """)
-    steps = [row.step for row in listener.rows("same", ("step",), wait=lambda rows: len(rows) >= 20)]
-    assert steps == list(range(1, 21))
+    (run_id,) = listener.run_ids()
+    steps = [row.step for row in listener.rows(run_id, ("step",), wait=lambda rows: len(rows) >= 24)]
+    assert steps == [*range(1, 15), *range(11, 21)]
+    state = listener.projector(run_id)[0].state
+    assert (state.restarts, state.rework_steps, state.tokens, state.tokens_total) == (1, 4, 20 * 64, 24 * 64)
 
 
 def test_the_documents_callback_works_beside_early_stopping(script, listener) -> None:

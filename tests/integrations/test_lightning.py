@@ -52,19 +52,24 @@ def test_logger_and_callback_share_one_run(script, listener) -> None:
     assert len(listener.rows(run_id, ("checkpoint",))) == 2
 
 
-def test_a_resumed_fit_goes_on_at_its_step(script, listener) -> None:
+def test_a_resumed_fit_is_the_same_run_and_what_it_does_again_is_marked(script, listener) -> None:
+    """The checkpoint after nine steps knows the run; of the twelve that were done, three are done again."""
     script(PREAMBLE + """
-    from sidecar.client.integrations.lightning import SidecarCallback
-    first = lightning.Trainer(logger=False, callbacks=[SidecarCallback(run_id="same")], max_epochs=1, **quiet)
-    first.fit(Tiny(), loader())
-    first.save_checkpoint("last.ckpt")
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from sidecar.client.integrations.lightning import SidecarCallback, SidecarLogger
+    saving = ModelCheckpoint("ckpt", filename="{step}", every_n_train_steps=9)
+    def trainer(**more):
+        return lightning.Trainer(logger=SidecarLogger("light"), callbacks=[SidecarCallback(), saving], **more, **quiet)
+    trainer(max_epochs=1).fit(Tiny(), loader())
     import sidecar.client.run as runs
     runs.current().finish()
-    second = lightning.Trainer(logger=False, callbacks=[SidecarCallback(run_id="same")], max_epochs=2, **quiet)
-    second.fit(Tiny(), loader(), ckpt_path="last.ckpt")
+    trainer(max_epochs=2).fit(Tiny(), loader(), ckpt_path="ckpt/step=9.ckpt")
     """)
-    steps = [row.step for row in listener.rows("same", ("step",), wait=lambda rows: len(rows) >= 24)]
-    assert steps == list(range(24))
+    (run_id,) = listener.run_ids()
+    steps = [row.step for row in listener.rows(run_id, ("step",), wait=lambda rows: len(rows) >= 27)]
+    assert steps == [*range(12), *range(9, 24)]
+    state = listener.projector(run_id)[0].state
+    assert (state.restarts, state.rework_steps, state.samples, state.samples_total) == (1, 3, 48, 54)
 
 
 @pytest.mark.slow

@@ -12,7 +12,11 @@ from sidecar.client.run import Run, current
 
 
 class SidecarTracker(GeneralTracker):
-    """``facts`` go to ``sidecar.init``."""
+    """``facts`` go to ``sidecar.init``: name, stage, model, run_id and so on.
+
+    ``accelerator.register_for_checkpointing(tracker)`` keeps the run's id in the checkpoints: after ``load_state``, and
+    before ``init_trackers``, the run that is resumed goes on.
+    """
 
     name = "sidecar"
     requires_logging_directory = False
@@ -31,6 +35,13 @@ class SidecarTracker(GeneralTracker):
         if self._run is None:
             self._run = current() or rows.begin(self.run_name, **self._facts)
         return self._run
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._run is None else {"run_id": self._run.id}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if "run_id" in state:
+            self._facts.setdefault("run_id", state["run_id"])
 
     @property
     def tracker(self) -> Run | None:

@@ -20,6 +20,10 @@ from sidecar.client.start import init
 SYSTEM_STEPS = 10
 ONCE = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
 """Totals of the whole training, which the Trainer logs once at its end."""
+TOTALS = {"num_tokens": "num_tokens_seen"}
+"""TRL's running total, under a name that says so: train/num_tokens is what one step consumed."""
+SAVED = "sidecar"
+"""Where a checkpoint's trainer_state.json holds the run's id, beside the states of callbacks."""
 
 
 class SidecarCallback(TrainerCallback):
@@ -44,10 +48,11 @@ class SidecarCallback(TrainerCallback):
         if self.run is None:
             self._owned = True
             facts = {"project": "huggingface", "name": args.run_name, "model": model, "total_steps": state.max_steps}
-            self.run = init(**{**facts, "config": config, **self._facts})
+            self.run = init(**{**facts, "run_id": _saved_id(state), "config": config, **self._facts})
         else:
             self.run.config({**config, "total_steps": state.max_steps})
             self.run.facts(model_facts(model, None))
+        _save_id(state, self.run.id)
         if model is not None and self._hook is None:
             self._hook = model.register_forward_pre_hook(self._count, with_kwargs=True)
 
@@ -146,7 +151,7 @@ class WandbMetricsCallback(TrainerCallback):
             learning_rate=logs.get("learning_rate"),
             epoch=logs.get("epoch"),
             step=state.global_step,
-            **{name: value for name, value in logs.items() if name not in known},
+            **{TOTALS.get(name, name): value for name, value in logs.items() if name not in known},
         )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
@@ -166,7 +171,7 @@ def canonical(logs: dict[str, Any]) -> dict[str, Any]:
         elif name.startswith("test_"):
             out[f"test/{name[5:]}"] = value
         else:
-            out[name if name in ONCE else f"train/{name}"] = value
+            out[name if name in ONCE else f"train/{TOTALS.get(name, name)}"] = value
     if "eval/loss" in out:
         out["eval/perplexity"] = rows.perplexity(out["eval/loss"])
     return out
@@ -176,6 +181,20 @@ def _config_of(model: Any) -> dict[str, Any]:
     config = getattr(model, "config", None)
     found = config.to_dict() if config is not None and hasattr(config, "to_dict") else config
     return dict(found) if isinstance(found, dict) else {}
+
+
+def _saved_id(state: Any) -> str | None:
+    """Of the run whose checkpoint is resumed, so that its curves go on; None at a first start."""
+    saved = getattr(state, "stateful_callbacks", None)
+    found = saved.get(SAVED) if isinstance(saved, dict) else None
+    run_id = found.get("run_id") if isinstance(found, dict) else None
+    return run_id if isinstance(run_id, str) else None
+
+
+def _save_id(state: Any, run_id: str) -> None:
+    saved = getattr(state, "stateful_callbacks", None)
+    if isinstance(saved, dict):
+        saved[SAVED] = {"run_id": run_id}
 
 
 integration_utils.INTEGRATION_TO_CALLBACK.setdefault("sidecar", SidecarCallback)

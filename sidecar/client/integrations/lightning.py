@@ -36,9 +36,13 @@ class SidecarLogger(Logger):
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> Run:
-        """The run; on other ranks than zero Lightning hands out a dummy."""
-        return self.begin()
+    def experiment(self) -> Any:
+        """The run; on other ranks than zero Lightning hands out a dummy.
+
+        Lightning asks for it before anything is known of the training, or of the checkpoint that is resumed: what it
+        gets then begins the run when it is first used.
+        """
+        return self._run or _Coming(self)
 
     def begin(self, **more: Any) -> Run:
         """The run of this process, begun when nobody has."""
@@ -75,6 +79,18 @@ class SidecarLogger(Logger):
         return {**self.__dict__, "_run": None}
 
 
+class _Coming:
+    """Stands for a run that is not begun."""
+
+    def __init__(self, logger: SidecarLogger) -> None:
+        self._logger = logger
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # While it is copied there is no logger yet.
+            raise AttributeError(name)
+        return getattr(self._logger.begin(), name)
+
+
 class SidecarCallback(Callback):
     """Steps of every rank. Uses the SidecarLogger's run, the one that lives, or begins one with ``facts``."""
 
@@ -83,13 +99,22 @@ class SidecarCallback(Callback):
         self._facts = facts
         self._samples = self._tokens = self._steps = 0
         self._phase: Phase | None = None
+        self._resumed_id: str | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the run's id, so that the curves go on where training is resumed."""
+        return {"run_id": self.run.id} if self.run is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed_id = state_dict.get("run_id")
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self._steps = int(trainer.global_step)
         if self.run is None:
             logger = next((found for found in trainer.loggers if isinstance(found, SidecarLogger)), None)
             facts: dict[str, Any] = {
-                "model": pl_module, "rank": trainer.global_rank, "world_size": trainer.world_size, **self._facts,
+                "model": pl_module, "rank": trainer.global_rank, "world_size": trainer.world_size,
+                "run_id": self._resumed_id, **self._facts,
             }  # fmt: skip
             steps = trainer.estimated_stepping_batches
             if isinstance(steps, int) and steps > 0:

@@ -1,0 +1,37 @@
+"""A row that a captured script logged, taken as a step: canonical names, and counts of the step instead of totals.
+
+Given: a row under the script's names, and what its rank said before. Hands on: metrics as ``run.step`` sends them.
+Never: changes the row itself: the journal and the export keep what the script logged.
+"""
+
+from typing import Any
+
+from sidecar.metrics import ALIASES
+from sidecar.state import COUNT_MAX, RankState, RunState
+
+TOTALS = ("train/num_input_tokens_seen", "train/num_tokens_seen")
+"""What a script has consumed so far, where it does not say what each step consumed."""
+TRAINER_KEY = "per_device_train_batch_size"
+"""In the configuration that transformers' own callbacks log."""
+
+
+def as_step(state: RunState, rank: RankState, row: dict[str, Any]) -> dict[str, Any]:
+    metrics = {ALIASES.get(name, name): value for name, value in row.items()}
+    if TRAINER_KEY in state.config and "train/global_step" in row and "train/num_tokens" in metrics:
+        metrics["train/num_tokens_seen"] = metrics.pop("train/num_tokens")  # TRL's is a running total.
+    if "train/num_tokens" not in metrics:
+        total: Any = next((metrics[name] for name in TOTALS if name in metrics), None)
+        if type(total) in (int, float) and 0 <= total < float(2**63):
+            tokens = _since_last(rank, int(total))
+            if tokens <= COUNT_MAX:
+                metrics["train/num_tokens"] = tokens
+    return metrics
+
+
+def _since_last(rank: RankState, total: int) -> int:
+    """The total's growth. One that shrinks was begun anew; what a resumed process begins with was counted before."""
+    session, before = rank.tokens_told or (rank.session, 0)
+    rank.tokens_told = (rank.session, total)
+    if session != rank.session:
+        return 0
+    return total - before if total >= before else total
