@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - scripts and tables read better on one line
 """The real Accelerate on a tiny model."""
 
 import pytest
