@@ -7,7 +7,7 @@ Given: torchrun's RANK, LOCAL_RANK and WORLD_SIZE. Hands on: a World for the len
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -39,6 +39,21 @@ class World:
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return total.tolist()
+
+    def shares(self, weights: Sequence[int | None]) -> Sequence[float | Tensor]:
+        """What to multiply each micro-batch's mean loss by, so that the step follows the mean over all that is learnt
+        from, on all ranks: DDP averages over ranks, and a mean of means would favour what stands in sparse batches.
+
+        A weight is a micro-batch's number of targets; None means that all have as many, here and elsewhere.
+        """
+        if weights[0] is None:
+            return [1.0 / len(weights)] * len(weights)
+        if self.size == 1:
+            return [weight / max(1, sum(weights)) for weight in weights]  # type: ignore[arg-type, operator]
+        mine = torch.tensor(weights, dtype=torch.float64, device=self.device)
+        total = mine.sum()
+        dist.all_reduce(total)  # On a GPU the sum stays there: nothing waits for it.
+        return list((mine * self.size / total.clamp(min=1)).float())
 
     def gather(self, value: Tensor) -> list[Tensor]:
         """One CPU tensor from every rank, in the order of ranks; the tensors must have one shape."""

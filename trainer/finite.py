@@ -1,10 +1,9 @@
 """Gradients that are not finite: the step is left out and counted, or training ends.
 
 Given: the gradient's norm, the same on every rank. Hands on: an optimizer step, or none.
-Never: waits for a device to look: on a GPU the optimizer itself leaves the step out, and we look at the logging steps.
+Never: waits for a device to look: the optimizer itself leaves the step out; on a GPU we look at the logging steps.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -25,12 +24,6 @@ class FiniteWatch:
 
     def step(self, optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:
         """Let the optimizer step, unless the gradient is not finite."""
-        if self.on_cpu:
-            if math.isfinite(grad_norm.item()):
-                optimizer.step()
-            else:
-                self.skipped += 1
-            return
         bad = (~torch.isfinite(grad_norm)).float()
         optimizer.found_inf = bad  # type: ignore[attr-defined]  # As GradScaler does: fused AdamW reads it on device.
         optimizer.step()

@@ -62,7 +62,7 @@ class Loop:
         self.model = build_model(config, weights).to(world.device)
         torch.manual_seed(config.seed + 1 + world.rank)  # ... and its own dropout.
         self.learner = stage.learner(self.model)
-        self.optimizer = build_optimizer(self.learner, config, world.device)
+        self.optimizer = build_optimizer(self.learner, config)
         self.step = 0
         """Optimizer steps done, those left out included."""
         self.watch = FiniteWatch(config.nan_loss, world.device)
@@ -125,13 +125,14 @@ class Loop:
         """One optimizer step over ``grad_accum`` micro-batches, and its event."""
         self.pace.begin()
         lr = self._set_learning_rate()
-        tally = Tally()
-        for micro in range(self.config.grad_accum):
-            with self.run.phase(self.stage.batch_phase):
-                batch = self.stage.next_batch().to(self.world.device)
+        with self.run.phase(self.stage.batch_phase):
+            batches = [self.stage.next_batch().to(self.world.device) for _ in range(self.config.grad_accum)]
+        weights, tally = [self.stage.weight(batch) for batch in batches], Tally()
+        shares = self.world.shares(weights)
+        for micro, batch in enumerate(batches):
             with self._gradients_stay_home(micro):
-                loss, metrics = self._forward_backward(batch)
-            tally.add(batch, loss, metrics, self.stage.flops(self.model, batch))
+                loss, metrics = self._forward_backward(batch, shares[micro])
+            tally.add(batch, loss, metrics, weight=weights[micro], flops=self.stage.flops(self.model, batch))
             for name, (samples, tokens) in batch.datasets.items():
                 self.run.dataset(name, samples=samples, tokens=tokens)
         with self.run.phase("optimizer"):
@@ -156,12 +157,12 @@ class Loop:
         if self.watch.on_cpu or self.step % self.config.log_train_freq == 0:
             self.watch.check(self.step)
 
-    def _forward_backward(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+    def _forward_backward(self, batch: Batch, share: float | Tensor) -> tuple[Tensor, dict[str, Any]]:
         compiling = self.config.compile and self.step == self.first_step
         with self.run.phase("compile" if compiling else "forward"), self._autocast():
             loss, metrics = self.stage.loss(self.trained, batch)
         with self.run.phase("compile" if compiling else "backward"):
-            (loss / self.config.grad_accum).backward()
+            torch.mul(loss, share).backward()
         return loss.detach(), metrics
 
     def _set_learning_rate(self) -> float:

@@ -4,7 +4,7 @@ Given: a GPT, token ids. Hands on: log-probabilities, replies, advantages. What 
 Never: touches the global random numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -93,8 +93,10 @@ def advantages_of(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float
     return advantages, advantages + torch.where(mask, values, 0.0)
 
 
-def whitened(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 where ``mask`` is True, 0 elsewhere."""
-    chosen = values[mask]
-    deviation = chosen.std(unbiased=False) if chosen.numel() else torch.ones(())
-    return torch.where(mask, (values - chosen.mean()) / (deviation + 1e-8), 0.0)
+def whitened(values: Tensor, mask: Tensor, sums: Callable[..., list[float]]) -> Tensor:
+    """Mean 0 and deviation 1 over where ``mask`` is True on all ranks, 0 elsewhere. ``sums``: World.sums."""
+    chosen = values[mask].double()
+    total, squares, count = sums(chosen.sum().item(), chosen.square().sum().item(), chosen.numel())
+    mean = total / max(1, count)
+    deviation = max(0.0, squares / max(1, count) - mean * mean) ** 0.5
+    return torch.where(mask, (values - mean) / (deviation + 1e-8), 0.0)

@@ -63,6 +63,10 @@ class Stage:
         )
         return losses / max(1, batch.targets.numel() if batch.loss_tokens is None else batch.loss_tokens), {}
 
+    def weight(self, batch: Batch) -> int | None:
+        """Of how many targets this batch's loss is the mean; None if all batches have as many."""
+        return batch.loss_tokens
+
     def surprise(self, texts: list[str]) -> float | None:
         """Perplexity of samples under a reference that does not learn, where there is one."""
         return None

@@ -6,7 +6,6 @@ Never: waits for a device: what is on a GPU stays there.
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from trainer.data.batch import Batch
@@ -15,15 +14,18 @@ from trainer.data.batch import Batch
 class Tally:
     def __init__(self) -> None:
         self.samples = self.tokens = 0
-        self._losses: list[Tensor] = []
         self._numbers: dict[str, list[Any]] = {}
+        self._weights: list[int] = []
         self._loss_tokens: int | None = None
         self._flops: float | None = None
 
-    def add(self, batch: Batch, loss: Tensor, metrics: dict[str, Any], flops: float | None) -> None:
+    def add(
+        self, batch: Batch, loss: Tensor, metrics: dict[str, Any], *, weight: int | None, flops: float | None
+    ) -> None:
+        """``weight``: how much this micro-batch's means count; None: as much as any other's."""
         self.samples, self.tokens = self.samples + batch.samples, self.tokens + batch.tokens
-        self._losses.append(loss)
-        for name, value in metrics.items():
+        self._weights.append(1 if weight is None else weight)
+        for name, value in {"train/loss": loss, **metrics}.items():
             self._numbers.setdefault(name, []).append(value)
         if batch.loss_tokens is not None:
             self._loss_tokens = (self._loss_tokens or 0) + batch.loss_tokens
@@ -31,20 +33,23 @@ class Tally:
             self._flops = (self._flops or 0.0) + flops
 
     def loss(self) -> Tensor:
-        return torch.stack(self._losses).mean()
+        """On the device that it was computed on."""
+        return self._mean(self._numbers["train/loss"])
 
     def metrics(self) -> dict[str, Any]:
         """Means of the stage's numbers; the supervised tokens and FLOPs where these are not implied by the tokens."""
-        found = {name: _mean(values) for name, values in self._numbers.items()}
+        found = {name: self._mean(values) for name, values in self._numbers.items() if name != "train/loss"}
         if self._loss_tokens is not None:
             found["train/num_loss_tokens"] = self._loss_tokens
         if self._flops is not None:
             found["train/flops"] = self._flops
-        return found
+        return {name: _plain(value) for name, value in found.items()}
+
+    def _mean(self, values: list[Any]) -> Any:
+        """Over all that is learnt from: a mean of means would weigh a token in a sparse micro-batch more."""
+        total = max(1, sum(self._weights))
+        return sum(value * (weight / total) for value, weight in zip(values, self._weights, strict=True))
 
 
-def _mean(values: list[Any]) -> Any:
-    if not isinstance(values[0], Tensor):
-        return sum(values) / len(values)
-    mean = torch.stack([value.detach().float() for value in values]).mean()
-    return mean.item() if mean.device.type == "cpu" else mean
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) and value.device.type == "cpu" else value

@@ -13,24 +13,28 @@ from fake_run import Recorder
 import sidecar
 from trainer.__main__ import main
 
-told: list[Recorder] = []
+
+def record(arguments: list[str], folder: Path) -> int:
+    told: list[Recorder] = []
+
+    def begin(**begun: object) -> Recorder:
+        told.append(Recorder(**begun))
+        return told[-1]
+
+    sidecar.init = begin  # type: ignore[assignment]
+    try:
+        code = main(arguments)
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    runs = [_written(run) for run in told]
+    out = folder / f"rank{os.environ.get('RANK', 0)}.json"
+    out.write_text(json.dumps({**(runs[0] if runs else {}), "runs": runs}))
+    return code
 
 
-def begin(**begun: object) -> Recorder:
-    told.append(Recorder(**begun))
-    return told[-1]
-
-
-def written(run: Recorder) -> dict[str, object]:
+def _written(run: Recorder) -> dict[str, object]:
     return {"stage": run.begun["stage"], "steps": run.steps, "logs": run.logs, "finished": run.finished}
 
 
-sidecar.init = begin
-try:
-    code = main(sys.argv[1:])
-except SystemExit as exit_:
-    code = exit_.code
-runs = [written(run) for run in told]
-out = Path(os.environ["RECORD_TO"]) / f"rank{os.environ.get('RANK', 0)}.json"
-out.write_text(json.dumps({**(runs[0] if runs else {}), "runs": runs}))
-sys.exit(code)
+if __name__ == "__main__":
+    sys.exit(record(sys.argv[1:], Path(os.environ["RECORD_TO"])))

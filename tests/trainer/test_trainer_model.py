@@ -70,7 +70,7 @@ def test_the_measured_peak_is_a_speed_that_a_product_really_has() -> None:
 
 def test_matrices_decay_and_nothing_is_left_out_of_the_optimizer() -> None:
     model = GPT(SMALL)
-    groups = build_optimizer(model, Config(), torch.device("cpu")).param_groups
+    groups = build_optimizer(model, Config()).param_groups
     assert sum(p.numel() for group in groups for p in group["params"]) == model.trainable_params()
     assert all(p.dim() >= 2 for p in groups[0]["params"])
     assert groups[0]["weight_decay"] == Config().weight_decay

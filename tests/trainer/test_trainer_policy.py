@@ -6,13 +6,13 @@ import torch.nn.functional as F
 
 from trainer import sandbox
 from trainer.chat import render_prompt
-from trainer.data.batch import IGNORE, Batch
+from trainer.data.batch import IGNORE
 from trainer.distributed import World
 from trainer.judge import choices_right, estimate_pass_at_k, judge, pass_at_k, slug
 from trainer.model import GPT, ModelConfig
 from trainer.ngram import Reference
 from trainer.policy import ActorCritic, advantages_of, respond, token_logps, whitened
-from trainer.stages.ppo import PolicyTraining
+from trainer.stages.ppo import PolicyTraining, Replies
 from trainer.tasks.example import ask
 from trainer.tokenizer import ASSISTANT_END, BOS
 
@@ -32,7 +32,7 @@ def test_advantages_are_those_of_the_formula() -> None:
 
 def test_whitening_looks_at_the_replies_only() -> None:
     mask = torch.tensor([[True, True, False]])
-    white = whitened(torch.tensor([[1.0, 3.0, 100.0]]), mask)
+    white = whitened(torch.tensor([[1.0, 3.0, 100.0]]), mask, HERE.sums)
     assert white[0].tolist() == pytest.approx([-1, 1, 0], abs=1e-5)
 
 
@@ -85,8 +85,6 @@ def test_drawing_replies_moves_no_global_random_number_and_the_seed_fixes_them()
 class _Told:
     """As much of PolicyTraining as its loss needs."""
 
-    told: dict[str, float] = {}
-
     class config:
         clip, value_weight, entropy_weight = 0.2, 0.5, 0.0
 
@@ -101,7 +99,7 @@ def ppo_loss(old_logps: float, advantage: float) -> tuple[ActorCritic, torch.Ten
         "logps": logps - old_logps, "values": torch.zeros(1, 2), "returns": torch.zeros(1, 2),
         "advantages": torch.tensor([[0.0, advantage]]),
     }  # fmt: skip
-    batch = Batch(inputs, targets, extra=extra)
+    batch = Replies(inputs, targets, extra=extra)
     return learner, *PolicyTraining.loss(_Told(), learner, batch)
 
 

@@ -44,7 +44,7 @@ class PreferenceTraining(Stage):
         self.data_facts = facts(loaded, self.train.lengths(), self.train.count, self.val.count, problems)
         self.data_facts["dataset/dropped_samples"] = self.train.dropped
         self.prompts = some_prompts([_as_questions(task) for task in loaded])
-        self.remarks = (problems.sentence(),) if problems.count else ()
+        self.remarks = problems.lines()
 
     def learner(self, model: GPT) -> nn.Module:
         self.reference = frozen_copy(model)
@@ -67,6 +67,9 @@ class PreferenceTraining(Stage):
                 "dpo/kl": _estimated_kl(logps - reference, batch),
             }
         return -F.logsigmoid(margin).mean() + self.chosen_weight * _surprise(logps, batch), numbers
+
+    def weight(self, batch: Batch) -> None:
+        """A pair is a pair, however long its replies."""
 
     def flops(self, model: GPT, batch: Batch) -> float:
         """A step, and the reference's forward pass."""
@@ -104,9 +107,10 @@ def _estimated_kl(log_ratios: Tensor, batch: Batch) -> Tensor:
 
 
 def _surprise(logps: Tensor, batch: Batch) -> Tensor:
-    """Nats per token of the better replies. DPO alone is content if both replies become unlikely (Pang et al. 2024)."""
+    """Nats per token of the better replies, a mean over pairs. DPO alone is content if both replies become unlikely
+    (Pang et al. 2024)."""
     chosen, counts = logps.chunk(2)[0], batch.targets.chunk(2)[0] >= 0
-    return -chosen.sum() / counts.sum().clamp(min=1)
+    return -(chosen.sum(-1) / counts.sum(-1).clamp(min=1)).mean()
 
 
 def _as_questions(task: Task[Any]) -> Task[Example]:

@@ -10,6 +10,7 @@ Sources: Schulman et al. 2017 (clipping), Ziegler et al. 2019 (the price of KL a
 """
 
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,6 +37,16 @@ KL_HORIZON = 1_000
 KL_ERROR_MAX = 0.2
 
 
+@dataclass(frozen=True)
+class Replies(Batch):
+    """Some of a rollout's replies, to be learnt from."""
+
+    told: dict[str, float] = field(default_factory=dict)
+    """What is to be said of the whole rollout."""
+    drawn_tokens: int = 0
+    """Of prompts and replies, if the rollout was drawn for this batch."""
+
+
 class PolicyTraining(Stage):
     name = "ppo"
     chats = True
@@ -57,11 +68,10 @@ class PolicyTraining(Stage):
         lengths = [len(chat.render_prompt(self.mixture[i].prompt)) for i in range(len(self.mixture))]
         self.data_facts = facts(loaded, lengths, len(self.mixture), held_back, problems)
         self.prompts = some_prompts(loaded)
-        self.remarks = (problems.sentence(),) if problems.count else ()
+        self.remarks = problems.lines()
         self.kl_weight, self.rollouts, self.used = config.kl_weight, 0, self.updates
         self.experience = self._nothing_yet(replies)
         self.told: dict[str, float] = {}
-        self.drawn_tokens = 0
 
     def learner(self, model: GPT) -> nn.Module:
         self.reference, self.actor_critic = frozen_copy(model), ActorCritic(model)
@@ -71,16 +81,17 @@ class PolicyTraining(Stage):
 
     def next_batch(self) -> Batch:
         """The next batch of the current rollout, in an order of its own each time round; or the first of a new one."""
-        if self.used == self.updates:
-            self._roll_out()
-            self.used = 0
+        fresh = self.used == self.updates
+        drawn_tokens = self._roll_out() if fresh else 0
+        self.used = 0 if fresh else self.used
         size, (round_, place) = self.config.batch_size, divmod(self.used, self.config.rollout_batches)
         self.used += 1
         generator = torch.Generator().manual_seed(self._seed(self.rollouts * 100 + round_))
         rows = torch.randperm(size * self.config.rollout_batches, generator=generator)[place * size :][:size]
-        return self._batch({name: tensor[rows] for name, tensor in self.experience.items()})
+        return self._batch({name: tensor[rows] for name, tensor in self.experience.items()}, drawn_tokens)
 
-    def _roll_out(self) -> None:
+    def _roll_out(self) -> int:
+        """New replies, and how they were judged; the number of tokens read and drawn."""
         cursors = self.order.next().tolist()
         examples = [self.mixture[cursor] for cursor in cursors]
         prompts = [chat.render_prompt(example.prompt) for example in examples]
@@ -90,8 +101,10 @@ class PolicyTraining(Stage):
             right = [is_right(e, chat.reply_of(reply)) for e, reply in zip(examples, replies, strict=True)]
             self.experience = self._judged(prompts, replies, torch.tensor(right, dtype=torch.float32))
         self.rollouts += 1
-        self.told |= {"ppo/reward": sum(right) / len(right), "ppo/response_length": _mean_length(replies)}
-        self.drawn_tokens = sum(map(len, prompts)) + sum(map(len, replies))
+        drawn = sum(map(len, replies))
+        rewards, length, count = self.world.sums(sum(right), drawn, len(replies))
+        self.told |= {"ppo/reward": rewards / count, "ppo/response_length": length / count}
+        return sum(map(len, prompts)) + drawn
 
     def _judged(self, prompts: list[list[int]], replies: list[list[int]], right: Tensor) -> dict[str, Tensor]:
         """Everything that learning wants to know, (replies, context): as drawn, and how good it was."""
@@ -117,7 +130,8 @@ class PolicyTraining(Stage):
             rewards, torch.where(mask, values, 0.0), mask, gamma=self.config.gamma, lam=self.config.gae_lambda
         )
         self._steer(kl.sum(-1).mean().item(), len(prompts))
-        found = {"logps": logps, "values": values, "advantages": whitened(advantages, mask), "returns": returns}
+        advantages = whitened(advantages, mask, self.world.sums)
+        found = {"logps": logps, "values": values, "advantages": advantages, "returns": returns}
         wide = {n: torch.nn.functional.pad(t.float().cpu(), (0, inputs.size(1) - width)) for n, t in found.items()}
         return {"inputs": inputs.contiguous(), "targets": targets.contiguous(), **wide}
 
@@ -129,20 +143,21 @@ class PolicyTraining(Stage):
         self.kl_weight *= 1 + error * count / KL_HORIZON
         self.told |= {"ppo/kl": kl, "ppo/kl_weight": self.kl_weight}
 
-    def _batch(self, rows: dict[str, Tensor]) -> Batch:
+    def _batch(self, rows: dict[str, Tensor], drawn_tokens: int) -> Replies:
         inputs, targets = rows.pop("inputs"), rows.pop("targets")
         width = _width(inputs)
         inputs, targets = inputs[:, :width].contiguous(), targets[:, :width].contiguous()
         padding = int((inputs == PAD).sum())
         name = self.mixture.names[0] if len(self.mixture.names) == 1 else " + ".join(self.mixture.names)
-        return Batch(
+        return Replies(
             inputs, targets, {name: (len(inputs), inputs.numel() - padding)}, padding=padding,
             loss_tokens=int((targets != IGNORE).sum()), extra={n: t[:, :width] for n, t in rows.items()},
+            told=dict(self.told), drawn_tokens=drawn_tokens,
         )  # fmt: skip
 
     # -- learning from them --------------------------------------------------------------------------------------------
 
-    def loss(self, learner: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+    def loss(self, learner: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Any]]:
         """Clipped policy loss, clipped value loss and entropy, means over the replies' tokens."""
         logits, values = learner(batch.inputs)
         logps, entropy = token_logps(logits, batch.targets)
@@ -156,17 +171,16 @@ class PolicyTraining(Stage):
         with torch.no_grad():
             clipped = mean_of(((ratio - 1).abs() > clip).float(), mask)
         return loss, {
-            **self.told,
+            **batch.told,
             "ppo/policy_loss": policy_loss.detach(),
             "ppo/value_loss": value_loss.detach(),
             "ppo/entropy": spread.detach(),
             "ppo/clip_fraction": clipped,
         }
 
-    def flops(self, model: GPT, batch: Batch) -> float:
+    def flops(self, model: GPT, batch: Any) -> float:
         """A step; where replies were drawn for it, also the forward passes to draw and to score them twice."""
-        drawn = self.drawn_tokens if self.used == 1 else 0
-        return 3 * forward_flops(model, batch.tokens) + 3 * forward_flops(model, drawn)
+        return 3 * forward_flops(model, batch.tokens + batch.drawn_tokens)
 
     def validate(self, model: GPT, iters: int, world: World, autocast: Autocast = nullcontext) -> dict[str, float]:
         """Held-back problems, answered with the likeliest reply."""
@@ -219,10 +233,6 @@ def _width(inputs: Tensor) -> int:
     """Up to the last token that is no padding, rounded up."""
     used = int((inputs != PAD).any(0).nonzero().max()) + 1 if (inputs != PAD).any() else 1
     return min(inputs.size(1), -(-used // ROUND) * ROUND)
-
-
-def _mean_length(replies: list[list[int]]) -> float:
-    return sum(map(len, replies)) / len(replies)
 
 
 def run(config: PpoConfig) -> None:

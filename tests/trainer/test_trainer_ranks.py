@@ -1,0 +1,75 @@
+"""Two ranks, or two micro-batches, take the very step that one rank takes with one batch of all of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from lives import run_lives
+from test_trainer_command import flags_of
+
+STAGES = ["pretrain", "midtrain", "sft", "dpo"]
+"""PPO's ranks draw replies of their own: there is no one batch to compare with."""
+STEPS = 4
+
+
+def told(folder: Path, rank: int) -> dict:
+    return json.loads((folder / f"rank{rank}.json").read_text())
+
+
+def weighted(parts: list[dict], by: str | None) -> float:
+    """Mean loss of one step over ranks, each weighted by the targets it learnt from."""
+    weights = [part["metrics"][by] if by else 1 for part in parts]
+    return sum(part["loss"] * weight for part, weight in zip(parts, weights, strict=True)) / sum(weights)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> dict[str, tuple[list, list]]:
+    """For each stage: the steps of one rank with 8 rows, and those of two ranks with 4 each."""
+    folder = tmp_path_factory.mktemp("ranks")
+    lives = []
+    for stage in STAGES:
+        for ranks in (1, 2):
+            out = folder / f"{stage}{ranks}"
+            out.mkdir()
+            flags = {
+                "n_layer": 1, "n_head": 2, "n_embd": 32, "seq_len": 96, "batch_size": 8 // ranks, "steps": STEPS,
+                "threads": 1, "eval_freq": 99, "generate_freq": 99, "eval_iters": 1, "quiet": True,
+            }  # fmt: skip
+            flags |= {"data": corpus} if stage == "pretrain" else {"judge_examples": 1}
+            flags |= {"no-pack": True} if stage == "midtrain" else {}
+            flags |= {"chosen_weight": 1.0} if stage == "dpo" else {}
+            lives.append({"arguments": [stage, *flags_of(flags)], "ranks": ranks, "record": str(out)})
+    codes, said = run_lives(lives, folder)
+    assert codes == [[0], [0, 0]] * len(STAGES), said
+    return {
+        s: (told(folder / f"{s}1", 0)["steps"], [told(folder / f"{s}2", rank)["steps"] for rank in range(2)])
+        for s in STAGES
+    }
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_follow_the_gradient_of_all_tokens_together(pairs, stage: str) -> None:
+    """A mean of the ranks' means would weigh a token more where its neighbours are few."""
+    alone, both = pairs[stage]
+    by = "train/num_loss_tokens" if stage in ("midtrain", "sft") else None
+    assert len(alone) == STEPS
+    if by:
+        first, second = (steps[0]["metrics"][by] for steps in both)
+        assert first != second, "ranks that learn from equally many tokens would prove nothing"
+    for step, parts in zip(alone, zip(*both, strict=True), strict=True):
+        assert sum(part["metrics"].get(by, 0) for part in parts) == step["metrics"].get(by, 0)
+        assert weighted(list(parts), by) == pytest.approx(step["loss"], rel=1e-5)
+        for part in parts:
+            assert part["grad_norm"] == pytest.approx(step["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_micro_batches_follow_the_gradient_of_all_tokens_together(trained, stage: str) -> None:
+    flags = {"steps": STEPS, "chosen_weight": 1.0} if stage == "dpo" else {"steps": STEPS}
+    flags |= {"pack": False} if stage == "midtrain" else {}
+    whole = trained(stage, **flags, batch_size=8)
+    parts = trained(stage, **flags, batch_size=2, grad_accum=4)
+    for one, four in zip(whole.steps, parts.steps, strict=True):
+        assert four["samples"] == one["samples"]
+        assert four["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert four["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
