@@ -1,5 +1,7 @@
 """Data sets in their true formats, the chat template, the mixture, and rows that nobody can understand."""
 
+import ast
+import inspect
 import json
 import subprocess
 import sys
@@ -208,6 +210,44 @@ def test_the_built_in_questions_are_about_real_functions_and_have_right_answers(
         source = Path(sys.modules["os"].__file__).parent / f"{offered[example.answer]}.py"
         text = source.read_text()
         assert f"def {name}(" in text or f"class {name}" in text
+
+
+def test_every_answer_about_a_function_is_the_first_sentence_of_its_own_docstring() -> None:
+    """Checked with the standard library's own reader of sources, not with ours."""
+    task = builtin.chat()
+    for example in (*task.train, *task.val)[::25]:
+        path = example.prompt[0].content.removeprefix("What does ").removesuffix(" do?")
+        module, name = path.split(".")
+        source = (Path(sys.modules["os"].__file__).parent / f"{module}.py").read_text()
+        [node] = [n for n in ast.parse(source).body if getattr(n, "name", "") == name][:1]
+        said = " ".join(inspect.cleandoc(ast.get_docstring(node)).split())
+        assert said.startswith(" ".join(example.reply.removesuffix(".").split())), path
+
+
+def test_no_other_choice_that_is_offered_even_mentions_the_name() -> None:
+    task = builtin.modules()
+    for example in (*task.train, *task.val):
+        question, *lines = example.prompt[0].content.splitlines()
+        name = question.rsplit(" ", 1)[1].rstrip("?")
+        offered = dict(line.split(") ", 1) for line in lines)
+        assert len(set(offered.values())) == 4
+        assert [letter for letter, module in offered.items() if name in builtin.words_of(module)] == [example.answer]
+
+
+def test_every_built_in_program_passes_its_own_tests_and_fails_another_ones() -> None:
+    for program in builtin.programs().val:
+        for solution, works in ((program.reply, True), ("    return None\n", False)):
+            code = f"{program.prompt[0].content}{solution}\n{program.tests}"
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30)
+            assert (done.returncode == 0) == works
+
+
+@pytest.mark.parametrize("make", [builtin.chat, builtin.modules, builtin.sums, builtin.preferences])
+def test_the_halves_of_every_built_in_task_share_no_question(make) -> None:
+    task = make()
+    train = {example.text() for example in task.train}
+    assert len(task.val) > 30
+    assert not train & {example.text() for example in task.val}
 
 
 def test_every_built_in_sum_is_right_and_no_problem_is_in_both_halves() -> None:

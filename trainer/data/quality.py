@@ -18,9 +18,9 @@ COPYLEFT_NAMES = ("agpl", "gpl", "lgpl", "sspl", "cc-by-nc")
 MARKS: tuple[tuple[str, bytes, re.Pattern[bytes]], ...] = (
     ("secrets", b"PRIVATE KEY-----", re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{16}")),
     ("secrets", b"AKIA", re.compile(rb"\bAKIA[0-9A-Z]{16}\b")),
-    ("secrets", b"gh", re.compile(rb"\bgh[pousr]_[A-Za-z0-9]{36}\b")),
+    ("secrets", b"gh", re.compile(rb"gh[pousr]_(?<!\wgh[pousr]_)[A-Za-z0-9]{36}\b")),
     ("secrets", b"xox", re.compile(rb"\bxox[abprs]-[0-9A-Za-z]{4,}-[0-9A-Za-z-]{10,}")),
-    ("secrets", b"sk-", re.compile(rb"\bsk-(?:[a-z]+-)?[A-Za-z0-9_]{32,}")),
+    ("secrets", b"sk-", re.compile(rb"sk-(?<!\wsk-)(?:[a-z]+-)?[A-Za-z0-9_]{32,}")),
     ("malicious", b"/dev/tcp/", re.compile(rb"/dev/tcp/[\w.$]+/[\d$]")),
     ("malicious", b"--no-preserve-root", re.compile(rb"rm\s+-[rf]+\s[^\n]*--no-preserve-root")),
     ("malicious", b"b64decode", re.compile(rb"\b(?:eval|exec)\s*\(\s*(?:base64\.)?b64decode\s*\(")),

@@ -115,18 +115,16 @@ def _read(source: Source, problems: Problems, val_fraction: float, *, trains: bo
     understand, before = FORMATS[source.format], problems.count
     files = _files(source.path)
     held_back = _files(source.val_path) or [file for file, path in files.items() if is_held_back(path)]
-    held_back = list(held_back)
     train_files = [file for file in files if file not in held_back] if trains or not held_back else []
     train = read(train_files, understand, problems, source.stop)
-    if held_back:
-        val = read(held_back, understand, problems)
-    else:
-        train, val = split(train, val_fraction, f"{source.name} in {source.path}")
+    val = read(list(held_back), understand, problems)
     if problems.count > before and not train + val:
         raise UserError(
             f"{source.name}: no row is of the format {source.format!r}: {problems.named[-1]}",
             "check the file, or name another format with --data_config FILE",
         )
+    if not held_back:
+        train, val = split(train, val_fraction, f"{source.name} in {source.path}")
     if not val or (trains and not train):
         raise UserError(
             f"{source.name} in {source.path} leaves the {'validation' if train else 'training'} split empty",

@@ -8,6 +8,7 @@ Never: makes an answer that was not checked, nor imports the modules it asks abo
 import ast
 import functools
 import random
+import re
 import sysconfig
 import warnings
 from collections.abc import Iterator
@@ -35,13 +36,22 @@ class Entry(NamedTuple):
 @functools.cache
 def entries() -> tuple[Entry, ...]:
     """Public functions and classes of the library's top-level modules that say in one short sentence what they do."""
-    root = Path(sysconfig.get_paths()["stdlib"])
     found: list[Entry] = []
-    for file in shuffled_by_name([path.name for path in root.glob("[a-z]*.py")]):
-        found += _entries_of(root / file)
+    for file in shuffled_by_name([path.name for path in _library().glob("[a-z]*.py")]):
+        found += _entries_of(_library() / file)
         if len(found) >= ENTRIES_MAX:
             break
     return tuple(found[:ENTRIES_MAX])
+
+
+@functools.cache
+def words_of(module: str) -> frozenset[str]:
+    """All that its source mentions."""
+    return frozenset(re.findall(r"\w+", (_library() / f"{module}.py").read_text(encoding="utf-8")))
+
+
+def _library() -> Path:
+    return Path(sysconfig.get_paths()["stdlib"])
 
 
 def _entries_of(file: Path) -> Iterator[Entry]:
@@ -64,12 +74,13 @@ def chat() -> Task[Example]:
 
 
 def modules(choices: int = 4) -> Task[Example]:
-    """Which module is it from? One of four."""
+    """Which module is it from? One of four; the other three do not even mention the name."""
     rng = random.Random(1)
-    names = sorted({entry.module for entry in entries()})
+    words = {name: words_of(name) for name in sorted({entry.module for entry in entries()})}
     examples = []
     for entry in entries():
-        offered = [entry.module, *rng.sample([name for name in names if name != entry.module], choices - 1)]
+        others = [name for name in words if entry.name not in words[name]]
+        offered = [entry.module, *rng.sample(others, choices - 1)]
         rng.shuffle(offered)
         answer = LETTERS[offered.index(entry.module)]
         examples.append(choice(f"Which module has {entry.name}?", offered, LETTERS[:choices], answer))
