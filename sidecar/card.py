@@ -36,15 +36,14 @@ def card(config: Config, status: Mapping[str, Any], first_loss: float | None, sy
     return lines[:LINES_MAX]
 
 
-def sync_command(config: Config, run_id: str, status: Mapping[str, Any], environ: Mapping[str, str]) -> str | None:
-    """What sends to W&B whatever of this run has not been sent; None when nothing is unsent."""
+def sync_command(config: Config, run_id: str, status: Mapping[str, Any]) -> str | None:
+    """What sends to W&B whatever of this run has not been sent; None when nothing is unsent. From the journal, so
+    that nothing arrives twice: `wandb sync` would send again what was written offline and has arrived since."""
     health = (status.get("sinks") or {}).get("wandb")
     all_sent = health and health.get("state") == "ok" and not health.get("lag_events")
     if not health or all_sent or health.get("state") == "disabled":
         return None
-    from sidecar.sinks.wandb_account import sync_command
-
-    return sync_command(config.wandb_dir or environ.get("WANDB_DIR") or config.dir, run_id)
+    return f"sidecar sync {run_id} --dir {config.dir}"
 
 
 def _title(status: Mapping[str, Any]) -> str:

@@ -115,7 +115,7 @@ class Launch:
             self._say(["the sidecar did not end in time and was killed; its journal is complete"])
         run_id = status.get("run_id")
         if not self._quiet and run_id:
-            sync = card.sync_command(self._config, run_id, status, self._environ)
+            sync = card.sync_command(self._config, run_id, status)
             self._print_all(card.card(self._config, status, drain.first_loss(self._config, run_id), sync))
 
     def _stop(self) -> bool:

@@ -60,7 +60,7 @@ def deliver(config: "Config", store: "Store", pairs: "list[Pair]", timeout_secon
     except UserError as error:
         if error.exit_code != Exit.BUSY:
             raise
-        return _by_the_other(store, pairs, timeout_seconds)
+        return _by_the_other(config, store, pairs, timeout_seconds)
     try:
         health = late.deliver_now(config, store, pairs, timeout_seconds=timeout_seconds, on_progress=_Progress())
     finally:
@@ -70,7 +70,7 @@ def deliver(config: "Config", store: "Store", pairs: "list[Pair]", timeout_secon
     return Exit.WARNINGS if any(_is_unsent(ended) for ended in health.values()) else Exit.OK
 
 
-def _by_the_other(store: "Store", pairs: "list[Pair]", timeout_seconds: float) -> int:
+def _by_the_other(config: "Config", store: "Store", pairs: "list[Pair]", timeout_seconds: float) -> int:
     from sidecar.sinks import late
 
     print("a sidecar serves this directory and sends it", file=sys.stderr)
@@ -79,10 +79,14 @@ def _by_the_other(store: "Store", pairs: "list[Pair]", timeout_seconds: float) -
         late.request(store.directory, run_id, sink)
         targets[run_id, sink] = late.last_row(late.run_of(store, run_id))
     behind = late.wait_for(store.directory, targets, timeout_seconds)
+    unsent = False
     for run_id, sink in targets:
-        done = (run_id, sink) not in behind
-        print(f"{sink} of {run_id}: " + ("sent" if done else "not all sent yet; `sidecar status` says why"))
-    return Exit.WARNINGS if behind else Exit.OK
+        reason = "not all sent yet; `sidecar status` says why" if (run_id, sink) in behind else None
+        if sink == "wandb" and late.offline_logs(config, run_id):
+            reason = "that sidecar has no key, so it wrote them offline; `sidecar sync` sends them once it has ended"
+        print(f"{sink} of {run_id}: {reason or 'sent'}")
+        unsent = unsent or reason is not None
+    return Exit.WARNINGS if unsent else Exit.OK
 
 
 class _Progress:

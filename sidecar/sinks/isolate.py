@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,6 +33,8 @@ HARMLESS = (
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
 )  # fmt: skip
+ALERT_SECONDS = 1.0
+"""A child that dies sooner after it was given an alert may not have sent it."""
 STAND_IN_MARK = "sidecar-stand-in"
 """A folder on PYTHONPATH that holds a file of this name carries stand-ins for captured libraries."""
 
@@ -106,6 +109,10 @@ class IsolatedSink:
         self._socket: socket.socket | None = None
         self._started = False
         self._report = Report()
+        self._told: set[str] = set()
+        """Alerts that a child has had, and time to send on: the next child must not send them again."""
+        self._telling: set[str] = set()
+        self._opened_at = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -118,7 +125,11 @@ class IsolatedSink:
             if not self._started:
                 self._ask(Start(self._target, self._context), self._limits.open_seconds)
                 self._started = True
-            return self._ask(Open(run), self._limits.open_seconds)
+            fresh = [alert for alert in run.alerts if alert[0] not in self._told]
+            report = self._ask(Open(msgspec.structs.replace(run, alerts=fresh)), self._limits.open_seconds)
+            self._telling.update(alert[0] for alert in fresh)
+            self._opened_at = time.monotonic()
+            return report
         except Unavailable:
             self.kill()  # Whatever half of it came up must not stand in the way of the next attempt.
             raise
@@ -127,7 +138,10 @@ class IsolatedSink:
         self._ask(Deliver(number, list(rows)), self._limits.deliver_seconds)
 
     def flush(self) -> Report:
-        return self._ask(Flush(), self._limits.flush_seconds)
+        report = self._ask(Flush(), self._limits.flush_seconds)
+        if self._telling and time.monotonic() - self._opened_at > ALERT_SECONDS:
+            self._told |= self._telling
+        return report
 
     def report(self) -> Report:
         return self._report
@@ -144,6 +158,7 @@ class IsolatedSink:
     def kill(self) -> None:
         """The child and everything it started are gone when this returns. May be called from another thread."""
         process, self._process, self._started = self._process, None, False
+        self._telling = set()
         if self._socket is not None:
             self._socket.close()
         if process is not None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from sidecar.errors import Exit, UserError
 from sidecar.journal import JournalReader
-from sidecar.sinks import registry, wandb_account
+from sidecar.sinks import registry, wandb_account, wandb_log
 from sidecar.sinks.cursors import Cursors
 from sidecar.sinks.manager import SinkManager
 from sidecar.store import RunEntry, Store
@@ -100,9 +100,7 @@ def unsent(store: Store) -> list[Binding]:
 def offline_logs(config: Any, run_id: str) -> list[Path]:
     """What wandb wrote for this run while it was offline, and nobody has sent since."""
     base = getattr(config, "wandb_dir", None) or os.environ.get("WANDB_DIR") or config.dir
-    word = wandb_account.run_id(run_id)
-    found = sorted(Path(base, "wandb").glob(f"offline-run-*-{word}/run-{word}.wandb"))
-    return [path for path in found if not _sent_mark(path).exists()]
+    return wandb_log.unsent(base, wandb_account.run_id(run_id))
 
 
 def wandb_is_online(config: Any) -> bool:
@@ -130,11 +128,7 @@ def deliver_now(
             time.sleep(POLL_SECONDS)
     finally:
         manager.close(max(5.0, deadline - time.monotonic()))
-    health = _health(manager, pairs)
-    for (run_id, sink), ended in health.items():
-        if sink == "wandb" and ended.state == "ok":
-            _mark_sent(offline_logs(config, run_id))
-    return health
+    return _health(manager, pairs)
 
 
 def wait_for(data_dir: Path, targets: dict[Pair, int], timeout_seconds: float) -> list[Pair]:
@@ -155,17 +149,6 @@ def last_row(entry: RunEntry) -> int:
 
 def _health(manager: SinkManager, pairs: list[Pair]) -> dict[Pair, SinkHealth]:
     return {pair: health for pair in pairs if (health := manager.health(*pair)) is not None}
-
-
-def _sent_mark(path: Path) -> Path:
-    """`wandb sync` leaves such a file beside what it has sent."""
-    return path.with_name(path.name + ".synced")
-
-
-def _mark_sent(paths: Iterable[Path]) -> None:
-    for path in paths:
-        with contextlib.suppress(OSError):
-            _sent_mark(path).touch()
 
 
 @contextlib.contextmanager

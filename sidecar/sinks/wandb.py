@@ -12,6 +12,7 @@ log's when offline) says what arrived, the runner delivers from there, and a rep
 
 import contextlib
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -21,22 +22,21 @@ from typing import Any, ClassVar
 import msgspec
 
 from sidecar.rows import Row, RunInfo
-from sidecar.sinks import wandb_account, wandb_upstream
+from sidecar.sinks import wandb_account, wandb_log, wandb_settings, wandb_upstream
 from sidecar.sinks.base import Report, SinkContext, SinkDied, Unavailable
-from sidecar.sinks.wandb_log import last_step
-from sidecar.sinks.wandb_rows import AXES, ELAPSED, STEP, TOKENS, as_payloads
+from sidecar.sinks.wandb_progress import Arrivals
+from sidecar.sinks.wandb_rows import AXES, ELAPSED, REFUSED_MAX, STEP, TOKENS, as_payloads
 
-LOG_FLUSH_SECONDS = 0.5
-"""wandb's own 15 s would lose as much to a kill."""
-UPLOAD_SECONDS = 5.0
-"""Rows are visible within ten seconds; wandb's own 15 s are not."""
+READ_SECONDS = 5.0
+"""How often the local transaction log is read while rows come without a pause."""
 CONFIRM_SECONDS = 15.0
-"""Longest time from handing a row to wandb until it must be in the local transaction log."""
+"""How long it may lack rows, with no progress at all, before wandb's writer is taken for dead."""
 VERIFY_SECONDS = 30.0
 """How often the server is asked what it has."""
 ARRIVE_SECONDS = 300.0
 """How long the server may lack rows, with no progress at all, before the uploader is taken for dead."""
-FINISH_SECONDS = 20
+FREE_BYTES_MIN = 1 << 20
+"""With less on its disk, W&B loses what it is given."""
 
 
 class WandbSink:
@@ -47,25 +47,30 @@ class WandbSink:
     environment: ClassVar[tuple[str, ...]] = wandb_account.KEPT_VARIABLES
 
     def __init__(self, context: SinkContext) -> None:
-        self._options = context.options
-        self._base = context.options.get("dir") or os.environ.get("WANDB_DIR") or context.data_dir
+        self._options = options = context.options
+        self._base = options.get("dir") or os.environ.get("WANDB_DIR") or context.data_dir
         self._run: Any = None
         self._info: RunInfo | None = None
         self._report = Report()
+        self._mode = "offline"
         self._logged = -1
         """The highest ``_step`` handed to wandb in this process."""
         self._logged_at = 0.0
-        self._confirmed = -1
-        self._read_at = 0.0
-        self._stop_asked = False
-        self._mode = "offline"
-        self._arrivals = Arrivals(
-            float(context.options.get("verify_seconds", VERIFY_SECONDS)),
-            float(context.options.get("arrive_seconds", ARRIVE_SECONDS)),
-        )
+        self._begun = -1
+        """The ``_step`` from which this process goes on: what is up to it is known to have arrived."""
+        self._first: int | None = None
+        """The first row number given to this process."""
+        self._found: int | None = None
+        """The last step that older logs of this run held at the start; None: there were none."""
+        self._log_file: wandb_log.Tail | None = None
+        self._stop_asked = self._removed = False
+        confirm, verify = options.get("confirm_seconds", CONFIRM_SECONDS), options.get("verify_seconds", VERIFY_SECONDS)
+        self._written = Arrivals(min(READ_SECONDS, float(confirm) / 3), float(confirm))
+        self._arrived = Arrivals(float(verify), float(options.get("arrive_seconds", ARRIVE_SECONDS)))
         self._last_global_step = 0
         self._tokens: Any = None
         self._announced: set[str] = set()
+        self._refused: set[str] = set()
 
     # --- the Sink protocol
 
@@ -81,11 +86,13 @@ class WandbSink:
         return self._report
 
     def deliver(self, rows: Sequence[Row], number: int) -> None:
-        if self._run is None:
+        if self._run is None or self._is_removed():
             return
         self._check()
+        self._first = number if self._first is None else self._first
         started = self._info.started_ns / 1e9 if self._info and self._info.started_ns else None
-        for step, payload in as_payloads(rows, number):
+        refused = len(self._refused)
+        for step, payload in as_payloads(rows, number, self._refused):
             payload.setdefault(STEP, self._last_global_step)  # wandb repeats nothing by itself: each row has its axis.
             self._last_global_step = payload[STEP]
             self._tokens = payload.get(TOKENS, self._tokens)
@@ -95,14 +102,19 @@ class WandbSink:
                 payload[ELAPSED] = max(0.0, payload["_timestamp"] - started)
             if step > self._logged:  # A repeat within this process.
                 self._log(payload, step)
+        if len(self._refused) > refused:
+            self._say_refused()
         self._verify()
-        if time.monotonic() - self._read_at > CONFIRM_SECONDS:  # A run that never pauses must not look unconfirmed.
-            self._read_log()
+        if self._written.due(self._logged, time.monotonic()):
+            self._confirm()
 
     def flush(self) -> Report:
-        if self._run is not None:
+        if self._run is not None and not self._is_removed():
             self._check()
-            self._confirm()
+            now = time.monotonic()
+            resting = now - self._logged_at > 2 * wandb_settings.LOG_FLUSH_SECONDS
+            if self._written.due(self._logged, now) or (resting and self._confirmed < self._logged):
+                self._confirm()
             self._verify()
         return self._report
 
@@ -115,7 +127,9 @@ class WandbSink:
             return
         try:
             failed = self._info is not None and self._info.end in ("failed", "lost")
-            self._run.finish(exit_code=1 if failed else 0)
+            self._run.finish(exit_code=1 if failed else 0)  # Online it raises when not all was sent.
+            if self._mode == "online":
+                self._note_sent(wandb_log.logs(self._base, self._run.id))
         finally:
             with contextlib.suppress(SystemExit):  # It exits with wandb-core's code when that is not 0.
                 sys.modules["wandb"].teardown()
@@ -126,79 +140,56 @@ class WandbSink:
         choice = wandb_account.choose_mode(self._options, os.environ)
         if choice.mode == "disabled":
             return Report(state="disabled", reason=choice.reason)
-        wandb = _import_wandb()
+        wandb = wandb_settings.load()
         labels = wandb_account.labels(info, self._options, os.environ)
-        on_disk = self._step_on_disk(labels.id) if choice.mode == "offline" else None
         os.makedirs(os.path.join(self._base, "wandb"), mode=0o700, exist_ok=True)
+        if self._is_full():
+            raise Unavailable(wandb_settings.no_space(self._base))
+        self._found = wandb_log.last_step_of(self._base, labels.id)
         try:
             self._run = wandb.init(
                 id=labels.id, project=labels.project, entity=labels.entity, name=labels.name, group=labels.group,
                 job_type=labels.job_type, tags=list(labels.tags), notes=labels.notes, dir=self._base, resume="allow",
-                config=_config(info), settings=self._settings(wandb, choice.mode),
+                config=_config(info),
+                settings=wandb_settings.settings(wandb, self._options, choice.mode, self._base, self._ask_to_stop),
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - wandb raises many kinds; the runner tries again in a new process.
-            raise Unavailable(_explain(error)) from None
+            raise Unavailable(wandb_settings.explain(error, self._base)) from None
         _define_axes(self._run)
         self._mode = choice.mode
+        self._log_file = wandb_log.Tail(Path(self._run.settings.sync_file))
         line = wandb_account.start_line(labels)
         if choice.mode == "offline":
-            acknowledged = None if on_disk is None else on_disk + 1
-            self._logged = -1 if on_disk is None else on_disk
+            acknowledged = None if self._found is None else self._found + 1
+            self._begun = self._logged = -1 if self._found is None else self._found
             return Report(state="offline", reason=f"{choice.reason} ({line})", acknowledged=acknowledged)
-        self._logged = self._run.starting_step - 1  # What is there already need not be repeated.
+        self._begun = self._logged = self._run.starting_step - 1  # What is there already need not be repeated.
         return Report(reason=line, url=self._run.url, acknowledged=self._run.starting_step)
-
-    def _settings(self, wandb: Any, mode: str) -> Any:
-        """Metrics only: nothing about the machine, the program or its user is read, stored or sent.
-
-        Older versions lack some of the others; those of PRIVATE they all have."""
-        asked = self._all_settings(mode)
-        known = wandb.Settings.model_fields
-        if missing := PRIVATE - known.keys():
-            raise Unavailable(f"this wandb cannot be kept from {', '.join(sorted(missing))}; pip install -U wandb")
-        return wandb.Settings(**{name: value for name, value in asked.items() if name in known})
-
-    def _all_settings(self, mode: str) -> dict[str, Any]:
-        return dict(
-            mode=mode,
-            root_dir=self._base,
-            console="off",
-            save_code=False,
-            disable_code=True,
-            disable_git=True,
-            disable_job_creation=True,
-            label_disable=True,
-            x_disable_meta=True,
-            x_disable_stats=True,
-            x_disable_machine_info=True,
-            x_save_requirements=False,
-            host="",
-            username="",
-            email="",
-            program="",
-            program_relpath="",
-            program_abspath="",
-            x_executable="",
-            docker="",
-            silent=True,
-            quiet=True,
-            use_dot_wandb=False,
-            init_timeout=float(self._options.get("init_seconds", 30.0)),
-            finish_timeout=float(self._options.get("finish_seconds", FINISH_SECONDS)),
-            finish_timeout_raises=True,
-            stop_on_fatal_error=True,
-            stop_fn=self._ask_to_stop,
-            x_transaction_log_flush_interval=LOG_FLUSH_SECONDS,
-            **({"x_file_stream_transmit_interval": UPLOAD_SECONDS} | self._options.get("internal", {})),
-        )
 
     def _ask_to_stop(self) -> None:
         """wandb calls this, from a thread of its own, when it gave up uploading for good."""
         self._stop_asked = True
 
     def _check(self) -> None:
+        if self._removed:
+            raise SinkDied(f"W&B's folder in {self._base} was removed; it is written anew")
         if self._stop_asked:
             raise SinkDied("wandb stopped uploading after a fatal error (key, permission or server); starting it anew")
+
+    def _is_full(self) -> bool:
+        return shutil.disk_usage(self._base).free < FREE_BYTES_MIN
+
+    def _is_removed(self) -> bool:
+        """True once, when somebody removed the log that wandb goes on writing to: what was in it is to come again."""
+        if self._removed or self._log_file is None or not self._log_file.is_gone:
+            return False
+        self._removed = True
+        if self._mode == "online":
+            return False  # The server knows what it has.
+        left = wandb_log.last_step_of(self._base, self._run.id)
+        begun = (self._first or 0) if self._found is None else 0
+        self._report = msgspec.structs.replace(self._report, acknowledged=begun if left is None else left + 1)
+        return True
 
     def _log(self, payload: dict[str, Any], step: int) -> None:
         try:
@@ -206,30 +197,37 @@ class WandbSink:
         except (ValueError, TypeError):
             raise  # May be the row's fault.
         except Exception as error:  # noqa: BLE001 - its service died, in whatever words.
-            raise SinkDied(f"wandb failed: {_explain(error)}") from None
+            raise SinkDied(f"wandb failed: {wandb_settings.explain(error, self._base)}") from None
         self._logged, self._logged_at = step, time.monotonic()
 
-    def _confirm(self) -> None:
-        """Compare with the local transaction log, which wandb writes in every mode: a dead wandb-core takes rows
-        without a word."""
-        if self._confirmed >= self._logged or time.monotonic() - self._logged_at < 2 * LOG_FLUSH_SECONDS:
-            return
-        self._read_log()
-        if self._confirmed < self._logged and time.monotonic() - self._logged_at > CONFIRM_SECONDS:
-            raise SinkDied("wandb does not write what it is given (its process is dead, or the disk is full)")
+    def _say_refused(self) -> None:
+        known, _, _ = (self._report.reason or "").partition("; W&B refuses")
+        names = ", ".join(repr(name[:40]) for name in sorted(self._refused)[:REFUSED_MAX])
+        reason = f"{known}; W&B refuses the names {names}: rename them in the training script"
+        self._report = msgspec.structs.replace(self._report, reason=reason)
 
-    def _read_log(self) -> None:
-        on_disk = self._step_on_disk(self._run.id)
-        self._read_at = time.monotonic()
-        self._confirmed = max(self._confirmed, -1 if on_disk is None else on_disk)
+    @property
+    def _confirmed(self) -> int:
+        """The last ``_step`` in the local transaction log, which wandb writes in every mode."""
+        return max(self._begun, self._log_file.step if self._log_file is not None else -1)
+
+    def _confirm(self) -> None:
+        """A dead wandb-core takes rows without a word; its log says so. Raises SinkDied."""
+        assert self._log_file is not None
+        self._log_file.read()
         if self._mode == "offline":
             self._report = msgspec.structs.replace(self._report, acknowledged=self._confirmed + 1)
+        written = self._written.seen(self._confirmed, time.monotonic())
+        if self._confirmed < self._logged and self._is_full():  # wandb writes nothing more, even when there is room.
+            raise SinkDied(wandb_settings.no_space(self._base))
+        if not written:
+            raise SinkDied("wandb does not write what it is given (its process is dead); starting it anew")
 
     def _verify(self) -> None:
         """Now and then ask the server what it has. Raises SinkDied when it does not get what wandb was given."""
         now = time.monotonic()
         key = wandb_upstream.key_of(os.environ, self._run.settings.base_url) if self._mode == "online" else None
-        if key is None or not self._arrivals.due(self._logged, now):
+        if key is None or not self._arrived.due(self._logged, now):
             return
         try:
             has = wandb_upstream.last_step(
@@ -238,18 +236,16 @@ class WandbSink:
         except wandb_upstream.NoAnswer:
             return  # An outage: wandb retries, and says so itself when it gives up.
         self._report = msgspec.structs.replace(self._report, acknowledged=has + 1)
-        if not self._arrivals.seen(has, now):
+        if not self._arrived.seen(has, now):
             raise SinkDied(f"W&B has rows only up to number {has} of {self._logged}; sending the rest anew")
+        if self._found is not None and has >= self._found:
+            self._note_sent(wandb_log.unsent(self._base, self._run.id))
 
-    def _step_on_disk(self, run: str) -> int | None:
-        """The last step in the local logs of this run, -1 when they hold none, None when there are no logs (a person
-        cleaned up after a sync: then the cursor is believed)."""
-        found = sorted(Path(self._base, "wandb").glob(f"*run-*-{run}/run-{run}.wandb"), reverse=True)
-        for path in found:
-            step = last_step(path, _history_step)
-            if step is not None:
-                return step
-        return -1 if found else None
+    def _note_sent(self, logs: list[Path]) -> None:
+        """The server has what these logs hold: `wandb sync` must not send it a second time. Not so when the journal
+        no longer had all that was missing there: then they are the only ones to have it."""
+        if self._first is None or self._first <= self._run.starting_step:
+            wandb_log.mark_sent(logs)
 
     def _update(self, info: RunInfo) -> None:
         known = _config(self._info) if self._info else {}
@@ -257,53 +253,12 @@ class WandbSink:
         if fresh:
             self._run.config.update(fresh, allow_val_change=True)
 
-
     def _announce(self, info: RunInfo) -> None:
         """Alerts, which W&B sends on by mail or chat; only there when their owner allowed them."""
         for name, severity, text, _ in info.alerts:
             if self._run is not None and name not in self._announced:
                 self._announced.add(name)
                 self._run.alert(name, text, level=LEVELS.get(severity, "INFO"), wait_duration=0)
-
-
-class Arrivals:
-    """Does the far end keep up? Pure: time is an argument."""
-
-    def __init__(self, verify_seconds: float, arrive_seconds: float) -> None:
-        self._verify_seconds, self._arrive_seconds = verify_seconds, arrive_seconds
-        self._arrived = -1
-        self._asked_at: float | None = None
-        self._behind_since: float | None = None
-        self._expected = -1
-
-    def due(self, logged: int, now: float) -> bool:
-        """Is it time to ask? ``logged``: the highest step handed over."""
-        self._expected = logged
-        if logged <= self._arrived or (self._asked_at is not None and now - self._asked_at < self._verify_seconds):
-            return False
-        first, self._asked_at = self._asked_at is None, now
-        return not first  # The first rows have only just been handed over.
-
-    def seen(self, step: int, now: float) -> bool:
-        """The far end's last step. False: it has lacked something for too long without any progress."""
-        if step >= self._expected or step > self._arrived:
-            self._arrived, self._behind_since = step, None if step >= self._expected else now
-            return True
-        self._behind_since = self._behind_since if self._behind_since is not None else now
-        return now - self._behind_since < self._arrive_seconds
-
-
-def _import_wandb() -> Any:
-    """The real library, in the last moment. Raises Unavailable for a stand-in or something broken."""
-    os.environ["WANDB_ERROR_REPORTING"] = "false"  # No crash reports with local variables to the vendor.
-    os.environ["WANDB_SILENT"] = "true"
-    try:
-        import wandb
-    except ImportError as error:
-        raise Unavailable(f"wandb cannot be imported ({error}); pip install wandb") from None
-    if not hasattr(wandb, "Settings") or hasattr(wandb, "__sidecar_stand_in__"):
-        raise Unavailable(f"{getattr(wandb, '__file__', None) or sys.path[0]} is not the wandb library")
-    return wandb
 
 
 def _define_axes(run: Any) -> None:
@@ -323,42 +278,3 @@ def _config(info: RunInfo) -> dict[str, Any]:
 
 FACT_NAMES = {"params": "total_params"}
 LEVELS = {"critical": "ERROR", "warning": "WARN"}
-
-
-def _history_step(record: bytes) -> int | None:
-    from wandb.proto import wandb_internal_pb2
-
-    messages: Any = wandb_internal_pb2  # Its names are made at run time, differently for each version of protobuf.
-    parsed = messages.Record()
-    try:
-        parsed.ParseFromString(record)
-    except Exception:  # noqa: BLE001 - protobuf's DecodeError has moved between its versions.
-        return None
-    return parsed.history.step.num if parsed.WhichOneof("record_type") == "history" else None
-
-
-PRIVATE = frozenset(
-    {
-        "console", "save_code", "disable_code", "disable_git", "disable_job_creation", "label_disable",
-        "x_disable_meta", "x_disable_stats", "x_disable_machine_info", "host", "username", "email", "program",
-        "program_relpath", "program_abspath", "x_executable",
-    }
-)  # fmt: skip
-"""Settings without which wandb would read this machine."""
-
-UNREACHABLE = ("timed out", "timeout", "connect", "no such host", "name resolution", "lookup")
-
-
-def _explain(error: Exception) -> str:
-    """One line, with the remedy where we know it. Never the key."""
-    text = " ".join(str(error).split())
-    key = os.environ.get("WANDB_API_KEY", "")
-    text = text.replace(key, "***") if len(key) > 8 else text
-    lowered = text.lower()
-    if "api key" in lowered or "api_key" in lowered or "401" in text or "unauthorized" in lowered:
-        return f"W&B refused the key: check WANDB_API_KEY or run `wandb login` ({text[:160]})"
-    if "403" in text or "permission" in lowered or "forbidden" in lowered:
-        return f"W&B refused access to the project: check the entity and your rights ({text[:160]})"
-    if any(word in lowered for word in UNREACHABLE):
-        return f"W&B cannot be reached, rows wait in the journal ({text[:160]})"
-    return f"W&B: {type(error).__name__}: {text[:200]}"

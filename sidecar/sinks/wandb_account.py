@@ -5,7 +5,6 @@ Never: shows or returns the key, imports wandb, or asks a server.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -111,10 +110,3 @@ def clean_project(text: str) -> str:
 
 def start_line(labels: Labels) -> str:
     return f"W&B initialized: {labels.project}/{labels.name}"
-
-
-def sync_command(base: str, run: str | None = None) -> str:
-    """What a person types to send everything unsent: offline runs, and online ones that could not finish."""
-    word = run_id(run) if run else ""
-    pattern = f"*-{word}" if word else "*"
-    return f"wandb sync --include-online {os.path.join(base, 'wandb')}/*run-{pattern}"

@@ -17,17 +17,30 @@ AXES = (STEP, TOKENS, ELAPSED)
 MERGED_KINDS = frozenset({"step", "derived"})
 
 
-def as_payloads(rows: Sequence[Row], number: int) -> Iterator[tuple[int, dict[str, Any]]]:
+OWN = frozenset({"_step", "_timestamp", "_runtime", "_wandb"})
+"""What wandb itself puts into a row, a captured script's too."""
+REFUSED_MAX = 5
+
+
+def is_refused(name: str) -> bool:
+    """wandb drops an empty name, and keeps those that begin with an underscore to itself, without a word."""
+    return not name or name.startswith("_")
+
+
+def as_payloads(
+    rows: Sequence[Row], number: int, refused: set[str] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """A step's own row and the derived ones that follow it become one payload under the last one's number.
 
     The last one's, so that the far end's last ``_step`` plus one is the first row it lacks. Steps of ranks other
     than 0 are left to the derived row, which joins all ranks: W&B would draw their points over one another.
+    Names that wandb refuses are left out; some of them are added to ``refused``.
     """
     payload: dict[str, Any] = {}
     merging: int | None = None
     at = number
     for index, row in enumerate(rows, number):
-        metrics = _metrics(row)
+        metrics = _metrics(row, refused)
         if row.kind == "step" and row.rank > 0:
             metrics = {}
         joins = row.kind in MERGED_KINDS and row.step is not None and row.step == merging
@@ -50,9 +63,11 @@ def as_payloads(rows: Sequence[Row], number: int) -> Iterator[tuple[int, dict[st
         yield at, payload
 
 
-def _metrics(row: Row) -> dict[str, Any]:
-    """wandb keeps names that begin with an underscore to itself; unknown values are absent."""
-    kept = {name: value for name, value in row.metrics.items() if value is not None and not name.startswith("_")}
+def _metrics(row: Row, refused: set[str] | None) -> dict[str, Any]:
+    """Unknown values are absent."""
+    kept = {name: value for name, value in row.metrics.items() if value is not None and not is_refused(name)}
+    if refused is not None and len(kept) < len(row.metrics) and len(refused) < REFUSED_MAX:
+        refused.update(name for name in row.metrics if is_refused(name) and name not in OWN)
     if row.kind == "histogram":
         return {name: _histogram(value) for name, value in kept.items()}
     if row.kind == "text":

@@ -82,12 +82,12 @@ def test_sparkline_is_as_high_as_the_values_and_flat_for_equal_ones() -> None:
 
 def test_card_has_the_sync_command_only_when_something_is_unsent() -> None:
     def sync(**health: object) -> str | None:
-        return sync_command(CONFIG, "r1", {"sinks": {"wandb": health}}, {})
+        return sync_command(CONFIG, "r1", {"sinks": {"wandb": health}})
 
     assert sync(state="ok", lag_events=0) is None
-    assert sync_command(CONFIG, "r1", {}, {}) is None
+    assert sync_command(CONFIG, "r1", {}) is None
     assert sync(state="disabled") is None
-    assert sync(state="offline") == "wandb sync --include-online /data/wandb/*run-*-r1"
+    assert sync(state="offline") == "sidecar sync r1 --dir /data"
     assert sync(state="ok", lag_events=3) is not None
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 FAULTS = (
-    "refuse", "hang", "error", "unauthorized", "too_many", "html",
+    "refuse", "hang", "error", "unauthorized", "forbidden", "too_many", "html",
     "rows_unauthorized", "rows_error", "rows_html", "rows_hang",
 )  # fmt: skip
 
@@ -141,7 +141,7 @@ class WandbServer:
         elif fault == "too_many":
             _reply(handler, 429, {"error": "rate limit"}, {"Retry-After": "1"})
         else:
-            _reply(handler, 401 if fault == "unauthorized" else 500, {"error": fault})
+            _reply(handler, {"unauthorized": 401, "forbidden": 403}.get(fault, 500), {"error": fault})
 
     def _graphql(self, request: dict[str, Any]) -> dict[str, Any]:
         query, variables = request.get("query", ""), request.get("variables") or {}

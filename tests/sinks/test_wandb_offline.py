@@ -30,7 +30,7 @@ FACTS = {"params": 1_000_000, "flops_per_token": 6e6, "peak_flops": 1e12, "devic
 CANARIES = ("canary-user", "canary-host", "canary-prompt", "canary_dataset", "CANARYKEY", "canary@example.org")
 
 
-def children_of_sinks() -> list[psutil.Process]:
+def wandb_cores() -> list[psutil.Process]:
     return [process for process in psutil.Process().children(recursive=True) if "wandb-core" in process.name()]
 
 
@@ -179,7 +179,7 @@ def test_a_killed_child_and_a_dead_wandb_core_repeat_nothing_and_lose_nothing(tm
     with Manager(run, "wandb") as manager:
         run.steps(0, 4)
         manager.drain()
-        (core,) = children_of_sinks()
+        (core,) = wandb_cores()
         core.kill()
         run.steps(5, 9)
         manager.drain()

@@ -14,7 +14,6 @@ from sidecar import wire
 from sidecar.sinks import backoff, late, wandb_account
 
 from .harness import Manager, Run, config, until
-from .wandb_file import find
 
 QUICK = {
     "wandb_internal": {
@@ -225,9 +224,3 @@ def test_run_ids_are_made_acceptable_and_stay_different() -> None:
     assert ids[0] == "plain-1"
     assert len(set(ids)) == len(ids)
     assert all(0 < len(id) <= 64 and "/" not in id for id in ids)
-
-
-def test_the_sync_command_names_the_folder(tmp_path: Path) -> None:
-    command = wandb_account.sync_command(str(tmp_path), "run-1")
-    assert command == f"wandb sync --include-online {tmp_path}/wandb/*run-*-run-1"
-    assert not find(tmp_path, "run-1")

@@ -1,0 +1,206 @@
+"""W&B's own folder, its far end and its peculiarities in trouble: only W&B stops, says why, and is made whole again."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fakes.wandb_server import WandbServer
+
+from sidecar import wire
+from sidecar.sinks import wandb_log
+
+from .harness import Manager, Run, until
+from .test_files import values_of
+from .test_wandb_offline import history, wandb_cores
+from .test_wandb_online import QUICK, global_steps, server, short_rests  # noqa: F401 - fixtures.
+from .wandb_file import find, read
+
+QUICKLY = {"wandb_confirm_seconds": 2.0}
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+@pytest.mark.usefixtures("short_rests", "offline")
+def test_a_full_disk_under_wandbs_folder_stops_only_wandb_and_is_repaired(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with small_disk(tmp_path / "small") as small:
+        with Manager(run, "wandb", "jsonl", wandb_dir=str(small.folder), **QUICKLY) as manager:
+            run.steps(0, 4)
+            manager.drain()
+            with small.full():
+                run.steps(5, 9)
+                manager.manager.notify("run-1")
+                health = manager.health("wandb")
+                until(lambda: health.failures_total >= 2 and health.state == "failing", say=lambda: str(health))
+                assert health.reason in small.reasons
+                manager.drain_one("jsonl")
+                assert manager.health("jsonl").state == "ok"
+            run.steps(10, 12)
+            manager.drain()
+            assert health.state == "offline"
+        assert values_of(tmp_path, "jsonl") == [(step, 4.0 / (1 + step)) for step in range(13)]
+        rows = [row for path in find(small.folder, "run-1") for row in read(path).history]
+    assert [(row["train/global_step"], row["train/loss"]) for row in rows] == values_of(tmp_path, "jsonl")
+
+
+class SmallDisk:
+    def __init__(self, folder: Path, mounted: bool) -> None:
+        self.folder = folder
+        self._mounted = mounted
+        self.reasons = [f"no space left for W&B's files in {folder}: free some, rows wait in the journal"]
+        if not mounted:  # A limit on the size of files is all that is left; wandb-core dies of it.
+            self.reasons = ["wandb does not write what it is given (its process is dead); starting it anew"]
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        if not self._mounted:
+            for core in wandb_cores():
+                core.kill()
+            yield
+            return
+        filler = self.folder / "filler"
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(b"x" * 4096)
+            except OSError:
+                pass
+        yield
+        filler.unlink()
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[SmallDisk]:
+    """A tmpfs of 3 MB at ``folder`` where we may mount one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    mounted = shutil.which("mount") is not None and not subprocess.run(mount, capture_output=True).returncode
+    try:
+        yield SmallDisk(folder, mounted)
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.usefixtures("short_rests", "offline")
+@pytest.mark.parametrize("sessions", [1, 2])
+def test_a_folder_of_wandb_that_is_removed_mid_run_is_written_anew_whole(tmp_path: Path, sessions: int) -> None:
+    run = Run(tmp_path)
+    if sessions == 2:
+        run.steps(0, 2)
+        with Manager(run, "wandb") as manager:
+            manager.drain()
+    with Manager(run, "wandb", "jsonl") as manager:
+        run.steps(3, 4)
+        manager.drain()
+        shutil.rmtree(tmp_path / "wandb")
+        run.steps(5, 9)
+        manager.drain()
+        until(lambda: manager.health("wandb").restarts_total == 1, say=lambda: str(manager.health("wandb")))
+        assert manager.health("jsonl").failures_total == 0
+        manager.drain()
+    first = 0 if sessions == 2 else 3
+    assert [row["train/global_step"] for row in history(tmp_path)] == list(range(first, 10))
+
+
+def test_what_was_written_offline_and_then_sent_is_not_sent_again_by_wandb_sync(
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:
+    run = Run(tmp_path)
+    with monkeypatch.context() as away:
+        away.setenv("WANDB_MODE", "offline")
+        with Manager(run, "wandb") as manager:
+            run.steps(0, 4)
+            manager.drain()
+    assert wandb_log.unsent(tmp_path, "run-1") == find(tmp_path, "run-1")
+    with Manager(run, "wandb", **QUICK) as manager:
+        run.steps(5, 9)
+        manager.drain()
+    folders = [str(path.parent) for path in find(tmp_path, "run-1")]
+    assert len(folders) == 2
+    command = [sys.executable, "-m", "wandb", "sync", "--include-online", *folders]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "Skipped 2 synced run(s)" in done.stderr + done.stdout
+    assert global_steps(server) == list(range(10))
+
+
+def test_rows_sent_by_wandb_sync_first_are_not_sent_again_by_the_sidecar(
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:
+    run = Run(tmp_path)
+    with monkeypatch.context() as away:
+        away.setenv("WANDB_MODE", "offline")
+        with Manager(run, "wandb") as manager:
+            run.steps(0, 4)
+            manager.drain()
+    (path,) = find(tmp_path, "run-1")
+    command = [sys.executable, "-m", "wandb", "sync", str(path.parent)]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=60)
+    assert global_steps(server) == list(range(5))
+    run.steps(5, 9)
+    with Manager(run, "wandb", **QUICK) as manager:
+        manager.drain()
+    assert global_steps(server) == list(range(10))
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_alert_is_not_repeated_by_the_child_that_follows_a_dead_one(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with Manager(run, "wandb", allow=("alerts",)) as manager:
+        run.steps(0, 1, **{"train/loss": float("nan")})
+        manager.drain()
+        child = manager.manager._runners["run-1", "wandb"]._sink
+        until(lambda: child._told)
+        os.kill(child.pid, signal.SIGKILL)
+        run.steps(2, 3)
+        manager.drain()
+        until(lambda: manager.health("wandb").restarts_total == 1)
+    records = [record for path in find(tmp_path, "run-1") for record in read(path).records]
+    alerts = [record.alert.title for record in records if record.WhichOneof("record_type") == "alert"]
+    assert alerts == ["loss_nonfinite"]
+
+
+@pytest.mark.usefixtures("offline")
+def test_names_that_wandb_refuses_are_said_and_cost_nobody_anything_else(tmp_path: Path) -> None:
+    odd = [" ", "a\nb", "nul\x00x", "smile/😀", "*", "a.b[0]", "x;y", "a/b/", "/x y"]
+    refused = ["", "_private", "__proto__"]
+    run = Run(tmp_path)
+    with Manager(run, "wandb", "jsonl") as manager:
+        for step, name in enumerate([*odd, *refused]):
+            run.emit(wire.Log(run.now_ns, 0, step, {name: 1.0, "beside": 2.0}))
+        manager.drain()
+        health = manager.health("wandb")
+        assert (health.state, health.failures_total, health.dead_letters_total) == ("offline", 0, 0)
+        assert "'', '__proto__', '_private'" in health.reason
+        assert "rename" in health.reason
+        assert manager.health("jsonl").reason is None
+    rows = history(tmp_path)
+    assert {name for row in rows for name in row} >= {*odd} - {"/x y"}  # That one looks like a path.
+    assert [row["beside"] for row in rows] == [2.0] * 12
+
+
+@pytest.mark.usefixtures("offline")
+def test_values_that_change_their_type_and_ten_thousand_names_arrive(tmp_path: Path) -> None:
+    run, values = Run(tmp_path), [1, 2.5, True, "words", None, [1.0], float("nan"), 2**40, -1]
+    with Manager(run, "wandb") as manager:
+        for step, value in enumerate(values):
+            run.emit(wire.Log(run.now_ns, 0, step, {"changing": value, "beside": 2.0}))
+        run.emit(wire.Log(run.now_ns, 0, 99, {f"many/{index}": float(index) for index in range(10_000)}))
+        manager.drain()
+        assert (manager.health("wandb").state, manager.health("wandb").dead_letters_total) == ("offline", 0)
+    *rows, last = history(tmp_path)
+    arrived = [row["changing"] for row in rows if "changing" in row]
+    assert str(arrived) == str([1, 2.5, True, float("nan"), 2**40, -1])
+    assert [row["beside"] for row in rows] == [2.0] * len(values)
+    assert {name: value for name, value in last.items() if name.startswith("many/")} == {
+        f"many/{index}": float(index) for index in range(10_000)
+    }
