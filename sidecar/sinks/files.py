@@ -97,8 +97,9 @@ class LinesSink:
         self._next = 0
 
     def open(self, run: RunInfo) -> Report:
+        self._check_it_is_there()
         path = self._base / f"{file_stem(run.run_id)}{self._form.suffix}"
-        if self._path is None or not path.exists():
+        if self._path is None:
             self._base.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._next = self._repair(path)
             self._path = path
@@ -106,10 +107,9 @@ class LinesSink:
         return Report(acknowledged=self._next)
 
     def deliver(self, rows: Sequence[Row], number: int) -> None:
+        self._check_it_is_there()
         assert self._path is not None
         lines = [self._form.lines(index, row) for index, row in enumerate(rows, number) if index >= self._next]
-        if not self._path.exists():
-            raise SinkDied(f"{self._path} was removed; writing it anew from the first row")
         with self._path.open("ab", buffering=0) as file:
             _write_or_undo(file, b"".join(lines))
         self._next = max(self._next, number + len(rows))
@@ -122,6 +122,12 @@ class LinesSink:
 
     def close(self) -> None:
         return None
+
+    def _check_it_is_there(self) -> None:
+        path = self._path
+        if path is not None and not path.exists():
+            self._path = None
+            raise SinkDied(f"{path} was removed; writing it anew from the first row")
 
     def _repair(self, path: Path) -> int:
         """The number of the next row. Cuts off the last row: a crash may have left it in the middle."""

@@ -1,10 +1,11 @@
 """Rows as TensorBoard event files: scalars, text, histograms, hyper-parameters; one folder a run.
 
-Given: rows. Hands on: DIR/tensorboard/RUN/events.out.tfevents.*, a new file in each life.
+Given: rows. Hands on: DIR/tensorboard/RUN/events.out.tfevents.*, a new file in each life, and sidecar.json beside them.
 Never: sends anything anywhere, or imports tensorboard: a browser of these files needs it, their writer does not.
 
-What is repeated after a crash (at most one batch) lies twice at equal steps, which every view draws as one point.
-Steps that a resumed trainer does again are announced, so that TensorBoard forgets the first attempt.
+sidecar.json says how far the files are whole, and which steps they have come to. What a crash left beyond it is cut
+off and delivered again, and steps that a resumed trainer does again, even in another life of the sidecar, are
+announced, so that TensorBoard forgets the first attempt.
 """
 
 import contextlib
@@ -14,14 +15,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
+import msgspec
+
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks import tfevents
 from sidecar.sinks.base import Report, SinkContext, SinkDied
 from sidecar.sinks.deadletters import file_stem
 from sidecar.sinks.privacy import Gate
 
-FLUSH_BYTES = 1 << 20
+PLACE_FILE = "sidecar.json"
 PLAIN = bool | int | float
+
+
+class Place(msgspec.Struct):
+    """How far the files of a run have come."""
+
+    file: str = ""
+    """The last event file."""
+    size: int = 0
+    """Bytes of whole records in it."""
+    number: int = 0
+    """Of the next row."""
+    last_step: int = 0
+    furthest: dict[int, int] = {}
+    """The highest step that each rank has named."""
+    ended: dict[int, int] = {}
+    """The highest step that each rank has ended."""
+    seq: dict[int, int] = {}
+    """The last sequence number of each rank: it starts again with a new process."""
 
 
 class TensorBoardSink:
@@ -35,96 +56,106 @@ class TensorBoardSink:
         self._base = Path(context.options.get("dir") or Path(context.data_dir, "tensorboard"))
         self._file: IO[bytes] | None = None
         self._path: Path | None = None
-        self._size = 0
-        """Bytes of whole records in the file."""
+        self._place = Place()
         self._pending: list[bytes] = []
-        self._removed = False
         self._shown: dict[str, Any] = {}
-        self._last_step = 0
-        self._furthest: dict[int, int] = {}
-        """The highest step of each rank."""
-        self._seq: dict[int, int] = {}
-        """The last sequence number of each rank: it starts again with a new process."""
 
     def open(self, run: RunInfo) -> Report:
-        if self._file is None:
-            directory = self._base / file_stem(run.run_id)
-            directory.mkdir(parents=True, exist_ok=True)
-            self._path = _new_file(directory)
-            self._file, self._size = self._path.open("xb", buffering=0), 0
-            self._write(tfevents.first_event(time.time()))
-        self._show_config(run)
-        self._commit()
-        removed, self._removed = self._removed, False
-        return Report(acknowledged=0) if removed else Report()  # Then all of it comes again.
+        self._check_it_is_there()
+        try:
+            if self._file is None:
+                self._begin_file(self._base / file_stem(run.run_id))
+            self._show_config(run)
+            self._commit(self._place)
+        except BaseException:
+            self.close()  # Half of it must not look like all of it when it is tried again.
+            raise
+        return self.report()
 
     def deliver(self, rows: Sequence[Row], number: int) -> None:
-        assert self._path is not None
-        if not self._path.exists():
-            self._forget()
-            raise SinkDied(f"{self._path.parent} was removed; writing it anew from the first row")
-        before = self._last_step, dict(self._furthest), dict(self._seq)
+        self._check_it_is_there()
+        place = msgspec.structs.replace(
+            self._place, number=max(self._place.number, number + len(rows)),
+            furthest=dict(self._place.furthest), ended=dict(self._place.ended), seq=dict(self._place.seq),
+        )  # fmt: skip
+        fresh = rows[max(0, self._place.number - number) :]
         try:
-            self._add(rows)
-            self._commit()
-        except BaseException:  # The same rows come again: they must not look like work done again.
-            self._last_step, self._furthest, self._seq = before
-            raise
+            self._add(fresh, place)
+            self._commit(place)
+        finally:
+            self._pending = []  # If it failed the same rows come again.
 
     def flush(self) -> Report:
         return self.report()
 
     def report(self) -> Report:
-        return Report(reason=None, url=None)
+        return Report(acknowledged=self._place.number)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-            self._file = None
+        self._file, self._pending, self._shown = None, [], {}
 
-    def _add(self, rows: Sequence[Row]) -> None:
+    def _check_it_is_there(self) -> None:
+        if self._file is not None and self._path is not None and not self._path.exists():
+            self.close()
+            raise SinkDied(f"{self._path.parent} was removed; writing it anew from the first row")
+
+    def _begin_file(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        known = _resume(directory)
+        path = _new_file(directory)
+        self._place = msgspec.structs.replace(known or Place(), file=path.name, size=0)
+        self._path, self._file = path, path.open("xb", buffering=0)
+        self._write(tfevents.first_event(time.time()))
+        if known is None:  # Files that we know nothing of: whatever is in them comes again.
+            self._write(tfevents.restart_event(time.time(), 0))
+
+    def _add(self, rows: Sequence[Row], place: Place) -> None:
         for row in rows:
             if row.kind == "step" and row.rank > 0:  # The derived row joins all ranks.
                 continue
-            self._note_rework(row)
+            self._note_rework(row, place)
             if row.step is not None:
-                self._last_step = row.step
+                place.last_step = row.step
             if row.metrics:
-                self._pending.append(_record(row, self._last_step))
+                self._pending.append(_record(row, place.last_step))
 
     def _write(self, event: bytes) -> None:
         self._pending.append(tfevents.record(event))
 
-    def _commit(self) -> None:
+    def _commit(self, place: Place) -> None:
         """All that is pending or nothing: on a full disk the file ends with its last whole record."""
         assert self._file is not None
+        assert self._path is not None
         data, self._pending = b"".join(self._pending), []
+        before = self._place.size
         try:
             _write_all(self._file, data)
+            place.size = before + len(data)
+            _save(self._path.with_name(PLACE_FILE), msgspec.json.encode(place))
         except OSError:
             with contextlib.suppress(OSError):
-                self._file.truncate(self._size)
-                self._file.seek(self._size)
+                self._file.truncate(before)
+                self._file.seek(before)
+            self._place.size = before
             raise
-        self._size += len(data)
+        self._place = place
 
-    def _forget(self) -> None:
-        """The folder is gone, and with it everything that was in it."""
-        self.close()
-        self._removed, self._shown, self._last_step = True, {}, 0
-        self._furthest, self._seq = {}, {}
-
-    def _note_rework(self, row: Row) -> None:
-        """A new process of the same rank that begins at a step we have seen, or a step that goes back."""
-        if row.rank < 0 or row.step is None or row.kind not in ("step", "log"):
+    def _note_rework(self, row: Row, place: Place) -> None:
+        """A new process of the same rank that begins at a step we have seen, or a step that ends again."""
+        rank, step = row.rank, row.step
+        if rank < 0 or step is None or row.kind not in ("step", "log"):
             return
-        furthest, seq = self._furthest.get(row.rank, -1), self._seq.get(row.rank, -1)
-        again = row.step <= furthest and (row.seq <= seq or row.kind == "step")
-        self._seq[row.rank] = row.seq
+        furthest, ended = place.furthest.get(rank, -1), place.ended.get(rank, -1)
+        is_new = row.seq <= place.seq.get(rank, -1)
+        again = (is_new and step <= furthest) or (row.kind == "step" and step <= ended)
         if again:
-            self._write(tfevents.restart_event(row.time, row.step))
-        if again or row.step > furthest:
-            self._furthest[row.rank] = row.step
+            self._write(tfevents.restart_event(row.time, step))
+            ended = min(ended, step - 1)
+        place.seq[rank] = row.seq
+        place.furthest[rank] = step if again else max(furthest, step)
+        place.ended[rank] = step if row.kind == "step" else ended
 
     def _show_config(self, run: RunInfo) -> None:
         """As text and for the HParams page. Local files: everything but secrets and paths."""
@@ -141,6 +172,25 @@ class TensorBoardSink:
             values.append(tfevents.hparams(plain, started, run.group or ""))
         self._write(tfevents.summary_event(started, 0, values))
         self._shown = config
+
+
+def _resume(directory: Path) -> Place | None:
+    """Where an earlier life ended, and the torn end of its last file cut off. None: nothing there can be relied on."""
+    if not any("tfevents" in path.name for path in directory.iterdir()):
+        return Place()
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        place = msgspec.json.decode((directory / PLACE_FILE).read_bytes(), type=Place)
+        last = directory / place.file
+        if place.file and last.stat().st_size >= place.size:
+            os.truncate(last, place.size)
+            return place
+    return None
+
+
+def _save(path: Path, data: bytes) -> None:
+    draft = path.with_suffix(".draft")
+    draft.write_bytes(data)
+    draft.replace(path)
 
 
 def _write_all(file: IO[bytes], data: bytes) -> None:

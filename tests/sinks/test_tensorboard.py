@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,6 +100,69 @@ def test_steps_done_again_after_a_checkpoint_replace_the_first_attempt(tmp_path:
     assert [value for step, value in read if step >= 6] == [99.0] * 7
 
 
+def test_steps_done_again_by_another_launch_replace_the_first_attempt_too(tmp_path: Path) -> None:
+    """The usual way to resume: trainer and sidecar are both new."""
+    run = Run(tmp_path)
+    run.steps(0, 9)
+    with Manager(run, "tensorboard") as manager:
+        manager.drain()
+    again = Run(tmp_path, session=8)
+    again.now_ns = run.now_ns
+    again.emit(wire.Log(run.now_ns, 0, 6, {"val/loss": 3.0}))
+    again.steps(6, 12, **{"train/loss": 99.0})
+    with Manager(again, "tensorboard") as manager:
+        manager.drain()
+    read = load(tmp_path)
+    assert [step for step, _ in points(read, "train/loss")] == list(range(13))
+    assert [value for step, value in points(read, "train/loss") if step >= 6] == [99.0] * 7
+    assert points(read, "val/loss") == [(6, 3.0)]
+
+
+def test_what_a_crash_left_beyond_the_last_commit_is_cut_off_and_comes_again(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.steps(0, 9)
+    with Manager(run, "tensorboard") as manager:
+        manager.drain()
+    (file,) = (tmp_path / "tensorboard" / "run-1").glob("*tfevents*")
+    place = tmp_path / "tensorboard" / "run-1" / "sidecar.json"
+    half = msgspec.json.decode(place.read_bytes())
+    run.steps(10, 14)
+    with Manager(run, "tensorboard") as manager:
+        manager.drain()
+    first, second = sorted((tmp_path / "tensorboard" / "run-1").glob("*tfevents*"))
+    file.write_bytes(first.read_bytes() + second.read_bytes()[:-7])
+    second.unlink()
+    place.write_bytes(msgspec.json.encode(half))
+    with Manager(run, "tensorboard") as manager:
+        manager.drain()
+        assert manager.health("tensorboard").state == "ok"
+    assert [step for step, _ in points(load(tmp_path), "train/loss")] == list(range(15))
+
+
+def test_files_whose_place_is_unknown_are_written_anew_whole(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.steps(0, 9)
+    with Manager(run, "tensorboard") as manager:
+        manager.drain()
+    (tmp_path / "tensorboard" / "run-1" / "sidecar.json").write_text("{")
+    run.steps(10, 12)
+    with Manager(run, "tensorboard") as manager:
+        manager.drain()
+    assert [step for step, _ in points(load(tmp_path), "train/loss")] == list(range(13))
+
+
+def test_a_validation_that_is_logged_before_its_step_ends_stays(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with Manager(run, "tensorboard") as manager:
+        run.steps(0, 4)
+        run.emit(wire.Log(run.now_ns, 0, 5, {"val/loss": 2.0}))
+        run.steps(5, 9)
+        manager.drain()
+    read = load(tmp_path)
+    assert points(read, "val/loss") == [(5, 2.0)]
+    assert [step for step, _ in points(read, "train/loss")] == list(range(10))
+
+
 def test_a_late_validation_row_does_not_purge_anything(tmp_path: Path) -> None:
     run = Run(tmp_path)
     with Manager(run, "tensorboard") as manager:
@@ -117,8 +181,7 @@ def test_a_restart_writes_a_new_file_and_the_run_is_whole(tmp_path: Path) -> Non
         run.steps(first, first + 4)
         with Manager(run, "tensorboard") as manager:
             manager.drain()
-    files = list((tmp_path / "tensorboard" / "run-1").iterdir())
-    assert len(files) == 2
+    assert len(list((tmp_path / "tensorboard" / "run-1").glob("*tfevents*"))) == 2
     assert [step for step, _ in points(load(tmp_path), "train/loss")] == list(range(10))
 
 
