@@ -25,6 +25,8 @@ DERIVED_OWNER = -1
 OWNER_MAX = 1 << 40
 EVALUATIONS = ("val/", "eval/")
 EVALUATED_SHOWN = 3
+SETTINGS = ("hyperparams/", "model/", "config/")
+"""Settings that a script logs as metrics."""
 
 TRACKED = frozenset({
     "train/loss", "val/loss", "train/accuracy", "val/accuracy", "eval/mean_acc", "train/learning_rate",
@@ -66,6 +68,10 @@ class RunData(msgspec.Struct):
     facts: dict[str, Any] = {}
     started_ns: int = 0
     rows_total: int = 0
+    removed_rows: int = 0
+    """How many of the oldest rows the journal's bound has removed."""
+    removed_step: int | None = None
+    """The last step among them."""
     exported_only: bool = False
     """Read from an export without computed rows: what the sidecar measured is not in it."""
     hosts: list[str] = []
@@ -93,8 +99,10 @@ class RunData(msgspec.Struct):
         return next((t for name in names if (t := self.totals.get(name)) is not None and t.count), None)
 
     def setting(self, which: str) -> float | None:
-        """depth, width, batch_size or learning_rate, from the configuration, else from the model facts."""
-        value = aliases.setting(which, self.config, self.facts)
+        """depth, width, batch_size or learning_rate, from the configuration, the model facts, or what was logged."""
+        logged = {name.replace("/", "."): total.last
+                  for name, total in self.totals.items() if name.startswith(SETTINGS)}
+        value = aliases.setting(which, self.config, self.facts, logged)
         if value is None and which == "learning_rate" and (total := self.total("train/learning_rate")):
             return float(total.high)
         return value

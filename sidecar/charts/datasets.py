@@ -10,7 +10,18 @@ import msgspec
 
 from sidecar.charts.data import RunData
 from sidecar.charts.registry import Figure, Missing, Options, chart
-from sidecar.charts.style import PALETTE, Painter, in_stages, layout3d, missing, plain, short, spread_out, stage_title
+from sidecar.charts.style import (
+    PALETTE,
+    Painter,
+    begins_late,
+    in_stages,
+    layout3d,
+    missing,
+    plain,
+    short,
+    spread_out,
+    stage_title,
+)
 
 POINTS_MAX = 400
 LINES_MAX = 48
@@ -42,7 +53,7 @@ class Datasets(msgspec.Struct):
 
 def datasets_data(runs: Sequence[RunData], options: Options | None = None) -> Datasets:
     painter = Painter(runs, options.color_by if options else None)
-    out = Datasets([], painter.layout(), painter.continuous, [])
+    out = Datasets([], painter.layout(), painter.continuous, begins_late(runs))
     for stage, members in in_stages(runs).items():
         for run in members:
             names = {_dataset(name): name for name in run.tracks if name.endswith(ENDINGS) and _dataset(name)}

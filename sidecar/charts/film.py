@@ -14,7 +14,7 @@ import msgspec
 from sidecar.charts.data import RunData
 from sidecar.charts.pins import Pin
 from sidecar.charts.registry import Figure, Missing, Options, chart
-from sidecar.charts.style import layout3d, plain, stage_title, who
+from sidecar.charts.style import begins_late, layout3d, plain, stage_title, who
 
 FILMS_MAX = 8
 CELLS_MAX = 80_000
@@ -64,7 +64,7 @@ class Films(msgspec.Struct):
 
 
 def film_data(runs: Sequence[RunData], options: Options | None = None) -> Films:
-    out = Films([], [])
+    out = Films([], begins_late(runs))
     for run in runs:
         film = _film(run)
         if film is not None:

@@ -14,7 +14,7 @@ import msgspec
 
 from sidecar.charts.data import RunData
 from sidecar.charts.registry import Figure, Missing
-from sidecar.charts.style import STAGE_TITLES, in_stages, short, stage_colour, stage_title
+from sidecar.charts.style import STAGE_TITLES, in_stages, late_text, short, stage_colour, stage_title
 
 HERE = Path(__file__).parent
 POLICY = (
@@ -144,6 +144,10 @@ def _runs(runs: Sequence[RunData]) -> str:
     columns = ("stage", "run", "id", "state", "step", "tokens", "loss", "best loss", "tokens/s")
     unfinished = any(run.state in ("running", "starting", "stalled") for run in runs)
     note = '<p class="muted">Some runs were still going on when this was drawn.</p>' if unfinished else ""
+    late = [f"{run.label}: {late_text(run)}" for run in runs if run.removed_rows]
+    if late:
+        note += ('<p class="note">The journal\'s bound has removed the oldest rows, so these charts begin later than '
+                 f"the training did. {e('; '.join(late))}.</p>")
     return f'<section class="card" aria-label="Runs"><h2>Runs</h2>{table(columns, rows)}{note}</section>'
 
 

@@ -11,7 +11,18 @@ import msgspec
 from sidecar.charts.data import RunData
 from sidecar.charts.registry import Figure, Missing, Options, chart
 from sidecar.charts.series import thin
-from sidecar.charts.style import Painter, accuracy_of, in_stages, layout2d, mfu_of, missing, plain, short, stage_title
+from sidecar.charts.style import (
+    Painter,
+    accuracy_of,
+    begins_late,
+    in_stages,
+    layout2d,
+    mfu_of,
+    missing,
+    plain,
+    short,
+    stage_title,
+)
 
 POINTS_MAX = 10_000
 
@@ -53,7 +64,8 @@ class Stages(msgspec.Struct):
 
 def stages_data(runs: Sequence[RunData], options: Options | None = None) -> Stages:
     painter = Painter(runs, options.color_by if options else None)
-    lacking = [missing(run, "tokens") for run in runs if run.total("train/num_input_tokens_seen") is None]
+    lacking = begins_late(runs)
+    lacking += [missing(run, "tokens") for run in runs if run.total("train/num_input_tokens_seen") is None]
     drawn = [run for run in runs if run.track("train/loss", "val/loss")]
     lacking += [missing(run, "train/loss") for run in runs if run not in drawn]
     by_tokens = bool(drawn) and all(run.total("train/num_input_tokens_seen") for run in drawn)

@@ -44,6 +44,7 @@ HOW = {
     "dataset coverage": 'run.dataset("NAME", samples=n) and sidecar.init(config={"dataset_sizes": {"NAME": total}})',
     "GPU": "the sidecar reads GPUs by itself where there is an NVIDIA driver: `sidecar doctor` says what is wrong",
     "hardware": "let a sidecar run beside the training: `sidecar run -- COMMAND`",
+    "removed": "the journal is bounded (journal_bytes_max): raise the bound, or keep an export or a sink",
     "export": "export again with `sidecar export RUN --derived`, or read the journal itself",
 }
 ACCURACY = ("val/accuracy", "eval/mean_acc", "train/accuracy")
@@ -92,6 +93,18 @@ def missing(run: RunData, what: str, name: str | None = None) -> Missing:
     """``what``: a key of HOW; ``name``: how the missing thing is called, if otherwise."""
     needs_derived = run.exported_only and what in ("tokens/s", "MFU", "dataset coverage", "hardware", "GPU")
     return Missing(name or what, who(run), HOW["export"] if needs_derived else HOW[what])
+
+
+def begins_late(runs: Sequence[RunData]) -> list[Missing]:
+    """Runs whose oldest rows the journal's bound has removed: their curves begin later than they did."""
+    return [missing(run, "removed", late_text(run)) for run in runs if run.removed_rows]
+
+
+def late_text(run: RunData) -> str:
+    """What is gone, and where the rest begins."""
+    if run.removed_step is None:
+        return f"the first {run.removed_rows:,} rows"
+    return f"everything up to step {run.removed_step:,} ({run.removed_rows:,} rows)"
 
 
 def accuracy_of(run: RunData) -> Any:

@@ -15,6 +15,7 @@ from sidecar.charts.series import Point, thin
 from sidecar.charts.style import (
     Painter,
     accuracy_of,
+    begins_late,
     in_stages,
     layout2d,
     layout3d,
@@ -65,7 +66,7 @@ class Trajectory(msgspec.Struct):
 
 def trajectory_data(runs: Sequence[RunData], options: Options | None = None) -> Trajectory:
     painter = Painter(runs, options.color_by if options else None)
-    lacking: list[Missing] = []
+    lacking = begins_late(runs)
     paths: list[Path] = []
     links: list[tuple[str, TrajectoryPoint, TrajectoryPoint]] = []
     pipelines: dict[str, list[RunData]] = {}

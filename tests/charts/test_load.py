@@ -1,5 +1,6 @@
 """Where runs come from, and that reading them stays bounded."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,10 @@ from sidecar.charts.load import load_each, load_runs
 from sidecar.charts.report import Report
 from sidecar.charts.series import BUCKETS_MAX, Grid, Point, Track, thin
 from sidecar.errors import UserError
+from sidecar.export import OpenRun
+from sidecar.follow import Follower
+from sidecar.journal import Journal
+from sidecar.store import Store
 from tests.charts import synthetic
 from tests.charts.synthetic import SECOND, T0, Writer
 
@@ -95,6 +100,89 @@ def test_an_export_gives_the_curves_of_the_journal_and_computes_the_rest_again(t
             assert [p.value for p in ours] == pytest.approx([p.value for p in theirs], rel=1e-4), (name, derived)
 
 
+def open_run(directory: Path) -> OpenRun:
+    entry = Store(directory).find("r1")
+    assert entry is not None
+    return OpenRun(entry)
+
+
+def exported(tmp_path: Path, kind: str, *more: str) -> Path:
+    out = tmp_path / f"out-{kind}" / f"r1.{kind}"
+    out.parent.mkdir(exist_ok=True)
+    assert cli.main(["export", "r1", "--dir", str(tmp_path / "d"), "--format", kind, "-o", str(out), *more]) == 0
+    return out
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_an_export_says_project_stage_and_configuration_as_the_journal_does(tmp_path: Path, kind: str) -> None:
+    synthetic.run(tmp_path / "d", "r1", steps=40, stage="sft", project="nanochat", name="d12 sft", tasks=True)
+    (journal,) = load_runs(tmp_path / "d")
+    (run,) = load_runs(None, paths=[exported(tmp_path, kind).parent], projects=["nanochat"])
+    for what in ("run_id", "project", "name", "stage", "state", "config", "facts"):
+        assert getattr(run, what) == getattr(journal, what), what
+    ours, theirs = (VisualizationApp("p", [one]).figures for one in (run, journal))
+    assert list(ours) == [name for name in theirs if name != "resources"], "hardware is in no plain export"
+    assert ours["hyperparameters"]["data"][0]["x"] == [12.0]
+    with pytest.raises(UserError):
+        load_runs(None, paths=[exported(tmp_path, kind).parent], projects=["other"])
+
+
+def test_an_export_without_facts_is_named_by_its_file_and_by_what_was_logged(tmp_path: Path) -> None:
+    rows = [{"run": "x", "rank": 0, "seq": step, "step": step, "time": 1.7e9 + step, "kind": "log", "metrics": {
+        "train_loss": 3.0 - step / 100, "mmlu_acc": 0.1, "train/tok_per_sec": 5e4, "hyperparams/batch_size": 16,
+        "model/n_layer": 6, "model/n_embd": 384}} for step in range(60)]
+    (tmp_path / "d12-sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run,) = load_runs(None, paths=[tmp_path])
+    assert (run.label, run.stage, run.project) == ("d12-sft", "sft", "")
+    figures = VisualizationApp("p", [run]).figures
+    assert {"trajectory", "hyperparameters", "film"} <= set(figures), "its rows are its steps"
+    assert figures["hyperparameters"]["data"][0]["z"] == [16.0]
+
+
+def test_the_parts_that_the_parquet_sink_writes_are_a_run(tmp_path: Path) -> None:
+    from sidecar.rows import RunInfo
+    from sidecar.sinks.base import SinkContext
+    from sidecar.sinks.parquet import ParquetSink
+
+    synthetic.run(tmp_path / "d", "r1", steps=50, stage="rl", tasks=True, project="nanochat")
+    with open_run(tmp_path / "d") as run:
+        rows = list(run.rows(derived=True))
+        sink = ParquetSink(SinkContext(sink="parquet", data_dir=str(tmp_path)))
+        sink.open(RunInfo("r1", "nanochat", stage="rl", config={"n_layer": 12}))
+        for number, row in enumerate(rows):
+            sink.deliver([row], number)
+            if number == 60:
+                sink.close()
+        sink.close()
+    (journal,) = load_runs(tmp_path / "d")
+    (loaded,) = load_runs(None, paths=[tmp_path / "files"])
+    assert len(list((tmp_path / "files").rglob("part-*.parquet"))) == 2
+    assert (loaded.run_id, loaded.stage, loaded.project, loaded.config) == ("r1", "rl", "nanochat", {"n_layer": 12})
+    for name in ("train/loss", "eval/mmlu_acc", "train/tokens_per_second", "system/cpu_percent"):
+        assert [p.value for p in loaded.tracks[name].points()] == pytest.approx(
+            [p.value for p in journal.tracks[name].points()]), name
+    assert [run.label for run in load_each(tmp_path / "d", [str(tmp_path / "files" / "r1.parquet")])] == ["r1"]
+
+
+def test_a_run_that_lies_there_in_two_formats_counts_once(tmp_path: Path) -> None:
+    synthetic.run(tmp_path / "d", "r1", steps=20)
+    plain, full = exported(tmp_path, "jsonl"), exported(tmp_path, "parquet", "--derived")
+    (run,) = load_runs(None, paths=[plain, full])
+    assert run.source == "r1.parquet"
+    (run,) = load_runs(None, paths=[plain, full, tmp_path / "d"])
+    assert run.source.endswith(".sqlite")
+
+
+def test_a_file_that_is_no_parquet_or_none_of_ours_ends_with_exit_code_3(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "a.parquet").write_bytes(b"nonsense")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "b.parquet")
+    for name in ("a", "b"):
+        assert cli.main(["viz", str(tmp_path / f"{name}.parquet"), "-o", str(tmp_path / "x.html")]) == 3
+
+
 def test_a_folder_of_journals_is_enough(tmp_path: Path) -> None:
     synthetic.run(tmp_path / "d", "r1", steps=20)
     shutil.copytree(tmp_path / "d" / "runs", tmp_path / "copied")
@@ -127,6 +215,33 @@ def test_a_journal_still_being_written_is_drawn_as_far_as_it_goes(tmp_path: Path
     assert (first.tracks["train/loss"].count, second.tracks["train/loss"].count) == (30, 31)
     assert "trajectory" in VisualizationApp("p", [second]).figures
     writer.journal.close()
+
+
+def test_a_journal_that_has_lost_its_oldest_events_says_where_it_begins(tmp_path: Path) -> None:
+    synthetic.run(tmp_path, "r1", steps=900, datasets=True, name="long one")
+    (entry,) = Store(tmp_path).runs()
+    with contextlib.closing(Follower(entry.path, "r1")) as follower:
+        for _ in follower.read(4):
+            pass
+        checkpoint = follower.checkpoint()
+    journal = Journal(entry.path)
+    assert checkpoint is not None
+    journal.checkpoint(checkpoint)
+    assert journal.drop_through(checkpoint.row) > 0
+    journal.close()
+    (run,) = load_runs(tmp_path)
+    assert run.removed_rows == checkpoint.number
+    first = run.tracks["train/loss"].points()[0].step
+    assert run.removed_step is not None
+    assert first - 2 <= run.removed_step <= first
+    assert run.totals["train/num_input_tokens_seen"].high == 900 * 16384, "totals go on from what was counted"
+    said = f"everything up to step {run.removed_step:,} ({run.removed_rows:,} rows)"
+    app = VisualizationApp("p", [run])
+    lacks = {one.chart.name: {(lack.what, lack.who) for lack in one.data.missing} for one in app.drawn}
+    for name in ("trajectory", "stages", "datasets", "film"):
+        assert (said, "long one (pretraining)") in lacks[name], name
+    assert said in app.html()
+    assert said in "\n".join(Report(run).lines())
 
 
 def test_a_captured_script_with_other_names_fills_the_charts_of_the_document(tmp_path: Path) -> None:
