@@ -19,6 +19,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from sidecar import wire
 from sidecar.curve import secure
 from sidecar.journal import Chunk, Journal, JournalFull, Stream
+from sidecar.listener import Listener
 from sidecar.store import Store
 from sidecar.telemetry import Telemetry
 
@@ -71,7 +72,7 @@ class Intake:
             self._socket.setsockopt(option, value)
         if not endpoint.startswith(("ipc://", "inproc://")):
             self._authenticator = secure(self._context, self._socket, keys or self._store.directory / "keys")
-        self._socket.bind(endpoint)
+        self._listener = Listener(self._socket, endpoint)
 
     def close(self) -> None:
         if self._authenticator is not None:
@@ -112,6 +113,8 @@ class Intake:
     def round(self, poll_seconds: float = POLL_SECONDS) -> bool:
         """Receive for a while, commit once, acknowledge, hand on. True when anything came."""
         began = time.monotonic()
+        if self._listener.mind(began):
+            self._reject("descriptors_short")
         received = 0
         if self._socket.poll(int(poll_seconds * 1000)):
             began = time.monotonic()

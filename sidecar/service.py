@@ -12,7 +12,6 @@ import fcntl
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 import threading
@@ -25,7 +24,7 @@ import msgspec
 import zmq
 
 import sidecar
-from sidecar import wire
+from sidecar import descriptors, wire
 from sidecar.config import Config
 from sidecar.errors import Exit, UserError
 from sidecar.hardware.sampler import Sampler
@@ -84,7 +83,7 @@ class Service:
         """Serve until SIGTERM or SIGINT. Raises UserError when it cannot start."""
         self._store.prepare()
         self._store.lock()
-        _raise_descriptor_limit()
+        descriptors.raise_limit()
         _calm_garbage_collection()
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -279,12 +278,6 @@ class Service:
         blob = self._pipeline.summary_of(run_id)
         if blob is not None:
             self._intake.write(run_id, lambda journal: journal.put(SUMMARY_KEY, blob))
-
-
-def _raise_descriptor_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _calm_garbage_collection() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import zmq
 
-from sidecar import wire
+from sidecar import descriptors, wire
 from sidecar.rendezvous import secure_client
 from sidecar.ring import Ring
 
@@ -32,6 +32,7 @@ SILENCE_SECONDS_MAX = 5.0
 HELLO_SECONDS = 0.5
 REFUSED_SECONDS = 30.0
 REWIND_SECONDS = 0.1  # At most one rewind in this time: each duplicate frame in a burst asks for one.
+DESCRIPTORS_SECONDS = 0.25  # Between two looks, while the process has no file descriptor left.
 CONNECT_SECONDS = 1.0  # How long a flush waits for a sidecar that never answered.
 
 
@@ -72,9 +73,31 @@ class Pump:
         self._thread.join(2.0)
 
     def _run(self) -> None:
-        context = zmq.Context()  # Private, with LINGER 0: the default instance can hang the interpreter's exit.
-        socket = context.socket(zmq.DEALER)
         try:
+            if self._wait_for_descriptors():
+                self._converse()
+        except Exception as error:  # noqa: BLE001 - Task boundary: the training process must not notice, the ring keeps everything.
+            log.warning("sidecar: events stay in the ring, the pump stopped: %s", error)
+        finally:
+            self._idle.set()
+
+    def _wait_for_descriptors(self) -> bool:
+        """A process that has used up its descriptors must not be ended by us: its events wait. False: stopped."""
+        told = False
+        while not (self._stopping or descriptors.are_left(descriptors.NEEDED_BY_A_CONTEXT)):
+            if not told:
+                log.warning("sidecar: no file descriptors left, events stay in the ring until there are; see ulimit -n")
+                told = True
+            self._on_tick()
+            self._finish_flush(time.monotonic())
+            self._wake.wait(DESCRIPTORS_SECONDS)
+            self._wake.clear()
+        return not self._stopping
+
+    def _converse(self) -> None:
+        context = zmq.Context()  # Private, with LINGER 0: the default instance can hang the interpreter's exit.
+        try:
+            socket = context.socket(zmq.DEALER)
             self._configure(socket)
             secure_client(socket, self._endpoint, os.environ)
             socket.connect(self._endpoint)
@@ -82,10 +105,7 @@ class Pump:
                 self._tick(socket, time.monotonic())
                 self._wake.wait(self._pause_seconds())
                 self._wake.clear()
-        except Exception as error:  # noqa: BLE001 - Task boundary: the training process must not notice, the ring keeps everything.
-            log.warning("sidecar: events stay in the ring, the pump stopped: %s", error)
         finally:
-            self._idle.set()
             context.destroy(linger=0)
 
     @staticmethod

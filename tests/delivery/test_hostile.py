@@ -4,7 +4,6 @@ import random
 import resource
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -202,30 +201,3 @@ def test_other_protocols_and_silent_peers_do_no_harm(bench: Bench, greeting: byt
     assert bench.replies() == [wire.Ack(7, 0)]
     for raw in peers:
         raw.close()
-
-
-def test_a_flood_of_connections_without_descriptors_left_does_not_end_the_intake(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    bench = Bench(tmp_path)
-    bench.send(wire.encode(hello()))
-    in_use = max(int(name.name) for name in Path("/proc/self/fd").iterdir())
-    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 12, hard))
-    flood = []
-    try:
-        for _ in range(40):
-            raw = socket.socket(socket.AF_UNIX)
-            raw.setblocking(False)
-            flood.append(raw)
-            raw.connect(str(bench.path))
-    except OSError:
-        pass
-    try:
-        bench.send(frame(0, 5))
-        time.sleep(0.1)
-        bench.rounds()
-        assert wire.Ack(7, 5) in bench.replies()
-    finally:
-        for raw in flood:
-            raw.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        bench.close()
