@@ -13,12 +13,12 @@ import math
 import threading
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 
-from sidecar.series import Place, Series, Summary, state_of
-from sidecar.wire import Metrics
+from sidecar.columns import Batch, Column, RowLike
+from sidecar.series import Series, state_of
 
 Axis = Literal["step", "tokens", "time"]
 AXES: tuple[Axis, ...] = ("step", "tokens", "time")
@@ -27,21 +27,9 @@ SERIES_MAX = 10_000
 BUCKETS_MAX = 2_048
 BUCKETS_MIN = 64
 BUCKETS_TOTAL = 500_000  # 28 MB at 57 bytes a bucket; 84 MB were measured at the limit of 10,000 series.
-BATCH_ROWS = 512
+BATCH_ROWS = 2_048
 POINTS_MAX = 5_000
-TOKENS_SEEN = "train/num_input_tokens_seen"
-DERIVED_LEVEL = -1
 UNKNOWN = math.nan
-
-
-class RowLike(Protocol):
-    """What History reads of a sidecar.rows.Row."""
-
-    rank: int
-    step: int | None
-    time: float
-    kind: str
-    metrics: Metrics
 
 
 class History:
@@ -60,8 +48,12 @@ class History:
 
     def add(self, row: RowLike) -> None:
         """Take one row. Values that are not numbers are passed over."""
+        self.extend((row,))
+
+    def extend(self, rows: Sequence[RowLike]) -> None:
+        """Take rows in their order."""
         with self._lock:
-            self._pending.append(row)
+            self._pending += rows
             if len(self._pending) >= BATCH_ROWS:
                 self._drain()
 
@@ -105,103 +97,37 @@ class History:
         return history
 
     def _drain(self) -> None:
-        """Fold the buffered rows: whole columns at a time, because rows of one shape come in long runs."""
+        """Fold the buffered rows."""
         rows, self._pending = self._pending, []
-        shapes: dict[tuple[str, ...], _Shape] = {}
-        for row in rows:
-            if row.step is not None:
-                self._step = float(row.step)
-            seen = row.metrics.get(TOKENS_SEEN)
-            if seen.__class__ is float or seen.__class__ is int:
-                self._tokens = _float(seen)
-            names = tuple(row.metrics)
-            shape = shapes.get(names)
-            if shape is None:
-                shape = shapes[names] = _Shape()
-            shape.levels.append(DERIVED_LEVEL if row.kind == "derived" else row.rank)
-            shape.places.append((self._step, self._tokens, row.time))
-            shape.values.append(tuple(row.metrics.values()))
-        columns: dict[str, list[_Column]] = {}
-        for names, shape in shapes.items():
-            for name, values in zip(names, zip(*shape.values, strict=True), strict=True):
-                columns.setdefault(name, []).append(_column(values, shape))
+        batch = Batch(rows, self._step, self._tokens)
+        self._step, self._tokens = batch.step, batch.seen
         series_before = len(self._series)
-        for name, found in columns.items():
-            self._take(name, found[0] if len(found) == 1 else _joined(found))
+        for name, column in batch.columns():
+            self._take(name, column)
         if len(self._series) != series_before:
             capacity = self._capacity()
             for series in self._series.values():
                 series.shrink(capacity)
 
-    def _take(self, name: str, column: "_Column") -> None:
-        values, levels, places = column
-        if not values:
-            return
-        lowest = min(levels)
+    def _take(self, name: str, column: Column) -> None:
+        values, group = column
         series = self._series.get(name)
         if series is None:
             if len(self._series) >= self._series_max:
                 self.values_dropped_total += len(values)
                 return
-            series = self._series[name] = Series(lowest)
-        owner = series.owner = min(series.owner, lowest)
-        if lowest == owner == max(levels):
-            series.extend(values, places, self._capacity())
-            return
-        own = [index for index, level in enumerate(levels) if level == owner]
-        series.extend([values[i] for i in own], [places[i] for i in own], self._capacity())
-        if owner != DERIVED_LEVEL:
-            bands: dict[float, list[float]] = {}
-            for value, level, place in zip(values, levels, places, strict=True):
-                if level != owner:
-                    bands.setdefault(place[0], []).append(value)
-            for step, widths in bands.items():
-                if len(widths) == 1 and (value := widths[0]) - value == 0:
-                    series.spread(step, value, value, 0)
-                else:
-                    summary = Summary(widths)
-                    series.spread(step, summary.low, summary.high, summary.flags)
+            series = self._series[name] = Series(group.lowest)
+        elif group.lowest < series.owner:
+            series.owner = group.lowest
+        choice = group.choose(series.owner)
+        if choice.own is not None:
+            series.extend(choice.own(values), choice.places, self._capacity())
+        if choice.others is not None:
+            series.spread(choice.other_steps, choice.others(values))
 
     def _capacity(self) -> int:
         share = self._buckets_total // max(1, len(self._series))
         return max(min(BUCKETS_MIN, self._buckets_max), min(self._buckets_max, share))
-
-
-class _Shape:
-    """Rows of a batch that have the same metrics."""
-
-    __slots__ = ("levels", "places", "values")
-
-    def __init__(self) -> None:
-        self.levels: list[int] = []
-        self.places: list[Place] = []
-        self.values: list[tuple[Any, ...]] = []
-
-
-_Column = tuple[list[float], list[int], list[Place]]
-"""One metric's values in a batch, with the level and the place of each."""
-
-
-def _column(values: tuple[Any, ...], shape: _Shape) -> _Column:
-    """Keep what is a float or an int; an int too large for a float becomes an infinity."""
-    if set(map(type, values)) == {float}:
-        return list(values), shape.levels, shape.places
-    kept = [i for i, value in enumerate(values) if value.__class__ is float or value.__class__ is int]
-    return [_float(values[i]) for i in kept], [shape.levels[i] for i in kept], [shape.places[i] for i in kept]
-
-
-def _joined(columns: list[_Column]) -> _Column:
-    """Columns of several shapes as one, in order of time."""
-    cells = [cell for column in columns for cell in zip(*column, strict=True)]
-    cells.sort(key=lambda cell: cell[2][2])
-    return [cell[0] for cell in cells], [cell[1] for cell in cells], [cell[2] for cell in cells]
-
-
-def _float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
 
 
 class _Places:

@@ -311,9 +311,17 @@ class JournalReader:
             self.damaged_rows += 1
             return
         for seq, data in enumerate(_decode_records(blob), first_seq):
-            event = decode(data, session, self._parts)
-            if event is not None:
+            try:
+                event = wire.decode_event(data)  # The usual case, without detours.
+                whole = event.__class__ is not wire.Part and not self._parts
+            except Exception:  # noqa: BLE001 - as in _decode_or_repair
+                whole = False
+            if whole:
                 yield Record(row, rank, session, seq, received_ns, event)
+                continue
+            repaired = decode(data, session, self._parts)
+            if repaired is not None:
+                yield Record(row, rank, session, seq, received_ns, repaired)
             elif session not in self._parts:
                 self.bad_records += 1
 

@@ -17,6 +17,7 @@ from sidecar.derive.snapshot import snapshot
 from sidecar.follow import Follower
 from sidecar.history import History
 from sidecar.journal import Checkpoint
+from sidecar.rows import Row
 from sidecar.snapshot import RunSnapshot
 from sidecar.state import RunState
 from sidecar.store import RunEntry, Store, Summary
@@ -56,12 +57,13 @@ class FollowedRun:
         reader, rows_max = self.follower.reader, self._rows_per_turn
         before, bad = self.follower.row, reader.bad_records + reader.damaged_rows
         event, events = None, 0
+        fresh: list[Row] = []
         for record, rows in self.follower.read(rows_max):
-            for row in rows:
-                self.history.add(row)
+            fresh += rows
             if record.rank != wire.SIDECAR_RANK:
                 event = record.event
             events += 1
+        self.history.extend(fresh)
         read = self.follower.row - before
         self.behind = read >= rows_max
         self.dirty = self.dirty or read > 0

@@ -6,17 +6,23 @@ Never: loses an extreme, or forgets that a value was NaN or infinite.
 
 import math
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from operator import add, or_
-from typing import Any
-
-Place = tuple[float, float, float]
-"""Step, tokens seen, wall time."""
+from typing import Any, NamedTuple
 
 COLUMNS = ("step", "tokens", "time", "low", "high", "total", "count", "flags")
+_ONE = array("Q", (1,))
 _NAN, _INF, _NEGATIVE_INF = 1, 2, 4
 _STATES = ((_NAN, "nan"), (_INF, "inf"), (_NEGATIVE_INF, "-inf"))
+
+
+class Places(NamedTuple):
+    """Where values are on each axis, one entry a value."""
+
+    step: "array[float]"
+    tokens: "array[float]"
+    time: "array[float]"
 
 
 class Summary:
@@ -37,6 +43,14 @@ class Summary:
                 self.count += 1
             else:
                 self.flags |= flag_of(value)
+
+
+def _band(values: Sequence[float], plain: bool) -> tuple[float, float, int]:
+    """Lowest, highest and flags. ``plain``: all of them are known to be finite."""
+    if plain:
+        return min(values), max(values), 0
+    summary = Summary(values)
+    return summary.low, summary.high, summary.flags
 
 
 def flag_of(value: float) -> int:
@@ -79,20 +93,23 @@ class Series:
         self.ahead: tuple[float, float, int] | None = None
         """Extremes and flags of other ranks at steps that the owner has not reported yet."""
 
-    def extend(self, values: list[float], places: list[Place], capacity: int) -> None:
-        taken = 0
-        while taken < len(values):
+    def extend(self, values: Sequence[float], places: Places, capacity: int) -> None:
+        """The owner's next values, in order, each with its place."""
+        taken, size = 0, len(values)
+        while taken < size:
             if self.count and self.filled < self.stride:
-                upto = min(len(values), taken + self.stride - self.filled)
+                upto = min(size, taken + self.stride - self.filled)
                 self._merge(len(self.count) - 1, Summary(values[taken:upto]))
                 self.filled += upto - taken
-                self.step[-1], self.tokens[-1], self.time[-1] = places[upto - 1]
+                self.step[-1], self.tokens[-1], self.time[-1] = (axis[upto - 1] for axis in places)
             elif len(self.count) >= capacity:
                 self._halve()
                 continue
             else:
-                upto = min(len(values), taken + (capacity - len(self.count)) * self.stride)
-                self._append(values[taken:upto], places[taken:upto])
+                upto = min(size, taken + (capacity - len(self.count)) * self.stride)
+                whole = not taken and upto == size
+                self._append(values if whole else values[taken:upto],
+                             places if whole else Places(*(axis[taken:upto] for axis in places)))
             taken = upto
         if self.ahead:
             self._widen(len(self.count) - 1, *self.ahead)
@@ -103,41 +120,70 @@ class Series:
         while len(self.count) > capacity:
             self._halve()
 
-    def _append(self, values: list[float], places: list[Place]) -> None:
+    def _append(self, values: Sequence[float], places: Places) -> None:
         """New buckets, whole columns at a time: one by one costs five times as much."""
         stride, size = self.stride, len(values)
-        if stride == 1 and (total := sum(values)) - total == 0:
-            for column in (self.low, self.high, self.total):
-                column.extend(values)
-            self.count.extend([1] * size)
-            self.flags.extend(bytes(size))
-            ends = places
+        if (total := sum(values)) - total != 0:
+            self._append_summaries(values)
+        elif stride == 1:
+            column = array("d", values)
+            for axis in (self.low, self.high, self.total):
+                axis.extend(column)
+            self.count.extend(_ONE * size)
+            self.flags.frombytes(bytes(size))
         else:
-            for start in range(0, size, stride):
-                summary = Summary(values[start : start + stride])
-                self.low.append(summary.low)
-                self.high.append(summary.high)
-                self.total.append(summary.total)
-                self.count.append(summary.count)
-                self.flags.append(summary.flags)
-            ends = places[stride - 1 :: stride]
+            buckets = [*zip(*[iter(values)] * stride, strict=False)]
+            self.count.extend(array("Q", (stride,)) * len(buckets))
             if size % stride:
-                ends.append(places[-1])
-        for column, axis in ((self.step, 0), (self.tokens, 1), (self.time, 2)):
-            column.extend([place[axis] for place in ends])
+                buckets.append(tuple(values[size - size % stride :]))
+                self.count.append(size % stride)
+            for axis, merge in ((self.low, min), (self.high, max), (self.total, sum)):
+                axis.extend(map(merge, buckets))
+            self.flags.frombytes(bytes(len(buckets)))
+        for axis, ends in zip((self.step, self.tokens, self.time), places, strict=True):
+            axis.extend(ends if stride == 1 else ends[stride - 1 :: stride])
+            if size % stride:
+                axis.append(ends[-1])
         self.filled = size % stride or stride
 
-    def spread(self, step: float, low: float, high: float, flags: int) -> None:
-        """Other ranks' extremes widen the band at their step; they never make a point."""
-        if not self.count or not step <= self.step[-1]:
+    def _append_summaries(self, values: Sequence[float]) -> None:
+        for start in range(0, len(values), self.stride):
+            summary = Summary(values[start : start + self.stride])
+            self.low.append(summary.low)
+            self.high.append(summary.high)
+            self.total.append(summary.total)
+            self.count.append(summary.count)
+            self.flags.append(summary.flags)
+
+    def spread(self, steps: Sequence[float], values: Sequence[float]) -> None:
+        """Other ranks' values, by ascending step: they widen the band at theirs, and never make a point."""
+        plain = (total := sum(values)) - total == 0
+        known = bisect_right(steps, self.step[-1]) if self.count else 0
+        begin = 0
+        while begin < known:
+            at = min(bisect_left(self.step, steps[begin]), len(self.step) - 1)
+            end = max(begin + 1, bisect_right(steps, self.step[at], begin, known))
+            if plain and end == begin + 1:
+                value = values[begin]
+                if value < self.low[at]:
+                    self.low[at] = value
+                if value > self.high[at]:
+                    self.high[at] = value
+            else:
+                self._widen(at, *_band(values[begin:end], plain))
+            begin = end
+        if known < len(steps):
+            low, high, flags = _band(values[known:], plain)
             band = self.ahead or (math.inf, -math.inf, 0)
             self.ahead = (min(band[0], low), max(band[1], high), band[2] | flags)
-        else:
-            self._widen(min(bisect_left(self.step, step), len(self.step) - 1), low, high, flags)
 
     def _widen(self, at: int, low: float, high: float, flags: int) -> None:
-        self.low[at], self.high[at] = min(self.low[at], low), max(self.high[at], high)
-        self.flags[at] |= flags
+        if low < self.low[at]:
+            self.low[at] = low
+        if high > self.high[at]:
+            self.high[at] = high
+        if flags:
+            self.flags[at] |= flags
 
     def _merge(self, at: int, summary: Summary) -> None:
         self.low[at] = min(self.low[at], summary.low)

@@ -192,3 +192,32 @@ def test_a_stored_history_goes_on_exactly_like_one_that_was_never_stored() -> No
         second.add(each)
     whole.names()
     assert second.query(["m", "n"], 100) == whole.query(["m", "n"], 100)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "ab", "abc"]), st.floats(width=32) | st.integers() | st.none()),
+                min_size=1, max_size=300), st.integers(2, 32), st.integers(1, 7))
+def test_rows_taken_all_at_once_make_the_series_that_one_by_one_they_make(
+    shapes: list[tuple[str, Any]], buckets: int, ranks: int
+) -> None:
+    """What is shared by the columns of a batch must not depend on where batches end, nor on who else reports."""
+    rows = [row(at, dict.fromkeys(names, value)) for at, (names, value) in enumerate(shapes)]
+    together, apart = History(buckets_max=buckets), History(buckets_max=buckets)
+    for own in rows:
+        together.extend([own, *(row(own.step, {"z": 1.0}, rank=rank) for rank in range(1, ranks))])
+    for own in rows:
+        apart.add(own)
+        apart.names()
+    for axis in ("step", "time"):
+        expected = apart.query(list("abc"), 100, axis)
+        assert str(together.query(list("abc"), 100, axis)) == str(expected)
+
+
+def test_every_other_rank_widens_the_band_where_it_was() -> None:
+    history = History()
+    history.extend([row(step, {"m": 5.0}) for step in range(8)])
+    history.extend([row(step, {"m": float(rank * step)}, rank=rank) for rank in (1, 2, 3) for step in range(8)])
+    series = history.query(["m"])["series"]["m"]
+    assert series["values"] == [5.0] * 8
+    assert series["min"] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 5.0]
+    assert series["max"] == [5.0, 5.0, 6.0, 9.0, 12.0, 15.0, 18.0, 21.0]
