@@ -28,7 +28,7 @@ class Listener:
         self._listen()
 
     def mind(self, now: float) -> bool:
-        """Stop or go on listening, as the descriptors left allow. ``now``: monotonic seconds. True: stopped just now."""
+        """Stop or go on listening, as the descriptors left allow. ``now``: monotonic seconds. True: just stopped."""
         if not self._can_exhaust or now < self._next_look:
             return False
         self._next_look = now + LOOK_SECONDS
