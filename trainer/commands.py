@@ -27,8 +27,6 @@ from trainer.model import GPT
 from trainer.tasks.example import TaskMixture
 from trainer.weights import Weights
 
-EVAL_ITERS = 20
-
 
 def evaluate(config: EvalConfig) -> None:
     """Loss on held-back conversations and accuracy on their questions, as JSON; a run of its own in the sidecar."""
@@ -81,5 +79,5 @@ def _validation(model: GPT, config: Config, here: World, loaded: list[Any]) -> d
     held_back = prepare(TaskMixture({task.name: task.val for task in loaded}, config.seed), config.seq_len)
     share: dict[str, Any] = {"batch_size": config.batch_size, "rank": here.rank, "world_size": here.size}
     chats = Chats(held_back, name="validation", seq_len=config.seq_len, **share)
-    iters = min(config.eval_iters or EVAL_ITERS, chats.batches_per_epoch)
+    iters = min(config.eval_iters, chats.batches_per_epoch)
     return validated(model, chats.next_batch, iters, here)

@@ -4,7 +4,8 @@
     python -m trainer sft --show_config          every value, and where it comes from
 
 Given: nothing. Hands on: the tables. flags.py fills one in: command line > environment > file > default.
-``--batch_size`` and ``--batch-size`` are the same flag.
+``--batch_size`` and ``--batch-size`` are the same flag. What is on by default is switched off by --no-..., and its help
+says what that does.
 """
 
 import dataclasses
@@ -16,9 +17,12 @@ GENERATION_PROMPTS = ("To be or not to be", "Once upon a time", "In a galaxy far
 BACKENDS = ("wandb", "tensorboard", "none")
 
 
-def flag(default: Any, help: str, *also: str, group: str, env: str = "", choices: tuple[str, ...] = ()) -> Any:
-    """A field that is also a flag. ``also``: other spellings; ``env``: the documents' own variables for it."""
-    metadata = {"help": help, "also": also, "group": group, "env": env, "choices": choices}
+def flag(
+    default: Any, help: str, *also: str, group: str, env: str = "", choices: tuple[str, ...] = (), several: bool = False
+) -> Any:
+    """A field that is also a flag. ``also``: other spellings; ``env``: the documents' own variables for it; ``several``
+    of the choices may be given, with commas."""
+    metadata = {"help": help, "also": also, "group": group, "env": env, "choices": choices, "several": several}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -32,7 +36,7 @@ class Config:
         "refuse", "when the hub cannot be reached: end, or take what is built in", group="data",
         choices=("refuse", "builtin"),
     )  # fmt: skip
-    screen: bool = flag(True, "leave out text with secrets, malware or copyleft licences in it", group="data")
+    screen: bool = flag(True, "keep text with secrets, malware or copyleft licences in it", group="data")
     data_bytes: int = flag(4_000_000, "read at most this many bytes of text", group="data")
     val_fraction: float = flag(0.1, "share of the data held back for validation", group="data")
 
@@ -59,17 +63,14 @@ class Config:
     seed: int = flag(1337, "of weights, data order and samples", group="training")
 
     log_train_freq: int = flag(10, "steps between console lines", group="cadence", env="LOG_TRAIN_FREQ")
-    eval_freq: int | None = flag(
-        None, "steps between validations [500, sooner in a short run]", group="cadence", env="EVAL_FREQ"
-    )
-    eval_iters: int | None = flag(
-        None, "batches per validation [100, fewer in a short run]", group="cadence", env="EVAL_ITERS"
-    )
-    generate_freq: int | None = flag(
-        None, "steps between samples [1000, sooner in a short run]", group="cadence", env="GENERATE_FREQ"
+    log_freq: int = flag(100, "steps between lines with their mean loss", group="cadence", env="LOG_FREQ")
+    eval_freq: int = flag(500, "steps between validations; sooner in a shorter run", group="cadence", env="EVAL_FREQ")
+    eval_iters: int = flag(100, "batches per validation; fewer in a short run", group="cadence", env="EVAL_ITERS")
+    generate_freq: int = flag(
+        1000, "steps between samples; sooner in a shorter run", group="cadence", env="GENERATE_FREQ"
     )
     generation_prompts: tuple[str, ...] = flag(
-        (), "what samples begin with, separated by | [the stage's own]", group="cadence", env="GENERATION_PROMPTS"
+        GENERATION_PROMPTS, "what samples begin with, separated by |", group="cadence", env="GENERATION_PROMPTS"
     )
 
     device: str = flag("auto", "auto, cpu or cuda", group="machine", choices=("auto", "cpu", "cuda"))
@@ -82,10 +83,11 @@ class Config:
     threads: int | None = flag(None, "CPU threads per process [cores, at most 8]", group="machine")
 
     log_backend: str = flag(
-        "wandb", "experiment tracker; as default, the sidecar's own choice", group="run", env="LOG_BACKEND",
-        choices=BACKENDS,
+        "wandb", "experiment trackers; as default, the sidecar's own choice", group="run", env="LOG_BACKEND",
+        choices=BACKENDS, several=True,
     )  # fmt: skip
     use_wandb: bool = flag(False, "the same as --log_backend wandb", group="run")
+    enable_wandb: bool = flag(True, "never ask for W&B", group="run", env="ENABLE_WANDB")
     project: str = flag(
         "bdh-training", "project in every outlet", "wandb_project", group="run", env="SIDECAR_PROJECT WANDB_PROJECT"
     )
@@ -118,12 +120,16 @@ class ChatConfig(Config):
     data_config: str | None = flag(None, "YAML, TOML or JSON that names the data sets", group="data")
     bad_rows: str = flag("skip", "rows that cannot be understood", group="data", choices=("skip", "refuse"))
     judge_examples: int = flag(50, "questions per task at a validation", group="cadence")
+    generation_prompts: tuple[str, ...] = flag(
+        (), "what samples begin with, separated by | [a question of each set]", group="cadence",
+        env="GENERATION_PROMPTS",
+    )  # fmt: skip
     seq_len: int = flag(160, "tokens of context", "block_size", group="model")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MidtrainConfig(ChatConfig):
-    pack: bool = flag(True, "put several conversations into a row", group="data")
+    pack: bool = flag(True, "do not put several conversations into a row", group="data")
     use_prepared: bool = flag(False, "keep what was tokenized, and use it again", group="data")
     prepared: str | None = flag(None, "folder for it [OUT/prepared]", group="data")
 
@@ -171,6 +177,7 @@ class EvalConfig(ChatConfig):
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(Config):
     from_weight: str | None = flag("sft", "weights to speak with: a stage's in --out, or a path", group="model")
+    generation_prompts: tuple[str, ...] = flag((), "the same for several, separated by |", group="cadence")
     prompt: str | None = flag(None, "what to continue, or to answer", group="cadence")
     chat: bool = flag(False, "answer the prompt as the assistant", group="cadence")
     max_tokens: int = flag(100, "length of the text", group="cadence")
@@ -184,7 +191,7 @@ class PipelineConfig(PpoConfig, DpoConfig, SftConfig):
 
 POSITIVE = (
     "data_bytes", "hub_files", "n_layer", "n_head", "n_embd", "seq_len", "steps", "epochs", "batch_size", "grad_accum",
-    "learning_rate", "log_train_freq", "eval_freq", "eval_iters", "generate_freq", "threads", "checkpoint_freq",
-    "grad_clip", "judge_examples", "beta", "rollout_batches", "ppo_epochs", "max_reply", "clip", "max_tokens",
-    "judge_samples", "kl_target",
+    "learning_rate", "log_train_freq", "log_freq", "eval_freq", "eval_iters", "generate_freq", "threads",
+    "checkpoint_freq", "grad_clip", "judge_examples", "beta", "rollout_batches", "ppo_epochs", "max_reply", "clip",
+    "max_tokens", "judge_samples", "kl_target",
 )  # fmt: skip

@@ -1,9 +1,11 @@
 """What a person sees while it trains: plain lines, from the main rank only.
 
-    Epoch:[1/1](10/300) loss:5.5165 lr:0.00066667 grad_norm:3.0159 tokens/s:13292 MFU:38.20% epoch_Time:0.03min
+    Epoch:[1/1](10/300) loss:5.516532 lr:0.000666666667 grad_norm:3.0159 tokens/s:13292 MFU:38.20% epoch_Time:0.0min
         ETA:0.74min
+    Step: 100/300 loss 2.91
     Step 75: val_loss=2.9120, val_ppl=18.39
 
+The first as the second document has it (and the time left besides), the others as the fourth does.
 Given: numbers, None for the unknown, which prints as "-". On a terminal, a last line shows how far it is.
 Never: writes control characters to anything but a terminal.
 """
@@ -51,11 +53,15 @@ class Console:
     ) -> None:  # fmt: skip
         """``mfu`` is a ratio; ``step`` of ``iters`` counts within the epoch."""
         self.say(
-            f"Epoch:[{epoch}/{epochs}]({step}/{iters}) loss:{_number(loss, '.4f')} lr:{lr:.8f} "
+            f"Epoch:[{epoch}/{epochs}]({step}/{iters}) loss:{_number(loss, '.6f')} lr:{lr:.12f} "
             f"grad_norm:{_number(grad_norm, '.4f')} tokens/s:{_number(tokens_per_second, '.0f')} "
-            f"MFU:{_number(mfu and 100 * mfu, '.2f')}% epoch_Time:{_number(_minutes(epoch_seconds), '.2f')}min "
+            f"MFU:{_number(mfu and 100 * mfu, '.2f')}% epoch_Time:{_number(_minutes(epoch_seconds), '.1f')}min "
             f"ETA:{_number(_minutes(eta_seconds), '.2f')}min"
         )
+
+    def mean_loss(self, step: int, total_steps: int, loss: float) -> None:
+        """The line that was printed before there was any monitoring."""
+        self.say(f"Step: {step}/{total_steps} loss {loss:.3}")
 
     def validation(self, step: int, numbers: dict[str, float]) -> None:
         """The documents' line; a stage without a validation loss or perplexity shows what it has instead."""

@@ -1,13 +1,14 @@
 """One run after the other on the same folder: how many there were, what they saw, since when.
 
 Given: --out. Hands on: this run's number, and continuous/* at its end; the books are OUT/runs.json.
-Never: gives a number twice, or loses the books to a crash (they are replaced as a whole).
+Never: gives a number to two runs (one that is resumed keeps its own), counts samples twice or not at all when a run is
+killed and resumed (they are booked with the checkpoint that has seen them), or loses the books to a crash.
 """
 
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from trainer.config import Config
@@ -21,6 +22,7 @@ class History:
     total_runs: int = 0
     """Completed."""
     total_samples_trained: int = 0
+    """That the checkpoints in the folder have seen."""
     started_seconds: float = 0.0
     """When the first run began, since 1970."""
 
@@ -30,7 +32,7 @@ class History:
 
 
 def begin(config: Config, world: World) -> History:
-    """Take the next number. Without --out there are no books: every run is the first."""
+    """Take the next number; to resume, the last one again. Without --out there are no books: every run is the first."""
     fresh = History(started_seconds=time.time())
     if not config.out:
         return fresh
@@ -39,10 +41,18 @@ def begin(config: Config, world: World) -> History:
         history = History(**json.loads(path.read_text())) if path.exists() else History(0, 0, 0, fresh.started_seconds)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not what this trainer wrote", "remove it, or give --out another folder") from error
-    history.run_number = int(world.sums(history.run_number if world.is_main else 0)[0]) + 1
+    last = int(world.sums(history.run_number if world.is_main else 0)[0])
+    history.run_number = last if last and config.resume else last + 1
     if world.is_main:
         _write(path, history)
     return history
+
+
+def note(history: History, config: Config, samples: int) -> None:
+    """A checkpoint is written. ``samples``: of this process' ranks so far, in all."""
+    if config.out:
+        seen = history.total_samples_trained + samples
+        _write(Path(config.out) / "runs.json", replace(history, total_samples_trained=seen))
 
 
 def end(history: History, config: Config, samples: int) -> dict[str, float]:

@@ -16,7 +16,7 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -115,11 +115,38 @@ def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
             default=argparse.SUPPRESS, help=meta["help"],
         )  # fmt: skip
         return
-    text = meta["help"] if field.default in (None, ()) else f"{meta['help']} [{field.default}]"
+    text = meta["help"] if field.default in (None, ()) else f"{meta['help']} [{_shown(field.default)}]"
     group.add_argument(
-        *spellings, dest=field.name, type=_list if kind is tuple else kind, default=argparse.SUPPRESS,
-        choices=meta["choices"] or None, metavar={int: "N", float: "X"}.get(kind, "S"), help=text,
+        *spellings, dest=field.name, type=_reader(kind, meta), default=argparse.SUPPRESS,
+        choices=None if meta["several"] else meta["choices"] or None,
+        metavar={int: "N", float: "X"}.get(kind, "S"), help=text,
     )  # fmt: skip
+
+
+def _reader(kind: Any, meta: Mapping[str, Any]) -> Callable[[str], Any]:
+    """What makes a value of the word behind the flag."""
+    if not meta["several"]:
+        return _list if kind is tuple else kind
+
+    def read(text: str) -> str:
+        try:
+            return _several(text, meta["choices"])
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
+
+
+def _several(text: str, choices: Sequence[str]) -> str:
+    """Words of ``choices`` with commas between them. Raises ValueError."""
+    words = [word.strip() for word in text.split(",")]
+    if wrong := [word for word in words if word not in choices]:
+        raise ValueError(f"invalid choice: {wrong[0]!r} (choose from {', '.join(choices)}; several with commas)")
+    return ",".join(dict.fromkeys(words))
+
+
+def _shown(value: Any) -> str:
+    return LISTS.join(value) if isinstance(value, tuple) else str(value)
 
 
 def _spellings(name: str) -> tuple[str, ...]:
@@ -146,6 +173,8 @@ class _OneLinePerFlag(argparse.HelpFormatter):
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         name = action.option_strings[0]
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return name.replace("--", "--no-", 1)  # It is on: what a reader may want is the other one.
         return name if action.nargs == 0 else f"{name} {action.metavar}"
 
     def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
@@ -202,10 +231,16 @@ def _converted(value: Any, field: dataclasses.Field[Any], hint: Any, where: str)
             if word not in (*TRUE, *FALSE):
                 raise ValueError
             return word in TRUE
-        made = kind(value)
+        made = kind(",".join(value) if field.metadata["several"] and isinstance(value, list) else value)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where} is {value!r}, which is no {kind.__name__}", "mend it, or leave it out") from error
     choices = field.metadata["choices"]
+    remedy = f"choose from {', '.join(choices)}"
+    if field.metadata["several"]:
+        try:
+            return _several(made, choices)
+        except ValueError as error:
+            raise UserError(f"{where} is {value!r}", f"{remedy}; several with commas") from error
     if choices and made not in choices:
-        raise UserError(f"{where} is {value!r}", f"choose from {', '.join(choices)}")
+        raise UserError(f"{where} is {value!r}", remedy)
     return made

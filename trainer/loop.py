@@ -149,6 +149,8 @@ class Loop:
             epoch=self.step / self.schedule.steps_per_epoch, metrics=tally.metrics() | self.watch.metrics(),
         )  # fmt: skip
         self.pace.end(self.step, mean, tally.tokens, tally.samples)
+        if self.step % self.config.log_freq == 0:
+            self.console.mean_loss(self.step, self.schedule.total_steps, self.pace.mean_loss())
         if self.step % self.config.log_train_freq == 0 or self.step == self.schedule.total_steps:
             self.console.train(lr=lr, grad_norm=float(norm), **self.pace.report(self.step))
         elif self.console.level >= VERBOSE:
@@ -217,6 +219,7 @@ class Loop:
                 ) from error
             self.console.say(f"Step {self.step}: no checkpoint, cannot write {path}: {error.strerror}", QUIET)
             return
+        continuous.note(self.history, self.config, self.pace.samples)
         self.run.checkpoint(self.step, seconds=time.perf_counter() - start, bytes=size, name=path.name)
         self.console.say(f"Step {self.step}: checkpoint {path} ({size / 1e6:.1f} MB)")
 

@@ -24,6 +24,7 @@ class Pace:
         self.first_loss: float | None = None
         self.last_loss: float | None = None
         self._losses: list[Any] = []
+        self._since_mean: list[Any] = []
         self._window_tokens, self._window_seconds, self._began = 0, 0.0, 0.0
 
     def begin(self) -> None:
@@ -39,8 +40,14 @@ class Pace:
         self._window_tokens += tokens * self.world_size
         self.samples += samples * self.world_size
         self._losses.append(loss)
+        self._since_mean.append(loss)
         if (step - 1) % self.schedule.steps_per_epoch == 0:
             self.epoch_started = self._began
+
+    def mean_loss(self) -> float:
+        """Over the steps since the last call."""
+        losses, self._since_mean = [float(loss) for loss in self._since_mean], []
+        return sum(losses) / len(losses)
 
     def report(self, step: int) -> dict[str, Any]:
         """Mean loss and speed since the last report, as arguments of Console.train; begins a new window."""

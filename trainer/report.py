@@ -84,8 +84,9 @@ def begin(
 def sinks_of(config: Config) -> list[str] | None:
     """What this run asks the sidecar to send to. None leaves the choice to the sidecar's own settings: nobody who
     started it with ``--sink tensorboard`` shall lose that to a default of ours."""
-    if config.run == "dummy":
-        return ["dummy"]
+    asked = config.log_backend.split(",") if config.is_chosen("log_backend") else []
     if config.use_wandb:
-        return ["wandb"]
-    return config.log_backend.split(",") if config.is_chosen("log_backend") else None
+        asked = [*(word for word in asked if word not in ("wandb", "none")), "wandb"]
+    if config.run == "dummy" or not config.enable_wandb:
+        asked = [word for word in asked if word != "wandb"] or ["dummy"]
+    return asked or None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from trainer.config import Config
 
 DEFAULT_STEPS = 300
+SHORT_STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Schedule:
 
 
 def plan(config: Config, steps_per_epoch: int) -> Schedule:
-    """Flags win. The documents' 500 / 100 / 1000 are for long runs: a short one looks up four times as well."""
+    """Flags win. The documents' 500 / 100 / 1000 are for long runs: a shorter one looks up four times as well."""
     if config.steps is not None:
         total = config.steps
     elif config.epochs is not None:
@@ -36,10 +37,18 @@ def plan(config: Config, steps_per_epoch: int) -> Schedule:
     return Schedule(
         total_steps=total,
         steps_per_epoch=steps_per_epoch,
-        eval_freq=config.eval_freq or min(500, math.ceil(total / 4)),
-        eval_iters=config.eval_iters or min(100, math.ceil(total / 40)),
-        generate_freq=config.generate_freq or min(1000, math.ceil(total / 2)),
+        eval_freq=_unless_short(config, "eval_freq", total, math.ceil(total / 4)),
+        eval_iters=_unless_short(config, "eval_iters", total, math.ceil(total / 40)),
+        generate_freq=_unless_short(config, "generate_freq", total, math.ceil(total / 2)),
     )
+
+
+def _unless_short(config: Config, name: str, total: int, in_a_short_run: int) -> int:
+    """The flag; but a default that is longer than the whole run gives way. (100 batches suit runs of 500 steps.)"""
+    value: int = getattr(config, name)
+    default: int = getattr(type(config), name)
+    enough = SHORT_STEPS if name == "eval_iters" else default
+    return value if config.is_chosen(name) or value != default or total >= enough else in_a_short_run
 
 
 def learning_rate_at(step: int, total_steps: int, *, peak: float, warmup: float, min_share: float) -> float:

@@ -47,7 +47,7 @@ def tiny(corpus: Path) -> dict[str, object]:
     """Flags of a run of a second or less."""
     return {
         "data": str(corpus), "n_layer": 1, "n_head": 2, "n_embd": 32, "seq_len": 32, "batch_size": 4, "steps": 8,
-        "learning_rate": 1e-2, "threads": 1, "eval_iters": 2, "eval_freq": 1000, "generate_freq": 1000, "quiet": True,
+        "learning_rate": 1e-2, "threads": 1, "eval_iters": 2, "eval_freq": 1000, "generate_freq": 2000, "quiet": True,
     }  # fmt: skip
 
 

@@ -1,8 +1,10 @@
 """The command line: flags, errors in two lines, console lines, signals and two ranks."""
 
+import contextlib
 import io
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -21,8 +23,8 @@ from trainer.flags import parse
 
 RUN_RECORDED = Path(__file__).with_name("run_recorded.py")
 CONSOLE_LINE = re.compile(
-    r"Epoch:\[\d+/\d+\]\(\d+/\d+\) loss:(-|\d+\.\d+) lr:\d\.\d+ grad_norm:(-|\d+\.\d+) "
-    r"tokens/s:(-|\d+) MFU:(-|\d+\.\d+)% epoch_Time:(-|\d+\.\d+)min ETA:(-|\d+\.\d+)min"
+    r"Epoch:\[\d+/\d+\]\(\d+/\d+\) loss:(-|\d+\.\d{6}) lr:\d\.\d{12} grad_norm:(-|\d+\.\d{4}) "
+    r"tokens/s:(-|\d+) MFU:(-|\d+\.\d\d)% epoch_Time:(-|\d+\.\d)min ETA:(-|\d+\.\d\d)min"
 )
 
 
@@ -89,6 +91,36 @@ def test_the_documents_defaults_are_kept() -> None:
     assert (config.project, config.log_train_freq) == ("bdh-training", 10)
 
 
+def test_the_console_lines_are_the_documents_to_the_letter(capsys) -> None:
+    """The second document's own example, followed by the time left; and the fourth document's lines."""
+    console = Console()
+    console.train(
+        epoch=2, epochs=2, step=2900, iters=2969, loss=4.6319781, lr=5.0167e-8, grad_norm=0.82341,
+        tokens_per_second=89233.7, mfu=0.02512, epoch_seconds=1.2, eta_seconds=6.0,
+    )  # fmt: skip
+    console.mean_loss(100, 3000, 2.7182818)
+    console.validation(500, {"val/loss": 2.91204, "val/perplexity": 18.394, "val/accuracy": 0.4})
+    assert capsys.readouterr().out.splitlines() == [
+        "Epoch:[2/2](2900/2969) loss:4.631978 lr:0.000000050167 grad_norm:0.8234 tokens/s:89234 MFU:2.51% "
+        "epoch_Time:0.0min ETA:0.10min",
+        "Step: 100/3000 loss 2.72",
+        "Step 500: val_loss=2.9120, val_ppl=18.39",
+    ]
+
+
+def test_the_mean_loss_is_that_of_exactly_the_last_log_freq_steps(trained, capsys) -> None:
+    run = trained(steps=9, log_freq=4, log_train_freq=3, quiet=False)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Step: ")]
+    assert lines == [f"Step: {end}/9 loss {sum(run.losses[end - 4 : end]) / 4:.3}" for end in (4, 8)]
+
+
+def test_there_is_a_sample_at_the_very_end_whatever_the_period(trained, capsys) -> None:
+    run = trained(steps=5, generate_freq=4, quiet=False)
+    assert sorted({step for step, _, _ in run.texts}) == [4, 5]
+    out = capsys.readouterr().out
+    assert out.rindex("  sample: ") > out.rindex("Epoch:")
+
+
 def test_the_console_line_is_the_documents_and_unknown_prints_as_a_dash(capsys) -> None:
     known = {"epoch": 1, "epochs": 2, "step": 10, "iters": 300, "lr": 1e-3, "loss": 2.5, "grad_norm": 0.5}
     unknown = dict.fromkeys(("tokens_per_second", "mfu", "epoch_seconds", "eta_seconds"))
@@ -103,7 +135,7 @@ def test_training_prints_plain_lines_at_the_logging_steps(trained, capsys) -> No
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if line.startswith("Epoch:")]
     assert [CONSOLE_LINE.fullmatch(line) is not None for line in lines] == [True, True]
-    assert f"loss:{sum(run.losses[:5]) / 5:.4f} " in lines[0], "the mean over the steps since the last line"
+    assert f"loss:{sum(run.losses[:5]) / 5:.6f} " in lines[0], "the mean over the steps since the last line"
     assert re.search(r"^Step 10: val_loss=\d+\.\d{4}, val_ppl=\d+\.\d\d$", out, re.MULTILINE)
     assert all(c.isprintable() or c == "\n" for c in out)
 
@@ -147,6 +179,33 @@ def test_a_terminal_shows_how_far_it_is_and_a_file_gets_plain_lines() -> None:
     assert terminal.getvalue().startswith("\r[##########....")
     assert terminal.getvalue().endswith("\ra line\n")
     assert file.getvalue() == "a line\n"
+
+
+def test_a_real_terminal_sees_the_bar_and_a_pipe_sees_plain_lines(tiny, tmp_path: Path, repository: Path) -> None:
+    settings = {**tiny, "steps": 3, "log_train_freq": 1}
+    settings.pop("quiet")
+    command = [sys.executable, str(RUN_RECORDED), "pretrain", *flags_of(settings)]
+    environment = {**os.environ, "RECORD_TO": str(tmp_path), "PYTHONPATH": str(repository)}
+    piped = recorded(command, tmp_path, repository)
+    assert piped.returncode == 0, piped.stderr
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, cwd=repository, env=environment, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # A terminal that nobody has open any more ends with EIO.
+            while part := os.read(ours, 4096):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0
+    assert re.search(rb"\r\[#+\.*\] \d/3", shown)
+    assert b"\x1b" not in shown, "a bar needs no escape codes"
+    assert "\r" not in piped.stdout
+
+    def lines(text: str) -> list[str]:
+        kept = (re.sub(r".*\r(?=.)", "", line.rstrip("\r")) for line in text.split("\n"))
+        return [line.split(" ")[0].rstrip() for line in kept if line.strip()]
+
+    assert lines(shown.decode()) == lines(piped.stdout), "the same lines, but for the figures of speed"
 
 
 def test_two_ranks_train_the_model_that_one_rank_trains_with_twice_the_batch(

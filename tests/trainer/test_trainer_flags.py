@@ -1,6 +1,8 @@
 """Where a flag's value comes from, what the documents' flags do, and what the sidecar is asked for."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +10,9 @@ from trainer.__main__ import COMMANDS, main
 from trainer.config import BACKENDS, Config, SftConfig
 from trainer.errors import UserError
 from trainer.flags import describe, parse
+from trainer.pace import Pace
 from trainer.report import sinks_of
+from trainer.schedule import plan
 
 FILE = """
 batch_size = 5
@@ -53,6 +57,8 @@ def test_a_table_of_the_file_is_for_its_command_alone(file: Path, monkeypatch) -
         ("WANDB_PROJECT", "p", "project", "p"),
         ("WANDB_ENTITY", "team", "wandb_entity", "team"),
         ("LOG_TRAIN_FREQ", "3", "log_train_freq", 3),
+        ("LOG_FREQ", "9", "log_freq", 9),
+        ("ENABLE_WANDB", "False", "enable_wandb", False),
         ("EVAL_FREQ", "4", "eval_freq", 4),
         ("EVAL_ITERS", "5", "eval_iters", 5),
         ("GENERATE_FREQ", "6", "generate_freq", 6),
@@ -107,11 +113,69 @@ def test_the_sft_command_of_the_second_document_is_understood(tmp_path: Path) ->
     assert sinks_of(config) == ["wandb"]
 
 
-def test_the_tracker_is_the_documents_choice_of_three_with_wandb_as_default() -> None:
-    assert Config().log_backend == "wandb"
+DOCUMENTED = [
+    ("log_backend", "wandb", "tensorboard", "tensorboard"),
+    ("wandb_project", "bdh-training", "bdh-experiments", "bdh-experiments"),
+    ("wandb_entity", None, "team", "team"),
+    ("log_train_freq", 10, "20", 20),
+    ("log_freq", 100, "50", 50),
+    ("eval_freq", 500, "250", 250),
+    ("eval_iters", 100, "10", 10),
+    ("generate_freq", 1000, "2000", 2000),
+    ("use_wandb", False, None, True),
+    ("run", None, "my-sft-run", "my-sft-run"),
+    ("epochs", None, "1", 1.0),
+    ("batch_size", 16, "8", 8),
+    ("from_weight", None, "midtrain", "midtrain"),
+    ("data_config", None, "config/data/posttrain/sft/general.yaml", "config/data/posttrain/sft/general.yaml"),
+    ("use_prepared", False, None, True),
+]
+"""Every flag that the documents' commands and argument parsers name: (name, default, a word, what it means)."""
+
+
+@pytest.mark.parametrize(("name", "default", "word", "meant"), DOCUMENTED)
+def test_every_flag_of_the_documents_is_accepted_and_has_their_default(name, default, word, meant, capsys) -> None:
+    field = {"wandb_project": "project"}.get(name, name)
+    assert getattr(parse(SftConfig, "sft", []), field) == default
+    for spelling in (f"--{name}", f"--{name.replace('_', '-')}"):
+        config = parse(SftConfig, "sft", [spelling, *([word] if word else [])])
+        assert getattr(config, field) == meant
+        assert config.origins == {field: "flag"}
+    assert main(["sft", "--show_config"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.split()[0] == field]
+    assert line.split() == [field, repr(default), "default"]
+
+
+def test_the_documents_prompts_are_the_default() -> None:
+    prompts = ("To be or not to be", "Once upon a time", "In a galaxy far, far away")
+    assert parse(Config, "pretrain", []).generation_prompts == prompts
+
+
+def test_the_tracker_is_the_documents_choice_of_three_or_several_of_them(tmp_path: Path, monkeypatch, capsys) -> None:
     assert BACKENDS == ("wandb", "tensorboard", "none")
-    with pytest.raises(UserError, match="invalid choice"):
-        parse(Config, "pretrain", ["--log_backend", "comet"])
+    both = parse(Config, "pretrain", ["--log_backend", "wandb, tensorboard"])
+    assert sinks_of(both) == ["wandb", "tensorboard"]
+    assert main(["pretrain", "--log_backend", "wandb,comet"]) == 2
+    assert "'comet' (choose from wandb, tensorboard, none" in capsys.readouterr().err
+    (tmp_path / "t.toml").write_text('log_backend = ["tensorboard", "wandb"]')
+    assert parse(Config, "pretrain", ["--config", str(tmp_path / "t.toml")]).log_backend == "tensorboard,wandb"
+    monkeypatch.setenv("LOG_BACKEND", "mlflow")
+    with pytest.raises(UserError, match="LOG_BACKEND is 'mlflow'"):
+        parse(Config, "pretrain", [])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--steps", "1000"], (500, 100, 1000)),
+        (["--steps", "600"], (500, 100, 300)),
+        (["--steps", "300"], (75, 8, 150)),
+        (["--steps", "300", "--eval_freq", "500", "--eval_iters", "100", "--generate_freq", "1000"], (500, 100, 1000)),
+    ],
+)
+def test_the_documents_periods_hold_and_only_a_run_shorter_than_them_looks_up_sooner(words, expected) -> None:
+    schedule = plan(parse(Config, "pretrain", words), 50)
+    assert (schedule.eval_freq, schedule.eval_iters, schedule.generate_freq) == expected
 
 
 @pytest.mark.parametrize(
@@ -123,6 +187,10 @@ def test_the_tracker_is_the_documents_choice_of_three_with_wandb_as_default() ->
         (["--use_wandb"], ["wandb"]),
         (["--run", "dummy"], ["dummy"]),
         (["--run", "dummy", "--use_wandb"], ["dummy"]),
+        (["--run", "dummy", "--log_backend", "wandb,tensorboard"], ["tensorboard"]),
+        (["--log_backend", "tensorboard", "--use_wandb"], ["tensorboard", "wandb"]),
+        (["--no-enable_wandb"], ["dummy"]),
+        (["--no-enable_wandb", "--log_backend", "wandb,tensorboard"], ["tensorboard"]),
     ],
 )
 def test_what_is_asked_of_the_sidecar_is_what_the_user_chose(words: list[str], sinks: list[str] | None) -> None:
@@ -134,6 +202,34 @@ def test_the_choice_group_and_entity_reach_init(trained) -> None:
     begun = trained("pretrain", steps=1, run="dummy", group="g", wandb_entity="team").begun
     assert (begun["sinks"], begun["group"], begun["entity"], begun["name"]) == (["dummy"], "g", "team", "dummy")
     assert "origins" not in begun["config"]
+
+
+def test_a_run_that_is_killed_and_resumed_is_one_run_and_its_samples_count_once(trained, tmp_path: Path) -> None:
+    flags = {"out": str(tmp_path), "run": "night_{n}", "steps": 6, "batch_size": 4, "nan_loss": "stop"}
+    trained("pretrain", **{**flags, "steps": 2})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.pace.Pace.end", killed_at(6))
+        with pytest.raises(KeyboardInterrupt):
+            trained("pretrain", **flags, checkpoint_freq=4)
+    books = json.loads((tmp_path / "runs.json").read_text())
+    assert (books["run_number"], books["total_runs"], books["total_samples_trained"]) == (2, 1, (2 + 4) * 4)
+    resumed = trained("pretrain", **flags, resume=str(tmp_path))
+    assert resumed.begun["name"] == "night_2"
+    told = {name: resumed.logged(f"continuous/{name}")[0][1] for name in ("run_number", "total_runs", "uptime_hours")}
+    assert (told["run_number"], told["total_runs"]) == (2, 2)
+    assert resumed.logged("continuous/total_samples_trained") == [(6, (2 + 6) * 4)]
+    assert trained("pretrain", **flags).begun["name"] == "night_3"
+
+
+def killed_at(step: int) -> Any:
+    whole = Pace.end
+
+    def end(pace: Pace, at: int, *told: Any) -> None:
+        if at == step:
+            raise KeyboardInterrupt
+        whole(pace, at, *told)
+
+    return end
 
 
 def test_runs_on_one_folder_are_numbered_and_counted(trained, tmp_path: Path) -> None:

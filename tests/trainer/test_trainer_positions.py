@@ -1,4 +1,4 @@
-"""Properties of what decides which example comes when: the mixture, the order of a pass, and the position in a stream."""
+"""Properties of what decides which example comes when: the mixture, the order of a pass, the position in a stream."""
 
 import random
 from pathlib import Path
