@@ -21,7 +21,7 @@ from sidecar.sinks.base import Report, Sink, SinkDied, Unavailable, reason_of
 from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.sinks.deadletters import DeadLetters
 from sidecar.sinks.names import spelled
-from sidecar.sinks.period import Thinner
+from sidecar.sinks.period import Thinner, period_of
 from sidecar.sinks.privacy import Gate
 from sidecar.sinks.source import Batch, Policy, Source
 from sidecar.telemetry import SinkHealth
@@ -32,7 +32,7 @@ OUTAGES = (Unavailable, OSError, TimeoutError)
 """Errors that say nothing about the rows: retried for ever, never a reason to give a row up."""
 LATENCIES_MAX = 512
 BREATH = 0.25
-"""With more to deliver, rest this share of the time that a delivery took: other threads of the sidecar need some."""
+"""With more to deliver, rest this share of the CPU time that it took here: the sidecar's other threads need some."""
 
 
 class SinkRunner:
@@ -71,7 +71,7 @@ class SinkRunner:
         self._outage = False
         self._more = False
         """Was the last batch a full one? Then there is more, and no reason to let a batch gather."""
-        self._thinner = Thinner(self._policy.period_steps)
+        self._thinner = Thinner()
         self._over_since_ns: int | None = None
         self._thread = threading.Thread(target=self._main, name=f"sink-{name}-{run_id[:24]}", daemon=True)
 
@@ -163,14 +163,14 @@ class SinkRunner:
             self._ensure_open()
             if self.health.state == "disabled":
                 return self._policy.poll_seconds
-            began = time.monotonic()
+            began = time.thread_time()
             if not self._deliver_next():
                 self._caught_up_with = notified + 1  # What was notified after that is not covered.
                 return self._policy.poll_seconds
             if self._stop.is_set():
                 return 0.0
             rest = self._policy.pace_seconds
-            return min(rest, BREATH * (time.monotonic() - began)) if self._more else rest
+            return min(rest, BREATH * (time.thread_time() - began)) if self._more else rest
         except Exception as error:  # noqa: BLE001 - the sink's task boundary: whatever it was, back off and show it.
             return self._failed(error)
 
@@ -201,7 +201,7 @@ class SinkRunner:
         self._source.close()
         self._batch = None
         self._source = self._open_source(Cursor(0, acknowledged))
-        self._thinner = Thinner(self._policy.period_steps)
+        self._thinner = Thinner()
         self._note_lost()
 
     def _deliver_next(self) -> bool:
@@ -212,7 +212,8 @@ class SinkRunner:
             if self._batch is None:
                 self._caught_up()
                 return False
-            rows = spelled(self._thinner.feed(self._batch.rows), self._policy.names)
+            period = period_of(self._policy.period_steps, self.name, self._info or self._source.info())
+            rows = spelled(self._thinner.feed(self._batch.rows, period), self._policy.names)
             self._batch.rows = self._gate.rows(rows) if self._gate else rows
         batch = self._batch
         if self._failures >= self._policy.poison_attempts and not self._outage:

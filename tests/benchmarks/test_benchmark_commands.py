@@ -23,6 +23,9 @@ COMMANDS = {
     "probe_cost": ["probe_cost", "--pairs", "1", "--batch-size", "1"],
     "stalled": ["stalled", "--seconds", "2"],
     "scrape": ["scrape", "--seconds", "1", "--ranks", "4"],
+    "outlets-rate": ["outlets", "rate", "--rows", "1000"],
+    "outlets-weight": ["outlets", "weight", "--settle", "0.5", "--seconds", "0.5"],
+    "outlets-outage": ["outlets", "outage", "--outage-rows", "240", "--outage-seconds", "1"],
     "soak": ["soak", "--minutes", "0.1", "--every", "2", "--seed", str(SEED)],
 }
 
