@@ -21,7 +21,9 @@ from sidecar.rendezvous import APPLICATION
 
 FILE_NAME = "sidecar.toml"
 SECRETS = frozenset({"token"})
-ENVIRONMENT_ALIASES = {"SIDECAR_GRACE": "grace_seconds", "SIDECAR_SINK": "sinks"}
+ENVIRONMENT_ALIASES = {
+    "SIDECAR_GRACE": "grace_seconds", "SIDECAR_SINK": "sinks", "SIDECAR_SINK_PERIOD": "sink_period_steps",
+}  # fmt: skip
 """Called like the options."""
 
 Seconds = Annotated[float, Meta(ge=0)]
@@ -66,8 +68,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A hardware reading is also taken at every so many steps."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     """What the sidecar says on stderr. Numbers are not affected."""
-    sink_period_steps: Positive = 1
-    """Remote outlets get every so many steps; the journal keeps all."""
+    sink_period_steps: Positive | Literal["preset"] = 1
+    """Remote outlets get every so many steps; the journal keeps all. preset: 100 when pretraining, 10 midtraining, 50
+    sft, else the run's log_train_freq or 10."""
     names: Literal["s1", "s2", "s3"] | None = None
     """Metric names of another document that W&B, TensorBoard and OTLP show beside the canonical ones."""
     allow: Names = ()
@@ -147,7 +150,8 @@ def default_data_directory(environ: Mapping[str, str]) -> str:
 
 def option_of(field: str) -> str:
     """The command line option of a field: grace_seconds is --grace, sinks is --sink, others keep their name."""
-    return "--" + {"grace_seconds": "grace", "sinks": "sink"}.get(field, field).replace("_", "-")
+    short = {"grace_seconds": "grace", "sinks": "sink", "sink_period_steps": "sink-period"}
+    return "--" + short.get(field, field).replace("_", "-")
 
 
 def read(options: Mapping[str, object], environ: Mapping[str, str], file_path: str | None = None) -> Loaded:
@@ -218,6 +222,8 @@ def _plain(message: str) -> str:
 
 def _expected(field: str) -> str:
     hint = str(HINTS[field])
+    if field == "sink_period_steps":
+        return "use a number of steps, or preset"
     if "Literal" in hint:
         return "use one of " + ", ".join(re.findall(r"'(\w+)'", hint))
     if field == "endpoint":

@@ -83,10 +83,13 @@ def begin(
 
 def sinks_of(config: Config) -> list[str] | None:
     """What this run asks the sidecar to send to. None leaves the choice to the sidecar's own settings: nobody who
-    started it with ``--sink tensorboard`` shall lose that to a default of ours."""
+    started it with ``--sink tensorboard`` shall lose that to a default of ours. Nor shall anybody lose rows to our
+    default ``--log_train_freq``; one that was chosen is a period for outlets, ``wandb:10``."""
     asked = config.log_backend.split(",") if config.is_chosen("log_backend") else []
     if config.use_wandb:
         asked = [*(word for word in asked if word not in ("wandb", "none")), "wandb"]
     if config.run == "dummy" or not config.enable_wandb:
         asked = [word for word in asked if word != "wandb"] or ["dummy"]
+    if config.is_chosen("log_train_freq"):
+        asked = [f"{word}:{config.log_train_freq}" for word in asked or ["configured"]]
     return asked or None

@@ -18,6 +18,7 @@ HELP = {
     "sinks": ("NAMES", "outlets, e.g. wandb,tensorboard (default none)"),
     "allow_sinks": ("NAMES", "outlets a trainer may ask for (default any; none)"),
     "allow": ("WORDS", "what else may leave the machine: text,histograms (default numbers only)"),
+    "sink_period_steps": ("STEPS", "send every so many steps (default 1), or preset: 100, 10, 50 by stage"),
     "names": ("PROFILE", "metric names of another document as well: s1, s2 or s3"),
     "project": ("NAME", "project of a run that names none"),
     "name": ("NAME", "name of the run"),

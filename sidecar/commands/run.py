@@ -16,8 +16,8 @@ TAKES_COMMAND = True
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    fields = "dir endpoint host port sinks allow names project name run_id grace_seconds sample_seconds wandb_mode"
-    shared.add(parser, *fields.split(), "log_level")
+    fields = "dir endpoint host port sinks sink_period_steps allow names project name run_id grace_seconds"
+    shared.add(parser, *fields.split(), "sample_seconds", "wandb_mode", "log_level")
     parser.add_argument(
         "--keep", dest="set_keep", action="store_const", const=True, help="leave the sidecar running at the end"
     )

@@ -26,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "port",
         "sinks",
         "allow_sinks",
+        "sink_period_steps",
         "allow",
         "names",
         "project",

@@ -26,6 +26,7 @@ from sidecar.sinks.base import Sink, SinkContext, reason_of
 from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.sinks.deadletters import DeadLetters, file_stem
 from sidecar.sinks.isolate import IsolatedSink
+from sidecar.sinks.period import CONFIGURED, split
 from sidecar.sinks.privacy import Gate, Identity
 from sidecar.sinks.runner import SinkRunner
 from sidecar.sinks.source import Policy, Source
@@ -165,8 +166,10 @@ class SinkManager:
 
     def _asked_for(self, words: Iterable[str]) -> list[str]:
         chosen: list[str] = []
-        for word in (word.strip().lower() for word in words):
-            if word == "dummy":  # A dummy run stays off W&B; what is local goes on.
+        for word in (split(word)[0] for word in words):
+            if word == CONFIGURED:
+                chosen += self._configured
+            elif word == "dummy":  # A dummy run stays off W&B; what is local goes on.
                 chosen += [name for name in self._configured if name != "wandb"]
             elif word not in registry.OFF and self._permitted(word):
                 chosen.append(word)
@@ -247,7 +250,7 @@ class SinkManager:
 
     def _policy_of(self, kind: type[Sink]) -> Policy:
         """The period is for what leaves the machine; spellings are for what people look at."""
-        own: dict[str, Any] = {} if getattr(kind, "leaves_machine", True) else {"period_steps": 1}
+        own: dict[str, Any] = {} if getattr(kind, "leaves_machine", True) else {"period_steps": None}
         if not getattr(kind, "spelled", True):
             own["names"] = None
         return msgspec.structs.replace(self._policy, **own)

@@ -12,6 +12,7 @@ import msgspec
 from sidecar.follow import Follower
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks.cursors import Cursor
+from sidecar.sinks.period import Period
 
 ENDS = ("lost", "failed", "finished")
 """States of a rank whose process is gone, the worst first: that is the run's."""
@@ -30,8 +31,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How long after the run's end, with everything delivered, the sink is kept open for latecomers."""
     poison_attempts: int = 5
     """Failures of one batch before its bad rows are looked for."""
-    period_steps: int = 1
-    """Of step and derived rows only every so many steps are delivered. Selected, never averaged."""
+    period_steps: Period | None = 1
+    """Of step and derived rows only every so many steps are delivered. Selected, never averaged. None: a local one."""
     names: str | None = None
     """A document whose spellings stand beside the canonical names: s1, s2, s3."""
     node_seconds: float = 30.0
