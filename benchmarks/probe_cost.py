@@ -46,7 +46,7 @@ class Loop:
         shape = ModelConfig()
         self.run, self.step, self._torch = run, 0, torch
         self.model = GPT(shape)
-        self.optimizer = build_optimizer(self.model, Config(), torch.device("cpu"))
+        self.optimizer = build_optimizer(self.model, Config())
         self._tokens = torch.randint(shape.vocab_size, (batch_size, shape.seq_len + 1))
 
     def __call__(self) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from sidecar.client.later import Later
-from sidecar.client.values import Unsupported
+from sidecar.client.values import Unsupported, count, is_on_device, whole
 
 TICKETS_MAX = 64  # Records with values outstanding; the sidecar holds as many.
 
@@ -26,10 +26,6 @@ class Ticket(Protocol):
         """Only once they are ready."""
 
 
-def is_on_device(value: Any) -> bool:
-    return getattr(value, "is_cpu", True) is False
-
-
 class DeviceScalars:
     """Records of one run whose values are outstanding. Used from the training thread only."""
 
@@ -38,17 +34,29 @@ class DeviceScalars:
         self.outstanding: deque[tuple[int, list[str], Ticket]] = deque()
         """(record, names, ticket) of those whose values are not here yet, oldest first."""
 
-    def start(self, metrics: dict[str, Any]) -> tuple[dict[str, Any], list[str], Ticket | None]:
+    def start(
+        self, metrics: dict[str, Any], rejected: dict[str, int]
+    ) -> tuple[dict[str, Any], list[str], Ticket | None]:
         """Take the device tensors out of ``metrics`` and start copying them.
 
-        Returns the other metrics, the names taken out, and the ticket (None when there were none). Raises Unsupported
-        when they cannot be copied: not a scalar, no such device, or a graph is being captured.
+        Returns the other metrics, the names whose values are to come, and the ticket (None when there are none). What
+        cannot be copied is counted in ``rejected``: no scalar, no such device, a graph that is being captured.
         """
-        names = [name for name, value in metrics.items() if is_on_device(value)]
-        if not names:
-            return metrics, [], None
-        ticket = self._begin([metrics[name] for name in names])
-        return {name: value for name, value in metrics.items() if name not in names}, names, ticket
+        found: dict[str, Any] = {}
+        rest = {name: value for name, value in metrics.items() if not is_on_device(value)}
+        for name, value in metrics.items():
+            if name not in rest:
+                try:
+                    found[name] = scalar(value)
+                except Unsupported as error:
+                    count(rejected, error.reason)
+        if not found:
+            return rest, [], None
+        try:
+            return rest, list(found), self._begin(list(found.values()))
+        except Unsupported as error:
+            count(rejected, error.reason)
+            return rest, [], None
 
     def _begin(self, given: list[Any]) -> Ticket:
         tensors = [value for value in given if not isinstance(value, Later)]
@@ -113,12 +121,28 @@ class _HostCopy:
         return self._host.tolist()
 
 
-def copy_to_host(tensors: Sequence[Any]) -> Ticket:
-    """Start one asynchronous copy to pinned memory for each device, on its current stream. Raises Unsupported."""
-    torch = sys.modules["torch"]
-    for tensor in tensors:
+def scalar(value: Any) -> Any:
+    """The 0-d tensor in what is on a device. Raises Unsupported; asks the device nothing."""
+    if isinstance(value, Later):
+        return value
+    try:
+        tensor = whole(value)
         if tensor.is_meta or tensor.numel() != 1:
             raise Unsupported("meta_tensor" if tensor.is_meta else "not_a_scalar")
+    except Unsupported:
+        raise
+    except Exception as error:  # noqa: BLE001 - Foreign code that says it is on a device.
+        raise Unsupported("unsupported_type") from error
+    return tensor
+
+
+def copy_to_host(tensors: Sequence[Any]) -> Ticket:
+    """Start one asynchronous copy to pinned memory for each device, on its current stream. Raises Unsupported.
+
+    ``tensors`` are as ``scalar`` hands them out, of any type that can become a double: bfloat16, float8, bool ...
+    """
+    torch = sys.modules["torch"]
+    for tensor in tensors:
         if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
             raise Unsupported("graph_capture")  # The copy would become part of the graph.
     host = torch.empty(len(tensors), dtype=torch.float64, pin_memory=torch.cuda.is_available())

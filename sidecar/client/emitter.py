@@ -16,9 +16,8 @@ import msgspec
 from sidecar import ring as ring_file
 from sidecar import wire
 from sidecar.client import values
-from sidecar.client.device import DeviceScalars, Ticket, is_on_device
+from sidecar.client.device import DeviceScalars, Ticket
 from sidecar.client.pump import CONNECT_SECONDS, Pump
-from sidecar.client.values import Unsupported
 from sidecar.rendezvous import endpoint_key, private_directory, ring_directories
 
 ASIDE_EVENTS_MAX = 4096  # Events that met a held lock; the next wake-up of the pump moves them into the ring.
@@ -145,14 +144,7 @@ class Emitter:
         values.count(self.rejected, "in_forked_child")
 
     def _encode_what_can_be(self, event: wire.Event) -> tuple[bytes, list[str], Ticket | None]:
-        metrics = getattr(event, "metrics", {})
-        names: list[str] = []
-        ticket = None
-        try:
-            metrics, names, ticket = self.device.start(metrics)
-        except Unsupported as error:
-            values.count(self.rejected, error.reason)
-            metrics = {name: value for name, value in metrics.items() if not is_on_device(value)}
+        metrics, names, ticket = self.device.start(getattr(event, "metrics", {}), self.rejected)
         kept = values.metrics(metrics, self.rejected)
         if ticket is not None:
             kept[wire.PENDING] = len(names)

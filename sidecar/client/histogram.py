@@ -41,18 +41,40 @@ def binned(values: Any, bins: int = BINS_DEFAULT) -> Bins:
 
 def packed(tensor: Any, bins: int = BINS_DEFAULT) -> Any:
     """A vector of ``2 + bins`` numbers on the tensor's own device: lowest, highest, counts. Nothing is waited for."""
+    if not tensor.numel():
+        raise ValueError("no finite value")
+    torch = sys.modules["torch"]
+    low, high = ends(tensor)
+    return torch.cat((torch.stack((low, high)).double(), counted(tensor, low, high, bins)))
+
+
+def ends(tensor: Any) -> tuple[Any, Any]:
+    """(lowest, highest) finite value, 0-d on the tensor's device; (inf, -inf) where there is none."""
     torch = sys.modules["torch"]
     with torch.no_grad():
-        chunks = tensor.detach().reshape(-1).split(CHUNK_ELEMENTS) if tensor.numel() else []
-        if not chunks:
-            raise ValueError("no finite value")
-        ends = torch.stack([torch.stack(_ends(chunk.float(), torch)) for chunk in chunks])
-        low, high = ends[:, 0].min(), ends[:, 1].max()
+        if not tensor.numel():
+            return tuple(torch.tensor((math.inf, -math.inf), device=tensor.device).unbind())
+        found = [_ends(chunk.float(), torch) for chunk in _chunks(tensor)]
+        if len(found) == 1:
+            return found[0]
+        return torch.stack([low for low, _ in found]).min(), torch.stack([high for _, high in found]).max()
+
+
+def counted(tensor: Any, low: Any, high: Any, bins: int) -> Any:
+    """How many values lie in each of ``bins`` equal bins between two 0-d tensors; what is not finite in none."""
+    torch = sys.modules["torch"]
+    with torch.no_grad():
+        low, high = low.float(), high.float()
         width = torch.where(high > low, high - low, torch.ones_like(low))
         counts = torch.zeros(bins, dtype=torch.float64, device=tensor.device)
-        for chunk in chunks:  # histc leaves out what is not in range: NaN and infinities.
-            counts += ((chunk.float() - low) / width).histc(bins=bins, min=0.0, max=1.0)
-        return torch.cat((torch.stack((low, high)).double(), counts))
+        if tensor.numel():
+            for chunk in _chunks(tensor):  # histc leaves out what is not in range: NaN and infinities.
+                counts += ((chunk.float() - low) / width).histc(bins=bins, min=0.0, max=1.0)
+        return counts
+
+
+def _chunks(tensor: Any) -> Any:
+    return tensor.detach().reshape(-1).split(CHUNK_ELEMENTS)
 
 
 def _ends(values: Any, torch: Any) -> tuple[Any, Any]:

@@ -83,7 +83,13 @@ class Instruments:
         self.busy = True
 
     def histogram(self, name: str, given: Any, step: int | None, bins: int) -> None:
-        """Bins of a tensor on a device are counted there and sent when they are here; all others at once."""
+        """Bins of a tensor on a device are counted there and sent when they are here; all others at once.
+
+        Of a sharded tensor those of this rank's shard, under a name that says so.
+        """
+        if hasattr(given, "to_local"):
+            sharded = any(placement.is_shard() for placement in given.placements)
+            name, given = f"shard/{name}" if sharded else name, given.to_local()
         if histogram.is_tensor(given) and not given.is_cpu:
             self.bins(name, histogram.packed(given, bins), step)
         else:

@@ -110,15 +110,19 @@ class Shards:
 
     def add_up(self, sums: Sequence[Tensor]) -> list[Tensor]:
         """One number for each parameter in, the same summed over its shards out."""
+        return self.combine([each.reshape(()) for each in sums])
+
+    def combine(self, rows: Sequence[Tensor], *, largest: bool = False) -> list[Tensor]:
+        """Numbers for each parameter in, alike in shape; the same summed over its shards, or the largest of each."""
         import torch.distributed as dist
 
-        out = list(sums)
+        out = list(rows)
         for places, groups in self._groups:
-            vector = torch.stack([sums[i].reshape(()).double() for i in places])
+            together = torch.stack([rows[i].double() for i in places])
             for group in groups:
-                dist.all_reduce(vector, group=group)
-            for place, total in zip(places, vector.unbind(), strict=True):
-                out[place] = total
+                dist.all_reduce(together, op=dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM, group=group)
+            for place, row in zip(places, together.unbind(), strict=True):
+                out[place] = row
         return out
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sidecar.client import activations as outputs
-from sidecar.client import clipping, values
-from sidecar.client.histogram import BINS_DEFAULT, packed
+from sidecar.client import clipping, probe_bins, values
+from sidecar.client.histogram import BINS_DEFAULT
 from sidecar.client.later import Arriving
 from sidecar.client.probe_math import GradientMath, UpdateMath, WeightMath
 from sidecar.client.probe_stats import Gatherer, Shards, is_sharded, local, moments, norms, torch
@@ -72,7 +72,6 @@ class Probe:
         sharded = any(is_sharded(p) for p in self._parameters)
         self._shards = Shards(self._parameters) if sharded and shards == "reduce" else None
         self._prefix = "shard/" if sharded and self._shards is None else ""
-        self._bins_prefix = "shard/" if sharded else ""
         modules = chosen_modules(model, activations)
         bins = BINS_DEFAULT if "activations" in self._bins_of else 0
         self._activations = outputs.Activations(modules, bins=bins) if modules else None
@@ -190,10 +189,11 @@ class Probe:
             )  # fmt: skip
             self._gradients = (last, Arriving(gatherer.send(), finish))
             if "gradients" in self._bins_of:
-                for name, gradient in zip(names, found, strict=True):
-                    if name in self._chosen and gradient.numel():
-                        true = gradient if scale is None else gradient.float() / scale
-                        self._pack(f"gradients/{name}/histogram", true)
+                places = [place for place, i in enumerate(present) if self._names[i] in self._chosen]
+                self._bin(
+                    "gradients", [present[place] for place in places],
+                    [found[place] if scale is None else found[place].float() / scale for place in places],
+                )  # fmt: skip
 
     def _scales(self) -> tuple[Any, Any]:
         """(what the gradients are still multiplied by, the scaler's own scale): 0-d tensors on their device, or None.
@@ -240,19 +240,24 @@ class Probe:
             if self._weights_wanted:
                 records.append(self._weights())
             if "weights" in self._bins_of:
-                for i in self._sampled():
-                    if (weight := local(self._parameters[i])).numel():
-                        self._pack(f"weights/{self._names[i]}/histogram", weight)
+                sampled = self._sampled()
+                self._bin("weights", sampled, [local(self._parameters[i]) for i in sampled])
             if self._activations is not None and self._activations.installed:
                 records.append(self._outputs(self._activations))
         self._records = [record for record in records if record is not None]
 
-    def _pack(self, name: str, tensor: Any) -> None:
-        """Bins are extra: where they fail (no memory, deterministic algorithms on a GPU) the norms still arrive."""
-        try:
-            self._packed.append((self._bins_prefix + name, packed(tensor)))
-        except RuntimeError:
-            values.count(self._run.rejected, "failed_histogram")
+    def _bin(self, kind: str, places: Sequence[int], tensors: Sequence[Any]) -> None:
+        """Bins are extra: where they fail the norms still arrive."""
+        if self._shards is not None:
+            vectors = probe_bins.over_shards(tensors, [self._parameters[i] for i in places], self._bins_failed)
+        else:
+            vectors = probe_bins.of_each(tensors, self._bins_failed)
+        for i, vector in zip(places, vectors, strict=True):
+            if vector is not None:
+                self._packed.append((f"{self._prefix}{kind}/{self._names[i]}/histogram", vector))
+
+    def _bins_failed(self) -> None:
+        values.count(self._run.rejected, "failed_histogram")
 
     def _updates(self) -> Arriving:
         places, before = self._sampled(), self._updates_before

@@ -15,7 +15,6 @@ from typing import Any
 
 from sidecar import wire
 from sidecar.client import values
-from sidecar.client.device import is_on_device
 from sidecar.client.emitter import Emitter
 from sidecar.client.histogram import Bins
 from sidecar.client.instruments import Instruments, NoProbe
@@ -116,7 +115,7 @@ class Run:
         """Any numbers, at any time. Without ``step`` they belong to the step last begun."""
         with self._guard():
             given = dict(metrics)
-            on_device = {name: value for name, value in given.items() if type(name) is str and is_on_device(value)}
+            on_device = {n: value for n, value in given.items() if type(n) is str and values.is_on_device(value)}
             sent = values.metrics({n: v for n, v in given.items() if n not in on_device}, self.rejected) | on_device
             if sent or not given:
                 self._emitter.emit(wire.Log(time_ns(), monotonic_ns(), self._step(step), sent))

@@ -23,9 +23,10 @@ class Unsupported(TypeError):
 
 def plain(value: Any) -> Any:
     """The wire value of an object that the encoder does not know. Raises Unsupported."""
-    if getattr(value, "is_cpu", True) is False:
+    if is_on_device(value):
         raise Unsupported("device_tensor")  # Reading it now would wait for the device.
     try:
+        value = whole(value)
         size = getattr(value, "size", 1)
         items = value.numel() if hasattr(value, "numel") else size
         if items == 1 and hasattr(value, "item"):
@@ -33,8 +34,29 @@ def plain(value: Any) -> Any:
         if hasattr(value, "tolist") and items <= ARRAY_ITEMS_MAX:
             return value.tolist()
         return float(value)
+    except Unsupported:
+        raise
     except Exception as error:  # noqa: BLE001 - Foreign code: any of its methods may raise anything.
         raise Unsupported("unsupported_type") from error
+
+
+def is_on_device(value: Any) -> bool:
+    """Is it a tensor that a device may still be computing? Asks for an attribute only."""
+    try:
+        return getattr(value, "is_cpu", True) is False
+    except Exception:  # noqa: BLE001 - Foreign code, see plain().
+        return False
+
+
+def whole(tensor: Any) -> Any:
+    """A tensor spread over ranks (DTensor) as what this rank has of it. Raises Unsupported where that is only a part:
+    asking the others would hang where they do not ask too."""
+    placements = getattr(tensor, "placements", None)
+    if placements is None or not hasattr(tensor, "to_local"):
+        return tensor
+    if not all(placement.is_replicate() for placement in placements):
+        raise Unsupported("partial_tensor")
+    return tensor.to_local()
 
 
 def metrics(values: dict[Any, Any], rejected: dict[str, int]) -> Metrics:
@@ -50,6 +72,8 @@ def metrics(values: dict[Any, Any], rejected: dict[str, int]) -> Metrics:
             count(rejected, error.reason)
         except UnicodeError:
             count(rejected, "text_not_unicode")
+        except Exception:  # noqa: BLE001 - Foreign code: even asking for a class may raise. The others are still taken.
+            count(rejected, "unsupported_type")
     return kept
 
 
@@ -90,7 +114,7 @@ def step_number(step: Any) -> int | None:
     if type(step) is int:
         return step if 0 <= step <= STEP_MAX else None
     try:
-        if isinstance(step, bool) or getattr(step, "is_cpu", True) is False:
+        if isinstance(step, bool) or is_on_device(step):
             return None
         number = int(step)
         return number if number == step and 0 <= number <= STEP_MAX else None

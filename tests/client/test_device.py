@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import sidecar
 from sidecar import wire
-from sidecar.client.device import TICKETS_MAX, DeviceScalars, copy_to_host
+from sidecar.client.device import TICKETS_MAX, DeviceScalars
 from sidecar.client.run import Run
 from sidecar.client.values import Unsupported
 from tests.client.test_run import of_kind
@@ -144,10 +145,50 @@ def test_what_cannot_be_copied_is_counted_and_the_step_arrives(run: Run, device:
     assert run.rejected["graph_capture"] == 1
 
 
-def test_meta_tensors_and_vectors_are_refused_without_touching_a_device() -> None:
+def test_one_tensor_that_cannot_be_copied_does_not_take_the_others_with_it(run: Run, device: Device) -> None:
     torch = pytest.importorskip("torch")
-    with pytest.raises(Unsupported, match="meta_tensor"):
-        copy_to_host([torch.empty((), device="meta")])
+    vector = Tensor(1.0)
+    vector.numel = lambda: 3  # type: ignore[method-assign]
+    run.step(
+        1, loss=Tensor(2.5), grad_norm=torch.empty((), device="meta"),
+        metrics={"vector": vector, "stranger": SimpleNamespace(is_cpu=False)},
+    )  # fmt: skip
+    device.finish()
+    run.step(2)
+    assert of_kind(run, wire.Step)[0].metrics == {wire.PENDING: 1}
+    assert of_kind(run, wire.Completion)[0].metrics == {"train/loss": 2.5}
+    assert run.rejected == {"meta_tensor": 1, "not_a_scalar": 1, "unsupported_type": 1}
+
+
+FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu")
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, "int8", "uint8", "int32", "int64", "bool"])
+def test_a_scalar_of_any_type_arrives_as_the_number_it_is(run: Run, dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    value = torch.tensor(1.0, requires_grad=dtype == "float32").to(getattr(torch, dtype))
+    run.step(1, loss=value, metrics={"one": value.reshape(1)})
+    assert of_kind(run, wire.Step)[0].metrics == {"train/loss": 1.0, "one": 1.0}
+
+
+class Spread(Tensor):
+    """A tensor spread over ranks, of which this one has the value given."""
+
+    def __init__(self, value: float, *, whole: bool) -> None:
+        super().__init__(value)
+        self.placements = [SimpleNamespace(is_replicate=lambda: whole, is_shard=lambda: False)]
+
+    def to_local(self) -> Tensor:
+        return Tensor(self.value)
+
+
+def test_a_tensor_spread_over_ranks_is_taken_where_this_rank_has_it_whole(run: Run, device: Device) -> None:
+    """The norm that clip_grad_norm_ returns under FSDP2 is whole; a partial sum is no number to show."""
+    run.step(1, grad_norm=Spread(0.5, whole=True), loss=Spread(7.0, whole=False))
+    device.finish()
+    run.step(2)
+    assert of_kind(run, wire.Completion)[0].metrics == {"train/grad_norm": 0.5}
+    assert run.rejected == {"partial_tensor": 1}
 
 
 @pytest.mark.gpu

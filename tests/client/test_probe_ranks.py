@@ -12,8 +12,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+Found = dict[str, Any]
+Ranks = list[Found]
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-STEPS = 2
 
 RANK = """
 import json, os, sys
@@ -23,52 +25,62 @@ import sidecar
 from sidecar import wire
 from tests.client.test_run import events
 
-kind, out, endpoint = sys.argv[1:]
+kinds, out, endpoint = sys.argv[1].split(","), *sys.argv[2:]
 torch.set_num_threads(1)
 rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 if size > 1:
     dist.init_process_group("gloo")
-torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(8, 17), nn.Tanh(), nn.Linear(17, 3))
-trained = model
-if kind == "ddp":
-    trained = nn.parallel.DistributedDataParallel(model)
-elif kind.startswith("fsdp"):
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    trained = fully_shard(model, mesh=init_device_mesh("cpu", (size,)))
-optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
-run = sidecar.init("tests", endpoint=endpoint)
-shards = "reduce" if kind == "fsdp-reduce" else "local"
-run.watch(trained, optimizer, every=2, shards=shards, histograms=["weights"])
-batch = torch.randn(8, 8, generator=torch.Generator().manual_seed(3))
-share = batch[rank * 8 // size : (rank + 1) * 8 // size]
-losses = []
-for step in range(1, 3):
-    optimizer.zero_grad()
-    loss = trained(share).square().mean()
-    loss.backward()
-    nn.utils.clip_grad_norm_(trained.parameters(), 1e-2)
-    optimizer.step()
-    run.step(step, loss=loss.item())
-    losses.append(loss.item())
-found, bins = {}, {}
-for event in events(run):
-    if isinstance(event, wire.Log):
-        found |= event.metrics
-    elif isinstance(event, wire.Histogram):
-        bins[event.name] = sum(event.counts)
+
+def train(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 17), nn.Tanh(), nn.Linear(17, 3))
+    trained = model
+    if kind == "ddp":
+        trained = nn.parallel.DistributedDataParallel(model)
+    elif kind.startswith("fsdp"):
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+        trained = fully_shard(model, mesh=init_device_mesh("cpu", (size,)))
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    run = sidecar.init("tests", endpoint=endpoint)
+    shards = "reduce" if kind == "fsdp-reduce" else "local"
+    run.watch(trained, optimizer, every=2, shards=shards, histograms=["weights", "gradients"])
+    batch = torch.randn(8, 8, generator=torch.Generator().manual_seed(3))
+    share = batch[rank * 8 // size : (rank + 1) * 8 // size]
+    for step in range(1, 3):
+        optimizer.zero_grad()
+        loss = trained(share).square().mean()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(trained.parameters(), 1e-2)
+        optimizer.step()
+        run.step(step, loss=loss.item(), grad_norm=norm)
+    run._instruments.close()
+    return run
+
+done = {}
+for kind in kinds:
+    run = train(kind)
+    found, bins = {}, {}
+    for event in events(run):
+        if isinstance(event, wire.Log):
+            found |= event.metrics
+        elif isinstance(event, wire.Step):
+            found["train/grad_norm"] = event.metrics["train/grad_norm"]
+        elif isinstance(event, wire.Histogram):
+            bins[event.name] = [event.edges[0], event.edges[-1], *event.counts]
+    done[kind] = {"metrics": found, "bins": bins, "rejected": run.rejected}
+    run._emitter.emit = run._emitter._after_finish
+    run._emitter.pump.stop()
+    run._emitter.ring.remove()
 with open(f"{out}/{rank}.json", "w") as file:
-    json.dump({"metrics": found, "bins": bins, "rejected": run.rejected, "losses": losses}, file)
-run._emitter.emit = run._emitter._after_finish
-run._emitter.pump.stop()
-run._emitter.ring.remove()
+    json.dump(done, file)
 if size > 1:
     dist.destroy_process_group()
 """
 
 
-def ranks(tmp_path: Path, kind: str, size: int) -> list[dict[str, Any]]:
+def ranks(tmp_path: Path, kinds: str, size: int) -> list[dict[str, Any]]:
+    """What each rank found, by kind."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -78,7 +90,7 @@ def ranks(tmp_path: Path, kind: str, size: int) -> list[dict[str, Any]]:
     }  # fmt: skip
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", RANK, kind, str(tmp_path), f"ipc://{tmp_path}/nobody"],
+            [sys.executable, "-W", "ignore", "-c", RANK, kinds, str(tmp_path), f"ipc://{tmp_path}/nobody"],
             env=environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -97,7 +109,21 @@ def ranks(tmp_path: Path, kind: str, size: int) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One process with the whole batch: what all others must agree with."""
-    return ranks(tmp_path_factory.mktemp("alone"), "plain", 1)[0]
+    return ranks(tmp_path_factory.mktemp("alone"), "plain", 1)[0]["plain"]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return ranks(tmp_path_factory.mktemp("two"), "ddp,fsdp-reduce,fsdp", 2)
+
+
+def assert_same_bins(found: dict[str, list[float]], expected: dict[str, list[float]]) -> None:
+    """The same ends, and as many values; a value on the edge of a bin may fall to either side of it."""
+    assert found.keys() == expected.keys()
+    for name, (low, high, *counts) in expected.items():
+        assert found[name][:2] == pytest.approx((low, high), rel=1e-4, abs=1e-6), name
+        assert sum(found[name][2:]) == sum(counts), name
+        assert sum(abs(a - b) for a, b in zip(found[name][2:], counts, strict=True)) <= 4, name
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -107,30 +133,32 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_under_ddp_every_rank_sees_the_averaged_gradient(tmp_path: Path, alone: dict[str, Any]) -> None:
-    for rank in ranks(tmp_path, "ddp", 2):
+def test_under_ddp_every_rank_sees_the_averaged_gradient(two: Ranks, alone: Found) -> None:
+    for rank in (each["ddp"] for each in two):
         assert_same(rank["metrics"], alone["metrics"])
-        assert rank["bins"] == alone["bins"]
+        assert_same_bins(rank["bins"], alone["bins"])
         assert rank["rejected"] == {}
 
 
 @pytest.mark.slow
-def test_under_fsdp_shards_are_added_up_when_every_rank_was_told_to(tmp_path: Path, alone: dict[str, Any]) -> None:
-    both = ranks(tmp_path, "fsdp-reduce", 2)
+def test_under_fsdp_shards_are_added_up_when_every_rank_was_told_to(two: Ranks, alone: Found) -> None:
+    both = [each["fsdp-reduce"] for each in two]
     for rank in both:
         assert_same(rank["metrics"], alone["metrics"])
-        assert all(name.startswith("shard/") for name in rank["bins"])
+        assert_same_bins(rank["bins"], alone["bins"])
         assert rank["rejected"] == {}
+    assert both[0]["bins"] == both[1]["bins"]
 
 
 @pytest.mark.slow
-def test_under_fsdp_a_rank_alone_says_that_it_speaks_of_its_shard(tmp_path: Path, alone: dict[str, Any]) -> None:
-    both = ranks(tmp_path, "fsdp", 2)
+def test_under_fsdp_a_rank_alone_says_that_it_speaks_of_its_shard(two: Ranks, alone: Found) -> None:
+    both = [each["fsdp"] for each in two]
     name = "shard/gradients/global_norm"
     whole = sum(rank["metrics"][name] ** 2 for rank in both) ** 0.5
     assert whole == pytest.approx(alone["metrics"]["gradients/global_norm"], rel=1e-4)
     for rank in both:
-        assert all(name.startswith("shard/") for name in rank["metrics"])
+        assert rank["metrics"].pop("train/grad_norm") == pytest.approx(alone["metrics"]["train/grad_norm"], rel=1e-4)
+        assert all(name.startswith("shard/") for name in [*rank["metrics"], *rank["bins"]])
         assert rank["rejected"] == {}
     bins = "weights/0.weight/histogram"
-    assert sum(rank["bins"].get(f"shard/{bins}", 0) for rank in both) == alone["bins"][bins] == 8 * 17
+    assert sum(sum(rank["bins"][f"shard/{bins}"][2:]) for rank in both) == sum(alone["bins"][bins][2:]) == 8 * 17

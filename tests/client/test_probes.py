@@ -16,7 +16,7 @@ from sidecar.client.run import Run
 from tests.client.test_run import events, of_kind
 
 torch = pytest.importorskip("torch")
-from sidecar.client import activations, probe_stats, probes  # noqa: E402 - They need torch.
+from sidecar.client import activations, probe_bins, probe_stats, probes  # noqa: E402 - They need torch.
 from sidecar.client.probe_stats import moments  # noqa: E402
 
 nn = torch.nn
@@ -151,7 +151,7 @@ def test_two_samples_in_two_hundred_steps_and_nothing_is_touched_in_between(
     calls: list[str] = []
     run.watch(model, optimizer, activations=["4"], histograms=True)
     for module, name in (
-        (probes, "norms"), (probes, "moments"), (probes, "local"), (probes, "packed"), (activations, "moments"),
+        (probes, "norms"), (probes, "moments"), (probes, "local"), (probe_bins, "packed"), (activations, "moments"),
     ):  # fmt: skip
         original = getattr(module, name)
 
@@ -421,7 +421,7 @@ def test_bins_that_fail_do_not_take_the_norms_with_them(run: Run, monkeypatch: p
     def refuse(tensor: Any) -> Any:
         raise RuntimeError("_histc_cuda does not have a deterministic implementation")
 
-    monkeypatch.setattr(probes, "packed", refuse)
+    monkeypatch.setattr(probe_bins, "packed", refuse)
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     run.watch(model, optimizer, every=1, histograms=True)

@@ -115,6 +115,117 @@ def test_no_python_object_makes_any_call_raise(run: Run, step: Any, loss: Any, m
         pass
 
 
+class Hostile:
+    """Whatever is asked of it, it raises."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __str__(self) -> str:
+        raise RuntimeError("str")
+
+    __float__ = __int__ = __index__ = __bool__ = __iter__ = __len__ = __eq__ = __repr__ = __str__  # type: ignore[assignment]
+    __hash__ = object.__hash__
+
+
+class HostileMap(dict[str, Any]):
+    def items(self) -> Any:
+        raise RuntimeError("items")
+
+    keys = __iter__ = items
+
+
+class Name(str):
+    """A text that does not like to be looked at."""
+
+    def encode(self, *args: Any, **kwargs: Any) -> bytes:
+        raise RuntimeError("encode")
+
+
+BAD = {
+    "hostile": Hostile, "map": lambda: HostileMap(a=1), "name": lambda: Name("x"), "class": lambda: float,
+    "function": lambda: len, "iterator": lambda: iter([1]), "range": lambda: range(3), "complex": lambda: 1j,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_an_object_that_raises_whatever_is_asked_of_it_is_counted_and_no_more(run: Run, kind: str) -> None:
+    bad: Any = BAD[kind]()
+    run.step(bad, loss=1.0)
+    run.step(1, loss=bad, metrics={"good": 1.0})
+    run.step(2, metrics=bad)
+    run.log(bad)
+    run.log({"x": bad, "good": 2.0})
+    run.text(bad, bad)
+    run.histogram(bad, bad)
+    run.dataset(bad, samples=bad, tokens=bad)
+    run.dataset_loss(bad, bad, bad)
+    run.checkpoint(bad, seconds=bad, bytes=bad, name=bad)
+    run.config({"x": bad})
+    run.facts({"x": bad})
+    run.watch(bad, bad)
+    run.time_optimizer(bad)
+    with run.phase(bad):
+        pass
+    run.step(3, loss=3.0)
+    assert run.rejected
+    steps = {event.step: event.metrics for event in of_kind(run, wire.Step)}
+    assert (steps[1]["good"], steps[3]["train/loss"]) == (1.0, 3.0)
+    assert any(event.metrics.get("good") == 2.0 for event in of_kind(run, wire.Log))
+
+
+def test_a_step_that_is_a_tensor_goes_back_or_is_repeated_is_taken_as_it_is(run: Run) -> None:
+    torch = pytest.importorskip("torch")
+    for step in (torch.tensor(5), 5, 3, torch.tensor([7])):
+        run.step(step, loss=1.0)
+    run.step(torch.empty((), device="meta"), loss=1.0)
+    assert [event.step for event in of_kind(run, wire.Step)] == [5, 5, 3, 7]
+    assert run.rejected == {"bad_step": 1}
+
+
+def test_a_call_from_a_finaliser_while_a_call_is_under_way_is_kept(run: Run) -> None:
+    class Leaving:
+        def __del__(self) -> None:
+            run.log({"from": "finaliser"})
+
+    with run._emitter.lock:
+        Leaving()
+    run._emitter.housekeeping()
+    assert [event.metrics for event in of_kind(run, wire.Log)] == [{"from": "finaliser"}]
+
+
+def test_a_finaliser_that_runs_after_the_end_is_counted(run: Run) -> None:
+    run.finish(timeout_seconds=0.01)
+
+    class Leaving:
+        def __del__(self) -> None:
+            run.log({"x": 1}), run.step(1), run.text("a", "b"), run.histogram("h", [1.0])
+
+    Leaving()
+    assert run.rejected["after_finish"] == 4
+
+
+def test_a_worker_of_a_data_loader_can_call_everything_and_disturbs_nothing(run: Run) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> int:
+            run.step(100 + index, loss=1.0)
+            run.log({"x": index})
+            run.dataset("a", samples=1)
+            return run.rejected.get("in_forked_child", 0)
+
+    loader = torch.utils.data.DataLoader(Rows(), num_workers=1, multiprocessing_context="fork")
+    for step, counted in enumerate(run.data(loader)):
+        assert counted.item() == 2 * (step + 1)
+        run.step(step)
+    assert [event.step for event in of_kind(run, wire.Step)] == [0, 1, 2, 3]
+    assert run.rejected == {}
+
+
 def test_everything_that_was_emitted_can_be_decoded_by_the_sidecar(run: Run) -> None:
     """Strict decoding of all records is what events() does; here with the values most likely to slip through."""
     run.log({"bytes": b"x", "set": {1}, "nested": {"a": [1, {2: 3}]}, "bool": True, "none": None, "text": "é"})

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sidecar.client.capture.plain import SIMPLE, Bins, plain
-from sidecar.client.device import is_on_device
+from sidecar.client.values import is_on_device
 
 TEXT_CHARS_MAX = 200_000
 LIBRARIES = ("wandb", "swanlab", "trackio")
