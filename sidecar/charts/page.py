@@ -17,6 +17,7 @@ from sidecar.charts.registry import Figure, Missing
 from sidecar.charts.style import STAGE_TITLES, in_stages, late_text, short, stage_colour, stage_title
 
 HERE = Path(__file__).parent
+VENDOR = HERE / "vendor" / "plotly-gl3d.min.js"
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
     "font-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
@@ -96,7 +97,7 @@ def e(text: Any) -> str:
 @cache
 def library() -> str:
     """Plotly as text: app.js runs it when the first chart needs it."""
-    text = (HERE / "vendor" / "plotly-gl3d.min.js").read_text(encoding="utf-8").replace("</script", "<\\/script")
+    text = VENDOR.read_text(encoding="utf-8").replace("</script", "<\\/script")
     return f'<script type="text/plain" id="library">{text}</script>'
 
 

@@ -2,8 +2,9 @@
 
 Given: figures, a folder. Hands on: files. Never: downloads a browser, or asks the network for anything.
 
-kaleido is used where it is installed and can find a browser; else a Chromium of this machine draws our own page; else
-there is a message that says what to install.
+kaleido is used where it is installed (with the library from our own folder: by itself it would ask the network for
+one); else a Chromium of this machine draws our own page, as it does for the film, which only that page can draw well;
+else there is a message that says what to install.
 """
 
 import os
@@ -23,6 +24,7 @@ from sidecar.errors import Exit, UserError
 WIDTH, HEIGHT = 1000, 625
 """Of the page. The file has SCALE times as many pixels: text stays readable in a column of a paper."""
 SCALE = 1.6
+INK, MUTED, GRID = "#171b21", "#5d6776", "#dfe3e8"
 FRAME = 160
 """A headless window is higher than its page by its frame; what is below the page is cut off again."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -51,13 +53,14 @@ def write_all(figures: Mapping[str, Figure], directory: Path) -> list[Path]:
 
 def write(figure: Figure, path: Path, title: str = "figure", *, scale: float = SCALE) -> Path:
     """Raises UserError."""
-    if _by_kaleido(figure, path, scale):
-        return path
     browser = find_browser()
+    of_page = "films" in (figure["layout"].get("meta") or {})
+    if not (of_page and browser) and _by_kaleido(figure, path, scale, browser):
+        return path
     if browser is None:
         raise UserError(
-            "no way to draw a PNG here: neither kaleido nor Chromium is installed",
-            "apt-get install chromium, or pip install kaleido, or use `Save PNG` on the page", Exit.MISSING,
+            "no way to draw a PNG here: there is no Chromium (kaleido 1 needs one too)",
+            "apt-get install chromium, or name one with SIDECAR_BROWSER, or use `Save PNG` on the page", Exit.MISSING,
         )
     with tempfile.TemporaryDirectory(prefix="sidecar-png-") as folder:
         source = Path(folder) / "figure.html"
@@ -72,17 +75,33 @@ def find_browser() -> str | None:
     return shutil.which(asked) if asked else next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
-def _by_kaleido(figure: Figure, path: Path, scale: float) -> bool:
+def _by_kaleido(figure: Figure, path: Path, scale: float, browser: str | None) -> bool:
     try:
         import kaleido  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         return False
+    options = {"format": "png", "width": WIDTH, "height": HEIGHT, "scale": scale}
+    own = {"plotlyjs": page.VENDOR, "mathjax": False, "timeout": SECONDS_MAX} | ({"path": browser} if browser else {})
     try:
-        options = {"format": "png", "width": WIDTH, "height": HEIGHT, "scale": scale}
-        kaleido.write_fig_sync(figure, path, opts=options)
+        kaleido.write_fig_sync(on_paper(figure), path, opts=options, kopts=own)
     except Exception:  # noqa: BLE001  # Someone else's library at our border: without its browser it fails in ways of its own.
         return False
     return path.is_file() and path.stat().st_size > 0
+
+
+def on_paper(figure: Figure) -> Figure:
+    """With the colours and fonts that our own page gives it."""
+    layout = {key: value for key, value in figure["layout"].items() if key != "meta"}
+    layout["font"] = {"color": INK, "family": "system-ui, 'Noto Sans', 'DejaVu Sans', sans-serif", "size": 12.5}
+    layout |= {"paper_bgcolor": "#ffffff", "plot_bgcolor": "rgba(0,0,0,0)"}
+    lines = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": GRID, "tickfont": {"color": MUTED, "size": 11}}
+    if "scene" in layout:
+        walls = {"showbackground": True, "backgroundcolor": "#f7f8fa"}
+        scene = layout["scene"]
+        layout["scene"] = scene | {name: scene[name] | lines | walls for name in ("xaxis", "yaxis", "zaxis")}
+    else:
+        layout |= {name: layout[name] | lines for name in ("xaxis", "yaxis") if name in layout}
+    return {"data": figure["data"], "layout": layout}
 
 
 def cropped(data: bytes, height: int) -> bytes:

@@ -4,9 +4,11 @@ Given: an app's figures, the allow words of the configuration. Hands on: what wa
 Never: sends without the word ``artifacts``: a figure holds names of runs, data sets and settings as text.
 """
 
+import os
 from collections.abc import Callable, Collection
 from typing import Any
 
+from sidecar import config
 from sidecar.charts.app import VisualizationApp
 from sidecar.charts.registry import charts
 from sidecar.errors import UserError
@@ -54,11 +56,13 @@ def check_allowed(allow: Collection[str]) -> None:
                         f"allow it with --allow {WORD}, or SIDECAR_ALLOW={WORD}")
 
 
-def weave_ops() -> dict[str, Callable[..., Any]]:
+def weave_ops(allow: Collection[str] | None = None) -> dict[str, Callable[..., Any]]:
     """Each chart's figure function as a weave op, by name; nothing where weave is not installed.
 
-    ``weave.init(project)`` is the caller's to do, and sends to the network: that is what weave is.
+    ``weave.init(project)`` is the caller's to do; from then on each call of an op sends its data and its figure, so
+    the word must be among ``allow`` (default: those of the configuration). Raises UserError.
     """
+    check_allowed(config.read({}, os.environ, None).config.allow if allow is None else allow)
     try:
         import weave  # type: ignore[import-not-found,unused-ignore]
     except ImportError:

@@ -206,7 +206,7 @@ def layout3d(x: Any, y: Any, z: Any, **more: Any) -> dict[str, Any]:
     scene = {
         "xaxis": axes[0], "yaxis": axes[1], "zaxis": axes[2], "aspectmode": "manual",
         "aspectratio": {"x": 1.6, "y": 1.3, "z": 0.9},
-        "camera": {"eye": {"x": 1.4, "y": -1.62, "z": 0.74}, "center": {"x": 0.03, "y": 0, "z": -0.2}},
+        "camera": {"eye": {"x": 1.52, "y": -1.76, "z": 0.8}, "center": {"x": 0.02, "y": 0, "z": -0.16}},
     }
     scene |= more.pop("scene", {})
     return {"scene": scene, "margin": {"l": 0, "r": 0, "t": 8, "b": 0}, "legend": LEGEND, **more}

@@ -10,7 +10,8 @@ import msgspec
 
 from sidecar import wire
 from sidecar.journal import Chunk, Journal
-from sidecar.store import Store, Summary
+from sidecar.snapshot import RunSummary
+from sidecar.store import Store
 
 SECOND = 1_000_000_000
 T0 = 1_750_000_000 * SECOND
@@ -66,7 +67,7 @@ class Writer:
         self.flush()
         h = self.hello
         names = (h["run_id"], h["project"], h.get("name"), h.get("stage"))
-        summary = Summary(*names, state, self.last_step, self.start_ns)
+        summary = RunSummary(*names, state, self.last_step, self.start_ns)
         self.journal.put("summary", msgspec.msgpack.encode(summary))
         self.journal.close()
 

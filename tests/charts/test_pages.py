@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,7 @@ def test_a_comparison_and_a_report_open_without_an_error(
 @slow
 def test_a_figure_becomes_a_png_of_the_promised_size(app: VisualizationApp, tmp_path: Path) -> None:
     needed(png.find_browser(), "chromium is not installed: apt-get install chromium")
-    path = png.write(app.figures["landscape"], tmp_path / "landscape.png")
+    path = png.write(app.figures["film"], tmp_path / "film.png")
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", data[16:24]) == (1600, 1000)
@@ -204,9 +205,51 @@ def test_without_any_way_to_draw_the_message_says_what_to_install(
     app: VisualizationApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(png, "_by_kaleido", lambda figure, path, scale: False)
-    with pytest.raises(UserError, match="neither kaleido nor Chromium"):
+    monkeypatch.setenv("BROWSER_PATH", "")
+    monkeypatch.setitem(sys.modules, "kaleido", None)
+    with pytest.raises(UserError, match="there is no Chromium") as error:
         png.write(app.figures["landscape"], tmp_path / "x.png")
+    assert "apt-get install chromium" in error.value.remedy
+    out = tmp_path / "p.html"
+    synthetic.run(tmp_path, steps=20)
+    code = cli.main(["viz", "--dir", str(tmp_path), "-o", str(out), "--png", str(tmp_path / "png")])
+    assert code == error.value.exit_code
+    assert out.exists(), "the page is there all the same"
+
+
+@slow
+def test_kaleido_draws_with_our_own_library_and_asks_no_network(
+    app: VisualizationApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed(importlib.util.find_spec("kaleido"), "kaleido is not installed: pip install 'trainer-sidecar[images]'")
+    needed(png.find_browser(), "chromium is not installed: apt-get install chromium")
+    import kaleido
+
+    asked: list[dict[str, Any]] = []
+    real = kaleido.write_fig_sync
+    monkeypatch.setattr(kaleido, "write_fig_sync", lambda *a, **more: (asked.append(more["kopts"]), real(*a, **more)))
+    monkeypatch.setattr(png, "_draw", lambda *_: pytest.fail("kaleido did not draw"))
+    path = png.write(app.figures["landscape"], tmp_path / "landscape.png")
+    assert struct.unpack(">II", path.read_bytes()[16:24]) == (1600, 1000)
+    assert asked[0]["mathjax"] is False
+    assert Path(asked[0]["plotlyjs"]).is_file(), "by itself it would fetch both from the network"
+
+
+def test_a_kaleido_that_fails_leaves_it_to_chromium(
+    app: VisualizationApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kaleido:
+        @staticmethod
+        def write_fig_sync(*_: object, **__: object) -> None:
+            raise RuntimeError("no browser for me")
+
+    drawn: list[str] = []
+    monkeypatch.setitem(sys.modules, "kaleido", Kaleido)
+    monkeypatch.setattr(png, "find_browser", lambda: "/usr/bin/some-chromium")
+    monkeypatch.setattr(png, "_draw", lambda browser, *_: drawn.append(browser))
+    png.write(app.figures["landscape"], tmp_path / "landscape.png")
+    png.write(app.figures["film"], tmp_path / "film.png")
+    assert drawn == ["/usr/bin/some-chromium"] * 2
 
 
 def test_the_command_writes_the_page_and_says_how_much_is_on_it(

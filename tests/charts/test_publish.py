@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,14 +38,29 @@ def test_with_it_each_chart_is_a_plotly_panel(app: VisualizationApp, tmp_path: P
 
 def test_where_weave_is_not_installed_there_are_no_ops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "weave", None)
-    assert weave_ops() == {}
+    assert weave_ops(["artifacts"]) == {}
 
 
-def test_where_it_is_each_figure_function_becomes_an_op(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_is_each_figure_function_becomes_an_op(
+    app: VisualizationApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Weave:
         @staticmethod
         def op(name: str) -> object:
             return lambda function: (name, function)
 
     monkeypatch.setitem(__import__("sys").modules, "weave", Weave)
-    assert {"trajectory", "hyperparameters", "landscape", "multimetric"} <= set(weave_ops())
+    monkeypatch.setenv("SIDECAR_ALLOW", "artifacts")
+    ops: dict[str, Any] = weave_ops()
+    assert {"trajectory", "hyperparameters", "landscape", "multimetric"} <= set(ops)
+    name, figure = ops["landscape"]
+    assert name == "landscape_figure"
+    drawn = next(one for one in app.drawn if one.chart.name == "landscape")
+    assert figure(drawn.data) == app.figures["landscape"]
+
+
+def test_weave_is_handed_nothing_without_the_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    for word in ("", "text"):
+        monkeypatch.setenv("SIDECAR_ALLOW", word)
+        with pytest.raises(UserError, match="not allowed"):
+            weave_ops()
