@@ -1,19 +1,38 @@
-"""The second document's import line, restricted to what concerns monitoring:
+"""The second document's import line, as it stands there:
 
-    from trainer.trainer_utils import get_lr, Logger, is_main_process, calculate_mfu, setup_seed
+    from trainer.trainer_utils import (
+        get_lr, Logger, is_main_process, lm_checkpoint,
+        init_distributed_mode, setup_seed, init_model, SkipBatchSampler, calculate_mfu
+    )
 
-Given: the calls that its training scripts make. Hands on: the same answers. This trainer itself does not use them.
+Given: the calls that its training scripts make. Hands on: the same answers, by this trainer's own parts. This trainer
+itself does not use them.
 """
 
+import dataclasses
 import math
 import os
 import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed
+from torch import nn
+from torch.utils.data import Sampler
 
 from sidecar.client.compat import calculate_mfu
+from trainer import checkpoint
+from trainer.config import Config
+from trainer.model import GPT, ModelConfig
+from trainer.tokenizer import ByteTokenizer
+from trainer.weights import build_model, find
 
-__all__ = ["Logger", "calculate_mfu", "get_lr", "is_main_process", "setup_seed"]
+__all__ = [
+    "Logger", "SkipBatchSampler", "calculate_mfu", "get_lr", "init_distributed_mode", "init_model", "is_main_process",
+    "lm_checkpoint", "setup_seed",
+]  # fmt: skip
 
 
 def is_main_process() -> bool:
@@ -35,3 +54,66 @@ def get_lr(current_step: int, total_steps: int, lr: float) -> float:
 def setup_seed(seed: int) -> None:
     random.seed(seed)
     torch.manual_seed(seed)
+
+
+def init_distributed_mode() -> int:
+    """This process' number on its machine; under torchrun it also joins the group (nccl on GPUs, else gloo)."""
+    if "RANK" not in os.environ:
+        return 0
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return local_rank
+
+
+class SkipBatchSampler(Sampler[list[int]]):
+    """Batches of what ``sampler`` gives, without the first ``skip_batches``: how an epoch is resumed."""
+
+    def __init__(self, sampler: Iterable[int], batch_size: int, skip_batches: int = 0) -> None:
+        self.sampler, self.batch_size, self.skip_batches = sampler, batch_size, skip_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batch: list[int] = []
+        for number, index in enumerate(self.sampler):
+            if number < self.skip_batches * self.batch_size:
+                continue
+            batch.append(index)
+            if len(batch) == self.batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def __len__(self) -> int:
+        return max(0, -(-len(list(self.sampler)) // self.batch_size) - self.skip_batches)
+
+
+def init_model(
+    lm_config: ModelConfig, from_weight: str = "pretrain", save_dir: str | None = None, device: str = "cpu"
+) -> tuple[GPT, ByteTokenizer]:
+    """A model of that shape, and its tokenizer; ``from_weight``: "none", a stage in ``save_dir``, or a checkpoint.
+
+    Raises UserError if there are no such weights, or they are of another shape.
+    """
+    shape = {k: v for k, v in dataclasses.asdict(lm_config).items() if k != "vocab_size"}
+    config = Config(from_weight=None if from_weight == "none" else from_weight, out=save_dir, **shape)
+    return build_model(config, find(config)).to(device), ByteTokenizer()
+
+
+def lm_checkpoint(
+    lm_config: ModelConfig, weight: str = "full_sft", model: nn.Module | None = None, optimizer: Any = None,
+    epoch: int = 0, step: int = 0, wandb: Any = None, save_dir: str = "checkpoints", **more: Any,
+) -> dict[str, Any] | None:  # fmt: skip
+    """With a model: write all that a resume needs to SAVE_DIR/WEIGHT_WIDTH_resume.pt, whole or not at all, with the id
+    of the run that ``wandb`` is. Without: what is there, or None."""
+    path = Path(save_dir) / f"{weight}_{lm_config.n_embd}_resume.pt"
+    if model is None:
+        return checkpoint.load_file(path) if path.is_file() else None
+    bare = getattr(model, "module", model)  # Under DistributedDataParallel.
+    state = {"model": bare.state_dict(), "epoch": epoch, "step": step, "wandb_id": getattr(wandb, "id", None), **more}
+    if optimizer is not None:
+        state["optimizer"] = optimizer.state_dict()
+    if is_main_process():
+        checkpoint.save(path, state)
+    return None

@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from trainer.__main__ import COMMANDS, main
 from trainer.config import BACKENDS, Config, SftConfig
 from trainer.errors import UserError
 from trainer.flags import describe, parse
+from trainer.model import ModelConfig
 from trainer.pace import Pace
 from trainer.report import sinks_of
 from trainer.schedule import plan
+from trainer.tokenizer import VOCAB_SIZE
 
 FILE = """
 batch_size = 5
@@ -264,8 +267,11 @@ def test_the_help_of_every_command_has_one_line_per_flag(command: str, capsys) -
     assert "--log_backend" in out
 
 
-def test_the_second_documents_import_line_works(capsys, monkeypatch) -> None:
-    from trainer.trainer_utils import Logger, calculate_mfu, get_lr, is_main_process
+def test_the_second_documents_import_line_works(capsys, monkeypatch, tmp_path: Path) -> None:
+    from trainer.trainer_utils import (  # isort: skip
+        get_lr, Logger, is_main_process, lm_checkpoint,
+        init_distributed_mode, setup_seed, init_model, SkipBatchSampler, calculate_mfu
+    )  # fmt: skip
 
     assert is_main_process()
     Logger("Epoch:[1/1]")
@@ -275,4 +281,19 @@ def test_the_second_documents_import_line_works(capsys, monkeypatch) -> None:
     assert capsys.readouterr().out == "Epoch:[1/1]\n"
     assert get_lr(0, 100, 1e-3) == pytest.approx(1.1e-3)
     assert get_lr(100, 100, 1e-3) == pytest.approx(1e-4)
+    assert [*SkipBatchSampler(range(7), 2, skip_batches=2)] == [[4, 5], [6]]
+    assert len(SkipBatchSampler(range(7), 2, skip_batches=2)) == 2
+    shape = ModelConfig(vocab_size=VOCAB_SIZE, n_layer=1, n_head=2, n_embd=16, seq_len=8)
+    setup_seed(3)
+    model, tokenizer = init_model(shape, from_weight="none")
+    assert tokenizer.vocab_size == VOCAB_SIZE
+    assert lm_checkpoint(shape, weight="sft", save_dir=str(tmp_path)) is None
+    monkeypatch.delenv("RANK")
+    assert init_distributed_mode() == 0, "no torchrun"
+    lm_checkpoint(shape, weight="sft", model=model, epoch=1, step=7, save_dir=str(tmp_path))
+    kept = lm_checkpoint(shape, weight="sft", save_dir=str(tmp_path))
+    assert (kept["epoch"], kept["step"]) == (1, 7)
+    assert all(torch.equal(kept["model"][name], weight) for name, weight in model.state_dict().items())
+    with pytest.raises(UserError, match="no weights at"):
+        init_model(shape, from_weight="sft", save_dir=str(tmp_path))
     assert calculate_mfu(6e9, 50_000, "NVIDIA H100 80GB HBM3") == pytest.approx(100 * 3e14 / 989.4e12, rel=0.01)
