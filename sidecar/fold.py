@@ -308,6 +308,18 @@ def _facts_changed(state: RunState, rank: RankState, seq: int, event: wire.Facts
     refresh_model(state)
 
 
+def _run_changed(state: RunState, rank: RankState, seq: int, event: wire.RunChanged) -> None:
+    state.name = state.name if event.name is None else event.name
+    state.notes = state.notes if event.notes is None else event.notes
+    state.tags = state.tags if event.tags is None else event.tags[:256]
+    if event.summary or event.summary_follows:
+        merged = {**state.summary, **event.summary}
+        state.summary = {name: value for name, value in merged.items() if name not in event.summary_follows}
+        if len(state.summary) > CONFIG_KEYS_MAX:
+            count(state, "summary_over_limit", len(state.summary) - CONFIG_KEYS_MAX)
+            state.summary = dict(list(state.summary.items())[:CONFIG_KEYS_MAX])
+
+
 def _client_report(state: RunState, rank: RankState, seq: int, event: wire.ClientReport) -> None:
     """Totals of the session so far: they replace what this session said before."""
     for reason in list(event.rejected)[:100]:
@@ -336,6 +348,7 @@ HANDLERS: dict[type, Callable[[RunState, RankState, int, Any], bool | None]] = {
     wire.Checkpoint: _checkpoint,
     wire.ConfigChanged: _config_changed,
     wire.FactsChanged: _facts_changed,
+    wire.RunChanged: _run_changed,
     wire.ClientReport: _client_report,
     wire.Finished: _finished,
 }

@@ -57,6 +57,8 @@ class RunInfo(msgspec.Struct):
     """Lowest rank of this node, where that is not 0: then another node has the run as a whole."""
     alerts: list[tuple[str, str, str, int | None]] = []
     """Warnings for people: (name, severity, text, step), each name once."""
+    summary: dict[str, Any] = {}
+    """One value for each name where that is not the last one logged; None: the name is in no summary."""
 
 
 class Projector:
@@ -123,6 +125,7 @@ def run_info(state: RunState) -> RunInfo:
         state.run_id, state.project, state.name, state.stage, state.group, list(state.tags), state.notes,
         state.entity, dict(state.config), dict(state.facts), state.total_steps, state.world_size, state.started_ns,
         state.launch_id, state.sinks, state.captured, state.client, list(state.hosts),
+        summary=dict(state.summary),
     )
 
 

@@ -219,12 +219,27 @@ class RunSnapshot(msgspec.Struct):
     config: dict[str, Any] = {}
     model_facts: dict[str, Any] = {}
     notes: str | None = None
+    summary: dict[str, Any] = {}
+    """What the script made of its metrics where that is not the last value logged: its own entries, minima, ...
+    None: the name is in no summary."""
     entity: str | None = None
     alerts: list[Alert] = []
     """Newest first, bounded."""
     rejected: dict[str, int] = {}
     lost_events: int = 0
     events: int = 0
+
+
+class RunSummary(msgspec.Struct, frozen=True):
+    """A run in one line, as lists of runs show it; stored in its journal, so that listing need not read the events."""
+
+    run_id: str
+    project: str = ""
+    name: str | None = None
+    stage: str | None = None
+    state: str = ""
+    last_step: int | None = None
+    started_ns: int | None = None
 
 
 _encoder = msgspec.json.Encoder()

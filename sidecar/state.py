@@ -243,6 +243,8 @@ class RunState(msgspec.Struct):
     hosts: list[str] = []
     config: dict[str, Any] = {}
     facts: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    """What a script made of its metrics, by name, where that is not the last value logged; None: in no summary."""
     total_steps: int | None = None
     world_size: int = 1
     started_ns: int = 0

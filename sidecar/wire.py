@@ -125,6 +125,18 @@ class FactsChanged(Event, tag="facts_changed"):
     facts: dict[str, Any] = {}
 
 
+class RunChanged(Event, tag="run_changed"):
+    """What a script says of its run as a whole, later than its Hello. None: as before."""
+
+    name: str | None = None
+    notes: str | None = None
+    tags: list[str] | None = None
+    summary: dict[str, Any] = {}
+    """One value for each name that is not simply the last one logged; None: it is in no summary."""
+    summary_follows: list[str] = []
+    """Names whose value is the last one logged again."""
+
+
 class ClientReport(Event, tag="client_report"):
     """Totals since the session began, by reason. Sent when one changed, so that nothing is lost in silence."""
 
@@ -195,6 +207,7 @@ AnyEvent = Union[
     Hardware,
     Gap,
     RankEnded,
+    RunChanged,
 ]
 
 STEP_PHASES = frozenset({"data_wait", "forward", "backward", "optimizer"})

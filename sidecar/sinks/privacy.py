@@ -140,6 +140,7 @@ class Gate:
             notes=self._label(info.notes),
             config=config,
             model_facts=self.config(info.model_facts),
+            summary=self._summary(info.summary),
             hosts=info.hosts if hosts else [],
             launch_id=info.launch_id if hosts else "",
             alerts=[(name, level, self._scrub(text), step) for name, level, text, step in info.alerts]
@@ -160,6 +161,21 @@ class Gate:
                 self._withheld["config"] += 1
             else:
                 kept[name] = clean
+        return kept
+
+    def _summary(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """As rows: numbers, and maps of numbers (a minimum and a maximum); words only when texts are allowed."""
+        kept: dict[str, Any] = {}
+        for name, value in summary.items():
+            clean = self._name(name)
+            if clean is None:
+                self._withheld["name"] += 1
+            elif isinstance(value, dict):
+                kept[clean] = {key: item for key, item in value.items() if type(item) in (int, float, bool)}
+            elif value is None or type(value) in (int, float, bool):
+                kept[clean] = value
+            elif self._may_leave("summary", value):
+                kept[clean] = self._scrub(value) if isinstance(value, str) else value
         return kept
 
     def manifest(self) -> Manifest:

@@ -25,7 +25,7 @@ from sidecar.rows import Row, RunInfo
 from sidecar.sinks import wandb_account, wandb_log, wandb_settings, wandb_upstream
 from sidecar.sinks.base import Report, SinkContext, SinkDied, Unavailable
 from sidecar.sinks.wandb_progress import Arrivals
-from sidecar.sinks.wandb_rows import AXES, ELAPSED, REFUSED_MAX, STEP, TOKENS, as_payloads
+from sidecar.sinks.wandb_rows import AXES, ELAPSED, REFUSED_MAX, STEP, TOKENS, as_payloads, is_refused
 
 READ_SECONDS = 5.0
 """How often the local transaction log is read while rows come without a pause."""
@@ -71,6 +71,8 @@ class WandbSink:
         self._tokens: Any = None
         self._announced: set[str] = set()
         self._refused: set[str] = set()
+        self._summarised: dict[str, Any] = {}
+        """What W&B's summary was told beside the rows."""
 
     # --- the Sink protocol
 
@@ -100,6 +102,8 @@ class WandbSink:
                 payload[TOKENS] = self._tokens
             if started is not None:
                 payload[ELAPSED] = max(0.0, payload["_timestamp"] - started)
+            for name in self._summarised.keys() & payload.keys():
+                del self._summarised[name]
             if step > self._logged:  # A repeat within this process.
                 self._log(payload, step)
         if len(self._refused) > refused:
@@ -111,6 +115,7 @@ class WandbSink:
     def flush(self) -> Report:
         if self._run is not None and not self._is_removed():
             self._check()
+            self._summarise()
             now = time.monotonic()
             resting = now - self._logged_at > 2 * wandb_settings.LOG_FLUSH_SECONDS
             if self._written.due(self._logged, now) or (resting and self._confirmed < self._logged):
@@ -126,6 +131,7 @@ class WandbSink:
         if self._run is None:
             return
         try:
+            self._summarise()
             failed = self._info is not None and self._info.end in ("failed", "lost")
             self._run.finish(exit_code=1 if failed else 0)  # Online it raises when not all was sent.
             if self._mode == "online":
@@ -252,6 +258,23 @@ class WandbSink:
         fresh = {key: value for key, value in _config(info).items() if known.get(key) != value}
         if fresh:
             self._run.config.update(fresh, allow_val_change=True)
+        if self._info and info.name and info.name != self._info.name:
+            self._run.name = info.name
+        if self._info and info.tags != self._info.tags:
+            self._run.tags = tuple(info.tags)
+        if self._info and info.notes and info.notes != self._info.notes:
+            self._run.notes = info.notes
+
+    def _summarise(self) -> None:
+        """After the rows, each of which makes its values the summary's."""
+        for name, value in (self._info.summary if self._info else {}).items():
+            if is_refused(name) or (name in self._summarised and self._summarised[name] == value):
+                continue
+            self._summarised[name] = value
+            if value is None:
+                del self._run.summary[name]
+            else:
+                self._run.summary[name] = value
 
     def _announce(self, info: RunInfo) -> None:
         """Alerts, which W&B sends on by mail or chat; only there when their owner allowed them."""
