@@ -18,9 +18,9 @@ from sidecar.follow import Follower
 from sidecar.history import History
 from sidecar.journal import Checkpoint
 from sidecar.rows import Row
-from sidecar.snapshot import RunSnapshot
+from sidecar.snapshot import RunSnapshot, RunSummary
 from sidecar.state import RunState
-from sidecar.store import RunEntry, Store, Summary
+from sidecar.store import RunEntry, Store
 from sidecar.telemetry import Telemetry
 
 log = logging.getLogger("sidecar.pipeline")
@@ -121,7 +121,8 @@ class Views:
         for entry in self._store.runs():
             live = self._followed.get(entry.run_id)
             shown = live.snapshot if live else None
-            entries.append(entry._replace(state=shown.state, last_step=shown.step) if shown else entry)
+            live_now = {"state": shown.state, "last_step": shown.step} if shown else {}
+            entries.append(msgspec.structs.replace(entry, **live_now))
         return entries
 
     def _find(self, run_id: str | None) -> FollowedRun | None:
@@ -160,7 +161,7 @@ class Pipeline:
         self._store, self._telemetry, self._snapshot_steps = store, telemetry, snapshot_steps
         self._runs = self.views._followed
         self._published = 0.0
-        self._summaries: dict[str, Summary] = {}
+        self._summaries: dict[str, RunSummary] = {}
         self._started: list[str] = []
         self._grown: set[str] = set()
         self._news = threading.Condition()
@@ -303,8 +304,8 @@ def _note_latency(telemetry: Telemetry, emitted_ns: int) -> None:
         del latencies[: LATENCIES_MAX // 2]
 
 
-def _summary(shown: RunSnapshot, started_ns: int) -> Summary:
-    return Summary(
+def _summary(shown: RunSnapshot, started_ns: int) -> RunSummary:
+    return RunSummary(
         run_id=shown.run_id,
         project=shown.project or "",
         name=shown.name,

@@ -10,7 +10,6 @@ import hashlib
 import os
 import sqlite3
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -18,31 +17,15 @@ from sidecar.errors import Exit, UserError
 from sidecar.filesystems import network_file_system
 from sidecar.journal import Journal, JournalReader
 from sidecar.salvage import ensure_sound
+from sidecar.snapshot import RunSummary
 
 SUFFIX = ".sqlite"
 SUMMARY_KEY = "summary"
 
 
-class Summary(msgspec.Struct, frozen=True):
-    """Stored in the journal beside the events, so that listing runs need not read them."""
+class RunEntry(RunSummary, frozen=True, kw_only=True):
+    """A run, and where its journal lies."""
 
-    run_id: str
-    project: str
-    name: str | None
-    stage: str | None
-    state: str
-    last_step: int | None
-    started_ns: int
-
-
-class RunEntry(NamedTuple):
-    run_id: str
-    project: str
-    name: str | None
-    stage: str | None
-    state: str
-    last_step: int | None
-    started_ns: int
     path: Path
 
 
@@ -115,7 +98,7 @@ class Store:
     def runs(self) -> list[RunEntry]:
         """All runs, the one last started first. A journal that cannot be read is listed as damaged."""
         entries = [self._entry(path) for path in self._runs.glob(f"*{SUFFIX}")]
-        return sorted((entry for entry in entries if entry), key=lambda entry: entry.started_ns, reverse=True)
+        return sorted((entry for entry in entries if entry), key=lambda entry: entry.started_ns or 0, reverse=True)
 
     def find(self, word: str) -> RunEntry | None:
         """A run by its id, else the newest of that name, else for "latest" the one last started."""
@@ -133,11 +116,13 @@ class Store:
             with contextlib.closing(JournalReader(path)) as reader:
                 blob = reader.get(SUMMARY_KEY)
                 if blob is not None:
-                    return RunEntry(**msgspec.structs.asdict(msgspec.msgpack.decode(blob, type=Summary)), path=path)
+                    stored = msgspec.msgpack.decode(blob, type=RunSummary)
+                    return RunEntry(**msgspec.structs.asdict(stored), path=path)
                 hellos = reader.hellos()
         except (sqlite3.Error, msgspec.MsgspecError):
-            return RunEntry(path.stem, "", None, None, "damaged", None, 0, path)
+            return RunEntry(path.stem, state="damaged", path=path)
         if not hellos:
             return None
         first = hellos[0]
-        return RunEntry(first.run_id, first.project, first.name, first.stage, "starting", None, first.time_ns, path)
+        named = RunSummary(first.run_id, first.project, first.name, first.stage, "starting", None, first.time_ns)
+        return RunEntry(**msgspec.structs.asdict(named), path=path)

@@ -19,13 +19,13 @@ from starlette.exceptions import HTTPException
 
 from sidecar import __version__
 from sidecar.history import History
-from sidecar.snapshot import RunSnapshot
+from sidecar.snapshot import RunSnapshot, RunSummary
 from sidecar.telemetry import Telemetry
 from sidecar.web import openapi as openapi_document
 from sidecar.web import status as status_view
 from sidecar.web.exposition import Exposition
 from sidecar.web.security import Guard, Security
-from sidecar.web.status import RunEntryLike, RunSummary, Status
+from sidecar.web.status import Status
 from sidecar.web.stream import EventStream, Hub
 
 NAMES_MAX = 64
@@ -278,4 +278,4 @@ def _add_schema(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-__all__ = ["Json", "Reader", "RunEntryLike", "Views", "create_app"]
+__all__ = ["Json", "Reader", "Views", "create_app"]

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from sidecar.web.status import RunSummary, Status, null_before_any_run
+from sidecar.snapshot import RunSummary
+from sidecar.web.status import Status, null_before_any_run
 
 
 class Error(msgspec.Struct):

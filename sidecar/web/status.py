@@ -7,11 +7,11 @@ Never: computes a training number (derive/ did), or shows a control or bidirecti
 import datetime
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from sidecar.snapshot import GpuState, RunSnapshot
+from sidecar.snapshot import GpuState, RunSnapshot, RunSummary
 from sidecar.telemetry import SinkHealth, Telemetry
 
 RUNS_MAX = 200
@@ -82,34 +82,12 @@ class SidecarView(msgspec.Struct):
     collectors: dict[str, CollectorView] = {}
 
 
-class RunSummary(msgspec.Struct):
-    run_id: str
-    project: str = ""
-    name: str | None = None
-    stage: str | None = None
-    state: str = ""
-    last_step: int | None = None
-    started_ns: int | None = None
-
-
 class Status(RunSnapshot, kw_only=True):
     """The whole of /status. Before any run: run_id is null and state is "waiting"."""
 
     sinks: dict[str, SinkView] = {}
     sidecar: SidecarView = msgspec.field(default_factory=SidecarView)
     runs: list[RunSummary] = []
-
-
-class RunEntryLike(Protocol):
-    """What is read of a store's RunEntry."""
-
-    run_id: str
-    project: str
-    name: str | None
-    stage: str | None
-    state: str
-    last_step: int | None
-    started_ns: int
 
 
 LIVE_STATES = ("waiting", "starting", "running", "stalled")
@@ -138,10 +116,9 @@ def compose(snapshot: RunSnapshot | None, telemetry: Telemetry, runs: Sequence[R
     return status
 
 
-def summaries(entries: Iterable[RunEntryLike]) -> list[RunSummary]:
-    """Runs as the API lists them, newest first, at most RUNS_MAX."""
-    listed = [RunSummary(run.run_id, run.project, run.name, run.stage, run.state, run.last_step, run.started_ns)
-              for run in entries]
+def summaries(entries: Iterable[RunSummary]) -> list[RunSummary]:
+    """Runs as the API lists them (where they lie is nobody's business), newest first, at most RUNS_MAX."""
+    listed = [msgspec.convert(run, RunSummary, from_attributes=True) for run in entries]
     listed.sort(key=lambda run: run.started_ns or 0, reverse=True)
     return listed[:RUNS_MAX]
 
