@@ -1,0 +1,115 @@
+"""docs/trainer.md and the commands in the trainer's own module docstrings, tried."""
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer import tasks
+from trainer.__main__ import COMMANDS, main
+from trainer.flags import parse
+from trainer.tasks.known import KNOWN
+from trainer.tasks.rows import Problems
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/trainer.md").read_text()
+SMALL = {
+    "STEPS": "2", "N_LAYER": "1", "N_HEAD": "2", "N_EMBD": "32", "BATCH_SIZE": "4", "THREADS": "1", "EVAL_ITERS": "1",
+    "JUDGE_EXAMPLES": "2", "MAX_REPLY": "6", "MAX_TOKENS": "4", "DATA_BYTES": "300000", "GENERATION_PROMPTS": "a",
+}  # fmt: skip
+OPTION = re.compile(r"^ {4,}((?:sidecar run -- |torchrun [\w=. -]+ )?(?:python )?-m trainer .*)$", re.MULTILINE)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words behind "-m trainer" of each indented command line, comments and remarks taken off."""
+    lines = [re.split(r" {3,}|\s#", line)[0] for line in OPTION.findall(text)]
+    return [shlex.split(line.split("-m trainer ", 1)[1]) for line in lines]
+
+
+def of_docstrings() -> list[list[str]]:
+    trees = (ast.parse(path.read_text()) for path in sorted((ROOT / "trainer").rglob("*.py")))
+    found = [words for tree in trees for words in commands(ast.get_docstring(tree, clean=False) or "")]
+    return [words for words in found if words[0] in COMMANDS]
+
+
+@pytest.mark.parametrize("words", commands(PAGE) + of_docstrings(), ids=" ".join)
+def test_every_command_that_is_shown_is_understood(words: list[str]) -> None:
+    if words[-1] != "--help":
+        name, *rest = (word for word in words if word not in ("--", "--show_config"))
+        parse(COMMANDS[name].config, name, rest)
+
+
+def test_many_commands_are_shown() -> None:
+    assert len(commands(PAGE)) >= 15
+    assert len(of_docstrings()) >= 15
+
+
+def test_the_stages_by_hand_work_one_after_the_other_as_written(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIDECAR_ENDPOINT", f"ipc://{tmp_path}/nobody")
+    monkeypatch.setattr("trainer.report.measured_peak_flops", lambda *_: 1e11)
+    for name, value in SMALL.items():
+        monkeypatch.setenv(f"TRAINER_{name}", value)
+    chain = [words for words in commands(PAGE) if "runs/a" in words or "runs/c" in words]
+    assert " ".join(words[0] for words in chain) == "pretrain midtrain sft dpo ppo eval generate pretrain pretrain"
+    for words in chain:
+        if words[0] == "pretrain" and "--steps" in words:
+            words[words.index("--steps") + 1] = "3"
+        assert main(words) == 0, capsys.readouterr().err
+    assert sorted(path.name for path in Path("runs/a").iterdir() if path.is_dir()) == [
+        "dpo", "midtrain", "ppo", "prepared", "pretrain", "sft"
+    ]  # fmt: skip
+
+
+def test_the_commands_about_options_say_what_the_page_says(capsys) -> None:
+    assert main(["sft", "--show_config"]) == 0
+    assert {line.split()[-1] for line in capsys.readouterr().out.splitlines()} == {"default"}
+    with pytest.raises(SystemExit):
+        main(["sft", "--help"])
+    assert "--use_prepared" in capsys.readouterr().out
+
+
+def test_the_map_names_every_file_and_no_other() -> None:
+    files = {str(path.relative_to(ROOT / "trainer")) for path in (ROOT / "trainer").rglob("*.py")}
+    named = set(re.findall(r"`((?:data/|tasks/|stages/)?\w+\.py)`", PAGE))
+    assert named == {name for name in files if not name.endswith("__init__.py")}
+
+
+def test_the_page_names_every_set_that_a_folder_is_searched_for() -> None:
+    rows = {word for row in re.findall(r"^\| (`[\w-]+`(?:, `[\w-]+`)*) \|", PAGE, re.MULTILINE)
+            for word in re.findall(r"`([\w-]+)`", row)}  # fmt: skip
+    assert set(KNOWN) <= rows
+
+
+def test_the_pages_data_config_is_one(tmp_path: Path) -> None:
+    [example] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "smoltalk").mkdir()
+    (tmp_path / "gsm8k").mkdir()
+    talk = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
+    sums = {"question": "2+2?", "answer": "#### 4"}
+    for name, row in {"smoltalk/a": talk, "smoltalk/b": talk, "gsm8k/train": sums, "gsm8k/test": sums}.items():
+        (tmp_path / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    (tmp_path / "sft.yaml").write_text(example)
+    loaded = tasks.load("sft", None, str(tmp_path / "sft.yaml"), Problems(), 0.2)
+    assert {t.name: (len(t.train), len(t.val)) for t in loaded} == {"SmolTalk": (5, 1), "GSM8K": (3, 3)}
+
+
+def test_the_exit_codes_are_those_of_the_program(tmp_path: Path, monkeypatch, capsys) -> None:
+    codes = [int(code) for row in re.findall(r"^\| ([\d, ]+) \|", PAGE, re.MULTILINE) for code in row.split(",")]
+    from trainer.__main__ import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE
+
+    assert codes == [0, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED]
+
+
+def test_help_and_values_need_neither_torch_nor_data() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; from trainer.__main__ import main; "
+        "sys.exit(main(['pipeline', '--show_config']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
