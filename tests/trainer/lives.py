@@ -22,7 +22,8 @@ def live(life: dict[str, Any]) -> list[int]:
     ranks = life.get("ranks", 1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(ranks)}
+        port = str(free.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": port}
     pids = []
     for rank in range(ranks):
         pid = os.fork()

@@ -2,16 +2,11 @@
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_trainer_command import RUN_RECORDED, flags_of, recorded
 
 from trainer.errors import UserError
 from trainer.finite import FiniteWatch
@@ -126,28 +121,6 @@ def test_judging_and_sampling_leave_the_losses_bit_equal(trained, stage: str) ->
     assert trained(stage, **flags, eval_freq=1, generate_freq=1).losses == trained(stage, **flags).losses
 
 
-def test_a_killed_stage_resumes_where_its_last_checkpoint_was(trained, tiny_chat, tmp_path: Path, repository) -> None:
-    settings = {**{k: v for k, v in tiny_chat.items() if v is not None}, "steps": 40, "out": tmp_path / "out"}
-    settings |= {"checkpoint_freq": 2, "verbose": True}
-    settings.pop("quiet")
-    environment = {**os.environ, "RECORD_TO": str(tmp_path), "PYTHONPATH": str(repository)}
-    command = [sys.executable, str(RUN_RECORDED), "sft", *flags_of(settings)]
-    with subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("Step 6: checkpoint"):
-                process.send_signal(signal.SIGKILL)
-                break
-        process.stdout.read()
-    assert process.returncode == -signal.SIGKILL
-    files = sorted((tmp_path / "out" / "sft").glob("checkpoint_*.pt"))
-    last = int(files[-1].stem.split("_")[1])
-    resumed = trained("sft", steps=40, out=str(tmp_path / "out"), resume=str(tmp_path / "out"), eval_freq=40)
-    whole = trained("sft", steps=40)
-    assert resumed.steps[0]["step"] == last + 1
-    assert resumed.losses == whole.losses[last:]
-
-
 def test_each_stage_starts_from_the_former_ones_weights(trained, tmp_path: Path) -> None:
     out = str(tmp_path)
     trained("pretrain", steps=2, out=out)
@@ -244,32 +217,6 @@ def test_tokens_that_were_prepared_before_are_used_again_and_change_nothing(trai
     assert again.losses == first.losses == trained("sft", steps=3).losses
     with pytest.raises(UserError, match="needs a folder"):
         trained("sft", steps=1, use_prepared=True)
-
-
-def test_two_ranks_go_through_all_stages_with_one_model_and_resume_each(tiny_chat, tmp_path: Path, repository) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(RUN_RECORDED)]
-    settings = {k: v for k, v in tiny_chat.items() if v is not None} | SMALL["ppo"]
-    settings |= {"steps": 3, "out": tmp_path / "out", "checkpoint_freq": 2}
-    done = recorded([*torchrun, "pipeline", "--", *flags_of(settings)], tmp_path, repository)
-    assert done.returncode == 0, done.stderr
-    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text())["runs"] for rank in range(2)]
-    for first, second in zip(*ranks, strict=True):
-        assert [step["step"] for step in first["steps"]] == [step["step"] for step in second["steps"]] == [1, 2, 3]
-        norms = [[step["grad_norm"] for step in run["steps"]] for run in (first, second)]
-        assert norms[0] == pytest.approx(norms[1]), "gradients are averaged: the norm is one"
-        if first["stage"] != "ppo":  # Nothing is right yet, so there is nothing to tell the ranks apart by.
-            assert [s["loss"] for s in first["steps"]] != [s["loss"] for s in second["steps"]], "each its own data"
-        assert [bool(first["logs"]), bool(second["logs"])] == [True, False]
-    assert [run["stage"] for run in ranks[0]] == list(OWN)
-    for stage in ("sft", "dpo", "ppo"):
-        (tmp_path / "out" / stage / "checkpoint_000003.pt").unlink()
-    settings["resume"] = tmp_path / "out"
-    again = recorded([*torchrun, "pipeline", *flags_of(settings)], tmp_path, repository)
-    assert again.returncode == 0, again.stderr
-    for rank in range(2):
-        rest = json.loads((tmp_path / f"rank{rank}.json").read_text())["runs"]
-        assert [run["stage"] for run in rest] == ["sft", "dpo", "ppo"], "what was finished is not done again"
-        assert [run["steps"] for run in rest] == [run["steps"][2:] for run in ranks[rank][2:]]
 
 
 def test_another_number_of_ranks_cannot_resume(trained, tmp_path: Path) -> None:
