@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from sidecar.rows import RunInfo
-from sidecar.sinks.privacy import REDACTED, is_secret_key, looks_secret
+from sidecar.sinks.secrecy import REDACTED, is_secret_key, looks_secret
 
 METADATA_KEY = b"sidecar.run"
 SUFFIX = ".run.json"

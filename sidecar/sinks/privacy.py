@@ -8,7 +8,6 @@ Allow words: text, histograms, artifacts, hosts, alerts. Default none: numbers, 
 numbers, booleans and the short strings of ALLOWED_STRINGS.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +17,10 @@ from typing import Any
 import msgspec
 
 from sidecar.rows import Row, RunInfo
+from sidecar.sinks.secrecy import REDACTED, STRONG_SECRET, is_secret_key, looks_secret, without_secrets
 
 ALLOW_WORDS = frozenset({"text", "histograms", "artifacts", "hosts", "alerts"})
 ALIASES = {"alert": "alerts", "samples": "text", "histogram": "histograms", "artifact": "artifacts", "host": "hosts"}
-REDACTED = "[redacted]"
 
 CONFIG_STRING_CHARS_MAX = 64
 NAME_CHARS_MAX = 200
@@ -45,20 +44,6 @@ ALLOWED_STRINGS = frozenset(
 HUB_KEYS = frozenset({"model", "model_name", "name", "tokenizer"})
 """Keys whose value may be an ``owner/name`` of a public hub; elsewhere that is taken for a path."""
 
-SECRET_WORDS = frozenset(
-    {
-        "apikey", "auth", "authorization", "bearer", "cookie", "credential", "credentials", "key", "keys",
-        "login", "passphrase", "passwd", "password", "pat", "private", "pwd", "secret", "secrets", "session",
-        "token", "tokens", "webhook", "dsn",
-    }
-)  # fmt: skip
-STRONG_SECRET = re.compile(r"(api|access|auth|private|secret)[_-]?(key|token)|passw|secret|credential", re.I)
-
-_SECRET_VALUE = re.compile(
-    r"""(?x) sk-[\w-]{16,} | hf_\w{16,} | gh[pousr]_\w{20,} | github_pat_\w{20,} | xox[abprs]-[\w-]{10,}
-    | AKIA[0-9A-Z]{12,} | AIza[\w-]{30,} | glpat-[\w-]{16,} | eyJ[\w-]{10,}\.[\w-]{10,} | -----BEGIN | wandb_v\d_\w{10,}
-    | \b[0-9a-fA-F]{32,}\b | ://[^/\s:@]+:[^/\s@]+@ | \bBearer\s+\S{8,}"""
-)
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
 _PATH = re.compile(r"(^|[\s=:,'\"(\[])(~?/|\.{1,2}/|[A-Za-z]:[\\/]|\\\\|file:|s3:|gs:|https?:)[^\s,'\")\]]*")
 _INNER_PATH = re.compile(r"//|/(home|Users)/")
@@ -67,8 +52,6 @@ _FILE = re.compile(
 )
 _WORD_LIKE = re.compile(r"[A-Za-z0-9][\w.+:-]*")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_LABEL_WORDS = re.compile(r"[A-Za-z0-9]+")
-_TOKEN = re.compile(r"[A-Za-z0-9+/_=-]{20,}")
 
 GENERIC_NAMES = frozenset(
     {"root", "user", "ubuntu", "admin", "nobody", "runner", "jovyan", "localhost", "none", "home"}
@@ -255,10 +238,9 @@ class Gate:
         return None if text is None else self._scrub(text)
 
     def _scrub(self, text: str) -> str:
-        text = _SECRET_VALUE.sub(REDACTED, text)
+        text = without_secrets(text)
         text = _EMAIL.sub(REDACTED, text)
         text = _PATH.sub(lambda found: found[1] + REDACTED, text)
-        text = _TOKEN.sub(lambda found: REDACTED if looks_random(found[0]) else found[0], text)
         return self._identity.sub(REDACTED, text) if self._identity else text
 
     def _reveals(self, text: str, *, is_name: bool) -> bool:
@@ -276,28 +258,6 @@ def allow_words(words: Iterable[str]) -> list[str]:
         if word not in ALLOW_WORDS:
             raise ValueError(f"unknown allow word {word!r}; use one of: {', '.join(sorted(ALLOW_WORDS))}")
     return resolved
-
-
-def is_secret_key(key: str) -> bool:
-    """Does the key's name say that its (string) value is a secret? ``tokenizer`` does not, ``api_token`` does."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key)
-    return bool(STRONG_SECRET.search(key)) or any(word.lower() in SECRET_WORDS for word in _LABEL_WORDS.findall(spaced))
-
-
-def looks_secret(text: str) -> bool:
-    return bool(_SECRET_VALUE.search(text)) or any(looks_random(token) for token in _TOKEN.findall(text))
-
-
-def looks_random(token: str) -> bool:
-    """Is it more like a key than a word? Shannon entropy above 3.5 bits a character, digits and letters mixed."""
-    if len(token) < 20 or not any(char.isdigit() for char in token) or not any(char.isalpha() for char in token):
-        return False
-    runs = re.findall(r"[A-Za-z]+", token)
-    if max(map(len, runs)) >= 5 and re.search(r"[_/-]", token):  # snake_case_words_2 and org/model-names are no keys.
-        return sum(len(run) for run in runs if len(run) >= 3) < len(token) / 2
-    counts = Counter(token)
-    entropy = -sum(count / len(token) * math.log2(count / len(token)) for count in counts.values())
-    return entropy > 3.5
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterable[tuple[str, object]]:

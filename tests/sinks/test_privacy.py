@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sidecar import wire
 from sidecar.rows import Row, RunInfo
-from sidecar.sinks import privacy
+from sidecar.sinks import secrecy
 from sidecar.sinks.privacy import Gate, Identity, Manifest
 
 from .harness import Manager, Run
@@ -127,7 +127,7 @@ def test_no_value_that_is_not_a_number_ever_leaves_a_metrics_row(metrics: dict[s
 @settings(max_examples=200, deadline=None)
 def test_any_configuration_is_answered_without_an_error(key: str, value: str) -> None:
     for kept in Gate("run-1", "wandb").config({key: value, "n": {key: {"deep": value}}}).values():
-        assert not privacy.looks_secret(str(kept))
+        assert not secrecy.looks_secret(str(kept))
 
 
 def test_the_manifest_says_what_left_and_what_was_withheld(tmp_path: Path, stand_ins: None) -> None:
