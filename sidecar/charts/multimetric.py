@@ -1,12 +1,13 @@
 """Chart: several benchmarks at once, MMLU x ARC-Easy x GSM8K, size HumanEval, colour stage.
 
-Given: runs. Hands on: one point per evaluation that has all three. Never: takes a missing benchmark for 0.
+Given: runs. Hands on: one point per evaluation for which all three are known. Never: takes a missing benchmark for 0.
 
-Where no run has the document's three, the accuracies that were logged take their place, and the chart says so.
+A benchmark that only an earlier stage of the same pipeline measured is carried forward, and marked as such. Where no
+pipeline has the document's three, the accuracies that were logged take their place, and the chart says so.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -32,6 +33,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     z: float
     size: float | None
     colour_value: float | None = None
+    carried: dict[str, str] = {}
+    """Metric -> the stage it was measured in, where that was an earlier one."""
 
 
 class MultiMetric(msgspec.Struct):
@@ -46,48 +49,75 @@ class MultiMetric(msgspec.Struct):
 
 def multimetric_data(runs: Sequence[RunData], options: Options | None = None) -> MultiMetric:
     painter = Painter(runs, options.color_by if options else None)
-    tasks = TASKS if _have(runs, list(TASKS)[:3]) else _others(runs)
+    pipelines = _pipelines(runs)
+    tasks = TASKS if _have(pipelines, list(TASKS)[:3]) else _others(runs, pipelines)
     out = MultiMetric(tasks, {}, {}, painter.layout(), painter.continuous, [])
-    for stage, members in in_stages(runs).items():
+    for members in pipelines:
+        known: Known = {}
         for run in members:
-            out.missing += [
-                Missing(f"{title} accuracy", who(run), f'run.log({{"{name}": share}}, step=step) at each evaluation')
-                for name, title in TASKS.items() if run.track(name) is None
-            ]
-            if _have([run], list(tasks)[:3]):
+            for name in {**TASKS, **tasks}:
+                if run.track(name) is None and name not in known and name in TASKS:
+                    how = f'run.log({{"{name}": share}}, step=step) at each evaluation'
+                    out.missing.append(Missing(f"{TASKS[name]} accuracy", who(run), how))
+            found = _evaluations(run, list(tasks), painter, known)
+            if found:
                 legend, out.colours[legend] = painter.group(run)
-                out.groups.setdefault(legend, []).extend(_evaluations(run, stage, list(tasks), painter))
+                out.groups.setdefault(legend, []).extend(found)
+            for name in {**TASKS, **tasks} if len({one.stage for one in members}) == len(members) else ():
+                if (track := run.track(name)) is not None:
+                    known[name] = (track.points()[-1].value, stage_title(run.stage))
     return out
 
 
-def _have(runs: Sequence[RunData], names: Sequence[str]) -> bool:
-    return len(names) == 3 and any(all(run.track(name) for name in names) for run in runs)
+Known = dict[str, tuple[float, str]]
+"""Metric -> (its last value in an earlier stage, that stage)."""
 
 
-def _others(runs: Sequence[RunData]) -> dict[str, str]:
+def _pipelines(runs: Sequence[RunData]) -> list[list[RunData]]:
+    """Runs of one group, in the order of the stages. Where a stage has several runs, nobody knows whose model went on:
+    then nothing is carried from one to the next."""
+    groups: dict[str, list[RunData]] = {}
+    for run in runs:
+        groups.setdefault(run.group or "", []).append(run)
+    return [[run for members in in_stages(group).values() for run in members] for group in groups.values()]
+
+
+def _have(pipelines: Sequence[Sequence[RunData]], names: Sequence[str]) -> bool:
+    return len(names) == 3 and any(all(any(run.track(name) for run in members) for name in names)
+                                   for members in pipelines)
+
+
+def _others(runs: Sequence[RunData], pipelines: Sequence[Sequence[RunData]]) -> dict[str, str]:
     """The accuracies that most runs have, single benchmarks first; the document's own when there are not three."""
     seen = Counter(name for run in runs for name in run.tracks
                    if name.startswith("eval/") and name.endswith("_acc") and name not in GENERAL and run.track(name))
     single = {name: name[5:-4] for name, _ in sorted(seen.items(), key=lambda item: (-item[1], item[0]))}
     general = {name: title for name, title in GENERAL.items() if any(run.track(name) for run in runs)}
     chosen = dict(list((single | general).items())[:4])
-    return chosen if _have(runs, list(chosen)[:3]) else TASKS
+    return chosen if _have(pipelines, list(chosen)[:3]) else TASKS
 
 
-def _evaluations(run: RunData, stage: str, names: Sequence[str], painter: Painter) -> list[Evaluation]:
+def _evaluations(run: RunData, names: Sequence[str], painter: Painter, known: Known) -> list[Evaluation]:
     """At each step where one of the three was measured and all three are known."""
-    tracks = [run.tracks[name] for name in names[:3]]
+    tracks = {name: run.track(name) for name in names[:3]}
     fourth = run.track(names[3]) if len(names) > 3 else None
-    orders = sorted({point.order for track in tracks for point in track.points()})
-    ends = {max(known.step for track in tracks if (known := track.at(order))): order for order in orders}
+    orders = sorted({point.order for track in tracks.values() if track for point in track.points()})
+    ends: dict[float, int] = {}
+    for order in orders:
+        ends[max(p.step for track in tracks.values() if track and (p := track.at(order)))] = order
     out = []
     for step, order in spread_out(sorted(ends.items()), EVALUATIONS_MAX):
-        known = [track.at(order) for track in tracks]
-        if None in known:
+        values, carried = [], {}
+        for name, track in tracks.items():
+            own = track.at(order) if track else None
+            if own is None and name in known:
+                carried[name] = known[name][1]
+            values.append(own.value if own else known[name][0] if name in known else None)
+        if None in values:
             continue
         later = fourth.at(max(order, _same_step(fourth, step, order))) if fourth else None
-        out.append(Evaluation(run.label, stage, step, known[0].value, known[1].value, known[2].value,
-                              later.value if later else None, painter.value(run, order)))
+        size = later.value if later else known[names[3]][0] if len(names) > 3 and names[3] in known else None
+        out.append(Evaluation(run.label, run.stage or "", step, *values, size, painter.value(run, order), carried))
     return out
 
 
@@ -99,7 +129,8 @@ def _same_step(track: Any, step: float, order: int) -> int:
 @chart(
     "multimetric",
     title="Benchmarks together",
-    about="Every evaluation by MMLU, ARC-Easy and GSM8K accuracy; the larger the point, the better HumanEval.",
+    about="Every evaluation by MMLU, ARC-Easy and GSM8K accuracy; the larger the point, the better HumanEval. "
+    "Hollow points carry a benchmark forward that only an earlier stage measured.",
     prepare=multimetric_data,
 )
 def multimetric_figure(data: MultiMetric) -> Figure | None:
@@ -117,16 +148,20 @@ def multimetric_figure(data: MultiMetric) -> Figure | None:
         traces.append({
             "type": "scatter3d", "mode": "markers", "name": legend, "x": [e.x for e in evaluations],
             "y": [e.y for e in evaluations], "z": [e.z for e in evaluations],
-            "text": [_hover(e, titles) for e in evaluations], "hovertemplate": "%{text}<extra></extra>",
+            "text": [_hover(e, data.tasks) for e in evaluations], "hovertemplate": "%{text}<extra></extra>",
             "marker": paint | {"size": [size[id(e)] for e in evaluations], "sizemode": "diameter", "opacity": 0.85,
+                       "symbol": ["circle-open" if e.carried else "circle" for e in evaluations],
                        "line": {"width": 1, "color": "#ffffff"}},
         })  # fmt: skip
     layout = layout3d(*(f"{title} accuracy" for title in titles[:3]), **data.colour_layout)
     if data.tasks != TASKS:
-        layout["meta"] = {"note": f"No run has MMLU, ARC-Easy and GSM8K: drawn with {', '.join(titles)} instead."}
+        layout["meta"] = {"note": f"No pipeline has MMLU, ARC-Easy and GSM8K: drawn with {', '.join(titles)} instead."}
     return {"data": traces, "layout": layout}
 
 
-def _hover(e: Evaluation, titles: Sequence[str]) -> str:
-    values = [f"{title} {short(value)}" for title, value in zip(titles, (e.x, e.y, e.z, e.size), strict=False)]
+def _hover(e: Evaluation, tasks: Mapping[str, str]) -> str:
+    values = []
+    for (name, title), value in zip(tasks.items(), (e.x, e.y, e.z, e.size), strict=False):
+        since = f" (carried forward from {e.carried[name]})" if name in e.carried else ""
+        values.append(f"{plain(title)} {short(value)}{since}")
     return f"<b>{plain(e.run)}</b> · {stage_title(e.stage)}<br>step {e.step:,.0f}<br>{'<br>'.join(values)}"

@@ -77,7 +77,7 @@ def find_browser() -> str | None:
 
 def _by_kaleido(figure: Figure, path: Path, scale: float, browser: str | None) -> bool:
     try:
-        import kaleido  # type: ignore[import-not-found,unused-ignore]
+        import kaleido  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         return False
     options = {"format": "png", "width": WIDTH, "height": HEIGHT, "scale": scale}

@@ -64,7 +64,7 @@ def weave_ops(allow: Collection[str] | None = None) -> dict[str, Callable[..., A
     """
     check_allowed(config.read({}, os.environ, None).config.allow if allow is None else allow)
     try:
-        import weave  # type: ignore[import-not-found,unused-ignore]
+        import weave  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         return {}
     return {chart.name: weave.op(name=f"{chart.name}_figure")(chart.figure) for chart in charts()}

@@ -111,6 +111,29 @@ def test_benchmarks_have_the_documents_axes_and_humaneval_as_size(pipeline: list
     assert figure["data"][2]["marker"]["color"] == STAGE_COLOURS["sft"]
 
 
+def test_a_benchmark_that_an_earlier_stage_measured_is_carried_forward_and_marked(tmp_path: Path) -> None:
+    for number, (stage, values) in enumerate((("midtrain", {"eval/mmlu_acc": 0.3, "eval/gsm8k_acc": 0.1}),
+                                              ("sft", {"eval/arc_easy_acc": 0.5, "eval/gsm8k_acc": 0.2}))):
+        writer = Writer(tmp_path, stage, stage=stage, group="one", start_ns=T0 + number * 1000 * SECOND)
+        session = writer.greet()
+        for step in range(3):
+            now = T0 + (number * 1000 + step) * SECOND
+            writer.add(session, wire.Step(now, now, step, {"train/loss": 1.0}), wire.Log(now, now, step, values))
+        writer.close()
+    synthetic.run(tmp_path, "other", steps=20, stage="sft", group="two")
+    data = multimetric_data(only(tmp_path))
+    figure = multimetric_figure(data)
+    assert figure is not None
+    assert axes(figure) == ["MMLU accuracy", "ARC-Easy accuracy", "GSM8K accuracy"]
+    (trace,) = figure["data"]
+    assert trace["name"] == "SFT"
+    assert (trace["x"], trace["y"], trace["z"]) == ([0.3] * 3, [0.5] * 3, [0.2] * 3)
+    assert set(trace["marker"]["symbol"]) == {"circle-open"}
+    assert "MMLU 0.3 (carried forward from midtraining)" in trace["text"][0]
+    assert ("MMLU accuracy", "sft (SFT)") not in {(lack.what, lack.who) for lack in data.missing}
+    assert ("ARC-Easy accuracy", "midtrain (midtraining)") in {(lack.what, lack.who) for lack in data.missing}
+
+
 def test_where_the_documents_benchmarks_are_absent_others_take_their_place_and_it_is_said(tmp_path: Path) -> None:
     writer = Writer(tmp_path, "r", stage="sft")
     session = writer.greet()
@@ -122,7 +145,7 @@ def test_where_the_documents_benchmarks_are_absent_others_take_their_place_and_i
     figure = multimetric_figure(multimetric_data(only(tmp_path)))
     assert figure is not None
     assert axes(figure) == ["modules accuracy", "sums accuracy", "Validation accuracy"]
-    assert "No run has MMLU" in figure["layout"]["meta"]["note"]
+    assert "No pipeline has MMLU" in figure["layout"]["meta"]["note"]
 
 
 def test_datasets_are_lines_of_step_coverage_and_loss(app: VisualizationApp) -> None:
