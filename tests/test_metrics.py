@@ -84,7 +84,7 @@ def test_names_as_they_are_logged_are_found() -> None:
         "data/language_c": "data/language_{language}", "data/language_c_percent": "data/language_{language}_percent",
         "gradients/h.0.attn": "gradients/{layer}", "weights/h.0/mean": "weights/{layer}/mean",
         "dataset/GSM8K/coverage_percent": "dataset/{dataset}/coverage_percent", "eval/loss": "val/loss",
-        "train/lr": "train/learning_rate", "val/bits_per_byte": "val/{name}", "phase/evaluation": "phase/{phase}",
+        "train/lr": "train/learning_rate", "val/mine": "val/{name}", "phase/evaluation": "phase/{phase}",
     }
     assert {name: getattr(metrics.find(name), "name", None) for name in expected} == expected
     assert metrics.find("nobody/knows") is None
