@@ -107,17 +107,21 @@ def _evaluations(run: RunData, names: Sequence[str], painter: Painter, known: Kn
         ends[max(p.step for track in tracks.values() if track and (p := track.at(order)))] = order
     out = []
     for step, order in spread_out(sorted(ends.items()), EVALUATIONS_MAX):
-        values, carried = [], {}
+        values: list[float] = []
+        carried: dict[str, str] = {}
         for name, track in tracks.items():
             own = track.at(order) if track else None
-            if own is None and name in known:
+            if own is not None:
+                values.append(own.value)
+            elif name in known:
+                values.append(known[name][0])
                 carried[name] = known[name][1]
-            values.append(own.value if own else known[name][0] if name in known else None)
-        if None in values:
+        if len(values) < 3:
             continue
+        x, y, z = values
         later = fourth.at(max(order, _same_step(fourth, step, order))) if fourth else None
         size = later.value if later else known[names[3]][0] if len(names) > 3 and names[3] in known else None
-        out.append(Evaluation(run.label, run.stage or "", step, *values, size, painter.value(run, order), carried))
+        out.append(Evaluation(run.label, run.stage or "", step, x, y, z, size, painter.value(run, order), carried))
     return out
 
 
