@@ -11,9 +11,11 @@ import pytest
 
 SEED = 20261121
 
+TINY = "--steps 60 --n_layer 1 --n_embd 32 --n_head 2 --batch_size 2 --threads 1 --eval_freq 999 --generate_freq 999"
 COMMANDS = {
     "step_cost": ["step_cost", "--blocks", "1"],
     "inflation": ["inflation", "--pairs", "2", "--steps", "20"],
+    "inflation-stage": ["inflation", "--trainer", "--stage", "dpo", "--runs", "1", "--trainer-arguments", TINY],
     "footprint": ["footprint", "--seconds", "1"],
     "ingest-rate": ["ingest", "rate", "--events", "8000", "--profile"],
     "ingest-ranks": ["ingest", "ranks", "--events", "4000", "--rank-counts", "1,16"],
