@@ -3,7 +3,7 @@
 Given: ``Views``, a monotonic clock, the two request headers that matter. Hands on: bytes and their content type.
 Never: renders twice for the same published version, lets a counter go down, or keeps a device or rank that is gone.
 
-A custom collector builds fresh samples for each publish, so what vanished is not exported. Values of a run that has
+Samples are made afresh for each publish, so what vanished is not exported. Values of a run that has
 ended are held for ``HOLD_SECONDS`` (Prometheus' own look-back), then the run disappears from ``/metrics``; it stays
 in ``/status``, the journal and every sink.
 """
@@ -11,21 +11,15 @@ in ``/status``, the journal and every sink.
 import gzip
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol, cast
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import generate_latest as render_text
-from prometheus_client.metrics_core import Metric
-from prometheus_client.openmetrics.exposition import generate_latest as render_openmetrics
-from prometheus_client.registry import Collector
-
-from sidecar.families import FAMILIES
 from sidecar.metrics import own_family_names
 from sidecar.snapshot import RunSnapshot
 from sidecar.telemetry import Telemetry
 from sidecar.web import samples
-from sidecar.web.samples import Buckets, Labels, Sample
+from sidecar.web.page_text import Floor, Page
+from sidecar.web.samples import Sample
 
 HOLD_SECONDS = 300.0
 GZIP_LEVEL = 1  # 2.5 ms for 160 kB, a tenth of the size; level 9 saves another fifth for ten times the work.
@@ -55,9 +49,8 @@ class Exposition:
 
     def __init__(self, views: ViewsLike, clock: Callable[[], float] = time.monotonic) -> None:
         self._views = views
-        self._collector = RunsCollector(views, clock)
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self._collector)
+        self._collector = Collector(views, clock)
+        self._page: tuple[int, Page] = (-1, Page())
         self._lock = threading.Lock()
         self._cached: dict[tuple[str, bool], tuple[int, bytes]] = {}
         self.renders_total = 0
@@ -92,10 +85,9 @@ class Exposition:
         known = self._cached.get((kind, False))
         if known is not None and known[0] == version:
             return known[1]
-        if kind == OPENMETRICS:
-            body = cast(bytes, render_openmetrics(self._registry, version="1.0.0"))  # type: ignore[no-untyped-call]
-        else:
-            body = render_text(self._registry)
+        if self._page[0] != version:
+            self._page = (version, self._collector.page())
+        body = self._page[1].render(openmetrics=kind == OPENMETRICS)
         self.renders_total += 1
         self._cached[kind, False] = (version, body)
         return body
@@ -107,30 +99,30 @@ class Exposition:
         return known[1]
 
 
-class RunsCollector(Collector):
-    """prometheus_client's way in: yields every family, freshly built, in a fixed order."""
+class Collector:
+    """Reads what is published into a page. Keeps what must outlive one: floors of counters, when runs ended."""
 
     def __init__(self, views: ViewsLike, clock: Callable[[], float]) -> None:
         self._views, self._clock = views, clock
         self._own_names = own_family_names()
         self._ended_at: dict[str, float] = {}
-        self._floors: dict[str, dict[tuple[str, tuple[str, ...]], float]] = {}
+        self._floors: dict[str, Floor] = {}
         self._dropped: dict[str, int] = {}
 
-    def collect(self) -> Iterable[Metric]:
-        families = Families()
+    def page(self) -> Page:
+        page = Page()
         own_names = self._own_names
         shown = list(self._shown())
         for run in shown:
             floor = self._floors.setdefault(run.run_id, {})
             for sample in samples.of_run(run, own_names):
-                families.add(sample, floor)
+                page.add(sample, floor)
             self._dropped[run.run_id] = max(self._dropped.get(run.run_id, 0), samples.series_dropped(run, own_names))
         self._floors = {run.run_id: self._floors[run.run_id] for run in shown}
         for sample in samples.of_telemetry(self._views.telemetry):
-            families.add(sample, {})
-        families.add(Sample("sidecar_series_dropped_total", {}, sum(self._dropped.values())), {})
-        return families.in_order()
+            page.add(sample, {})
+        page.add(Sample("sidecar_series_dropped_total", {}, sum(self._dropped.values())), {})
+        return page
 
     def _shown(self) -> Iterator[RunSnapshot]:
         now = self._clock()
@@ -146,46 +138,6 @@ class RunsCollector(Collector):
             elif now - self._ended_at.setdefault(run_id, now) < HOLD_SECONDS:
                 yield run
         self._ended_at = {run_id: since for run_id, since in self._ended_at.items() if run_id in known}
-
-
-class Families:
-    """Samples collected into metric families; the type and help of each come from the catalogue."""
-
-    def __init__(self) -> None:
-        self._families: dict[str, Metric] = {}
-
-    def add(self, sample: Sample | Buckets, floor: dict[tuple[str, tuple[str, ...]], float]) -> None:
-        metric = self._families.get(sample.name) or self._new(sample.name)
-        if isinstance(sample, Buckets):
-            for bound, count in sample.cumulative:
-                metric.add_sample(f"{sample.name}_bucket", sample.labels | {"le": bound}, count)
-            metric.add_sample(f"{sample.name}_count", sample.labels, sample.cumulative[-1][1])
-            metric.add_sample(f"{sample.name}_sum", sample.labels, sample.total)
-            return
-        value = sample.value
-        if metric.type == "counter":
-            value = _monotonic(sample.name, sample.labels, value, floor)
-        metric.add_sample(sample.name, sample.labels, value)
-
-    def in_order(self) -> list[Metric]:
-        return [self._families[name] for name in sorted(self._families)]
-
-    def _new(self, name: str) -> Metric:
-        family = FAMILIES[name]  # A name that is not in the catalogue is a mistake of ours: tests look for it.
-        kind = family.kind
-        base = name.removesuffix("_total") if kind == "counter" else name
-        base = base.removesuffix("_info") if kind == "info" else base
-        metric = self._families[name] = Metric(base, family.help, kind)
-        return metric
-
-
-def _monotonic(
-    name: str, labels: Labels, value: float, floor: dict[tuple[str, tuple[str, ...]], float]
-) -> float:
-    """A counter never goes down while this process lives: a rewind of the run is rework, not less work."""
-    key = (name, tuple(labels.values()))
-    highest = floor[key] = max(value, floor.get(key, value))
-    return highest
 
 
 def negotiate(accept: str) -> str:
