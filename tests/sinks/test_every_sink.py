@@ -22,7 +22,8 @@ from .wandb_file import read_all
 
 Points = list[tuple[int, float]]
 SINKS = ("wandb", "tensorboard", "jsonl", "csv", "parquet", "otlp")
-ODD_NAMES = ("a b", "ünï/cödé", "a.b.c", "x" * 190, "a/b/c/d", "0digit", "semi;colon,comma", 'quo"te', "5%", "{b}")
+ODD_NAMES = ("a b", "ünï/cödé", "a.b.c", "deep/" * 37 + "er", "a/b/c/d", "0digit", "semi;colon,comma", 'quo"te', "5%",
+             "{b}")  # fmt: skip
 MANY = 10_000
 
 
