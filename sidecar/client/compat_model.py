@@ -83,11 +83,15 @@ def generate_samples(
 ) -> dict[str, str]:
     """Prompt -> text. Bytes when ``tokenizer`` is None. ``gen_kwargs`` go to ``model.generate``.
 
+    A number in the tokenizer's place is ``max_tokens`` (the task's first sketch).
+
     The random numbers of training do not move: their state is put back afterwards, so losses are the same with and
     without samples. ``sample_name(prompt)`` is the name to log a text under.
     """
     import torch
 
+    if isinstance(tokenizer, int):
+        tokenizer, max_tokens = None, tokenizer
     device = next(iter(model.parameters())).device
     samples = {}
     with _evaluating(model), torch.no_grad(), torch.random.fork_rng(_devices(device)):

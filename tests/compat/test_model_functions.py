@@ -87,11 +87,13 @@ def test_samples_are_bytes_without_a_tokenizer_and_training_random_numbers_do_no
     expected = torch.rand(3)
     torch.manual_seed(1)
     samples = generate_samples(model, ["Once upon", "To be"], None, max_tokens=5, temperature=0.3)
+    assert model.temperature == 0.3
     assert torch.equal(torch.rand(3), expected)
     assert set(samples) == {"Once upon", "To be"}
     assert samples["Once upon"].startswith("Once upon")
     assert len(samples["To be"]) == 10
-    assert model.temperature == 0.3
+    assert len(generate_samples(model, ["To be"], 7)["To be"]) == 12
+    assert model.temperature == 1.0
     assert model.training
 
 
