@@ -188,6 +188,8 @@ def test_the_documents_periods_hold_and_only_a_run_shorter_than_them_looks_up_so
         (["--log_backend", "tensorboard"], ["tensorboard"]),
         (["--log_backend", "none"], ["none"]),
         (["--use_wandb"], ["wandb"]),
+        (["--log_train_freq", "50"], ["configured:50"]),
+        (["--use_wandb", "--log_train_freq", "20"], ["wandb:20"]),
         (["--run", "dummy"], ["dummy"]),
         (["--run", "dummy", "--use_wandb"], ["dummy"]),
         (["--run", "dummy", "--log_backend", "wandb,tensorboard"], ["tensorboard"]),
