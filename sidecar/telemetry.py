@@ -10,6 +10,13 @@ from collections import Counter
 
 import msgspec
 
+LOSS_REASONS = ("ring_overwritten", "journal_cap")
+REJECTION_REASONS = (
+    "not_one_frame", "not_this_protocol", "wrong_version", "malformed", "hello_refused", "impossible_frame",
+    "bad_event", "descriptors_short", "internal_error",
+)  # fmt: skip
+"""What is known to be 0 as long as it has not happened: a counter that appears with its first increment hides it."""
+
 
 class SinkHealth(msgspec.Struct):
     state: str = "starting"
@@ -43,7 +50,8 @@ class JournalHealth(msgspec.Struct):
     state: str = "ok"
     """ok | full (no space: trainers hold their events) | failing"""
     reason: str | None = None
-    bytes: int = 0
+    bytes: int | None = None
+    """Of all open journals; None until they were first measured."""
     commits_total: int = 0
     commit_failures_total: int = 0
 
@@ -59,9 +67,9 @@ class Telemetry(msgspec.Struct):
     frames_total: int = 0
     duplicates_total: int = 0
     events_lost_total: Counter[str] = msgspec.field(default_factory=Counter)
-    """Declared losses by reason: ring_overwritten, journal_cap, client_rejected, ..."""
+    """Declared losses by reason: LOSS_REASONS."""
     frames_rejected_total: Counter[str] = msgspec.field(default_factory=Counter)
-    """Messages refused at the border, by reason."""
+    """Messages refused at the border, by reason: REJECTION_REASONS."""
     streams: int = 0
     scrapes_total: int = 0
     """Requests for /metrics answered."""

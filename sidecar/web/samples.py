@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sidecar.families import FAMILIES
 from sidecar.snapshot import RunSnapshot
-from sidecar.telemetry import Telemetry
+from sidecar.telemetry import LOSS_REASONS, REJECTION_REASONS, Telemetry
 
 RUN_STATES = ("starting", "running", "stalled", "finished", "failed", "lost")
 ENDED_STATES = frozenset({"finished", "failed", "lost"})
@@ -153,8 +153,8 @@ def of_telemetry(telemetry: Telemetry) -> Iterator[Sample]:
     yield Sample("sidecar_build_info", _texts(version=telemetry.version), 1)
     yield from _scalars(TELEMETRY_SCALARS, telemetry, {})
     by_reason: tuple[tuple[str, Mapping[str, int]], ...] = (
-        ("sidecar_events_lost_total", telemetry.events_lost_total),
-        ("sidecar_frames_rejected_total", telemetry.frames_rejected_total),
+        ("sidecar_events_lost_total", dict.fromkeys(LOSS_REASONS, 0) | telemetry.events_lost_total),
+        ("sidecar_frames_rejected_total", dict.fromkeys(REJECTION_REASONS, 0) | telemetry.frames_rejected_total),
         ("sidecar_rings_refused_total", telemetry.rings_refused_total),
     )
     for name, counts in by_reason:

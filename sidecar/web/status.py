@@ -54,7 +54,7 @@ class CollectorView(msgspec.Struct):
 class JournalView(msgspec.Struct):
     state: str = "ok"
     reason: str | None = None
-    bytes: int = 0
+    bytes: int | None = None
     commits_total: int = 0
     commit_failures_total: int = 0
 

@@ -2,8 +2,10 @@
 
 import gzip
 import math
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sidecar.families import FAMILIES
+from sidecar.telemetry import LOSS_REASONS, REJECTION_REASONS, Telemetry
 from sidecar.web import samples
 from sidecar.web.exposition import HOLD_SECONDS, OPENMETRICS, TEXT, Exposition, accepts_gzip, negotiate
 from tests.web.conftest import Client
@@ -214,3 +217,18 @@ def test_gzip_only_for_who_asks() -> None:
 ])
 def test_the_format_follows_the_accept_header(accept: str, kind: str) -> None:
     assert negotiate(accept) == kind
+
+
+def test_what_never_happened_is_known_to_be_zero() -> None:
+    views = FakeViews(telemetry=Telemetry())
+    assert values(views, "sidecar_frames_rejected_total") == {(reason,): 0 for reason in REJECTION_REASONS}
+    assert values(views, "sidecar_events_lost_total") == {(reason,): 0 for reason in LOSS_REASONS}
+    assert values(views, "sidecar_journal_bytes") == {}  # Not measured yet.
+
+
+def test_every_reason_that_the_code_gives_is_in_its_table(repository: Path) -> None:
+    code = "\n".join((repository / "sidecar" / name).read_text() for name in ("intake.py", "pipeline.py", "service.py"))
+    rejected = re.findall(r'(?:_reject\(|frames_rejected_total\[)"(\w+)"', code)
+    lost = re.findall(r'(?:        reason = |events_lost_total\[)"(\w+)"', code)
+    assert set(rejected) | {"not_this_protocol", "wrong_version"} == set(REJECTION_REASONS)
+    assert set(lost) == set(LOSS_REASONS)
