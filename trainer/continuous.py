@@ -5,6 +5,7 @@ Never: gives a number to two runs (one that is resumed keeps its own), counts sa
 killed and resumed (they are booked with the checkpoint that has seen them), or loses the books to a crash.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -52,7 +53,7 @@ def note(history: History, config: Config, samples: int) -> None:
     """A checkpoint is written. ``samples``: of this process' ranks so far, in all."""
     if config.out:
         seen = history.total_samples_trained + samples
-        _write(Path(config.out) / "runs.json", replace(history, total_samples_trained=seen))
+        _keep(Path(config.out), replace(history, total_samples_trained=seen))
 
 
 def end(history: History, config: Config, samples: int) -> dict[str, float]:
@@ -60,7 +61,7 @@ def end(history: History, config: Config, samples: int) -> dict[str, float]:
     history.total_runs += 1
     history.total_samples_trained += samples
     if config.out:
-        _write(Path(config.out) / "runs.json", history)
+        _keep(Path(config.out), history)
     return {
         "continuous/run_number": history.run_number,
         "continuous/total_runs": history.total_runs,
@@ -70,7 +71,16 @@ def end(history: History, config: Config, samples: int) -> dict[str, float]:
     }
 
 
+def _keep(folder: Path, history: History) -> None:
+    """On a disk that is full by now, the books stay as they were: no reason to end a run that is doing well."""
+    with contextlib.suppress(OSError):
+        _write(folder / "runs.json", history)
+
+
 def _write(path: Path, history: History) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps(asdict(history)))
-    os.replace(aside, path)
+    try:
+        aside.write_text(json.dumps(asdict(history)))
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Where a flag's value comes from, what the documents' flags do, and what the sidecar is asked for."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,20 @@ def test_a_run_that_is_killed_and_resumed_is_one_run_and_its_samples_count_once(
     assert (told["run_number"], told["total_runs"]) == (2, 2)
     assert resumed.logged("continuous/total_samples_trained") == [(6, (2 + 6) * 4)]
     assert trained("pretrain", **flags).begun["name"] == "night_3"
+
+
+def test_books_that_cannot_be_written_do_not_end_a_run(trained, tmp_path: Path, monkeypatch) -> None:
+    real = os.replace
+
+    def full(source: Any, target: Any) -> None:
+        if str(target).endswith("runs.json") and Path(target).exists():
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr("os.replace", full)
+    run = trained("pretrain", steps=2, out=str(tmp_path), checkpoint_freq=1)
+    assert run.logged("continuous/total_samples_trained") == [(2, 8)]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["runs.json"]
 
 
 def killed_at(step: int) -> Any:

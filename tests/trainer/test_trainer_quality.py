@@ -243,6 +243,15 @@ def test_bad_data_is_two_lines_with_exit_code_2_and_leaves_nothing_behind(
     assert not out.exists()
 
 
+def test_prepared_tokens_that_are_damaged_are_prepared_again(trained, tmp_path: Path) -> None:
+    flags = {"use_prepared": True, "prepared": str(tmp_path), "steps": 1}
+    first = trained("sft", **flags)
+    [file] = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
+    assert trained("sft", **flags).losses == first.losses
+    assert file.stat().st_size > 1000
+
+
 @pytest.mark.parametrize(
     ("path", "held_back"),
     [

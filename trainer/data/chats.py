@@ -5,6 +5,7 @@ target; with ``pack``, rows that hold as many whole conversations as fit.
 Never: learns from a prompt, unless told to learn from everything. Its whole position is two integers.
 """
 
+import contextlib
 import hashlib
 from array import array
 from collections import Counter
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from trainer import chat
 from trainer.data.batch import IGNORE, Batch, Order
+from trainer.errors import UserError
 from trainer.tasks.example import Example, TaskMixture
 from trainer.tokenizer import PAD
 
@@ -76,11 +78,11 @@ def _tensor(numbers: "array[int] | bytearray", dtype: torch.dtype) -> Tensor:
 
 
 def cached(make: Any, key: str, folder: Path) -> tuple[Prepared, bool]:
-    """What ``make()`` gives, from the file of an earlier run if there is one; True if it was."""
+    """What ``make()`` gives, from the file of an earlier run if there is a whole one; True if it was."""
     from trainer import checkpoint
 
     path = folder / f"prepared_{hashlib.blake2s(key.encode(), digest_size=6).hexdigest()}.pt"
-    if path.is_file():
+    with contextlib.suppress(UserError, KeyError):  # Of another version, or damaged: it is only a copy.
         state = checkpoint.load_file(path)
         return Prepared(**{name: state[name] for name in Prepared.__dataclass_fields__}), True
     made: Prepared = make()
