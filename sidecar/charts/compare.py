@@ -26,6 +26,8 @@ OVERLAID = ("train/loss", "val/loss", "val/accuracy", "train/grad_norm", "train/
             "train/learning_rate")
 POINTS_MAX = 1_500
 DIFFERENCES_MAX = 60
+SMALL = ("train/learning_rate",)
+"""Read better as 3e-4 than as 300 millionths."""
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -120,16 +122,39 @@ def _settings(runs: Sequence[RunData]) -> dict[str, list[Any]]:
             if any(value != values[0] for value in values)}
 
 
-def overlay_figures(runs: Sequence[RunData], axis: str = "step") -> dict[str, Figure]:
-    """One figure per metric that any of the runs has: its curves over each other."""
+def overlay_figures(
+    runs: Sequence[RunData], axis: str = "step", parted: Sequence[Divergence] = ()
+) -> dict[str, Figure]:
+    """One figure per metric that any of the runs has: its curves over each other; in that of the loss a line where
+    each run parts from the first for good."""
     title = {"step": "Step", "tokens": "Tokens", "time": "Hours since the start"}[axis]
     figures = {}
     for name in OVERLAID:
         traces = [trace for number, run in enumerate(runs) if (trace := _curve(run, name, axis, number)) is not None]
         if traces:
             unit = metrics.unit_of(name)
-            figures[name] = {"data": traces, "layout": layout2d(title, f"{name} ({unit})" if unit else name)}
+            layout = layout2d(title, f"{name} ({unit})" if unit else name, showlegend=len(runs) > 1)
+            if name in SMALL:
+                layout["yaxis"]["tickformat"] = ".1~e"
+            if name == "train/loss":
+                layout["shapes"], layout["annotations"] = _onsets(parted, axis)
+            figures[name] = {"data": traces, "layout": layout}
     return figures
+
+
+def _onsets(parted: Sequence[Divergence], axis: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A dotted line at each lasting divergence, in the run's colour, and its name."""
+    found = [(one, number) for number, one in enumerate(parted, 1) if one.at is not None]
+    lines: list[dict[str, Any]] = []
+    words: list[dict[str, Any]] = []
+    for one, number in found:
+        colour, x = PALETTE[number % len(PALETTE)], (one.at or 0.0) / (3600.0 if axis == "time" else 1.0)
+        lines.append({"type": "line", "xref": "x", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1,
+                      "line": {"color": colour, "width": 1.5, "dash": "dot"}})
+        words.append({"x": x, "xref": "x", "xanchor": "left", "y": 1, "yref": "paper", "yanchor": "top",
+                      "yshift": -14 * len(words), "text": f"{plain(one.run, 24)} parts", "showarrow": False,
+                      "font": {"color": colour, "size": 11}})
+    return lines, words
 
 
 def _curve(run: RunData, name: str, axis: str, number: int) -> dict[str, Any] | None:

@@ -56,7 +56,8 @@ def html(
     rows = [[row.metric, *(page.Markup(_best(row, i)) for i in range(len(names)))] for row in comparison.rows]
     values = page.table(columns, rows, "Final value, and the best one in brackets")
     parts.append(_card("Values", values, _legend(names)))
-    parts += [_figure(number, name, figure) for number, (name, figure) in enumerate(figures.items())]
+    drawn = [_figure(number, name, figure) for number, (name, figure) in enumerate(figures.items())]
+    parts += [*drawn[:1], f'<div class="pairs">{"".join(drawn[1:])}</div>']
     shown = list(comparison.settings.items())[:DIFFERENCES_MAX]
     settings = page.table(("setting", *names), [[name, *(_word(v, 60) for v in values)] for name, values in shown])
     parts.append(_card("Settings that differ", settings if shown else "<p>None.</p>"))
@@ -109,7 +110,7 @@ def _best(row: MetricRow, at: int) -> str:
     if row.better is None or len(known) < 2 or row.values[at].best is None:
         return text
     top = max(known) if row.better == "higher" else min(known)
-    return f"<strong>{text}</strong>" if row.values[at].best == top else text
+    return f"<strong>{text}</strong>" if row.values[at].best == top and min(known) < max(known) else text
 
 
 def _heads(comparison: Comparison) -> list[list[str]]:

@@ -87,7 +87,7 @@ def hyperparameters_figure(data: Hyperparameters) -> Figure | None:
     if data.continuous:
         known = [(c, s) for c, s in zip(data.candidates, size, strict=True) if c.colour_value is not None]
         rest = [(c, s) for c, s in zip(data.candidates, size, strict=True) if c.colour_value is None]
-        bar = {"title": {"text": data.by}, "thickness": 12, "len": 0.6, "outlinewidth": 0}
+        bar = {"title": {"text": data.by}, "thickness": 12, "len": 0.6, "outlinewidth": 0, "tickformat": ".3~g"}
         colours = [c.colour_value for c, _ in known]
         scale = {"color": colours, "colorscale": SCALE, "showscale": True, "colorbar": bar, **_limits(colours)}
         if known:
@@ -109,7 +109,7 @@ def hyperparameters_figure(data: Hyperparameters) -> Figure | None:
 def _limits(values: Sequence[float | None]) -> dict[str, float]:
     """A scale around one value would be drawn without a width."""
     known = [v for v in values if v is not None]
-    if known and min(known) == max(known):
+    if known and max(known) - min(known) < 1e-6 * max(map(abs, known), default=0.0) + 1e-12:
         return {"cmin": known[0] - 0.5, "cmax": known[0] + 0.5}
     return {}
 

@@ -10,7 +10,7 @@ from sidecar.charts import page, svg
 from sidecar.charts.data import RunData
 from sidecar.charts.series import thin
 from sidecar.charts.stages import stages_data, stages_table
-from sidecar.charts.style import accuracy_of, late_text, mfu_of, short, stage_colour, stage_title
+from sidecar.charts.style import accuracy_of, duration, late_text, mfu_of, short, stage_colour, stage_title
 
 CURVES = (("train/loss", "Training loss"), ("val/loss", "Validation loss"),
           ("train/tokens_per_second", "Tokens per second"), ("train/grad_norm", "Gradient norm"),
@@ -18,6 +18,10 @@ CURVES = (("train/loss", "Training loss"), ("val/loss", "Validation loss"),
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 32
 SAMPLES_MAX = 6
+SPENT = "Where the time went"
+SPENT_COLOURS = ("#2a9d8f", "#e9a23b", "#6c8ebf", "#c0574f", "#8e7cc3", "#9aa4b2", "#5b8c5a", "#b5a642")
+WIDE = ("Stage", "What happened")
+"""Tables that need the whole width of the page."""
 SAMPLE_CHARS = 1_200
 SETTINGS_MAX = 120
 
@@ -32,22 +36,25 @@ class Report:
         run = self.run
         about = f"{page.dot(run.stage)} · {page.e(run.project)} · {page.e(run.run_id)}"
         body = f"""<header class="bar"><div class="who"><span class="mark" aria-hidden="true"></span>
-<h1>{page.e(run.label)}</h1></div><p class="muted">{about}</p></header><main id="main">{self._cards()}</main>
+<h1>{page.e(run.label)}</h1></div><p class="muted">{about}</p></header>
+<main id="main" class="report">{self._cards()}</main>
 <footer class="muted">Written by trainer-sidecar from the journal, offline.</footer>"""
         return page.document(f"{run.label}: report", body, [])
 
     def _cards(self) -> str:
         run = self.run
         verdict = run.snapshot.verdict if run.snapshot else ""
-        parts = [f'<section class="card hero" style="border-left-color:{stage_colour(run.stage)}">'
-                 f"<h2>{page.e(verdict or run.state)}</h2>{page.table(('', ''), facts(run))}</section>"]
-        parts.append(_card("Curves", '<div class="curves">' + "".join(_curves(run)) + "</div>"))
+        parts = [f'<section class="card hero wide" style="border-left-color:{stage_colour(run.stage)}">'
+                 f"<h2>{page.e(verdict or run.state)}</h2>{_tiles(run)}{page.table(('', ''), facts(run))}</section>"]
+        parts.append(_card("Curves", '<div class="curves">' + "".join(_curves(run)) + "</div>", wide=True))
         for title, columns, rows in tables(run):
             if rows:
-                parts.append(_card(title, page.table(columns, rows)))
-        for step, name, text in samples(run):
-            where = f"step {step:,}" if step is not None else ""
-            parts.append(_card(f"Sample: {name}", f'<p class="muted">{page.e(where)}</p><pre>{page.e(text)}</pre>'))
+                before = _spent_bar(run) if title == SPENT else ""
+                parts.append(_card(title, before + page.table(columns, rows), wide=title in WIDE))
+        texts = "".join(_sample(*one) for one in samples(run))
+        if texts:
+            kept = '<p class="muted">Read on this machine; no outlet sends them without being allowed.</p>'
+            parts.append(_card("Samples", kept + texts, wide=True))
         return "".join(parts)
 
     def markdown(self) -> str:
@@ -89,7 +96,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("state", run.state),
         ("steps", short(loss.last_step if loss else None) + (f" of {s.total_steps:,}" if s and s.total_steps else "")),
         ("tokens", short(s.tokens if s else None)),
-        ("elapsed", _duration(s.elapsed_seconds if s else None)),
+        ("elapsed", duration(s.elapsed_seconds if s else None)),
         ("loss", f"{short(loss.first)} → {short(loss.last)}, best {short(loss.low)} at step {loss.low_step:,.0f}"
          if loss else "–"),
         ("not finite", f"{bad} values of the loss" if bad else ""),
@@ -131,16 +138,15 @@ def tables(run: RunData) -> list[tuple[str, tuple[str, ...], list[list[Any]]]]:
     """(title, columns, rows): stages, time, datasets, what happened, configuration, environment."""
     s = run.snapshot
     columns, stages = stages_table(stages_data([run]))
-    spent = sorted(s.goodput.seconds.items(), key=lambda item: -item[1]) if s else []
-    whole = sum(seconds for _, seconds in spent) or 1.0
     phases = sorted(s.phases.items(), key=lambda item: -item[1].seconds_total) if s else []
     mixture = s.dataset.mixture if s else {}
     return [
         ("Stage", columns, stages),
-        ("Where the time went", ("state", "time", "share"),
-         [[state.replace("_", " "), _duration(t), f"{100 * t / whole:.1f} %"] for state, t in spent if t >= 0.05]),
+        (SPENT, ("state", "time", "share"),
+         [[state.replace("_", " "), duration(s.goodput.seconds[state] if s else None), f"{100 * share:.1f} %"]
+          for state, share in _spent(run)]),
         ("Phases", ("phase", "time", "times"),
-         [[name, _duration(p.seconds_total), p.count or ""] for name, p in phases]),
+         [[name, duration(p.seconds_total), p.count or ""] for name, p in phases]),
         ("Datasets", ("dataset", "samples", "tokens", "share", "coverage"),
          [[name, short(v.samples), short(v.tokens), _percent(v.ratio), _percent(v.coverage)]
           for name, v in mixture.items()]),
@@ -218,8 +224,44 @@ def _curves(run: RunData) -> list[str]:
     return out or ["<p>No curve was recorded.</p>"]
 
 
-def _card(title: str, inner: str) -> str:
-    return f'<section class="card"><h2>{page.e(title)}</h2>{inner}</section>'
+def _sample(step: int | None, name: str, text: str) -> str:
+    where = f", step {step:,}" if step is not None else ""
+    return f'<h3>{page.e(name)}<span class="muted">{where}</span></h3><pre>{page.e(text)}</pre>'
+
+
+def _tiles(run: RunData) -> str:
+    """The few numbers that are looked for first; none for what is not known."""
+    s, loss, val = run.snapshot, run.total("train/loss"), run.total("val/loss")
+    rate, mfu = run.total("train/tokens_per_second"), run.total("train/mfu_percent")
+    values = [
+        ("last loss", short(loss.last) if loss else None), ("best validation loss", short(val.low) if val else None),
+        ("tokens", short(s.tokens) if s and s.tokens is not None else None),
+        ("tokens per second", short(rate.mean) if rate else None),
+        ("MFU", f"{mfu.mean:.1f} %" if mfu and mfu.mean is not None else None),
+        ("goodput", f"{100 * s.goodput.ratio:.0f} %" if s and s.goodput.ratio is not None else None),
+        ("elapsed", duration(s.elapsed_seconds) if s and s.elapsed_seconds is not None else None),
+    ]  # fmt: skip
+    tiles = "".join(f"<div><dt>{label}</dt><dd>{page.e(value)}</dd></div>" for label, value in values if value)
+    return f'<dl class="tiles">{tiles}</dl>' if tiles else ""
+
+
+def _spent(run: RunData) -> list[tuple[str, float]]:
+    """(state, share of the time), the longest first."""
+    seconds = run.snapshot.goodput.seconds if run.snapshot else {}
+    whole = sum(seconds.values()) or 1.0
+    return [(state, t / whole) for state, t in sorted(seconds.items(), key=lambda item: -item[1]) if t >= 0.05]
+
+
+def _spent_bar(run: RunData) -> str:
+    """The shares as one bar; the table below has the numbers."""
+    parts = "".join(f'<i style="width:{100 * share:.2f}%;background:{SPENT_COLOURS[i % len(SPENT_COLOURS)]}" '
+                    f'title="{page.e(state.replace("_", " "))}: {100 * share:.1f} %"></i>'
+                    for i, (state, share) in enumerate(_spent(run)))
+    return f'<div class="shares" aria-hidden="true">{parts}</div>'
+
+
+def _card(title: str, inner: str, *, wide: bool = False) -> str:
+    return f'<section class="card{" wide" if wide else ""}"><h2>{page.e(title)}</h2>{inner}</section>'
 
 
 def _percent(ratio: float | None) -> str:
@@ -229,16 +271,6 @@ def _percent(ratio: float | None) -> str:
 def _setting(value: Any) -> str:
     text = short(value) if type(value) is float else str(value)
     return text if len(text) <= 200 else text[:199] + "…"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def _md(text: Any) -> str:

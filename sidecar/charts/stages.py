@@ -15,6 +15,7 @@ from sidecar.charts.style import (
     Painter,
     accuracy_of,
     begins_late,
+    duration,
     in_stages,
     layout2d,
     mfu_of,
@@ -34,7 +35,7 @@ class StageRow(msgspec.Struct):
     runs: int
     steps: float | None
     tokens: float | None
-    hours: float | None
+    seconds: float | None
     loss_first: float | None
     loss_last: float | None
     loss_best: float | None
@@ -86,9 +87,10 @@ def _row(stage: str, runs: Sequence[RunData]) -> StageRow:
     first, last = (next((t for run in order if (t := run.total("train/loss"))), None) for order in (runs, runs[::-1]))
     tokens = [t.high for run in runs if (t := run.total("train/num_input_tokens_seen"))]
     steps = [t.last_step for run in runs if (t := run.total("train/loss", "val/loss"))]
-    hours = [s.elapsed_seconds / 3600 for run in runs if (s := run.snapshot) and s.elapsed_seconds is not None]
+    seconds = [s.elapsed_seconds for run in runs if (s := run.snapshot) and s.elapsed_seconds is not None]
     return StageRow(
-        stage, len(runs), sum(steps) if steps else None, sum(tokens) if tokens else None, sum(hours) if hours else None,
+        stage, len(runs), sum(steps) if steps else None, sum(tokens) if tokens else None,
+        sum(seconds) if seconds else None,
         first.first if first else None, last.last if last else None, loss, val, max(accuracies, default=None),
         sum(rates) / len(rates) if rates else None, sum(mfus) / len(mfus) if mfus else None,
     )
@@ -104,7 +106,7 @@ def _curve(run: RunData, stage: str, painter: Painter, by_tokens: bool, share: i
                  [p.step for p in points])
 
 
-COLUMNS = ("stage", "runs", "steps", "tokens", "hours", "first loss", "last loss", "best loss", "best val loss",
+COLUMNS = ("stage", "runs", "steps", "tokens", "time", "first loss", "last loss", "best loss", "best val loss",
            "best accuracy", "tokens/s", "MFU %")
 
 
@@ -112,9 +114,10 @@ def stages_table(data: Stages) -> tuple[tuple[str, ...], list[list[str]]]:
     """(column titles, rows of text) for a page or a terminal."""
     rows = []
     for r in data.rows:
-        values = (r.steps, r.tokens, r.hours, r.loss_first, r.loss_last, r.loss_best, r.val_loss_best, r.accuracy_best,
+        values = (r.loss_first, r.loss_last, r.loss_best, r.val_loss_best, r.accuracy_best,
                   r.tokens_per_second, r.mfu_percent)
-        rows.append([stage_title(r.stage), str(r.runs), *(short(v) for v in values)])
+        rows.append([stage_title(r.stage), str(r.runs), short(r.steps), short(r.tokens), duration(r.seconds),
+                     *(short(v) for v in values)])
     return COLUMNS, rows
 
 

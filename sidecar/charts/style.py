@@ -167,7 +167,8 @@ class Painter:
     def layout(self) -> dict[str, Any]:
         if not self.continuous:
             return {}
-        bar = {"title": {"text": self.title}, "thickness": 12, "len": 0.6, "outlinewidth": 0}
+        bar = {"title": {"text": self.title}, "thickness": 12, "len": 0.6, "outlinewidth": 0,
+               "tickformat": ".3~g"}
         return {"coloraxis": {"colorscale": SCALE, "colorbar": bar}}
 
     def marker(self, colour: Any, values: Sequence[float | None]) -> dict[str, Any]:
@@ -217,7 +218,8 @@ LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "itemsizing
 
 def layout2d(x: str, y: str, **more: Any) -> dict[str, Any]:
     return {
-        "xaxis": {"title": {"text": x}, "zeroline": False}, "yaxis": {"title": {"text": y}, "zeroline": False},
+        "xaxis": {"title": {"text": x}, "zeroline": False},
+        "yaxis": {"title": {"text": y}, "zeroline": False, "automargin": True},
         "margin": {"l": 64, "r": 16, "t": 8, "b": 52}, "legend": LEGEND, "hovermode": "closest", **more,
     }
 
@@ -247,6 +249,16 @@ def short(value: float | None) -> str:
         if abs(value) >= limit:
             return f"{value / (1e3 if letter == 'k' else limit):.4g}{letter}"
     return f"{value:.4g}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def spread_out(points: Sequence[Any], points_max: int) -> list[Any]:

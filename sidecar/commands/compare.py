@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     verdict, findings = gate.judge(comparison, runs, rules) if rules else (None, [])
     word = gate.WORDS[verdict] if verdict is not None else None
     if options.output is not None:
-        figures = comparing.overlay_figures(runs, options.by)
+        figures = comparing.overlay_figures(runs, options.by, comparison.divergences)
         try:
             options.output.write_text(compare_page.html(comparison, figures, findings, word), encoding="utf-8")
         except OSError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sidecar import cli
+from sidecar.charts import compare_page
 from sidecar.charts.compare import better, compare, overlay_figures, value_of
 from sidecar.charts.data import RunData
 from sidecar.charts.divergence import divergence
@@ -82,6 +83,16 @@ def test_final_and_best_values_go_the_metrics_way(tmp_path: Path) -> None:
     figures = overlay_figures(runs, "tokens")
     assert figures["train/loss"]["layout"]["xaxis"]["title"]["text"] == "Tokens"
     assert [trace["name"] for trace in figures["train/loss"]["data"]] == ["a", "b"]
+
+
+def test_the_place_of_divergence_is_marked_in_the_loss_and_a_tie_is_nobodys_best(tmp_path: Path) -> None:
+    ours, other = drawn(1), drawn(2, changed_at=600)
+    result = compare([ours, other])
+    (line,) = overlay_figures([ours, other], "step", result.divergences)["train/loss"]["layout"]["shapes"]
+    assert line["x0"] == result.divergences[0].at
+    page = compare_page.html(result, overlay_figures([ours, other]), [], None)
+    row = page[page.index("<td>train/loss</td>"):].split("</tr>")[0]
+    assert "<strong>" not in row, "both have 3"
 
 
 def test_ten_runs_can_be_laid_over_one_another(tmp_path: Path) -> None:

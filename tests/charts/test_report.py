@@ -22,6 +22,10 @@ def test_the_page_says_what_happened_and_holds_its_curves(pipeline_directory: Pa
                      "Environment", "eval/mmlu_acc", "2 x GPU"):
         assert expected in text, expected
     assert text.count("<svg") >= 5
+    tiles = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", text))
+    assert set(tiles) >= {"last loss", "best validation loss", "tokens", "tokens per second", "MFU", "goodput"}
+    widths = [float(width) for width in re.findall(r'<i style="width:([\d.]+)%', text)]
+    assert sum(widths) == pytest.approx(100, abs=1), "where the time went, as one bar"
     assert "<script" not in text, "a report is read, not run"
     assert not re.search(r'(src|href)="(?!#|data:)', text)
 
