@@ -12,6 +12,7 @@ import pytest
 SEED = 20261121
 
 TINY = "--steps 60 --n_layer 1 --n_embd 32 --n_head 2 --batch_size 2 --threads 1 --eval_freq 999 --generate_freq 999"
+INSTRUMENTED = "--n_layer 1 --n_embd 32 --n_head 2 --batch_size 2 --threads 1"
 COMMANDS = {
     "step_cost": ["step_cost", "--blocks", "1"],
     "inflation": ["inflation", "--pairs", "2", "--steps", "20"],
@@ -23,6 +24,7 @@ COMMANDS = {
     "ingest-recovery": ["ingest", "recovery", "--recovery-events", "5000"],
     "peers": ["peers", "--rounds", "1", "--only", "jsonl,prometheus"],
     "probe_cost": ["probe_cost", "--pairs", "1", "--batch-size", "1"],
+    "instruments": ["instruments", "--rounds", "2", "--every", "8", "--trainer-arguments", INSTRUMENTED],
     "stalled": ["stalled", "--seconds", "2"],
     "scrape": ["scrape", "--seconds", "1", "--ranks", "4"],
     "outlets-rate": ["outlets", "rate", "--rows", "1000"],
