@@ -68,11 +68,16 @@ def load_file(path: Path) -> dict[str, Any]:
 def check_matches(state: dict[str, Any], expected: dict[str, Any], where: str) -> None:
     """Raises UserError if the checkpoint is of another model, data or number of ranks than this run."""
     for key, value in expected.items():
-        if state.get(key) != value:
-            raise UserError(
-                f"{where} was written with {key} = {state.get(key)}, this run has {value}",
-                "resume with the flags and the number of ranks the run was started with",
-            )
+        had = state.get(key)
+        if had == value:
+            continue
+        if isinstance(had, dict) and isinstance(value, dict):  # Name what differs: the rest would fill the screen.
+            part = next(name for name in {**value, **had} if had.get(name) != value.get(name))
+            key, had, value = f"{key} {part}", had.get(part), value.get(part)
+        raise UserError(
+            f"{where} was written with {key} = {had}, this run has {value}",
+            "resume with the flags and the number of ranks the run was started with",
+        )
 
 
 def random_state(world: World) -> dict[str, list[torch.Tensor]]:

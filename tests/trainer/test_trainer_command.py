@@ -278,7 +278,13 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_in_one_line(trained, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("flags", "named"), [({"n_layer": 2}, "model"), ({"batch_size": 2}, "batch_size"), ({"seed": 7}, "seed")]
+    ("flags", "named"),
+    [
+        ({"n_layer": 2}, "model n_layer = 1, this run has 2"),
+        ({"batch_size": 2}, "batch_size = 4"),
+        ({"seed": 7}, "seed"),
+        ({"data_bytes": 9000}, "dataset dataset/train_size = "),
+    ],
 )
 def test_a_checkpoint_of_another_run_is_refused_by_name(trained, tmp_path: Path, flags, named) -> None:
     trained(steps=2, out=str(tmp_path))
