@@ -1,0 +1,162 @@
+"""What makes it fast is an option that works on any machine, and changes the numbers by rounding at most."""
+
+import functools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from sidecar.client.facts import model_facts
+from sidecar.derive import mfu
+from trainer.config import Config
+from trainer.data.ahead import Ahead
+from trainer.data.batch import Batch
+from trainer.flags import parse
+from trainer.flops import flops_per_token
+from trainer.model import GPT, ModelConfig
+from trainer.optimizer import build_optimizer
+
+PRESETS = sorted((Path(__file__).resolve().parents[2] / "trainer" / "presets").glob("*.toml"))
+SMALL = {"ppo": {"max_reply": 6}}
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "dpo", "ppo"])
+def test_bfloat16_trains_with_nearly_the_same_losses(trained, stage: str) -> None:
+    exact, short = (trained(stage, steps=4, dtype=d, **SMALL.get(stage, {})) for d in ("float32", "bfloat16"))
+    assert short.begun["model_facts"]["dtype"] == "bfloat16"
+    assert all(map(math.isfinite, short.losses))
+    if stage != "ppo":  # There the first rounding draws other replies.
+        assert short.losses != exact.losses
+        assert short.losses == pytest.approx(exact.losses, rel=0.03, abs=0.03)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "dpo", "ppo"])
+def test_the_compiler_sees_one_graph_and_changes_nothing(trained, monkeypatch, stage: str) -> None:
+    """Without its code generator, which needs a C++ compiler: what remains is what our code could break."""
+    plain = trained(stage, steps=3, **SMALL.get(stage, {}))
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager", fullgraph=True))
+    compiled = trained(stage, steps=3, compile=True, **SMALL.get(stage, {}))
+    assert compiled.losses == pytest.approx(plain.losses, rel=1e-4, abs=1e-5)
+    assert compiled.phases.count("compile") == 2
+
+
+def test_activations_computed_twice_give_the_same_gradients(trained, monkeypatch) -> None:
+    calls: list[object] = []
+    real = torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr("trainer.model.checkpoint", lambda *a, **k: calls.append(1) or real(*a, **k))
+    twice = trained(steps=3, dropout=0.1, checkpoint_activations=True)
+    assert len(calls) == 3
+    once = trained(steps=3, dropout=0.1)
+    assert len(calls) == 3, "only on demand"
+    assert [step["grad_norm"] for step in twice.steps] == [step["grad_norm"] for step in once.steps]
+
+
+def test_the_fused_optimizer_steps_as_the_plain_one() -> None:
+    models = [GPT(ModelConfig(n_layer=1, n_head=2, n_embd=16, seq_len=8)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    fused = build_optimizer(models[0], Config())
+    assert all(group["fused"] for group in fused.param_groups)
+    plain = torch.optim.AdamW(
+        [{k: v for k, v in g.items() if k == "weight_decay"} | {"params": p} for g, p in zip(
+            fused.param_groups,
+            ([q for q in models[1].parameters() if q.dim() >= 2], [q for q in models[1].parameters() if q.dim() < 2]),
+            strict=False,
+        )],
+        lr=Config().learning_rate, betas=(0.9, 0.95),
+    )  # fmt: skip
+    tokens = torch.randint(0, 320, (4, 8), generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        for model, optimizer in zip(models, (fused, plain), strict=True):
+            optimizer.zero_grad()
+            F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
+            optimizer.step()
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_attention_is_torchs_own_and_its_flash_kernel_gives_what_the_formula_does() -> None:
+    model = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=32, seq_len=16)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    tokens = torch.randint(0, 320, (2, 16))
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        flash = model(tokens)
+    with sdpa_kernel(SDPBackend.MATH):
+        torch.testing.assert_close(flash, model(tokens), rtol=1e-4, atol=1e-4)
+
+
+class _Loader:
+    batches_per_epoch = 1
+
+    def next_batch(self) -> Batch:
+        return Batch(torch.ones(1, 2), torch.zeros(1, 2))
+
+    def rewind(self) -> None: ...
+    def state(self) -> dict[str, int]:
+        return {}
+
+    def load_state(self, state: dict[str, int]) -> None: ...
+
+
+def test_what_is_read_ahead_for_a_gpu_lies_in_pinned_memory(monkeypatch) -> None:
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    Ahead(_Loader(), pin=False).next_batch()
+    assert pinned == []
+    Ahead(_Loader(), pin=True).next_batch()
+    assert len(pinned) >= 2
+
+
+# -- FLOPs -------------------------------------------------------------------------------------------------------------
+
+ATEN = torch.ops.aten
+CPU_ATTENTION = {
+    ATEN._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
+"""torch's counter knows the flash kernels of GPUs; the CPU's it would take to cost nothing."""
+
+
+@pytest.mark.parametrize("seq_len", [32, 128])
+def test_the_sidecars_flops_are_those_torch_counts_within_three_percent_under_its_own_convention(
+    trained, seq_len: int
+) -> None:
+    """Flash attention's backward computes the scores again: 5 products where the sidecar's convention has 4."""
+    facts = trained(steps=1, seq_len=seq_len, n_layer=2, n_embd=64).begun["model_facts"]
+    model = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=64, seq_len=seq_len))
+    tokens = torch.randint(0, 320, (3, seq_len))
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            loss = F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
+        loss.backward()
+    again = 2 * facts["layers"] * facts["heads"] * facts["head_dim"] * facts["seq_len"]
+    counted = counter.get_total_flops() / tokens.numel()
+    for known in (facts, model_facts(model, None)):  # As the trainer says it, and as the sidecar finds it by itself.
+        figure = mfu.model_of(known).flops_per_token
+        assert figure == flops_per_token(model)
+        assert figure + again == pytest.approx(counted, rel=0.03)
+
+
+# -- presets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_is_a_file_of_flags_for_a_model_of_100_to_500_million(path: Path) -> None:
+    config = parse(Config, "pretrain", ["--config", str(path)])
+    shape = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd, "seq_len": config.seq_len}
+    with torch.device("meta"):
+        model = GPT(ModelConfig(**shape))
+    assert 100e6 < model.params() < 500e6
+    assert (config.dtype, config.compile, config.device) == ("bfloat16", True, "cuda")
+    assert model.config.head_dim in (64, 128), "sizes that flash attention is fast at"
+    assert config.batch_size * config.seq_len >= 32_768, "enough work in a step to keep the device busy"
+
+
+def test_there_is_a_preset() -> None:
+    assert PRESETS
