@@ -13,6 +13,8 @@ import sys
 
 NEEDED_BY_A_CONTEXT = 16  # Measured: six are enough for one socket; the rest is for whoever opens some at this moment.
 
+OPEN_HERE = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+
 
 def raise_limit() -> None:
     """As many descriptors as this process may have."""
@@ -30,7 +32,7 @@ def limit() -> int:
 def left() -> int:
     """How many more can be opened; 0 when there is not even one to count them with."""
     try:
-        return limit() - len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
+        return limit() - len(os.listdir(OPEN_HERE))
     except OSError:
         return 0
 

@@ -57,6 +57,7 @@ class Intake:
         self._replies: dict[int, bytes] = {}  # session -> peer to answer after the commit
         self._authenticator: ThreadAuthenticator | None = None
         self._next_complaint = 0.0
+        self._committed = 0.0
         self.on_hello: Callable[[wire.Hello, int], None] = lambda hello, received_ns: None
         self.on_committed: Callable[[str], None] = lambda run_id: None
         self.summary_of: Callable[[str], bytes | None] = lambda run_id: None
@@ -112,21 +113,31 @@ class Intake:
 
     def round(self, poll_seconds: float = POLL_SECONDS) -> bool:
         """Receive for a while, commit once, acknowledge, hand on. True when anything came."""
-        began = time.monotonic()
-        if self._listener.mind(began):
+        if self._listener.mind(time.monotonic()):
             self._reject("descriptors_short")
         received = 0
         if self._socket.poll(int(poll_seconds * 1000)):
-            began = time.monotonic()
-            while received < MESSAGES_PER_ROUND_MAX:
-                left = ROUND_SECONDS_MAX - (time.monotonic() - began)
-                if left <= 0 or not self._socket.poll(max(0, int(left * 1000))):
+            received = self._receive(MESSAGES_PER_ROUND_MAX)
+            while received < MESSAGES_PER_ROUND_MAX:  # A message after a silence waits for no others.
+                left = self._committed + ROUND_SECONDS_MAX - time.monotonic()
+                if left <= 0 or not self._socket.poll(max(1, int(left * 1000))):
                     break
-                peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
-                self._take(peer, frames)
-                received += 1
+                received += self._receive(MESSAGES_PER_ROUND_MAX - received)
         self._take_own()
         return self.commit() or received > 0
+
+    def _receive(self, count_max: int) -> int:
+        """Take what is here already, for no longer than a round may last. Returns how many messages that was."""
+        ends = time.monotonic() + ROUND_SECONDS_MAX
+        for count in range(count_max):
+            try:
+                peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return count
+            self._take(peer, frames)
+            if time.monotonic() > ends:
+                return count + 1
+        return count_max
 
     def ingest(self, hello: wire.Hello, first_seq: int, oldest_seq: int, records: list[bytes]) -> Stream | None:
         """Accept events that did not come over the socket (an orphaned ring). Commit with :meth:`commit`."""
@@ -141,6 +152,7 @@ class Intake:
         """Write what was accepted, acknowledge it, hand it on. False when there was nothing."""
         if not self._pending and not self._replies:
             return False
+        self._committed = time.monotonic()
         pending, self._pending = self._pending, {}
         committed = [run_id for run_id, batch in pending.items() if self._append(run_id, batch)]
         self._acknowledge()

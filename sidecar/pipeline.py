@@ -16,7 +16,7 @@ from sidecar import wire
 from sidecar.derive.snapshot import snapshot
 from sidecar.follow import Follower
 from sidecar.history import History
-from sidecar.journal import Checkpoint
+from sidecar.journal import Checkpoint, Record
 from sidecar.rows import Row
 from sidecar.snapshot import RunSnapshot, RunSummary
 from sidecar.state import RunState
@@ -56,12 +56,12 @@ class FollowedRun:
         """Fold more of what was committed: about EVENTS_PER_TURN events."""
         reader, rows_max = self.follower.reader, self._rows_per_turn
         before, bad = self.follower.row, reader.bad_records + reader.damaged_rows
-        event, events = None, 0
+        newest, events = None, 0
         fresh: list[Row] = []
         for record, rows in self.follower.read(rows_max):
             fresh += rows
             if record.rank != wire.SIDECAR_RANK:
-                event = record.event
+                newest = record
             events += 1
         self.history.extend(fresh)
         read = self.follower.row - before
@@ -73,8 +73,8 @@ class FollowedRun:
             self._rows_per_turn = max(ROWS_PER_TURN_MIN, min(ROWS_PER_TURN_MAX, rows_fit))
         if reader.bad_records + reader.damaged_rows > bad:
             telemetry.frames_rejected_total["bad_event"] += reader.bad_records + reader.damaged_rows - bad
-        if event is not None and not self.behind:
-            _note_latency(telemetry, event.time_ns)
+        if newest is not None and not self.behind:
+            _note_latency(telemetry, newest)
 
     def publish(self, now_ns: int) -> None:
         self.snapshot = snapshot(self.state, now_ns=now_ns)
@@ -187,8 +187,9 @@ class Pipeline:
     def notify(self, run_id: str) -> None:
         """More of this run is committed. Thread-safe."""
         with self._news:
-            self._grown.add(run_id)
-            self._news.notify()
+            if run_id not in self._grown:
+                self._grown.add(run_id)
+                self._news.notify()
 
     def live_run_ids(self) -> list[str]:
         """Runs that are training now: the ones hardware readings belong to. Thread-safe."""
@@ -222,11 +223,14 @@ class Pipeline:
             self._save(run_id, CHECKPOINT_AT_STOP_EVENTS)
 
     def _wait_for_news(self) -> bool:
+        """Until something is to be published. Nobody sees what is folded before that, so it is folded all at once."""
         with self._news:
-            busy = self._started or self._grown or self._stopping or any(run.behind for run in self._runs.values())
-            if not busy:
-                dirty = any(run.dirty for run in self._runs.values())
-                self._news.wait(PUBLISH_SECONDS if dirty else PUBLISH_IDLE_SECONDS)
+            while not (self._started or self._stopping or any(run.behind for run in self._runs.values())):
+                fresh = self._grown or any(run.dirty for run in self._runs.values())
+                due = self._published + (PUBLISH_SECONDS if fresh else PUBLISH_IDLE_SECONDS)
+                if (left := due - time.monotonic()) <= 0:
+                    break
+                self._news.wait(left)
             started, self._started = self._started, []
             grown, self._grown = self._grown, set()
             stopping = self._stopping
@@ -297,9 +301,9 @@ def _history(stored: bytes | None) -> History:
         return History()
 
 
-def _note_latency(telemetry: Telemetry, emitted_ns: int) -> None:
+def _note_latency(telemetry: Telemetry, record: Record) -> None:
     latencies = telemetry.intake_latency_seconds
-    latencies.append(max(0.0, (time.time_ns() - emitted_ns) / 1e9))
+    latencies.append(max(0.0, (record.received_ns - record.event.time_ns) / 1e9))
     if len(latencies) > LATENCIES_MAX:
         del latencies[: LATENCIES_MAX // 2]
 
