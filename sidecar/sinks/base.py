@@ -12,6 +12,9 @@ import msgspec
 
 from sidecar.rows import Row, RunInfo
 
+FILE = "checkpoint/path"
+"""Where a checkpoint lies, in a row of kind ``checkpoint``: for sinks that send files, see ``Sink.sends_files``."""
+
 
 class SinkContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a sink may know of the world. Everything else is none of its business."""
@@ -76,6 +79,9 @@ class Sink(Protocol):
     per_node: ClassVar[bool] = False
     """Of a run on several nodes each one publishes, labelled by ``RunInfo.node``. Else only the node of rank 0 does,
     unless nothing leaves the machine."""
+    sends_files: ClassVar[bool] = False
+    """By the word ``artifacts`` it gets the paths of checkpoints (``checkpoint/path``) and sends the files. A path is
+    None when the word is missing."""
     spelled: ClassVar[bool] = True
     """Takes the further spellings of metric names that `--names` asks for."""
     environment: ClassVar[tuple[str, ...]] = ()
@@ -125,7 +131,8 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, Unavailable) and text:
         return text[:REASON_CHARS_MAX]
     if isinstance(error, OSError) and error.errno in REMEDIES:
-        cause = f"{error.strerror or text}{f': {error.filename}' if error.filename else ''}"
+        place = f": {error.filename}" if error.filename else ""
+        cause = " ".join(f"{error.strerror or text}{place}".split())
         remedy = REMEDIES[error.errno]
         return f"{cause[: REASON_CHARS_MAX - len(remedy) - 2]}; {remedy}"
     return f"{type(error).__name__}: {text}"[:REASON_CHARS_MAX]

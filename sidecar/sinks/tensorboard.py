@@ -67,8 +67,10 @@ class TensorBoardSink:
                 self._begin_file(self._base / file_stem(run.run_id))
             self._show_config(run)
             self._commit(self._place)
-        except BaseException:
-            self.close()  # Half of it must not look like all of it when it is tried again.
+        except BaseException:  # Half of it must not look like all of it when it is tried again.
+            if self._path is not None and self._place.size == 0:
+                self._path.unlink(missing_ok=True)
+            self.close()
             raise
         return self.report()
 
