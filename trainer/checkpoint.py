@@ -37,6 +37,8 @@ def save(path: Path, state: dict[str, Any]) -> int:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink(missing_ok=True)  # Of a process that was killed while it wrote this very file.
     _sync_folder(path.parent)
     return path.stat().st_size
 

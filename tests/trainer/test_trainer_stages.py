@@ -96,6 +96,24 @@ def test_ppo_starts_at_the_reference_and_draws_anew_only_when_its_replies_are_us
     ], "only the step that replies were drawn for pays for them"
 
 
+def test_ppo_learns_which_of_two_answers_is_the_right_one(trained, tmp_path: Path) -> None:
+    """Fine-tuning leaves it undecided between them; only what the check says of its own replies tells them apart."""
+    names = [f"Is {a}{b}?" for a in "abcdefghij" for b in "klmnopqrst"]
+    undecided = [{"question": name, "answer": f"#### {number}"} for name in names for number in (1, 2)]
+    (tmp_path / "gsm8k.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in undecided))
+    trained("sft", steps=60, batch_size=16, data=str(tmp_path), out=str(tmp_path))
+    asked = [{"prompt": name, "answer": "1"} for name in names]
+    (tmp_path / "prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in asked))
+    (tmp_path / "gsm8k.jsonl").unlink()
+    run = trained(
+        "ppo", steps=100, batch_size=16, learning_rate=3e-3, max_reply=8, kl_weight=0.0, data=str(tmp_path),
+        out=str(tmp_path), from_weight="sft",
+    )  # fmt: skip
+    rewards = [step["metrics"]["ppo/reward"] for step in run.steps]
+    assert 0.2 < rewards[0] < 0.8
+    assert sum(rewards[-8:]) / 8 > 0.95
+
+
 @pytest.mark.parametrize("stage", ["sft", "dpo", "ppo"])
 def test_a_stage_resumed_from_a_checkpoint_goes_on_bit_equal(trained, tmp_path: Path, stage: str) -> None:
     flags = {"steps": 7, "learning_rate": 1e-3, "dropout": 0.1, **SMALL.get(stage, {})}

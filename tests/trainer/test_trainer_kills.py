@@ -1,0 +1,59 @@
+"""A process that is killed while it writes a checkpoint leaves the former one, whole."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import checkpoint
+
+POINTS = {
+    "half of it written": "torch.save = lambda state, file: (file.write(b'PK' * 500), file.flush(), die())",
+    "written, not yet on the disk": "os.fsync = lambda handle: die()",
+    "on the disk, not yet renamed": "os.replace = lambda old, new: die()",
+}
+WRITER = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from trainer import checkpoint
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def state(step):
+    return {"step": step, "weights": torch.full((1000,), float(step))}
+
+for place, point in enumerate(sys.argv[1:]):
+    folder = Path(str(place))
+    if not (pid := os.fork()):
+        checkpoint.save(checkpoint.path_for(folder, 1), state(1))
+        exec(point)
+        checkpoint.save(checkpoint.path_for(folder, 1), state(2))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[str, Path]:
+    """Point of the kill -> the folder it left."""
+    folder = tmp_path_factory.mktemp("killed")
+    code = f"import sys; sys.path.insert(0, {str(repository)!r})\n{WRITER}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *POINTS.values()], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return {point: folder / str(place) for place, point in enumerate(POINTS)}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_former_one_whole(killed, point: str) -> None:
+    path = checkpoint.path_for(killed[point], 1)
+    state = checkpoint.load_file(checkpoint.newest(str(killed[point]), "sft"))
+    assert state["step"] == 1
+    assert torch.equal(state["weights"], torch.ones(1000))
+    assert len(list(killed[point].iterdir())) == 2, "half a file lies aside"
+    checkpoint.save(path, {"step": 2})
+    assert list(killed[point].iterdir()) == [path], "and is cleared away when that checkpoint is written after all"
