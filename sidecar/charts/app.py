@@ -18,6 +18,7 @@ from sidecar.charts.landscape import landscape_data
 from sidecar.charts.load import load_runs
 from sidecar.charts.multimetric import multimetric_data
 from sidecar.charts.registry import Chart, Figure, Options, charts
+from sidecar.charts.style import Painter
 from sidecar.charts.trajectory import trajectory_data
 
 prepare_training_trajectory = trajectory_data
@@ -39,6 +40,7 @@ class VisualizationApp:
 
     def __init__(self, title: str, runs: Sequence[RunData], options: Options | None = None) -> None:
         self.title, self.runs, self.options = title, list(runs), options or Options()
+        self.notes = _notes(self.runs, self.options)
         self.drawn = [_draw(chart, self.runs, self.options) for chart in charts()]
 
     @property
@@ -48,7 +50,7 @@ class VisualizationApp:
 
     def html(self) -> str:
         """One self-contained page."""
-        return page.build(self.title, self.runs, self.drawn)
+        return page.build(self.title, self.runs, self.drawn, self.notes)
 
     def write(self, path: Path) -> Path:
         """Raises OSError."""
@@ -62,6 +64,14 @@ class VisualizationApp:
 
     def _repr_html_(self) -> str:
         return page.frame(self.html())
+
+
+def _notes(runs: Sequence[RunData], options: Options) -> list[str]:
+    """What was asked for and cannot be done."""
+    key = options.color_by
+    if key is None or Painter(runs, key).known:
+        return []
+    return [f"No run has a setting or a metric {key!r}: coloured by stage."]
 
 
 def _draw(chart: Chart, runs: Sequence[RunData], options: Options) -> Drawn:

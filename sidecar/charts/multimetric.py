@@ -14,7 +14,18 @@ import msgspec
 
 from sidecar.charts.data import RunData
 from sidecar.charts.registry import Figure, Missing, Options, chart
-from sidecar.charts.style import Painter, in_stages, layout3d, plain, short, sizes, spread_out, stage_title, who
+from sidecar.charts.style import (
+    Painter,
+    in_pipelines,
+    in_stages,
+    layout3d,
+    plain,
+    short,
+    sizes,
+    spread_out,
+    stage_title,
+    who,
+)
 
 TASKS = {"eval/mmlu_acc": "MMLU", "eval/arc_easy_acc": "ARC-Easy", "eval/gsm8k_acc": "GSM8K",
          "eval/humaneval_acc": "HumanEval"}
@@ -49,11 +60,11 @@ class MultiMetric(msgspec.Struct):
 
 def multimetric_data(runs: Sequence[RunData], options: Options | None = None) -> MultiMetric:
     painter = Painter(runs, options.color_by if options else None)
-    pipelines = _pipelines(runs)
+    pipelines = [[run for stage in in_stages(group).values() for run in stage] for group in in_pipelines(runs)]
     tasks = TASKS if _have(pipelines, list(TASKS)[:3]) else _others(runs, pipelines)
     out = MultiMetric(tasks, {}, {}, painter.layout(), painter.continuous, [])
     for members in pipelines:
-        known: Known = {}
+        known: Known = {}  # Where a stage has several runs, nobody knows whose model went on: nothing is carried.
         for run in members:
             for name in {**TASKS, **tasks}:
                 if run.track(name) is None and name not in known and name in TASKS:
@@ -71,15 +82,6 @@ def multimetric_data(runs: Sequence[RunData], options: Options | None = None) ->
 
 Known = dict[str, tuple[float, str]]
 """Metric -> (its last value in an earlier stage, that stage)."""
-
-
-def _pipelines(runs: Sequence[RunData]) -> list[list[RunData]]:
-    """Runs of one group, in the order of the stages. Where a stage has several runs, nobody knows whose model went on:
-    then nothing is carried from one to the next."""
-    groups: dict[str, list[RunData]] = {}
-    for run in runs:
-        groups.setdefault(run.group or "", []).append(run)
-    return [[run for members in in_stages(group).values() for run in members] for group in groups.values()]
 
 
 def _have(pipelines: Sequence[Sequence[RunData]], names: Sequence[str]) -> bool:

@@ -26,7 +26,7 @@ POLICY = (
 MISSING_ROWS = 40
 
 
-def build(title: str, runs: Sequence[RunData], drawn: Sequence[Any]) -> str:
+def build(title: str, runs: Sequence[RunData], drawn: Sequence[Any], notes: Sequence[str] = ()) -> str:
     """``drawn``: sidecar.charts.app.Drawn."""
     sections = "\n".join(_section(one) for one in drawn)
     links = "".join(f'<a href="#{e(one.chart.name)}">{e(one.chart.title)}</a>' for one in drawn)
@@ -37,6 +37,7 @@ def build(title: str, runs: Sequence[RunData], drawn: Sequence[Any]) -> str:
 <main id="main">
 <p id="flat-note" class="note" role="status" hidden>This browser has no WebGL: the charts are drawn flat, with the third
 axis as colour.</p>
+{"".join(f'<p class="note">{e(note)}</p>' for note in notes)}
 {_runs(runs)}
 {sections}
 </main>

@@ -16,6 +16,7 @@ import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sidecar.charts import page
 from sidecar.charts.registry import Figure
@@ -98,10 +99,14 @@ def on_paper(figure: Figure) -> Figure:
     if "scene" in layout:
         walls = {"showbackground": True, "backgroundcolor": "#f7f8fa"}
         scene = layout["scene"]
-        layout["scene"] = scene | {name: scene[name] | lines | walls for name in ("xaxis", "yaxis", "zaxis")}
+        layout["scene"] = scene | {name: _named(scene[name]) | lines | walls for name in ("xaxis", "yaxis", "zaxis")}
     else:
-        layout |= {name: layout[name] | lines for name in ("xaxis", "yaxis") if name in layout}
+        layout |= {name: _named(layout[name]) | lines for name in ("xaxis", "yaxis") if name in layout}
     return {"data": figure["data"], "layout": layout}
+
+
+def _named(axis: dict[str, Any]) -> dict[str, Any]:
+    return axis | {"title": axis["title"] | {"font": {"color": INK, "size": 13}}}
 
 
 def cropped(data: bytes, height: int) -> bytes:

@@ -99,7 +99,7 @@ def _row(stage: str, runs: Sequence[RunData]) -> StageRow:
 def _curve(run: RunData, stage: str, painter: Painter, by_tokens: bool, share: int) -> Curve:
     track = run.track("train/loss", "val/loss")
     points = thin(track.points() if track else [], share)
-    legend, colour = painter.group(run)
+    legend, colour = painter.line(run)
     x = [float(p.tokens or 0) if by_tokens else p.step for p in points]
     start = x[0] if by_tokens and x else 0.0
     return Curve(run.label, stage, legend, colour, [v - start for v in x], [round(p.value, 6) for p in points],

@@ -27,7 +27,7 @@ STAGE_TITLES = {"pretrain": "pretraining", "midtrain": "midtraining", "sft": "SF
                 "ppo": "PPO"}
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7a4fd0", "#b8a400", "#8c564b", "#17a2b8")
 """Told apart by most people who see colours differently (after Okabe and Ito)."""
-SCALE = [[0.0, "#46307a"], [0.25, "#3b6fb0"], [0.5, "#1fa187"], [0.75, "#8bc34a"], [1.0, "#ffd23f"]]
+SCALE = ((0.0, "#46307a"), (0.25, "#3b6fb0"), (0.5, "#1fa187"), (0.75, "#8bc34a"), (1.0, "#ffd23f"))
 TEXT_MAX = 80
 
 HOW = {
@@ -85,6 +85,14 @@ def in_stages(runs: Sequence[RunData]) -> dict[str, list[RunData]]:
     return found
 
 
+def in_pipelines(runs: Sequence[RunData]) -> list[list[RunData]]:
+    """Runs that belong together: of one project, and of one group where they were given one."""
+    found: dict[tuple[str, str], list[RunData]] = {}
+    for run in runs:
+        found.setdefault((run.project, run.group or ""), []).append(run)
+    return list(found.values())
+
+
 def who(run: RunData) -> str:
     return f"{run.label} ({STAGE_TITLES.get(run.stage or '', run.stage or 'no stage')})"
 
@@ -140,6 +148,7 @@ class Painter:
         self.continuous = key is not None and self.known and (self.is_metric or len(numbers) == len(
             [v for v in values if v is not None]))
         self.title = plain(key) if key else "stage"
+        self._values = [v for run in runs if (v := self.value(run)) is not None and v - v == 0]
         self._categories = sorted({str(v) for v in values if v is not None}) if not self.continuous else []
 
     def group(self, run: RunData) -> tuple[str, str]:
@@ -150,6 +159,14 @@ class Painter:
         if value is None:
             return f"no {self.title}", NO_STAGE
         return f"{self.title} = {plain(value, 40)}", PALETTE[self._categories.index(str(value)) % len(PALETTE)]
+
+    def line(self, run: RunData) -> tuple[str, str]:
+        """(legend name, colour) of a flat line, which has one colour along all of its way."""
+        value = self.value(run)
+        if value is None or value - value != 0:
+            return self.group(run) if not self.continuous else (f"no {self.title}", NO_STAGE)
+        low, high = min(self._values), max(self._values)
+        return f"{self.title} = {short(value)}", on_scale((value - low) / (high - low) if high > low else 0.5)
 
     def value(self, run: RunData, order: int | None = None) -> float | None:
         """For a continuous scale: the run's setting, or the metric as last seen by then."""
@@ -189,6 +206,15 @@ class Painter:
                 if name.rpartition(".")[2] == self.key and not isinstance(value, (list, dict)):
                     return value
         return None
+
+
+def on_scale(share: float) -> str:
+    """The colour at a place (0 to 1) of SCALE."""
+    after = next(i for i, (stop, _) in enumerate(SCALE[1:], 1) if share <= stop or i == len(SCALE) - 1)
+    (low, start), (high, end) = SCALE[after - 1], SCALE[after]
+    part = (share - low) / (high - low)
+    parts = (round(int(start[i : i + 2], 16) * (1 - part) + int(end[i : i + 2], 16) * part) for i in (1, 3, 5))
+    return "#" + "".join(f"{one:02x}" for one in parts)
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:

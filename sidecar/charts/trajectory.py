@@ -16,6 +16,7 @@ from sidecar.charts.style import (
     Painter,
     accuracy_of,
     begins_late,
+    in_pipelines,
     in_stages,
     layout2d,
     layout3d,
@@ -69,13 +70,11 @@ def trajectory_data(runs: Sequence[RunData], options: Options | None = None) -> 
     lacking = begins_late(runs)
     paths: list[Path] = []
     links: list[tuple[str, TrajectoryPoint, TrajectoryPoint]] = []
-    pipelines: dict[str, list[RunData]] = {}
     share = max(64, POINTS_MAX // max(1, len(runs)))
     for run in runs:
-        pipelines.setdefault(run.group or "", []).append(run)
         if run.stage is None:
             lacking.append(missing(run, "stage"))
-    for members in pipelines.values():
+    for members in in_pipelines(runs):
         offset, before = 0.0, None
         for stage, stage_runs in in_stages(members).items():
             found = (_path(run, stage, offset, painter, lacking, share) for run in stage_runs)
@@ -103,7 +102,7 @@ def _path(run: RunData, stage: str, offset: float, painter: Painter, lacking: li
     for point, evaluated, value in _joined(thin(losses.points(), share), accuracy.points() if accuracy else []):
         points.append(TrajectoryPoint(offset + point.step, point.value, value, evaluated, point.step,
                                       painter.value(run, point.order)))
-    legend, colour = painter.group(run)
+    legend, colour = painter.group(run) if accuracy is not None else painter.line(run)
     return Path(run.label, stage, legend, colour, points, losses.bad_total)
 
 

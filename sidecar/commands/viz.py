@@ -1,6 +1,7 @@
 """``sidecar viz``."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from sidecar.commands import options as shared
@@ -50,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
                         Exit.NOT_WRITABLE) from None
     drawn = sum(one.figure is not None for one in app.drawn)
     print(f"{options.output}: {len(runs)} run{'s' * (len(runs) != 1)}, {drawn} of {len(app.drawn)} charts")
+    for note in app.notes:
+        print(note, file=sys.stderr)
     if options.png is not None:
         from sidecar.charts.png import write_all
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecar import wire
+from sidecar import cli, wire
 from sidecar.charts import registry
 from sidecar.charts.app import VisualizationApp
 from sidecar.charts.data import RunData
@@ -62,6 +62,16 @@ def test_the_trajectory_has_one_trace_per_stage_in_order_and_links_between_them(
     assert links["x"].count(None) == 3
     ends = [max(x for x in trace["x"] if x is not None) for trace in of_stage(figure)]
     assert ends == sorted(ends), "stages follow one another on the axis"
+
+
+def test_stages_of_two_projects_are_two_pipelines(tmp_path: Path) -> None:
+    for number, project in enumerate(("one", "two")):
+        for later, stage in enumerate(("pretrain", "sft")):
+            start = T0 + (10 * number + later) * 1000 * SECOND
+            synthetic.run(tmp_path, f"{project}-{stage}", steps=40, project=project, stage=stage, start_ns=start)
+    data = trajectory_data(load_runs(tmp_path, projects=["one", "two"]))
+    assert len(data.links) == 2, "none from one project into the other"
+    assert [path.points[0].x for path in data.paths] == [0.0, 39.0, 0.0, 39.0]
 
 
 def test_evaluations_are_large_and_what_is_carried_forward_is_small_and_says_so(app: VisualizationApp) -> None:
@@ -316,6 +326,29 @@ def test_every_chart_takes_a_continuous_colour(pipeline_directory: Path, key: st
         painted = [trace.get("line") if name == "datasets" else trace["marker"] for trace in app.figures[name]["data"]
                    if "marker" in trace or name == "datasets"]
         assert all(paint["coloraxis"] == "coloraxis" for paint in painted if isinstance(paint.get("color"), list)), name
+
+
+def test_flat_lines_take_their_colour_from_the_scale_too(tmp_path: Path) -> None:
+    for number, rate in enumerate((1e-4, 3e-4, 5e-4)):
+        synthetic.run(tmp_path, f"r{number}", steps=30, config={"learning_rate": rate}, accuracy=False,
+                      start_ns=T0 + number)
+    app = VisualizationApp("x", only(tmp_path), Options("learning_rate"))
+    purple_to_yellow = ["#46307a", "#1fa187", "#ffd23f"]
+    for name in ("stages", "trajectory"):
+        assert [trace["line"]["color"] for trace in app.figures[name]["data"]] == purple_to_yellow, name
+    assert app.figures["stages"]["data"][0]["name"] == "learning_rate = 0.0001"
+
+
+def test_a_key_that_no_run_has_is_said_and_the_stage_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synthetic.run(tmp_path, steps=30)
+    out = tmp_path / "p.html"
+    assert cli.main(["viz", "--dir", str(tmp_path), "-o", str(out), "--color-by", "no_such_<key>"]) == 0
+    assert "no_such_<key>" in capsys.readouterr().err
+    assert "no_such_&lt;key&gt;" in out.read_text()
+    app = VisualizationApp("p", only(tmp_path), Options("no_such_key"))
+    assert of_stage(app.figures["trajectory"])[0]["line"]["color"] == STAGE_COLOURS["pretrain"]
 
 
 def test_a_colour_by_words_makes_one_group_per_word(tmp_path: Path) -> None:

@@ -179,6 +179,22 @@ def test_hostile_names_stay_text_in_the_page(browser: Any, tmp_path: Path) -> No
 
 
 @slow
+def test_hostile_names_stay_text_in_a_comparison_and_a_report(browser: Any, tmp_path: Path) -> None:
+    for number in range(2):
+        synthetic.run(tmp_path, f"r{number}", steps=60, name=EVIL, project=EVIL, start_ns=T0 + number,
+                      config={EVIL: f"{EVIL}{number}"}, loss=(8.0, 3.0 + number), datasets=True)
+    where = ["--dir", str(tmp_path)]
+    assert cli.main(["compare", "r0", "r1", *where, "-o", str(tmp_path / "c.html")]) == 0
+    assert cli.main(["report", "r0", *where, "-o", str(tmp_path / "r.html")]) == 0
+    for name in ("c", "r"):
+        opened = Opened(browser, tmp_path / f"{name}.html")
+        opened.draw_all()
+        assert opened.page.locator("img").count() == 0
+        assert opened.page.title().startswith("<img")
+        assert opened.wrong == []
+
+
+@slow
 def test_a_comparison_and_a_report_open_without_an_error(
     browser: Any, pipeline_directory: Path, tmp_path: Path
 ) -> None:
