@@ -8,10 +8,11 @@ import os
 import stat
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import zmq
 
 APPLICATION = "trainer-sidecar"
@@ -26,7 +27,7 @@ class UnsafeDirectory(OSError):
     """The folder exists but is not a private folder of ours (owner, mode or symlink)."""
 
 
-def private_directory(path: Path) -> Path:
+def private_directory(path: "Path") -> "Path":
     """Create ``path`` with mode 0700, or verify that it already is ours alone. Raises UnsafeDirectory or OSError."""
     try:
         path.mkdir(mode=0o700, parents=True)
@@ -42,18 +43,24 @@ def private_directory(path: Path) -> Path:
     return path
 
 
-def runtime_directory() -> Path:
+def runtime_directory() -> "Path":
     """The private folder of sockets: $XDG_RUNTIME_DIR/trainer-sidecar, else a folder of ours in the temp folder."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base and os.path.isdir(base) and os.access(base, os.W_OK):
-        return private_directory(Path(base) / APPLICATION)
+        return private_directory(_path(base) / APPLICATION)
     return private_directory(_temporary_directory() / f"{APPLICATION}-{os.getuid()}")
 
 
-def _temporary_directory() -> Path:
+def _temporary_directory() -> "Path":
     import tempfile  # Only here: it costs an importing trainer five milliseconds.
 
-    return Path(tempfile.gettempdir())
+    return _path(tempfile.gettempdir())
+
+
+def _path(text: str) -> "Path":
+    from pathlib import Path  # Only here: three milliseconds more.
+
+    return Path(text)
 
 
 def default_endpoint() -> str:
@@ -65,7 +72,7 @@ def ipc_endpoint(name: str) -> str:
     path = str(runtime_directory() / name)
     if len(os.fsencode(path)) > IPC_PATH_BYTES_MAX:
         short = endpoint_key(path)
-        path = str(private_directory(Path("/tmp") / f"{APPLICATION}-{os.getuid()}") / short)
+        path = str(private_directory(_path("/tmp") / f"{APPLICATION}-{os.getuid()}") / short)
     return f"ipc://{path}"
 
 
@@ -74,10 +81,10 @@ def endpoint_key(endpoint: str) -> str:
     return f"{zlib.crc32(os.fsencode(endpoint)):08x}"
 
 
-def ring_directories() -> list[Path]:
+def ring_directories() -> "list[Path]":
     """Folders that may hold rings, best first: memory under /dev/shm, else the temp folder."""
     name = f"{APPLICATION}-rings-{os.getuid()}"
-    shared_memory = Path("/dev/shm")
+    shared_memory = _path("/dev/shm")
     bases = [shared_memory] if shared_memory.is_dir() and os.access(shared_memory, os.W_OK) else []
     return [base / name for base in [*bases, _temporary_directory()]]
 

@@ -23,7 +23,10 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAGIC = b"TSRING01"
 # magic, version, hello_offset, data_offset, capacity, session, rank, pid, spare, started
@@ -53,7 +56,7 @@ class Ring:
     """The writer's side. Not thread-safe: the caller holds its lock around append() and release()."""
 
     def __init__(
-        self, memory: mmap.mmap, data_offset: int, capacity: int, *, path: Path | None, fd: int | None
+        self, memory: mmap.mmap, data_offset: int, capacity: int, *, path: "Path | None", fd: int | None
     ) -> None:
         self.path = path
         self.capacity = capacity
@@ -179,7 +182,7 @@ class Ring:
 
 
 def create(
-    directory: Path, name: str, *, hello: bytes, session: int, rank: int, capacity: int = CAPACITY_BYTES_DEFAULT
+    directory: "Path", name: str, *, hello: bytes, session: int, rank: int, capacity: int = CAPACITY_BYTES_DEFAULT
 ) -> Ring:
     """Make a ring file that is fully backed by memory before it is used. Raises OSError (no space, no permission)."""
     data_offset = _page_up(HELLO_OFFSET + LENGTH.size + len(hello))
@@ -216,7 +219,7 @@ def create_in_memory(capacity: int) -> Ring:
 class Orphan:
     """A ring file as a sidecar finds it: its hello, and the events that nobody acknowledged."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: "Path") -> None:
         """Open and verify. Raises RingRefused, or OSError when the file is gone."""
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -7,7 +7,6 @@ The protocol is go-back-N with cumulative acknowledgements. A Hello asks where t
 flow inside a window. A Resend, or silence for a while, sends us back to the oldest event that is not acknowledged.
 """
 
-import logging
 import os
 import threading
 import time
@@ -19,8 +18,6 @@ import zmq
 from sidecar import descriptors, wire
 from sidecar.rendezvous import secure_client
 from sidecar.ring import Ring
-
-log = logging.getLogger("sidecar")
 
 TICK_SECONDS = 0.1  # At 1 ms steps a 20 ms tick inflates them by 1.0 %, a 100 ms tick by no more than the emit alone.
 BACKLOG_TICK_SECONDS = 0.002
@@ -77,7 +74,7 @@ class Pump:
             if self._wait_for_descriptors():
                 self._converse()
         except Exception as error:  # noqa: BLE001 - Task boundary: the training process must not notice, the ring keeps everything.
-            log.warning("sidecar: events stay in the ring, the pump stopped: %s", error)
+            _warn("sidecar: events stay in the ring, the pump stopped: %s", error)
         finally:
             self._idle.set()
 
@@ -86,7 +83,7 @@ class Pump:
         told = False
         while not (self._stopping or descriptors.are_left(descriptors.NEEDED_BY_A_CONTEXT)):
             if not told:
-                log.warning("sidecar: no file descriptors left, events stay in the ring until there are; see ulimit -n")
+                _warn("sidecar: no file descriptors left, events stay in the ring until there are; see ulimit -n")
                 told = True
             self._on_tick()
             self._finish_flush(time.monotonic())
@@ -164,7 +161,7 @@ class Pump:
     def _handle(self, reply: wire.Ack | wire.Resend | wire.WantHello | wire.Refused, now: float) -> None:
         if isinstance(reply, wire.Refused):
             if self.refused_reason is None:
-                log.warning("sidecar: the sidecar refuses this run: %s", reply.reason)
+                _warn("sidecar: the sidecar refuses this run: %s", reply.reason)
             self.connected, self.refused_reason = False, reply.reason
             self._next_hello = now + REFUSED_SECONDS
         elif isinstance(reply, wire.WantHello):
@@ -225,3 +222,9 @@ class Pump:
         except zmq.Again:
             return False
         return True
+
+
+def _warn(text: str, *values: object) -> None:
+    import logging  # Only here: most training processes hear nothing from us, and loading it takes two milliseconds.
+
+    logging.getLogger("sidecar").warning(text, *values)
