@@ -179,7 +179,7 @@ def _consumed(rows: list[Row], run: str, rank: int, seq: int, event: wire.Consum
 
 
 def _checkpoint(rows: list[Row], run: str, rank: int, seq: int, event: wire.Checkpoint) -> None:
-    given = {"seconds": event.seconds, "bytes": event.bytes, "name": event.name or None}
+    given = {"seconds": event.seconds, "bytes": event.bytes, "name": event.name or None, "path": event.path or None}
     metrics: dict[str, Value] = {f"checkpoint/{key}": value for key, value in given.items() if value is not None}
     rows.append(Row(run, rank, seq, event.step, event.time_ns / 1e9, "checkpoint", metrics))
 

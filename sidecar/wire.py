@@ -111,6 +111,8 @@ class Checkpoint(Event, tag="checkpoint"):
     seconds: float | None = None
     bytes: int | None = None
     name: str = ""
+    path: str = ""
+    """Where the trainer wrote it. Stays on this machine."""
 
 
 class ConfigChanged(Event, tag="config_changed"):

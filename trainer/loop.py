@@ -220,7 +220,7 @@ class Loop:
             self.console.say(f"Step {self.step}: no checkpoint, cannot write {path}: {error.strerror}", QUIET)
             return
         continuous.note(self.history, self.config, self.pace.samples)
-        self.run.checkpoint(self.step, seconds=time.perf_counter() - start, bytes=size, name=path.name)
+        self.run.checkpoint(self.step, seconds=time.perf_counter() - start, bytes=size, name=path.name, path=path)
         self.console.say(f"Step {self.step}: checkpoint {path} ({size / 1e6:.1f} MB)")
 
     def _state(self, randomness: dict[str, list[Tensor]], of_ranks: dict[str, list[Tensor]]) -> dict[str, Any]:

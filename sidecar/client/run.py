@@ -180,9 +180,11 @@ class Run:
             self._instruments.dataset_loss(names, losses, mask)
 
     def checkpoint(
-        self, step: int | None = None, *, seconds: float | None = None, bytes: int | None = None, name: str = ""
+        self, step: int | None = None, *, seconds: float | None = None, bytes: int | None = None, name: str = "",
+        path: Any = None,
     ) -> None:
-        """A checkpoint has been written: how long it took and how large it is."""
+        """A checkpoint has been written: how long it took and how large it is. ``path``: the file or folder, which
+        W&B gets as an artifact where ``--allow artifacts`` says so."""
         with self._guard():
             event = wire.Checkpoint(
                 time_ns(),
@@ -191,6 +193,7 @@ class Run:
                 None if seconds is None else float(seconds),
                 bytes,
                 values.label(name),
+                values.path(path),
             )
             self._emitter.emit(event)
 

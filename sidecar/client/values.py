@@ -4,12 +4,14 @@ Given: Python numbers, numpy scalars and arrays, tensors, strings, lists, maps. 
 Never: imports numpy or torch (an object that comes from them brings its own methods), or waits for a device.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from sidecar.wire import NAME_BYTES_MAX, STEP_MAX, Metrics
 
 ARRAY_ITEMS_MAX = 512
+PATH_BYTES_MAX = 4096
 INT64 = range(-(2**63), 2**63)
 
 
@@ -129,6 +131,13 @@ def label(name: Any) -> str:
         return text.encode(errors="replace")[:NAME_BYTES_MAX].decode(errors="ignore")
     except Exception:  # noqa: BLE001 - Foreign code, see plain().
         return "unnamed"
+
+
+def path(given: Any) -> str:
+    """A place as an absolute path, whatever stands for it; a URL as it is; nothing for None or what is too long."""
+    text = "" if given is None else os.fsdecode(given)
+    text = text if "://" in text or not text else os.path.abspath(text)
+    return text if len(text.encode(errors="replace")) <= PATH_BYTES_MAX else ""
 
 
 def count(counters: dict[str, int], reason: str, amount: int = 1) -> None:

@@ -37,9 +37,10 @@ def run(options: argparse.Namespace) -> int:
     pairs = []
     for binding in bindings:
         offline = binding.sink == "wandb" and late.offline_logs(config, binding.run_id)
+        files = late.files_waiting(config, binding.run_id) if binding.sink == "wandb" else 0
         if binding.paused and binding.lag_rows:
             print(f"{binding.sink} of {binding.run_id}: paused; `sidecar sink resume {binding.sink} {binding.run_id}`")
-        elif binding.lag_rows or (offline and late.wandb_is_online(config)):
+        elif binding.lag_rows or ((offline or files) and late.wandb_is_online(config)):
             pairs.append((binding.run_id, binding.sink))
         elif offline:
             print(f"wandb of {binding.run_id}: written to {offline[0].parent}, not sent: there is no key; "

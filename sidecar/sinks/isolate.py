@@ -97,6 +97,7 @@ class IsolatedSink:
     isolated: ClassVar[bool] = False
     leaves_machine: ClassVar[bool] = True
     per_node: ClassVar[bool] = False
+    sends_files: ClassVar[bool] = False
     spelled: ClassVar[bool] = True
     environment: ClassVar[tuple[str, ...]] = ()
 

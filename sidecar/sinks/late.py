@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from sidecar.errors import Exit, UserError
 from sidecar.journal import JournalReader
-from sidecar.sinks import registry, wandb_account, wandb_log
+from sidecar.sinks import registry, wandb_account, wandb_artifacts, wandb_log
 from sidecar.sinks.cursors import Cursors
 from sidecar.sinks.manager import SinkManager
 from sidecar.store import RunEntry, Store
@@ -103,6 +103,11 @@ def offline_logs(config: Any, run_id: str) -> list[Path]:
     return wandb_log.unsent(base, wandb_account.run_id(run_id))
 
 
+def files_waiting(config: Any, run_id: str) -> int:
+    """Checkpoint files that are still to be sent to W&B."""
+    return len(wandb_artifacts.waiting(Path(config.dir), wandb_account.run_id(run_id)))
+
+
 def wandb_is_online(config: Any) -> bool:
     return wandb_account.choose_mode({"mode": getattr(config, "wandb_mode", None)}, os.environ).mode == "online"
 
@@ -123,7 +128,9 @@ def deliver_now(
     try:
         for run_id, sink in pairs:
             manager.add(run_id, sink)
-        while not manager.drained() and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            if manager.drained() and not any(sink == "wandb" and files_waiting(config, run) for run, sink in pairs):
+                break
             on_progress(_health(manager, pairs))
             time.sleep(POLL_SECONDS)
     finally:

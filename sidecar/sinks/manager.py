@@ -239,7 +239,8 @@ class SinkManager:
             sink = kind(context)  # type: ignore[call-arg]
         gate = None
         if getattr(kind, "leaves_machine", True):
-            gate = Gate(run_id, name, allow, self._config.allow_config, identity_of_machine())
+            files = getattr(kind, "sends_files", False)
+            gate = Gate(run_id, name, allow, self._config.allow_config, identity_of_machine(), sends_files=files)
             self._gates[run_id, name] = gate
         return SinkRunner(
             run_id, name, sink, lambda start: self._open_source(run_id, start), self._open_cursors(),

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from sidecar.rows import Row, RunInfo
+from sidecar.sinks.base import FILE
 from sidecar.sinks.secrecy import REDACTED, STRONG_SECRET, is_secret_key, looks_secret, without_secrets
 
 ALLOW_WORDS = frozenset({"text", "histograms", "artifacts", "hosts", "alerts"})
@@ -96,9 +97,11 @@ class Gate:
         allow: Iterable[str] = (),
         allow_config: Sequence[str] = (),
         identity: Identity | None = None,
+        sends_files: bool = False,
     ) -> None:
         self.allow = frozenset(allow_words(allow))
         self._allow_config = tuple(allow_config)
+        self._sends_files = sends_files
         self._identity = _compiled(identity or Identity())
         self._names: dict[str, str | None] = {}
         self._sent: Counter[str] = Counter()
@@ -174,6 +177,9 @@ class Gate:
         metrics: dict[str, Any] = {}
         names = self._names
         for name, value in row.metrics.items():
+            if name == FILE:
+                self._file(value, metrics)
+                continue
             clean = names.get(name) or self._name(name)
             if clean is None:
                 self._withheld["name"] += 1
@@ -185,6 +191,13 @@ class Gate:
             self._sent[kind] += 1
             self._sent["values"] += len(metrics)
         return msgspec.structs.replace(row, metrics=metrics)
+
+    def _file(self, path: object, metrics: dict[str, Any]) -> None:
+        """For a sink that sends files: the path itself, which it needs, and keeps to itself; else that there is one."""
+        allowed = self._sends_files and "artifacts" in self.allow
+        (self._sent if allowed else self._withheld)["artifact"] += 1
+        if self._sends_files:
+            metrics[FILE] = path if allowed else None
 
     def _may_leave(self, kind: str, value: object) -> bool:
         if isinstance(value, str):

@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from sidecar.rows import Row, RunInfo
-from sidecar.sinks import wandb_account, wandb_log, wandb_settings, wandb_upstream
-from sidecar.sinks.base import Report, SinkContext, SinkDied, Unavailable
+from sidecar.sinks import wandb_account, wandb_artifacts, wandb_log, wandb_settings, wandb_upstream
+from sidecar.sinks.base import FILE, Report, SinkContext, SinkDied, Unavailable
 from sidecar.sinks.wandb_progress import Arrivals
 from sidecar.sinks.wandb_rows import AXES, ELAPSED, REFUSED_MAX, STEP, TOKENS, as_payloads, is_refused
 
@@ -43,16 +43,18 @@ class WandbSink:
     isolated: ClassVar[bool] = True
     leaves_machine: ClassVar[bool] = True
     per_node: ClassVar[bool] = True
+    sends_files: ClassVar[bool] = True
     spelled: ClassVar[bool] = True
     environment: ClassVar[tuple[str, ...]] = wandb_account.KEPT_VARIABLES
 
     def __init__(self, context: SinkContext) -> None:
         self._options = options = context.options
+        self._folder = Path(context.data_dir)
         self._base = options.get("dir") or os.environ.get("WANDB_DIR") or context.data_dir
         self._run: Any = None
         self._info: RunInfo | None = None
         self._report = Report()
-        self._mode = "offline"
+        self._mode, self._base_url = "offline", ""
         self._logged = -1
         """The highest ``_step`` handed to wandb in this process."""
         self._logged_at = 0.0
@@ -64,6 +66,7 @@ class WandbSink:
         """The last step that older logs of this run held at the start; None: there were none."""
         self._log_file: wandb_log.Tail | None = None
         self._stop_asked = self._removed = False
+        """Set by wandb, from a thread of its own, when it gave up uploading for good; and when its folder is gone."""
         confirm, verify = options.get("confirm_seconds", CONFIRM_SECONDS), options.get("verify_seconds", VERIFY_SECONDS)
         self._written = Arrivals(min(READ_SECONDS, float(confirm) / 3), float(confirm))
         self._arrived = Arrivals(float(verify), float(options.get("arrive_seconds", ARRIVE_SECONDS)))
@@ -71,6 +74,8 @@ class WandbSink:
         self._tokens: Any = None
         self._announced: set[str] = set()
         self._refused: set[str] = set()
+        self._files: wandb_artifacts.Outbox | None = None
+        self._withheld_files = False
         self._summarised: dict[str, Any] = {}
         """What W&B's summary was told beside the rows."""
 
@@ -85,7 +90,7 @@ class WandbSink:
             self._report = self._start(run)
         self._info = run
         self._announce(run)
-        return self._report
+        return self.report()
 
     def deliver(self, rows: Sequence[Row], number: int) -> None:
         if self._run is None or self._is_removed():
@@ -93,7 +98,7 @@ class WandbSink:
         self._check()
         self._first = number if self._first is None else self._first
         started = self._info.started_ns / 1e9 if self._info and self._info.started_ns else None
-        refused = len(self._refused)
+        self._take_files(rows, number)
         for step, payload in as_payloads(rows, number, self._refused):
             payload.setdefault(STEP, self._last_global_step)  # wandb repeats nothing by itself: each row has its axis.
             self._last_global_step = payload[STEP]
@@ -106,8 +111,6 @@ class WandbSink:
                 del self._summarised[name]
             if step > self._logged:  # A repeat within this process.
                 self._log(payload, step)
-        if len(self._refused) > refused:
-            self._say_refused()
         self._verify()
         if self._written.due(self._logged, time.monotonic()):
             self._confirm()
@@ -121,10 +124,11 @@ class WandbSink:
             if self._written.due(self._logged, now) or (resting and self._confirmed < self._logged):
                 self._confirm()
             self._verify()
-        return self._report
+        return self.report()
 
     def report(self) -> Report:
-        return self._report
+        parts = [self._report.reason, self._about_names(), self._about_files()]
+        return msgspec.structs.replace(self._report, reason="; ".join(part for part in parts if part) or None)
 
     def close(self) -> None:
         """Returns when wandb-core has ended: ``finish`` alone does not wait for the last lines of its log."""
@@ -132,6 +136,8 @@ class WandbSink:
             return
         try:
             self._summarise()
+            if self._files is not None:
+                self._files.close()
             failed = self._info is not None and self._info.end in ("failed", "lost")
             self._run.finish(exit_code=1 if failed else 0)  # Online it raises when not all was sent.
             if self._mode == "online":
@@ -152,18 +158,27 @@ class WandbSink:
         if self._is_full():
             raise Unavailable(wandb_settings.no_space(self._base))
         self._found = wandb_log.last_step_of(self._base, labels.id)
+
+        def stop() -> None:  # No method: wandb copies its settings, and would copy us with it.
+            self._stop_asked = True
+
         try:
             self._run = wandb.init(
                 id=labels.id, project=labels.project, entity=labels.entity, name=labels.name, group=labels.group,
                 job_type=labels.job_type, tags=list(labels.tags), notes=labels.notes, dir=self._base, resume="allow",
                 config=_config(info),
-                settings=wandb_settings.settings(wandb, self._options, choice.mode, self._base, self._ask_to_stop),
+                settings=wandb_settings.settings(wandb, self._options, choice.mode, self._base, stop),
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - wandb raises many kinds; the runner tries again in a new process.
             raise Unavailable(wandb_settings.explain(error, self._base)) from None
         _define_axes(self._run)
         self._mode = choice.mode
-        self._log_file = wandb_log.Tail(Path(self._run.settings.sync_file))
+        settings = self._run.settings  # Copied whole at each access.
+        self._log_file, self._base_url = wandb_log.Tail(Path(settings.sync_file)), settings.base_url
+        online = choice.mode == "online"
+        self._files = wandb_artifacts.Outbox(
+            self._folder, labels.id, lambda file, stop: wandb_artifacts.send(self._run, file, stop, online=online)
+        )
         line = wandb_account.start_line(labels)
         if choice.mode == "offline":
             acknowledged = None if self._found is None else self._found + 1
@@ -171,10 +186,6 @@ class WandbSink:
             return Report(state="offline", reason=f"{choice.reason} ({line})", acknowledged=acknowledged)
         self._begun = self._logged = self._run.starting_step - 1  # What is there already need not be repeated.
         return Report(reason=line, url=self._run.url, acknowledged=self._run.starting_step)
-
-    def _ask_to_stop(self) -> None:
-        """wandb calls this, from a thread of its own, when it gave up uploading for good."""
-        self._stop_asked = True
 
     def _check(self) -> None:
         if self._removed:
@@ -206,11 +217,27 @@ class WandbSink:
             raise SinkDied(f"wandb failed: {wandb_settings.explain(error, self._base)}") from None
         self._logged, self._logged_at = step, time.monotonic()
 
-    def _say_refused(self) -> None:
-        known, _, _ = (self._report.reason or "").partition("; W&B refuses")
+    def _about_names(self) -> str | None:
         names = ", ".join(repr(name[:40]) for name in sorted(self._refused)[:REFUSED_MAX])
-        reason = f"{known}; W&B refuses the names {names}: rename them in the training script"
-        self._report = msgspec.structs.replace(self._report, reason=reason)
+        return f"W&B refuses the names {names}: rename them in the training script" if names else None
+
+    def _take_files(self, rows: Sequence[Row], number: int) -> None:
+        """Of checkpoints that this process logs for the first time."""
+        for index, row in enumerate(rows, number):
+            if FILE not in row.metrics or index <= self._logged:
+                continue
+            path = row.metrics[FILE]
+            if not isinstance(path, str):
+                self._withheld_files = True
+            elif self._files is not None:
+                self._files.add(wandb_artifacts.File(index, path, os.path.basename(path.rstrip("/")), row.step))
+
+    def _about_files(self) -> str | None:
+        if self._withheld_files:
+            return "checkpoint files stay here (--allow artifacts sends them)"
+        if self._files is None or not (self._files.note or self._files.waiting):
+            return None
+        return self._files.note or f"{self._files.waiting} checkpoint files are on their way"
 
     @property
     def _confirmed(self) -> int:
@@ -232,12 +259,12 @@ class WandbSink:
     def _verify(self) -> None:
         """Now and then ask the server what it has. Raises SinkDied when it does not get what wandb was given."""
         now = time.monotonic()
-        key = wandb_upstream.key_of(os.environ, self._run.settings.base_url) if self._mode == "online" else None
+        key = wandb_upstream.key_of(os.environ, self._base_url) if self._mode == "online" else None
         if key is None or not self._arrived.due(self._logged, now):
             return
         try:
             has = wandb_upstream.last_step(
-                self._run.settings.base_url, key, self._run.entity, self._run.project, self._run.id
+                self._base_url, key, self._run.entity, self._run.project, self._run.id
             )
         except wandb_upstream.NoAnswer:
             return  # An outage: wandb retries, and says so itself when it gives up.

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sidecar.rows import Row
+from sidecar.sinks.base import FILE
 
 STEP = "train/global_step"
 TOKENS = "train/num_input_tokens_seen"
@@ -68,6 +69,8 @@ def _metrics(row: Row, refused: set[str] | None) -> dict[str, Any]:
     kept = {name: value for name, value in row.metrics.items() if value is not None and not is_refused(name)}
     if refused is not None and len(kept) < len(row.metrics) and len(refused) < REFUSED_MAX:
         refused.update(name for name in row.metrics if is_refused(name) and name not in OWN)
+    if row.kind == "checkpoint":
+        kept.pop(FILE, None)
     if row.kind == "histogram":
         return {name: _histogram(value) for name, value in kept.items()}
     if row.kind == "text":

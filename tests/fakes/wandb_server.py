@@ -6,7 +6,7 @@
         server.runs["run-1"].history             # rows as uploaded, NaN as float
         server.fault = "unauthorized"            # see FAULTS
 
-Faults hit uploads (file_stream) and, unless named ``rows_...``, GraphQL too.
+Faults hit everything, or only uploads of rows (file_stream) or of checkpoints: ``rows_...``, ``files_...``.
 """
 
 import base64
@@ -19,7 +19,7 @@ from typing import Any
 KEY = "0123456789abcdef0123456789abcdef01234567"
 FAULTS = (
     "refuse", "hang", "error", "unauthorized", "forbidden", "too_many", "html",
-    "rows_unauthorized", "rows_error", "rows_html", "rows_hang",
+    "rows_unauthorized", "rows_error", "rows_html", "rows_hang", "files_hang",
 )  # fmt: skip
 
 
@@ -47,6 +47,9 @@ class WandbServer:
         """(path, body) of everything that came, for canaries."""
         self.operations: list[str] = []
         self.uploaded_names: list[str] = []
+        self.artifacts: list[dict[str, Any]] = []
+        """What was said of each when it was created."""
+        self.committed: list[str] = []
         self.fault: str | None = None
         self.refused = 0
         self._http: ThreadingHTTPServer | None = None
@@ -109,9 +112,10 @@ class WandbServer:
         self.requests.append((handler.path, body))
         rows = "file_stream" in handler.path
         fault = self.fault
-        if fault and (rows or not fault.startswith("rows_")):
+        kind = "rows" if rows else "files" if handler.path.startswith("/storage/checkpoint") else "graphql"
+        if fault and {"rows", "files"} & {fault.partition("_")[0]} <= {kind}:
             self.refused += 1
-            self._fail(handler, fault.removeprefix("rows_"))
+            self._fail(handler, fault.removeprefix(f"{kind}_"))
             return
         if handler.path.startswith("/storage/"):  # A signed URL: it carries no key.
             _reply(handler, 200, {})
@@ -185,6 +189,59 @@ class WandbServer:
         self.uploaded_names += variables["files"]
         files = [{"name": name, "uploadUrl": f"{self.url}/storage/{name}"} for name in variables["files"]]
         return {"createRunFiles": {"runID": f"id-{variables['run']}", "uploadHeaders": [], "files": files}}
+
+    def _on_ServerFeaturesQuery(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"serverInfo": {"features": []}}
+
+    # --- artifacts: created, their files and manifest put under signed addresses, committed
+
+    def _on_ArtifactType(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"artifact": None}}
+
+    def _on_CreateArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        given = variables["input"]
+        self.artifacts.append(given)
+        sequence = {"latestArtifact": None}
+        created = {"id": f"artifact-{len(self.artifacts)}", "state": "PENDING", "artifactSequence": sequence}
+        return {"createArtifact": {"artifact": created}}
+
+    def _on_CreateArtifactManifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"createArtifactManifest": {"artifactManifest": self._manifest()}}
+
+    def _on_UpdateArtifactManifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"updateArtifactManifest": {"artifactManifest": self._manifest()}}
+
+    def _manifest(self) -> dict[str, Any]:
+        file = {"id": "f", "name": "m", "uploadUrl": f"{self.url}/storage/wandb_manifest.json", "uploadHeaders": []}
+        return {"id": "manifest", "file": file}
+
+    def _on_CreateArtifactFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
+        files = variables["artifactFiles"] if "artifactFiles" in variables else variables["input"]["artifactFiles"]
+        nodes = [
+            {
+                "id": "f", "name": file["name"], "displayName": file["name"], "uploadHeaders": [],
+                "uploadUrl": f"{self.url}/storage/{file['name']}", "storagePath": f"path/{file['name']}",
+                "uploadMultipartUrls": None, "artifact": {"id": file["artifactID"]},
+            }
+            for file in files
+        ]  # fmt: skip
+        return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+
+    def _on_ArtifactByID(self, variables: dict[str, Any]) -> dict[str, Any]:
+        given = self.artifacts[int(variables["id"].rpartition("-")[2]) - 1]
+        project = {"id": "p", "internalId": "1", "name": given["projectName"], "entity": {"name": given["entityName"]}}
+        sequence = {"__typename": "ArtifactSequence", "name": given["artifactCollectionName"], "project": project}
+        return {"artifact": {
+            "__typename": "Artifact", "id": variables["id"], "artifactSequence": sequence, "versionIndex": 0,
+            "artifactType": {"name": given["artifactTypeName"]}, "description": None, "metadata": given["metadata"],
+            "ttlDurationSeconds": -2, "ttlIsInherited": False, "tags": [], "historyStep": 0, "state": "COMMITTED",
+            "size": 0, "digest": given["digest"], "commitHash": "", "fileCount": 1, "updatedAt": None, "aliases": [],
+            "createdAt": "2026-11-21T00:00:00",
+        }}  # fmt: skip
+
+    def _on_CommitArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.committed.append(variables["artifactID"])
+        return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": ""}}}
 
     def _on_RunStoppedStatus(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"project": {"run": {"stopped": False}}}
