@@ -35,6 +35,12 @@ class Phase:
                 run._emitter.emit(wire.PhaseEntered(time_ns(), self._started_ns, run._last_step, self._name))
         return self
 
+    def cancel(self) -> None:
+        """Leave a phase of a step that turned out to be none: nothing is counted."""
+        self._run._phase = self._outer
+        if self._outer is not None:
+            self._outer._nested_ns += self._nested_ns
+
     def __exit__(self, *error: object) -> None:
         run, ended_ns = self._run, monotonic_ns()
         run._phase = self._outer

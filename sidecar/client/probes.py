@@ -19,7 +19,7 @@ from sidecar.client.histogram import BINS_DEFAULT
 from sidecar.client.later import Arriving
 from sidecar.client.probe_math import GradientMath, UpdateMath, WeightMath
 from sidecar.client.probe_stats import Gatherer, Shards, is_sharded, local, moments, norms, torch
-from sidecar.client.timed_optimizer import unwrapped
+from sidecar.client.timed_optimizer import around_closure, unwrapped
 
 if TYPE_CHECKING:
     from sidecar.client.run import Run
@@ -141,11 +141,21 @@ class Probe:
         except Exception:  # noqa: BLE001 - Hot path: nothing escapes into the loop; counted.
             values.count(self._run.rejected, "failed_probe")
 
-    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
         try:
             if self._ready():
-                self._take_gradients()
                 self._copy_before_update()
+                found = around_closure(args, kwargs, before=_nothing, after=self._after_closure)
+                if found is not None:  # The gradients are not there yet: the closure makes them (Lightning, L-BFGS).
+                    return found
+                self._take_gradients()
+        except Exception:  # noqa: BLE001 - As above.
+            values.count(self._run.rejected, "failed_probe")
+        return None
+
+    def _after_closure(self) -> None:
+        try:
+            self._take_gradients()
         except Exception:  # noqa: BLE001 - As above.
             values.count(self._run.rejected, "failed_probe")
 
@@ -326,6 +336,9 @@ class Probe:
         if sharded and self._shards is None:
             log.info("sidecar: sharded parameters: norms are those of this rank's shards, named shard/...; "
                      "watch(..., shards='reduce') on every rank adds them up")  # fmt: skip
+
+
+def _nothing() -> None: ...
 
 
 def plain_name(name: str) -> str:

@@ -1,10 +1,10 @@
 """The time an optimizer takes, found where torch calls its hooks.
 
 Given: a torch optimizer. Hands on: its steps as the phase "optimizer". Never: replaces ``optimizer.step``, which
-schedulers and scalers wrap themselves.
+schedulers and scalers wrap themselves, or counts the forward and backward passes of ``optimizer.step(closure)``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -26,9 +26,12 @@ class TimedOptimizer:
         while self._handles:
             self._handles.pop().remove()
 
-    def _enter(self, *_: Any) -> None:
-        if self._open is not None:
-            self._open.__exit__(None, None, None)  # The step before raised: there was no call after it.
+    def _enter(self, optimizer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        self._leave()  # The step before may have raised: then there was no call after it.
+        self._begin()
+        return around_closure(args, kwargs, before=self._leave, after=self._begin)
+
+    def _begin(self) -> None:
         self._open = self._phase()
         self._open.__enter__()
 
@@ -36,6 +39,28 @@ class TimedOptimizer:
         if self._open is not None:
             self._open.__exit__(None, None, None)
             self._open = None
+
+
+def around_closure(
+    args: Sequence[Any], kwargs: Mapping[str, Any], *, before: Callable[[], Any], after: Callable[[], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """For a pre-hook to return: the same arguments, but the closure is called between ``before`` and ``after``.
+
+    ``args`` begin with the optimizer itself. None where there is no closure; an exception of the closure is its own.
+    """
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if not callable(closure):
+        return None
+
+    def called(*more: Any, **named: Any) -> Any:
+        before()
+        result = closure(*more, **named)
+        after()
+        return result
+
+    if len(args) > 1:
+        return (args[0], called, *args[2:]), dict(kwargs)
+    return tuple(args), {**kwargs, "closure": called}
 
 
 def unwrapped(optimizer: Any) -> Any:

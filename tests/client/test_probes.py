@@ -353,6 +353,97 @@ def test_clipping_another_models_gradients_is_not_the_moment(run: Run) -> None:
     assert logged(run)["gradients/global_norm"] == pytest.approx(norm, rel=1e-4)
 
 
+def test_where_the_step_itself_computes_gradients_those_are_measured(run: Run) -> None:
+    """Lightning and L-BFGS hand the optimizer a closure that runs forward and backward."""
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.watch(model, optimizer, every=1)
+    run.time_optimizer(optimizer)
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(5))
+    norm = torch.cat([g.flatten() for g in reference_gradients(model, x).values()]).norm().item()
+    pauses: list[float] = []
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        assert run._phase is None  # This is no part of the phase "optimizer".
+        pauses.append(loss.item())
+        return loss
+
+    assert optimizer.step(closure).item() == pauses[0]
+    run.step(1)
+    optimizer.step(closure=closure)
+    run.step(2)
+    assert logged(run, 1)["gradients/global_norm"] == pytest.approx(norm, rel=1e-4)
+    assert "gradients/global_norm" in logged(run, 2)
+    assert len(pauses) == 2
+    assert of_kind(run, wire.Step)[0].phases["optimizer"] > 0
+    assert run.rejected == {}
+
+
+def test_a_closure_that_raises_is_the_scripts_and_leaves_no_phase_open(run: Run) -> None:
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.watch(model, optimizer, every=1)
+    run.time_optimizer(optimizer)
+
+    def closure() -> Any:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step(closure)
+    assert run._phase is None
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "gradients": {"weights": False, "updates": False}, "weights": {"gradients": False, "updates": False},
+    "updates": {"gradients": False, "weights": False}, "activations": {"activations": True},
+    "histograms": {"histograms": True, "activations": ["4"]}, "by hand": {"every": 1}, "phases": {}, "dataset_loss": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fused", [False, True])
+def test_each_instrument_alone_leaves_every_bit_as_it_is(run: Run, kind: str, fused: bool) -> None:
+    """With dropout, a gradient scaler, accumulation and clipping, foreach or fused."""
+
+    def outcome(instrumented: bool) -> list[float]:
+        model = small_model(3)
+        model.insert(2, nn.Dropout(0.5))
+        optimizer = torch.optim.AdamW(groups_of(model), lr=0.01, foreach=not fused, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+        torch.manual_seed(7)
+        probe: Any = NoProbe()
+        if instrumented and kind == "phases":
+            run.time_optimizer(optimizer)
+        elif instrumented and kind != "dataset_loss":
+            by_hand = kind == "by hand"
+            probe = run.watch(model, None if by_hand else optimizer, **{"every": 1, "scaler": scaler, **KINDS[kind]})
+        losses = []
+        for step in range(1, 5):
+            for x in run.data([torch.full((6, 8), 0.1 * step), torch.ones(6, 8)]) if instrumented else (
+                torch.full((6, 8), 0.1 * step), torch.ones(6, 8)
+            ):  # fmt: skip
+                each = model(x).square().squeeze(1)
+                if instrumented and kind == "dataset_loss":
+                    run.dataset_loss(["a", "b"] * 3, each)
+                scaler.scale(each.mean() / 2).backward()
+                losses.append(each.sum().item())
+            probe.sample(step) if instrumented and kind == "by hand" else None
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            if instrumented:
+                run.step(step, loss=each.mean(), grad_norm=each.sum())
+        return [*losses, *torch.cat([p.flatten() for p in model.parameters()]).tolist()]
+
+    assert outcome(False) == outcome(True)
+    assert run.rejected == {}
+
+
 def test_a_step_that_a_scaler_skipped_is_sampled_at_the_next(run: Run) -> None:
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -30,7 +30,7 @@ def test_every_step_carries_samples_and_tokens_over_all_micro_batches(script, li
     script(PREAMBLE + """
     from sidecar.client.integrations.huggingface import SidecarCallback
     Trainer(model, arguments(run_name="tiny"), train_dataset=Tokens(), eval_dataset=Tokens(),
-            callbacks=[SidecarCallback(project="hf", stage="sft")]).train()
+            callbacks=[SidecarCallback(project="hf", stage="sft", watch={"every": 10})]).train()
     """)
     (run_id,) = listener.run_ids()
     projector, _ = listener.projector(run_id)
@@ -48,6 +48,11 @@ def test_every_step_carries_samples_and_tokens_over_all_micro_batches(script, li
         assert row.metrics["eval/perplexity"] == pytest.approx(math.exp(row.metrics["eval/loss"]))
     assert [row.step for row in listener.rows(run_id, ("checkpoint",))] == [10, 20]
     assert sum("phase/evaluation" in row.metrics for row in listener.rows(run_id, ("phase",))) == 2
+    assert {row.step for row in logs if "gradients/global_norm" in row.metrics} == {10, 20}
+    derived = {row.step: row.metrics for row in listener.rows(run_id, ("derived",))}
+    assert all(row["performance/optimizer_time_ms"] > 0 for row in derived.values())
+    waited = {step for step, row in derived.items() if "performance/data_loading_time_ms" in row}
+    assert waited == set(range(1, 21)) - {11}  # Between 10 and 11 lay an evaluation and a checkpoint.
     state = projector.state
     assert (state.project, state.name, state.stage, state.total_steps) == ("hf", "tiny", "sft", 20)
     assert (state.facts["layers"], state.facts["heads"]) == (2, 2)

@@ -31,8 +31,8 @@ PREAMBLE = """
 def test_logger_and_callback_share_one_run(script, listener) -> None:
     script(PREAMBLE + """
     from sidecar.client.integrations.lightning import SidecarCallback, SidecarLogger
-    trainer = lightning.Trainer(logger=SidecarLogger("light", name="tiny", stage="sft"), callbacks=[SidecarCallback()],
-                                max_epochs=2, accumulate_grad_batches=3, **quiet)
+    trainer = lightning.Trainer(logger=SidecarLogger("light", name="tiny", stage="sft"),
+                                callbacks=[SidecarCallback(watch={"every": 4})], max_epochs=2, accumulate_grad_batches=3, **quiet)
     trainer.fit(Tiny(), loader(), loader())
     """)
     (run_id,) = listener.run_ids()
@@ -44,6 +44,12 @@ def test_logger_and_callback_share_one_run(script, listener) -> None:
     logs = listener.rows(run_id, ("log",))
     assert [row.step for row in logs if "train/loss" in row.metrics] == [1, 3, 5, 7]
     assert sum("val/loss" in row.metrics for row in logs) == 2
+    (watched,) = {row.step for row in logs if "weights/global_std" in row.metrics}
+    norms = [row.metrics["gradients/net.0.weight"] for row in logs if "gradients/net.0.weight" in row.metrics]
+    assert (watched, len(norms)) == (4, 1)
+    assert norms[0] > 0  # Lightning computes gradients inside the optimizer's step.
+    derived = listener.rows(run_id, ("derived",))
+    assert all(row.metrics["performance/optimizer_time_ms"] > 0 for row in derived)
     state = listener.projector(run_id)[0].state
     assert (state.project, state.name, state.stage, state.total_steps) == ("light", "tiny", "sft", 8)
     assert state.config["width"] == 8

@@ -1,11 +1,13 @@
 """Hugging Face Trainer: ``Trainer(callbacks=[SidecarCallback()])``, or ``report_to="sidecar"`` once this is imported.
 
 Given: the Trainer's events. Hands on: one step event per optimizer step on every rank, with samples and tokens counted
-from the shapes the model sees; what the main process logs; evaluation and checkpoint phases; model facts.
+from the shapes the model sees, waits for data and the optimizer's time; what the main process logs; evaluation and
+checkpoint phases; model facts; and with ``watch`` what `run.watch` sees inside the model.
 Never: reads a tensor, changes the Trainer's control, or disturbs other callbacks.
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import TrainerCallback
@@ -29,19 +31,23 @@ SAVED = "sidecar"
 class SidecarCallback(TrainerCallback):
     """``facts`` go to ``sidecar.init``: project, name, stage, run_id, model_facts and so on.
 
-    A run that lives already (``sidecar.init`` in the script, or a captured library's) is used and left open.
+    A run that lives already (``sidecar.init`` in the script, or a captured library's) is used and left open. ``watch``
+    looks inside the model: True, or the options of ``run.watch``.
     """
 
-    def __init__(self, run: Run | None = None, **facts: Any) -> None:
+    def __init__(self, run: Run | None = None, *, watch: bool | Mapping[str, Any] = False, **facts: Any) -> None:
         self.run = run
-        self._facts, self._owned = facts, False
+        self._facts, self._owned, self._watch = facts, False, watch
         self._samples = self._tokens = 0
-        self._hook: Any = None
+        self._hooks: list[Any] = []
         self._rate: float | None = None
         self._phase: Phase | None = None
+        self._waiting: Phase | None = None
         self._save_began: float | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
+    ) -> None:
         if self.run is None:
             self.run = current()
         config = {**_config_of(model), **args.to_sanitized_dict()}
@@ -53,8 +59,15 @@ class SidecarCallback(TrainerCallback):
             self.run.config({**config, "total_steps": state.max_steps})
             self.run.facts(model_facts(model, None))
         _save_id(state, self.run.id)
-        if model is not None and self._hook is None:
-            self._hook = model.register_forward_pre_hook(self._count, with_kwargs=True)
+        if self._hooks:
+            return
+        if model is not None:
+            self._hooks.append(model.register_forward_pre_hook(self._count, with_kwargs=True).remove)
+        if optimizer is not None:
+            self._hooks.append(self.run.time_optimizer(optimizer).remove)
+        if model is not None and self._watch is not False:
+            options = self._watch if isinstance(self._watch, Mapping) else {}
+            self._hooks.append(self.run.watch(model, optimizer, **options).close)
 
     def _count(self, model: Any, args: Any, kwargs: Any) -> None:
         if not model.training:
@@ -62,6 +75,15 @@ class SidecarCallback(TrainerCallback):
         samples, tokens = samples_and_tokens(kwargs or args)
         self._samples += samples or 0
         self._tokens += tokens or 0
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._wait()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """All micro-batches of the step are there."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.__exit__(None, None, None)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         if optimizer is not None:
@@ -80,8 +102,11 @@ class SidecarCallback(TrainerCallback):
         )
         self._samples = self._tokens = 0
         self._coming(control)
+        if not (control.should_evaluate or control.should_save or control.should_training_stop):
+            self._wait()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stop_waiting()
         self._coming(control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -99,13 +124,25 @@ class SidecarCallback(TrainerCallback):
             self.run.checkpoint(state.global_step, seconds=seconds, name=f"checkpoint-{state.global_step}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stop_waiting()
         self._leave()
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        while self._hooks:
+            self._hooks.pop()()
         if self.run is not None and self._owned:
             self.run.finish()
             self.run, self._owned = None, False
+
+    def _wait(self) -> None:
+        """From here to the next step's beginning the Trainer fetches batches."""
+        if self.run is not None and self._waiting is None and self._phase is None:
+            self._waiting = self.run.phase("data_wait")
+            self._waiting.__enter__()
+
+    def _stop_waiting(self) -> None:
+        """No step comes of it: what follows is no waiting for data."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.cancel()
 
     def _coming(self, control: Any) -> None:
         """What the Trainer does next: silence is expected while it evaluates."""

@@ -1,7 +1,8 @@
 """Lightning: ``Trainer(logger=SidecarLogger("project"), callbacks=[SidecarCallback()])``; each also alone.
 
 Given: Lightning's hooks. Hands on: one step event per optimizer step on every rank, with samples and tokens counted
-from the batch's shapes; what the modules log, from rank zero; validation and checkpoint phases; hyperparameters.
+from the batch's shapes, and the optimizer's time; what the modules log, from rank zero; validation and checkpoint
+phases; hyperparameters; and with ``watch`` what `run.watch` sees inside the model.
 Never: reads a tensor: ``self.log`` values are passed on as they are.
 """
 
@@ -92,11 +93,15 @@ class _Coming:
 
 
 class SidecarCallback(Callback):
-    """Steps of every rank. Uses the SidecarLogger's run, the one that lives, or begins one with ``facts``."""
+    """Steps of every rank. Uses the SidecarLogger's run, the one that lives, or begins one with ``facts``.
 
-    def __init__(self, run: Run | None = None, **facts: Any) -> None:
+    ``watch`` looks inside the model: True, or the options of ``run.watch``.
+    """
+
+    def __init__(self, run: Run | None = None, *, watch: bool | Mapping[str, Any] = False, **facts: Any) -> None:
         self.run = run
-        self._facts = facts
+        self._facts, self._watch = facts, watch
+        self._hooks: list[Any] = []
         self._samples = self._tokens = self._steps = 0
         self._phase: Phase | None = None
         self._resumed_id: str | None = None
@@ -127,6 +132,19 @@ class SidecarCallback(Callback):
                 self.run = logger.begin(**facts)
             else:
                 self.run = live or init(facts.pop("project", PROJECT_DEFAULT), **facts)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """By now the optimizers are there, restored ones included."""
+        if self.run is None or self._hooks:
+            return
+        self._hooks += [self.run.time_optimizer(optimizer).remove for optimizer in trainer.optimizers]
+        if self._watch is not False:
+            options = self._watch if isinstance(self._watch, Mapping) else {}
+            self._hooks.append(self.run.watch(pl_module, trainer.optimizers, **options).close)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        while self._hooks:
+            self._hooks.pop()()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         samples, tokens = samples_and_tokens(batch)
