@@ -9,6 +9,7 @@ Parquet keeps them in the metadata of its schema under ``sidecar.run``; beside J
 
 import contextlib
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def beside(path: Path) -> Path:
 
 def write(path: Path, known: RunFacts) -> None:
     """Whole or not at all; the owner's alone. Raises OSError."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.draft")  # Several outlets write it.
     try:
         draft.touch(mode=0o600)
         draft.write_bytes(msgspec.json.format(encode(known)))
