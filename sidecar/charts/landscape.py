@@ -14,6 +14,7 @@ from sidecar.charts.data import RunData
 from sidecar.charts.registry import Figure, Missing, Options, chart
 from sidecar.charts.style import (
     Painter,
+    accuracy_name,
     accuracy_of,
     in_stages,
     layout3d,
@@ -38,6 +39,7 @@ class Moment(msgspec.Struct, frozen=True):
     whole: bool
     """The run as a whole: its median speed and its last accuracy."""
     claimed: bool
+    accuracy_name: str
     colour_value: float | None = None
 
 
@@ -69,15 +71,15 @@ def _moments(run: RunData, stage: str, painter: Painter, lacking: list[Missing])
     if mfu is None or rate is None or accuracy is None:
         return []
     claimed = "train/mfu_percent" not in run.tracks
-    moments = []
+    moments, measured = [], accuracy_name(run) or ""
     for point in spread_out(rate.points(), MOMENTS_MAX):
         at, known = mfu.at(point.order), accuracy.at(point.order)
         if at is not None and known is not None:
             moments.append(Moment(run.label, stage, at.value * factor, point.value, known.value, point.step, False,
-                                  claimed, painter.value(run, point.order)))
+                                  claimed, measured, painter.value(run, point.order)))
     last = accuracy.points()[-1]
     moments.append(Moment(run.label, stage, median(p.value for p in mfu.points()) * factor,
-                          median(p.value for p in rate.points()), last.value, last.step, True, claimed,
+                          median(p.value for p in rate.points()), last.value, last.step, True, claimed, measured,
                           painter.value(run)))
     return moments
 
@@ -116,4 +118,4 @@ def _hover(m: Moment) -> str:
     where = "whole run" if m.whole else f"step {m.step:,.0f}"
     said = " (claimed by the script)" if m.claimed else ""
     return (f"<b>{plain(m.run)}</b> · {stage_title(m.stage)}<br>{where}<br>MFU {m.mfu_percent:.2f} %{said}"
-            f"<br>{short(m.tokens_per_second)} tokens/s<br>accuracy {m.accuracy:.4f}")
+            f"<br>{short(m.tokens_per_second)} tokens/s<br>accuracy {m.accuracy:.4f} ({plain(m.accuracy_name)})")

@@ -116,12 +116,15 @@ def late_text(run: RunData) -> str:
 
 
 def accuracy_of(run: RunData) -> Any:
-    """The run's accuracy track: validation, else the mean over tasks, else any benchmark, else training."""
-    track = run.track(*ACCURACY[:2])
-    if track is None:
-        tasks = sorted(name for name in run.tracks if name.startswith("eval/") and name.endswith("_acc"))
-        track = run.track(*tasks, ACCURACY[2])
-    return track
+    """The run's accuracy track."""
+    name = accuracy_name(run)
+    return run.tracks[name] if name else None
+
+
+def accuracy_name(run: RunData) -> str | None:
+    """Which metric stands for accuracy: validation, else the mean over tasks, else any benchmark, else training."""
+    tasks = sorted(name for name in run.tracks if name.startswith("eval/") and name.endswith("_acc"))
+    return next((name for name in (*ACCURACY[:2], *tasks, ACCURACY[2]) if run.track(name)), None)
 
 
 def mfu_of(run: RunData) -> tuple[Any, float]:
@@ -233,7 +236,7 @@ def layout3d(x: Any, y: Any, z: Any, **more: Any) -> dict[str, Any]:
     scene = {
         "xaxis": axes[0], "yaxis": axes[1], "zaxis": axes[2], "aspectmode": "manual",
         "aspectratio": {"x": 1.6, "y": 1.3, "z": 0.9},
-        "camera": {"eye": {"x": 1.52, "y": -1.76, "z": 0.8}, "center": {"x": 0.02, "y": 0, "z": -0.16}},
+        "camera": {"eye": {"x": 1.55, "y": -1.8, "z": 0.82}, "center": {"x": 0.02, "y": 0, "z": -0.2}},
     }
     scene |= more.pop("scene", {})
     return {"scene": scene, "margin": {"l": 0, "r": 0, "t": 8, "b": 0}, "legend": LEGEND, **more}

@@ -14,6 +14,7 @@ from sidecar.charts.registry import Figure, Missing, Options, chart
 from sidecar.charts.series import Point, thin
 from sidecar.charts.style import (
     Painter,
+    accuracy_name,
     accuracy_of,
     begins_late,
     in_pipelines,
@@ -53,6 +54,8 @@ class Path(msgspec.Struct):
     colour: str
     points: list[TrajectoryPoint]
     loss_bad_total: int = 0
+    accuracy: str | None = None
+    """The metric that stands for accuracy."""
 
 
 class Trajectory(msgspec.Struct):
@@ -103,7 +106,7 @@ def _path(run: RunData, stage: str, offset: float, painter: Painter, lacking: li
         points.append(TrajectoryPoint(offset + point.step, point.value, value, evaluated, point.step,
                                       painter.value(run, point.order)))
     legend, colour = painter.group(run) if accuracy is not None else painter.line(run)
-    return Path(run.label, stage, legend, colour, points, losses.bad_total)
+    return Path(run.label, stage, legend, colour, points, losses.bad_total, accuracy_name(run))
 
 
 def _joined(losses: Sequence[Point], evaluations: Sequence[Point]) -> list[tuple[Point, bool, float | None]]:
@@ -188,7 +191,7 @@ def _hover(path: Path, p: TrajectoryPoint) -> str:
     kind = "evaluated here" if p.evaluated else "carried forward from the last evaluation"
     extra = f"<br>colour {short(p.colour_value)}" if p.colour_value is not None else ""
     return (f"<b>{plain(path.run)}</b> · {stage_title(path.stage)}<br>step {p.own_step:,.0f}<br>loss {short(p.loss)}"
-            f"<br>accuracy {p.accuracy:.4f} ({kind}){extra}")
+            f"<br>accuracy {p.accuracy:.4f} ({plain(path.accuracy)}, {kind}){extra}")
 
 
 def _before(data: Trajectory, floor: float) -> list[dict[str, Any]]:

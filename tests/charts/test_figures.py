@@ -80,6 +80,7 @@ def test_evaluations_are_large_and_what_is_carried_forward_is_small_and_says_so(
     assert sizes.count(EVALUATED) == 7
     assert set(sizes) == {EVALUATED, CARRIED}
     for size, text in zip(trace["marker"]["size"], trace["text"], strict=True):
+        assert not text or "(val/accuracy, " in text, "which accuracy it is"
         assert ("evaluated here" in text) == (size == EVALUATED)
         assert ("carried forward" in text) == (size == CARRIED)
     heights = [z for z in trace["z"] if z is not None]
