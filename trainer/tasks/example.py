@@ -5,7 +5,6 @@ Never: knows about tokens, files or models.
 """
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -112,7 +111,3 @@ class TaskMixture(Generic[E]):
         if not self.index_map:
             raise IndexError("an empty mixture has no examples")
         return self.index_map[cursor % len(self.index_map)]
-
-
-def sizes(parts: dict[str, Sequence[object]]) -> dict[str, int]:
-    return {name: len(part) for name, part in parts.items()}
