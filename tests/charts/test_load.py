@@ -16,7 +16,7 @@ from sidecar.charts.series import BUCKETS_MAX, Grid, Point, Track, thin
 from sidecar.errors import UserError
 from sidecar.export import OpenRun
 from sidecar.follow import Follower
-from sidecar.journal import Journal
+from sidecar.journal import Journal, JournalReader
 from sidecar.store import Store
 from tests.charts import synthetic
 from tests.charts.synthetic import SECOND, T0, Writer
@@ -190,6 +190,21 @@ def test_a_folder_of_journals_is_enough(tmp_path: Path) -> None:
     assert [run.run_id for run in load_runs(None, paths=[tmp_path / "d"])] == ["r1"]
     with pytest.raises(UserError, match="there is no"):
         load_runs(None, paths=[tmp_path / "nowhere"])
+
+
+def test_one_copied_file_is_the_whole_run_though_somebody_was_reading_at_its_end(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "d", "r1")
+    session = writer.greet()
+    for step in range(50):
+        writer.add(session, wire.Step(T0 + step * SECOND, T0, step, {"train/loss": 3.0}))
+    (entry,) = Store(tmp_path / "d").runs()
+    with contextlib.closing(JournalReader(entry.path)) as reader:
+        reader.last_row()
+        writer.close()
+    (tmp_path / "copied").mkdir()
+    shutil.copy(entry.path, tmp_path / "copied")
+    (run,) = load_runs(None, paths=[tmp_path / "copied"])
+    assert run.tracks["train/loss"].count == 50
 
 
 def test_a_broken_line_at_the_end_of_an_export_is_no_obstacle(tmp_path: Path) -> None:
