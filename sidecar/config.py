@@ -21,10 +21,15 @@ from sidecar.rendezvous import APPLICATION
 
 FILE_NAME = "sidecar.toml"
 SECRETS = frozenset({"token"})
+MASK = "***"
+PASSWORD = re.compile(r"(://)[^/@\s]+@")
 ENVIRONMENT_ALIASES = {
     "SIDECAR_GRACE": "grace_seconds", "SIDECAR_SINK": "sinks", "SIDECAR_SINK_PERIOD": "sink_period_steps",
 }  # fmt: skip
 """Called like the options."""
+
+NEARLY = 0.85
+"""How alike a variable's name must be to one of ours to be taken for a slip of the pen."""
 
 Seconds = Annotated[float, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -94,6 +99,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     streams_max: Positive = 4096
     """Training processes one sidecar listens to at once; more are refused, counted."""
 
+    def shown(self, field: str) -> Any:
+        """The value as it may be shown: None, or a secret masked, also one that stands in an address."""
+        value = getattr(self, field)
+        if field in SECRETS and value is not None:
+            return MASK
+        return PASSWORD.sub(rf"\1{MASK}@", value) if isinstance(value, str) else value
+
     @property
     def data_directory(self) -> Path:
         return Path(self.dir)
@@ -116,7 +128,7 @@ class Loaded(msgspec.Struct, frozen=True):
 
     def shown(self) -> list[tuple[str, str, str]]:
         """(field, value as TOML-like text, origin) of each field; secrets masked."""
-        return [(field, _display(field, getattr(self.config, field)), self.origins[field]) for field in FIELDS]
+        return [(field, _display(self.config.shown(field)), self.origins[field]) for field in FIELDS]
 
 
 def load(
@@ -194,8 +206,16 @@ def _suggestion(key: str) -> str:
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Which variables of ``environ`` set which fields. Unknown SIDECAR_* belong to others and are left alone."""
+    """Which variables of ``environ`` set which fields. Raises UserError for one that is nearly, but not quite, ours.
+
+    Other unknown SIDECAR_* belong to somebody else (the client, Kubernetes) and are left alone.
+    """
     known = {f"SIDECAR_{field.upper()}": field for field in FIELDS} | ENVIRONMENT_ALIASES
+    for variable in environ:
+        if variable.startswith("SIDECAR_") and variable not in known:
+            close = difflib.get_close_matches(variable[8:], [name[8:] for name in known], n=1, cutoff=NEARLY)
+            if close:
+                raise UserError(f"unknown variable {variable}", f"did you mean SIDECAR_{close[0]}?")
     found = {variable: field for variable, field in known.items() if environ.get(variable, "") != ""}
     # In Kubernetes a Service called "sidecar" sets SIDECAR_PORT=tcp://10.0.0.1:9797 in every pod: not ours.
     if environ.get("SIDECAR_PORT", "").startswith(("tcp://", "udp://")):
@@ -212,7 +232,7 @@ def _typed(field: str, value: object, source: str) -> Any:
     try:
         return msgspec.convert(value, hint, strict=not isinstance(value, str), str_keys=False)
     except msgspec.ValidationError as error:
-        shown = "***" if field in SECRETS else repr(value)
+        shown = MASK if field in SECRETS else PASSWORD.sub(rf"\1{MASK}@", repr(value))
         raise UserError(f"{source}: {shown} is not accepted: {_plain(str(error))}", _expected(field)) from None
 
 
@@ -233,11 +253,9 @@ def _expected(field: str) -> str:
     return f"`sidecar config show` prints {field} and the value in use"
 
 
-def _display(field: str, value: object) -> str:
+def _display(value: object) -> str:
     if value is None:
         return "-"
-    if field in SECRETS:
-        return "***"
     if isinstance(value, tuple):
         return ",".join(value) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)

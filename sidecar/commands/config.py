@@ -3,7 +3,6 @@
 import argparse
 import json
 
-from sidecar import config
 from sidecar.commands import options as shared
 
 DESCRIPTION = "Show the settings in force, and where each one comes from. Secrets are masked."
@@ -19,14 +18,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     loaded = shared.load(options)
     if options.json:
-        rows = [{"key": key, "value": _value(loaded, key), "origin": origin} for key, _, origin in loaded.shown()]
+        shown = loaded.config.shown
+        rows = [{"key": key, "value": shown(key), "origin": origin} for key, origin in loaded.origins.items()]
         print(json.dumps(rows, indent=2))
         return 0
     for key, value, origin in loaded.shown():
         print(f"{key:<20} {value:<44} {origin}")
     return 0
-
-
-def _value(loaded: config.Loaded, key: str) -> object:
-    value = getattr(loaded.config, key)
-    return "***" if key in config.SECRETS and value is not None else value

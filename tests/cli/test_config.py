@@ -1,5 +1,7 @@
 """Settings: which source wins, and what a mistake says."""
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar import config
+from sidecar.cli import main
 from sidecar.config import Loaded, load, read
 from sidecar.errors import UserError
 
@@ -36,6 +39,38 @@ def test_secrets_are_never_shown() -> None:
     with pytest.raises(UserError) as refused:
         load({}, {}, "token = 1234321")
     assert "1234321" not in str(refused.value)
+
+
+def test_a_password_in_an_address_is_not_shown_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SIDECAR_OTLP_ENDPOINT", "https://me:hush@host:4318/v1")
+    monkeypatch.setenv("SIDECAR_TOKEN", "hushed")
+    assert main(["config", "show"]) == 0
+    assert main(["config", "show", "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert "hush" not in printed
+    assert printed.count("https://***@host:4318/v1") == 2
+    assert load({}, dict(os.environ)).config.otlp_endpoint == "https://me:hush@host:4318/v1"
+    with pytest.raises(UserError) as refused:
+        load({"endpoint": "http://me:hush@host"}, {})
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("variable", ["SIDECAR_PROJCT", "SIDECAR_SINKKS", "SIDECAR_WANDB_MODES", "SIDECAR_LOGLEVEL"])
+def test_a_variable_that_is_nearly_ours_is_an_error_with_a_suggestion(variable: str) -> None:
+    with pytest.raises(UserError, match=f"unknown variable {variable}") as refused:
+        load({}, {variable: "1"})
+    assert refused.value.remedy.startswith("did you mean SIDECAR_")
+
+
+def test_no_variable_of_our_own_is_taken_for_a_slip(repository: Path) -> None:
+    ours = set()
+    for path in [*(repository / "sidecar").rglob("*.py"), *(repository / "trainer").rglob("*.py")]:
+        ours |= set(re.findall(r"\bSIDECAR_[A-Z_]*[A-Z]\b", path.read_text()))
+    settable = {f"SIDECAR_{field.upper()}" for field in config.FIELDS} | set(config.ENVIRONMENT_ALIASES)
+    assert len(ours - settable) > 5
+    load({}, dict.fromkeys(ours - settable, "1"))
 
 
 @pytest.mark.parametrize(
