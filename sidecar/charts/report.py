@@ -20,6 +20,7 @@ SPARK_WIDTH = 32
 SAMPLES_MAX = 6
 SPENT = "Where the time went"
 SPENT_COLOURS = ("#2a9d8f", "#e9a23b", "#6c8ebf", "#c0574f", "#8e7cc3", "#9aa4b2", "#5b8c5a", "#b5a642")
+SETTINGS, COLUMN_ROWS = "Configuration", 14
 WIDE = ("Stage", "What happened")
 """Tables that need the whole width of the page."""
 SAMPLE_CHARS = 1_200
@@ -50,7 +51,9 @@ class Report:
         for title, columns, rows in tables(run):
             if rows:
                 before = _spent_bar(run) if title == SPENT else ""
-                parts.append(_card(title, before + page.table(columns, rows), wide=title in WIDE))
+                many = title == SETTINGS and len(rows) > COLUMN_ROWS
+                inner = _columns(rows) if many else before + page.table(columns, rows)
+                parts.append(_card(title, inner, wide=many or title in WIDE))
         texts = "".join(_sample(*one) for one in samples(run))
         if texts:
             kept = '<p class="muted">Read on this machine; no outlet sends them without being allowed.</p>'
@@ -125,8 +128,9 @@ def mfu_text(run: RunData) -> str:
         return f"unknown: {mfu.reason}" if mfu and mfu.reason else "–"
     value = total.mean if total else mfu.percent
     text = f"{value:.2f} % on average ({mfu.convention or 'full attention'})"
-    if mfu.causal_percent is not None:
-        text += f", {mfu.causal_percent:.2f} % with causal attention"
+    causal = run.total("train/mfu_causal_percent")
+    if causal is not None and causal.mean is not None:
+        text += f", {causal.mean:.2f} % with causal attention"
     d = mfu.denominator
     if d.peak_flops_per_device:
         device = f" {d.device_name}" if d.device_name else ""
@@ -154,9 +158,9 @@ def tables(run: RunData) -> list[tuple[str, tuple[str, ...], list[list[Any]]]]:
         ("What happened", ("step", "kind", "what"),
          [[f"{pin.step:,}", pin.kind, pin.text] for pin in run.pins if pin.kind != "evaluation"][-40:]),
         ("Model", ("fact", "value"), [[name, _setting(value)] for name, value in sorted(run.facts.items())]),
-        ("Configuration", ("setting", "value"),
-         [[name, _setting(value)] for name, value in sorted(run.config.items())][:SETTINGS_MAX]),
         ("Environment", ("", ""), _environment(run)),
+        (SETTINGS, ("setting", "value"),
+         [[name, _setting(value)] for name, value in sorted(run.config.items())][:SETTINGS_MAX]),
     ]  # fmt: skip
 
 
@@ -222,6 +226,12 @@ def _curves(run: RunData) -> list[str]:
             picture = svg.line(points, title, stage_colour(run.stage), bad=bad)
             out.append(f"<figure><figcaption>{page.e(title)}</figcaption>{picture}</figure>")
     return out or ["<p>No curve was recorded.</p>"]
+
+
+def _columns(rows: Sequence[Sequence[Any]]) -> str:
+    """Many short pairs, set in columns."""
+    pairs = "".join(f"<div><dt>{page.e(name)}</dt><dd>{page.e(value)}</dd></div>" for name, value in rows)
+    return f'<dl class="settings">{pairs}</dl>'
 
 
 def _sample(step: int | None, name: str, text: str) -> str:
