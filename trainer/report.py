@@ -37,16 +37,18 @@ def model_facts(model: GPT, config: Config, world: World, dtype: torch.dtype) ->
 
 
 def run_config(model: GPT, config: Config, schedule: Schedule, world: World) -> dict[str, Any]:
-    """The flags as given, and the same under the documents' ``model/`` and ``hyperparams/`` names."""
+    """The flags as given, and the same under the documents' names: ``model/``, ``hyperparams/``, ``max_iters``."""
     flags = dataclasses.asdict(config)
     return {
         **{name: value for name, value in flags.items() if value is not None and name != "origins"},
         **dataclasses.asdict(schedule),
+        "max_iters": schedule.total_steps,
         "world_size": world.size,
         "threads": torch.get_num_threads(),
         "model/name": "gpt",
         "model/total_params": model.params(),
         "model/trainable_params": model.trainable_params(),
+        "model/trainable_percent": 100 * model.trainable_params() / model.params(),
         **{f"model/{name}": value for name, value in dataclasses.asdict(model.config).items()},
         "hyperparams/batch_size": config.batch_size,
         "hyperparams/learning_rate": config.learning_rate,

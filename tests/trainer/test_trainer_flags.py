@@ -210,6 +210,20 @@ def test_the_choice_group_and_entity_reach_init(trained) -> None:
     assert "origins" not in begun["config"]
 
 
+def test_the_configuration_goes_by_the_documents_names(trained) -> None:
+    config = trained("pretrain", steps=3, learning_rate=0.01).begun["config"]
+    assert {name: config[name] for name in ("n_layer", "n_embd", "batch_size", "learning_rate", "max_iters")} == {
+        "n_layer": 1, "n_embd": 32, "batch_size": 4, "learning_rate": 0.01, "max_iters": 3
+    }  # fmt: skip
+    total = config["model/total_params"]
+    assert (config["model/name"], config["model/trainable_params"], config["model/trainable_percent"]) == (
+        "gpt",
+        total,
+        100,
+    )
+    assert [config[f"hyperparams/{n}"] for n in ("batch_size", "learning_rate", "max_length")] == [4, 0.01, 32]
+
+
 def test_a_run_that_is_killed_and_resumed_is_one_run_and_its_samples_count_once(trained, tmp_path: Path) -> None:
     flags = {"out": str(tmp_path), "run": "night_{n}", "steps": 6, "batch_size": 4, "nan_loss": "stop"}
     trained("pretrain", **{**flags, "steps": 2})
