@@ -11,7 +11,8 @@ from sidecar.errors import Exit
 if TYPE_CHECKING:
     from sidecar.sinks.audit import Audit
 
-DESCRIPTION = "Read again what was written or sent for W&B, and certify that it holds numbers only."
+DESCRIPTION = "Read again what each outlet of a run was given, and certify that only numbers left."
+BLIND = "cannot be seen from here: addresses and accounts of connections, and what a third party's outlet sends besides"
 EXAMPLES = ["sidecar privacy audit latest", "sidecar privacy audit d12 --json"]
 
 
@@ -34,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
     config = shared.load(options).config
     entry = late.run_of(Store(config.data_directory), options.run)
     elsewhere = config.wandb_dir or os.environ.get("WANDB_DIR")
-    report = audit(config.data_directory, entry.run_id, identity_of_machine(), Path(elsewhere) if elsewhere else None)
+    folders = [Path(folder) if folder else None for folder in (elsewhere, config.tensorboard_dir)]
+    report = audit(config.data_directory, entry.run_id, identity_of_machine(), *folders)
     if options.json:
         import msgspec
 
@@ -49,10 +51,12 @@ def _print(report: "Audit") -> None:
         sent = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest.sent.items())) or "nothing"
         withheld = ", ".join(f"{count} {reason}" for reason, count in sorted(manifest.withheld.items())) or "nothing"
         print(f"{manifest.sink}: sent {sent}; withheld {withheld}; allowed {', '.join(manifest.allow) or 'numbers'}")
-    print(f"read again: {len(report.files)} W&B logs, {report.rows} rows, {report.values} values")
+    for outlet in report.outlets:
+        print(f"{outlet.sink}: {outlet.looked_at}")
     if report.config_keys:
         print(f"configuration that left: {', '.join(report.config_keys)}")
     for finding in report.findings:
         print(f"finding: {finding}", file=sys.stderr)
+    print(BLIND)
     word = "clean: numbers and what was allowed, nothing else" if report.clean else f"{len(report.findings)} findings"
     print(f"{report.run_id}: {word}")

@@ -1,7 +1,9 @@
-"""`sidecar privacy audit RUN`: reads again what was written for W&B, and says what it finds.
+"""`sidecar privacy audit RUN`: goes through every outlet that the run had, and says what it certifies and what not.
 
-Given: a data directory and a run. Hands on: counts of what left, and findings; none means it holds metrics only.
-Never: trusts the gate that let it out: the rules here are applied to the bytes in W&B's own file.
+Given: a data directory and a run. Hands on: for each outlet what could be read again, counts of what left, and
+findings; none means that what left holds metrics only, and that nothing on disk holds a key or names anybody.
+Never: trusts the gate that let W&B's rows out: the rules here are applied to the bytes in W&B's own file. Where an
+outlet keeps no copy (OTLP, a third party's) there is only the gate's count, and the report says so.
 """
 
 import json
@@ -10,8 +12,12 @@ from typing import Any
 
 import msgspec
 
+from sidecar.sinks import egress, registry
+from sidecar.sinks.base import Sink
+from sidecar.sinks.cursors import Cursors
 from sidecar.sinks.deadletters import file_stem
 from sidecar.sinks.privacy import GENERIC_NAMES, Gate, Identity, Manifest
+from sidecar.sinks.secrecy import known_make
 from sidecar.sinks.wandb_account import run_id as wandb_run_id
 from sidecar.sinks.wandb_log import records
 
@@ -21,13 +27,27 @@ FILES = frozenset({"config.yaml", "wandb-summary.json"})
 OWN_KEYS = frozenset({"_wandb", "_runtime", "_step", "_timestamp"})
 ALERT = "alert"
 MEDIA_RECORDS = frozenset({"files", "artifact", "request"})
-"""What tables of text and histograms bring along."""
+"""What tables of text, histograms and checkpoint files bring along."""
+KIND_WORDS = {"text": "text", "histogram": "histograms", "artifact": "artifacts"}
+"""Kind of row -> the word without which none may leave."""
+SCAN_BYTES_MAX = 256 << 20
+CHUNK, OVERLAP = 1 << 20, 512
 MEDIA_TYPES = {"histogram": "histograms", "table-file": "text"}
+MEDIA_WORDS = frozenset({"text", "histograms", "artifacts"})
 FINDINGS_MAX = 200
+
+
+class Outlet(msgspec.Struct):
+    sink: str
+    leaves_machine: bool
+    looked_at: str
+    """What was read, or why nothing could be; one line."""
 
 
 class Audit(msgspec.Struct):
     run_id: str
+    outlets: list[Outlet] = []
+    """Every one that the run was ever bound to."""
     files: list[str] = []
     """W&B logs that were read."""
     rows: int = 0
@@ -42,24 +62,94 @@ class Audit(msgspec.Struct):
         return not self.findings
 
 
-def audit(data_dir: Path, run_id: str, identity: Identity, wandb_dir: Path | None = None) -> Audit:
+def audit(
+    data_dir: Path, run_id: str, identity: Identity, wandb_dir: Path | None = None, tensorboard_dir: Path | None = None
+) -> Audit:
     """Raises ImportError without wandb, OSError when a file cannot be read."""
-    report = Audit(run_id, manifests=_manifests(data_dir, run_id))
+    report = Audit(run_id, manifests=egress.read(data_dir, run_id))
+    _wandb(report, data_dir, identity, wandb_dir)
+    local = {
+        "tensorboard": (tensorboard_dir or data_dir / "tensorboard") / file_stem(run_id),
+        "files": data_dir / "files",
+    }
+    for sink in sorted({*_bound(data_dir, run_id), *(manifest.sink for manifest in report.manifests)}):
+        if sink == "wandb":
+            looked_at = f"{len(report.files)} logs read again, {report.rows} rows, {report.values} values"
+            report.outlets.append(Outlet(sink, True, looked_at))
+        elif _leaves(sink):
+            report.outlets.append(Outlet(sink, True, _counted(report, sink)))
+        else:
+            report.outlets.append(Outlet(sink, False, _stayed(report, sink, local.get(sink, local["files"]), identity)))
+    report.findings = sorted(set(report.findings))[:FINDINGS_MAX]
+    return report
+
+
+def _wandb(report: Audit, data_dir: Path, identity: Identity, wandb_dir: Path | None) -> None:
+    run_id = report.run_id
     allow = {word for manifest in report.manifests if manifest.sink == "wandb" for word in manifest.allow}
     word = wandb_run_id(run_id)
     for path in sorted((wandb_dir or data_dir).glob(f"**/wandb/*run-*-{word}/run-{word}.wandb")):
         report.files.append(str(path))
         _read(path, report, Gate(run_id, "audit", allow, identity=identity), identity, frozenset(allow))
     report.config_keys = sorted(set(report.config_keys))
-    return report
 
 
-def _manifests(data_dir: Path, run_id: str) -> list[Manifest]:
-    try:
-        content = (data_dir / "egress" / f"{file_stem(run_id)}.json").read_bytes()
-        return msgspec.json.decode(content, type=list[Manifest])
-    except (OSError, msgspec.DecodeError):
+def _bound(data_dir: Path, run_id: str) -> list[str]:
+    path = data_dir / "cursors.sqlite"
+    if not path.exists():
         return []
+    cursors = Cursors(path)
+    try:
+        return sorted(cursors.of_run(run_id))
+    finally:
+        cursors.close()
+
+
+def _leaves(sink: str) -> bool:
+    """One that is not installed any more is taken for one that sends."""
+    try:
+        kind: type[Sink] = registry.load(sink)
+    except registry.UnknownSink:
+        return True
+    except registry.SinkNotInstalled:
+        return sink not in ("parquet", "tensorboard")
+    return getattr(kind, "leaves_machine", True)
+
+
+def _counted(report: Audit, sink: str) -> str:
+    """It keeps no copy: do the gate's own counts agree with what was allowed?"""
+    manifest = next((manifest for manifest in report.manifests if manifest.sink == sink), None)
+    if manifest is None:
+        report.findings.append(f"{sink}: nothing says what was sent: there is no count in egress/")
+        return "keeps no copy, and was not counted: cannot be certified"
+    for kind, word in KIND_WORDS.items():
+        if manifest.sent.get(kind) and word not in manifest.allow:
+            report.findings.append(f"{sink}: {manifest.sent[kind]} {kind} were sent without the word {word}")
+    return "keeps no copy that could be read again: certified by the gate's count alone"
+
+
+def _stayed(report: Audit, sink: str, place: Path, identity: Identity) -> str:
+    """Texts and settings may be in what stays here; keys, and names of this user or machine, need not be."""
+    if not place.exists():
+        return "stays on this machine; nothing of it is here any more"
+    suffix = {"tensorboard": "**/*.tfevents.*"}.get(sink, f"{file_stem(report.run_id)}.{sink}*")
+    found = sorted(path for path in place.glob(suffix) if path.is_file())
+    for path in found:
+        report.findings += [f"{path.name}: {reason}" for reason in _scan(path, identity)]
+    return f"stays on this machine; {len(found)} files searched for keys and for names of this user and machine"
+
+
+def _scan(path: Path, identity: Identity) -> set[str]:
+    reasons, before, left = set(), "", SCAN_BYTES_MAX
+    with path.open("rb") as file:
+        while left > 0 and (chunk := file.read(CHUNK)):
+            text, left = before + chunk.decode("utf-8", errors="replace"), left - CHUNK
+            low = text.lower()
+            reasons |= {"names this user or machine" for word in identity.words if _names(word, low)}
+            if known_make(text):
+                reasons.add("holds what looks like a key")
+            before = text[-OVERLAP:]
+    return reasons
 
 
 def _read(path: Path, report: Audit, gate: Gate, identity: Identity, allow: frozenset[str]) -> None:
@@ -71,7 +161,9 @@ def _read(path: Path, report: Audit, gate: Gate, identity: Identity, allow: froz
         record = messages.Record()
         record.ParseFromString(raw)
         kind = record.WhichOneof("record_type")
-        if kind not in RECORDS and not (kind in MEDIA_RECORDS and allow) and not (kind == ALERT and "alerts" in allow):
+        if kind not in RECORDS and not (kind in MEDIA_RECORDS and allow & MEDIA_WORDS) and not (
+            kind == ALERT and "alerts" in allow
+        ):
             found.add(f"{path.name}: a record of kind {kind}")
         elif kind == "history":
             report.rows += 1
@@ -83,7 +175,7 @@ def _read(path: Path, report: Audit, gate: Gate, identity: Identity, allow: froz
             found |= {f"{path.name}: {reason}" for reason in _config(items, report, gate)}
         text = raw.decode("utf-8", errors="ignore").lower()
         found |= {f"{path.name}: names this user or machine" for name in identity.words if _names(name, text)}
-    report.findings = sorted({*report.findings, *found})[:FINDINGS_MAX]
+    report.findings += sorted(found)
 
 
 def _uploads(path: Path, allow: frozenset[str]) -> list[Path]:

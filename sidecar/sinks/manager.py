@@ -21,10 +21,10 @@ from sidecar import wire
 from sidecar.errors import UserError
 from sidecar.follow import Follower
 from sidecar.journal import JournalReader
-from sidecar.sinks import registry
+from sidecar.sinks import egress, registry
 from sidecar.sinks.base import Sink, SinkContext, reason_of
 from sidecar.sinks.cursors import Cursor, Cursors
-from sidecar.sinks.deadletters import DeadLetters, file_stem
+from sidecar.sinks.deadletters import DeadLetters
 from sidecar.sinks.isolate import IsolatedSink
 from sidecar.sinks.period import CONFIGURED, split
 from sidecar.sinks.privacy import Gate, Identity
@@ -240,7 +240,10 @@ class SinkManager:
         gate = None
         if getattr(kind, "leaves_machine", True):
             files = getattr(kind, "sends_files", False)
-            gate = Gate(run_id, name, allow, self._config.allow_config, identity_of_machine(), sends_files=files)
+            gate = self._gates.get((run_id, name)) or Gate(
+                run_id, name, allow, self._config.allow_config, identity_of_machine(), sends_files=files,
+                before=egress.of_sink(data_dir, run_id, name),
+            )  # fmt: skip
             self._gates[run_id, name] = gate
         return SinkRunner(
             run_id, name, sink, lambda start: self._open_source(run_id, start), self._open_cursors(),
@@ -340,14 +343,9 @@ class SinkManager:
         by_run: dict[str, list[Gate]] = {}
         for (run_id, _), gate in list(self._gates.items()):
             by_run.setdefault(run_id, []).append(gate)
-        directory = Path(self._config.dir) / "egress"
         for run_id, gates in by_run.items():
             try:
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                path = directory / f"{file_stem(run_id)}.json"
-                draft = path.with_suffix(".draft")
-                draft.write_bytes(msgspec.json.format(msgspec.json.encode([gate.manifest() for gate in gates])))
-                draft.replace(path)
+                egress.write(Path(self._config.dir), run_id, [gate.manifest() for gate in gates])
             except (OSError, RuntimeError) as error:  # RuntimeError: the gate grew while we copied; next time.
                 log.debug("the egress manifest of %s is not written: %s", run_id, error)
 

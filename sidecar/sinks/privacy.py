@@ -98,15 +98,18 @@ class Gate:
         allow_config: Sequence[str] = (),
         identity: Identity | None = None,
         sends_files: bool = False,
+        before: Manifest | None = None,
     ) -> None:
+        """``before``: what an earlier process let out; the counts go on from there."""
         self.allow = frozenset(allow_words(allow))
         self._allow_config = tuple(allow_config)
         self._sends_files = sends_files
         self._identity = _compiled(identity or Identity())
         self._names: dict[str, str | None] = {}
-        self._sent: Counter[str] = Counter()
-        self._withheld: Counter[str] = Counter()
-        self._config_keys: list[str] = []
+        before = before or Manifest(run_id, sink)
+        self._sent: Counter[str] = Counter(before.sent)
+        self._withheld: Counter[str] = Counter(before.withheld)
+        self._config_keys, self._allowed_before = before.config_keys, before.allow
         self._run, self._sink = run_id, sink
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
@@ -116,7 +119,7 @@ class Gate:
     def info(self, info: RunInfo) -> RunInfo:
         """Hosts and launch id go only by the word ``hosts``; labels are cleaned; the configuration is filtered."""
         config = self.config(info.config)
-        self._config_keys = sorted(config)
+        self._config_keys = sorted({*self._config_keys, *config})
         hosts = self.allow >= {"hosts"}
         return msgspec.structs.replace(
             info,
@@ -166,8 +169,9 @@ class Gate:
 
     def manifest(self) -> Manifest:
         return Manifest(
-            self._run, self._sink, sorted(self.allow), dict(self._sent), dict(self._withheld), self._config_keys
-        )
+            self._run, self._sink, sorted({*self.allow, *self._allowed_before}),
+            dict(self._sent), dict(self._withheld), self._config_keys,
+        )  # fmt: skip
 
     def _row(self, row: Row) -> Row:
         kind = row.kind

@@ -63,6 +63,11 @@ def looks_secret(text: str) -> bool:
     return bool(_MAKES.search(text)) or any(looks_random(word) for word in _WORD.findall(text))
 
 
+def known_make(text: str) -> bool:
+    """Only keys with a prefix of their own: for whole files, where chance makes any other word."""
+    return bool(_MAKES.search(text))
+
+
 def without_secrets(text: str) -> str:
     replace: Callable[[re.Match[str]], str] = lambda found: REDACTED if looks_random(found[0]) else found[0]  # noqa: E731
     return _WORD.sub(replace, _MAKES.sub(REDACTED, text))

@@ -130,7 +130,7 @@ def test_a_run_written_offline_needs_a_key_and_is_then_sent_once(
     assert "there is no key; set WANDB_API_KEY" in capsys.readouterr().out
     assert main(["privacy", "audit", "run-1"]) == 0
     out = capsys.readouterr().out
-    assert "read again: 1 W&B logs, 10 rows" in out
+    assert "wandb: 1 logs read again, 10 rows" in out
     assert out.endswith("run-1: clean: numbers and what was allowed, nothing else\n")
     with WandbServer() as server:
         for name, value in server.environment().items():

@@ -13,8 +13,8 @@ from fakes.wandb_server import WandbServer
 from sidecar import wire
 from sidecar.client import values
 from sidecar.rows import Row
-from sidecar.sinks import late, wandb_artifacts
-from sidecar.sinks.privacy import Gate
+from sidecar.sinks import audit, late, wandb_artifacts
+from sidecar.sinks.privacy import Gate, Identity
 
 from .harness import Manager, Run, config, until
 from .test_wandb_online import QUICK, server, short_rests  # noqa: F401 - fixtures.
@@ -70,6 +70,9 @@ def test_with_the_word_each_checkpoint_is_a_version_in_the_offline_file(tmp_path
         ("checkpoint_10.pt", len(CONTENT)), ("checkpoint_20.pt", len(CONTENT)),
     ]  # fmt: skip
     assert all(b"canary" not in path.read_bytes() for path in find(tmp_path, "run-1"))
+    report = audit.audit(tmp_path, "run-1", Identity.of("nobody-here"))
+    assert report.findings == []
+    assert report.manifests[0].sent["artifact"] == 2
 
 
 def test_online_the_file_itself_arrives_and_nothing_says_where_it_lay(tmp_path: Path, server: WandbServer) -> None:  # noqa: F811
