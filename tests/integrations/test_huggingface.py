@@ -38,7 +38,9 @@ def test_every_step_carries_samples_and_tokens_over_all_micro_batches(script, li
     assert [row.step for row in steps] == list(range(1, 21))
     assert {row.metrics["train/num_samples"] for row in steps} == {4}
     assert {row.metrics["train/num_tokens"] for row in steps} == {64}
-    assert steps[0].metrics["train/learning_rate"] > steps[-1].metrics["train/learning_rate"]
+    rates = [row.metrics["train/learning_rate"] for row in steps]
+    assert rates == pytest.approx([5e-5 * (20 - step) / 20 for step in range(20)])  # Linear, those of the step itself.
+    assert rates == [row.metrics["train/learning_rate/1"] for row in steps]
     logs = listener.rows(run_id, ("log",))
     losses = [row for row in logs if "train/loss" in row.metrics]
     assert [row.step for row in losses] == [5, 10, 15, 20]

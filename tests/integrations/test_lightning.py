@@ -20,7 +20,10 @@ PREAMBLE = """
         def validation_step(self, batch, index):
             self.log("val/loss", self.net(batch[0]).pow(2).mean())
         def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.1)
+            optimizer = torch.optim.SGD([{"params": [p]} for p in self.parameters()], lr=0.1)
+            optimizer.param_groups[1]["lr"] = 1.0
+            schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def loader(): return DataLoader(TensorDataset(torch.randint(0, 32, (24, 4))), batch_size=2)
     quiet = dict(accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=2,
@@ -40,7 +43,8 @@ def test_logger_and_callback_share_one_run(script, listener) -> None:
     assert [row.step for row in steps] == list(range(8))
     assert {row.metrics["train/num_samples"] for row in steps} == {6}
     assert {row.metrics["train/num_tokens"] for row in steps} == {24}
-    assert {row.metrics["train/learning_rate"] for row in steps} == {0.1}
+    rates = [(row.metrics["train/learning_rate"], row.metrics["train/learning_rate/1"]) for row in steps]
+    assert rates == [pytest.approx((0.1 * 0.5**step, 0.5**step)) for step in range(8)]  # Those of the step itself.
     logs = listener.rows(run_id, ("log",))
     assert [row.step for row in logs if "train/loss" in row.metrics] == [1, 3, 5, 7]
     assert sum("val/loss" in row.metrics for row in logs) == 2

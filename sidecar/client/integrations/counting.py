@@ -1,10 +1,13 @@
-"""What a batch holds, told by shapes alone.
+"""What a batch holds, told by shapes alone; and the learning rates of a step.
 
-Given: whatever a loader yields. Hands on: samples and tokens. Never: reads a value, so no device is waited for.
+Given: whatever a loader yields; optimizers. Hands on: samples and tokens; rates by metric name.
+Never: reads a value on a device, so none is waited for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+GROUPS_MAX = 16
 
 
 def samples_and_tokens(batch: Any) -> tuple[int | None, int | None]:
@@ -19,6 +22,22 @@ def samples_and_tokens(batch: Any) -> tuple[int | None, int | None]:
         whole = not (tensor.is_floating_point() or tensor.is_complex()) and len(tensor.shape) == 2
         return int(tensor.shape[0]), _items(tensor.shape) if whole else None
     return None, None
+
+
+def learning_rates(optimizers: Sequence[Any]) -> dict[str, Any]:
+    """train/learning_rate of the first group, train/learning_rate/<i> of the others, numbered through all optimizers.
+
+    To be called just before the step: a scheduler changes them right after it.
+    """
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    out: dict[str, Any] = {}
+    for index, group in enumerate(groups[:GROUPS_MAX]):
+        rate = group.get("lr")
+        if rate is not None and not isinstance(rate, int | float):
+            rate = rate.detach().clone() if hasattr(rate, "detach") else None  # A tensor that changes in place.
+        if rate is not None:
+            out[f"train/learning_rate/{index}" if index else "train/learning_rate"] = rate
+    return out
 
 
 def _items(shape: Any) -> int:

@@ -15,7 +15,7 @@ from transformers.integrations import integration_utils
 
 from sidecar.client import compat_rows as rows
 from sidecar.client.facts import model_facts
-from sidecar.client.integrations.counting import samples_and_tokens
+from sidecar.client.integrations.counting import learning_rates, samples_and_tokens
 from sidecar.client.run import Phase, Run, current
 from sidecar.client.start import init
 
@@ -40,7 +40,7 @@ class SidecarCallback(TrainerCallback):
         self._facts, self._owned, self._watch = facts, False, watch
         self._samples = self._tokens = 0
         self._hooks: list[Any] = []
-        self._rate: float | None = None
+        self._rates: dict[str, Any] = {}
         self._phase: Phase | None = None
         self._waiting: Phase | None = None
         self._save_began: float | None = None
@@ -86,19 +86,19 @@ class SidecarCallback(TrainerCallback):
             waiting.__exit__(None, None, None)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        """The optimizer has stepped, the scheduler has not."""
         if optimizer is not None:
-            rate = optimizer.param_groups[0].get("lr")
-            self._rate = rate if isinstance(rate, int | float) else None
+            self._rates = learning_rates([optimizer])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.run is None:
             return
         self.run.step(
             state.global_step,
-            learning_rate=self._rate,
             samples=self._samples or None,
             tokens=self._tokens or None,
             epoch=state.epoch,
+            metrics=self._rates,
         )
         self._samples = self._tokens = 0
         self._coming(control)

@@ -20,7 +20,7 @@ except ImportError:  # The older name of the same library.
     from pytorch_lightning.utilities import rank_zero_only
 
 from sidecar.client.facts import model_facts
-from sidecar.client.integrations.counting import samples_and_tokens
+from sidecar.client.integrations.counting import learning_rates, samples_and_tokens
 from sidecar.client.run import Phase, Run, current
 from sidecar.client.start import init
 
@@ -102,6 +102,7 @@ class SidecarCallback(Callback):
         self.run = run
         self._facts, self._watch = facts, watch
         self._hooks: list[Any] = []
+        self._rates: dict[str, Any] = {}
         self._samples = self._tokens = self._steps = 0
         self._phase: Phase | None = None
         self._resumed_id: str | None = None
@@ -146,6 +147,9 @@ class SidecarCallback(Callback):
         while self._hooks:
             self._hooks.pop()()
 
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self._rates = learning_rates(trainer.optimizers)
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         samples, tokens = samples_and_tokens(batch)
         self._samples += samples or 0
@@ -154,10 +158,10 @@ class SidecarCallback(Callback):
             return
         self.run.step(
             _steps_of(trainer) - (not hasattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped")),
-            learning_rate=_rate_of(trainer),
             samples=self._samples or None,
             tokens=self._tokens or None,
             epoch=trainer.current_epoch + (batch_idx + 1) / max(1, _batches_of(trainer)),
+            metrics=self._rates,
         )
         self._samples = self._tokens = 0
 
@@ -192,13 +196,6 @@ def _steps_of(trainer: Any) -> int:
     """Batches before this one with which the optimizers stepped, all as one: ``global_step`` counts each of them."""
     found = getattr(getattr(trainer.fit_loop, "epoch_loop", None), "_batches_that_stepped", None)
     return int(trainer.global_step if found is None else found)
-
-
-def _rate_of(trainer: Any) -> float | None:
-    for optimizer in trainer.optimizers:
-        rate = optimizer.param_groups[0].get("lr")
-        return rate if isinstance(rate, int | float) else None
-    return None
 
 
 def _batches_of(trainer: Any) -> int:
