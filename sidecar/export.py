@@ -9,7 +9,6 @@ What is known of the run as a whole goes with the file (exported.py); what is pr
 
 import csv
 import json
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +21,7 @@ from sidecar.config import Config
 from sidecar.errors import Exit, UserError
 from sidecar.follow import Follower
 from sidecar.rows import Row
+from sidecar.sinks.long import finite_or_word
 from sidecar.state import RunState
 from sidecar.store import RunEntry, Store
 
@@ -139,19 +139,6 @@ def columns(run: OpenRun, *, derived: bool) -> dict[str, str]:
             if value is not None:
                 kinds[name] = _join(kinds.get(name), _kind_of(value))
     return kinds
-
-
-def finite_or_word(value: Any) -> Any:
-    """JSON has no NaN: "NaN", "Infinity" and "-Infinity" stand for them, inside lists and maps too."""
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, list):
-        return [finite_or_word(item) for item in value]
-    if isinstance(value, dict):
-        return {key: finite_or_word(item) for key, item in value.items()}
-    return value
 
 
 def _wanted(rows: list[Row], derived: bool) -> Iterator[Row]:

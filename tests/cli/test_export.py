@@ -10,8 +10,8 @@ from sinks.harness import Run
 
 from sidecar import exported
 from sidecar.cli import main
-from sidecar.export import finite_or_word
 from sidecar.follow import Follower
+from sidecar.sinks.long import finite_or_word
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, object]]:

@@ -1,6 +1,7 @@
 """Files that grow with the run hold every row once, whatever is killed."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidecar import wire
+from sidecar.config import load
+from sidecar.export import open_run, write_jsonl
 
 from .harness import Manager, Run
 
@@ -103,3 +106,37 @@ def test_a_removed_file_is_written_anew_from_the_first_row(tmp_path: Path) -> No
     with Manager(run, "jsonl") as manager:
         manager.drain()
     assert [step for step, _ in values_of(tmp_path, "jsonl")] == list(range(10))
+
+
+@KINDS
+def test_a_growing_file_has_every_row_of_every_kind_that_an_export_has(tmp_path: Path, kind: str) -> None:
+    run = Run(tmp_path)
+    run.steps(0, 4)
+    now = run.now_ns
+    run.emit(
+        wire.Text(now, 0, 4, "sample", "once"), wire.Histogram(now, 0, 4, "w", [0.0, 1.0], [math.inf]),
+        wire.PhaseExited(now, 0, 4, "evaluation", 1.5), wire.Consumed(now, 0, 4, {"web": (2, 64)}),
+        wire.Checkpoint(now, 0, 4, 2.0, 1024, "last"), wire.Log(now, 0, 1, {"val/loss": math.nan, "flag": True}, True),
+        wire.Hardware(now, 0, 4, {"cpu_percent": 12.5}, [{"index": 0, "uuid": "GPU-0", "power_watts": 300.0}]),
+    )  # fmt: skip
+    run.finish()
+    with Manager(run, kind) as manager:
+        manager.drain()
+    out = io.BytesIO()
+    with open_run(load({"dir": str(tmp_path)}, {}).config, "run-1") as opened:
+        write_jsonl(opened, out, derived=True)
+    rows = [json.loads(line) for line in out.getvalue().splitlines()]
+    kinds = {"step", "derived", "text", "histogram", "phase", "dataset", "checkpoint", "late", "hardware"}
+    assert {row["kind"] for row in rows} == kinds
+    path = tmp_path / "files" / f"run-1.{kind}"
+    if kind == "jsonl":
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [line.pop("number") for line in lines] == list(range(len(rows)))
+        assert lines == rows
+        return
+    if kind == "csv":
+        with path.open(newline="") as file:
+            found = [(int(line["number"]), line["kind"], line["name"]) for line in csv.DictReader(file)]
+    else:
+        found = [(line["number"], line["kind"], line["name"]) for line in pq.read_table(path).to_pylist()]
+    assert found == [(number, row["kind"], name) for number, row in enumerate(rows) for name in row["metrics"]]
