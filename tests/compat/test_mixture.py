@@ -53,6 +53,26 @@ def test_counts_are_seen_only_once_the_step_has_ended() -> None:
     assert tracker.coverage_percent("nobody") is None
 
 
+STAGES = {
+    "pretraining": (["FineWeb-EDU"], [240], 240),  # By shard.
+    "midtraining": (["SmolTalk", "MMLU", "GSM8K"], [460_000, 100_000, 8_000], 568_000),
+    "sft": (NAMES, [2_300, 1_100, 8_000, 10_000], 21_400),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_guides_stages_have_their_totals_shares_and_coverage(stage: str) -> None:
+    names, sizes, total = STAGES[stage]
+    tracker = MixtureTracker(names, sizes)
+    assert tracker.total_size == total
+    assert tracker.ratios == {name: size / total for name, size in zip(names, sizes, strict=True)}
+    assert sum(tracker.ratios.values()) == pytest.approx(1.0, abs=1e-12)
+    for _ in range(12):
+        tracker.increment(names[0])
+    tracker.flush(SimpleNamespace(dataset=lambda name, **counts: None, facts=lambda changes: None))
+    assert tracker.coverage_percent(names[0]) == pytest.approx(1200 / sizes[0])
+
+
 def test_planned_shares_are_by_size_or_as_given() -> None:
     assert MixtureTracker(["a", "b"], [10, 30]).ratios == {"a": 0.25, "b": 0.75}
     assert MixtureTracker(["a", "b"], [10, 30], ratios=[1, 1]).ratios == {"a": 0.5, "b": 0.5}
