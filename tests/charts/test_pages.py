@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -13,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from sidecar import cli
+from sidecar import cli, wire
 from sidecar.charts import png
 from sidecar.charts.app import VisualizationApp
 from sidecar.charts.data import RunData
 from sidecar.charts.load import load_runs
 from sidecar.errors import UserError
 from tests.charts import synthetic
-from tests.charts.synthetic import T0
+from tests.charts.synthetic import SECOND, T0, Writer
 
 WAIT_MS = 60_000
 FLAGS = ["--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -148,6 +149,35 @@ def test_the_film_is_rotated_zoomed_and_read_with_mouse_and_keys(browser: Any, p
     chip = opened.page.locator("#plot-film .chip", has_text="checkpoint")
     chip.click()
     assert chip.get_attribute("aria-pressed") == "false"
+    assert opened.wrong == []
+
+
+@slow
+@pytest.mark.parametrize(("steps", "bad"), [
+    (range(2), {}), ([*range(40), *range(5000, 5040)], {}), ([*range(60), *range(30, 80)], {}),
+    (range(300), {123: 100.0}),
+])  # fmt: skip
+def test_a_film_of_one_column_with_gaps_with_rework_or_with_one_huge_step_is_drawn(
+    browser: Any, tmp_path: Path, steps: Any, bad: dict[int, float]
+) -> None:
+    writer = Writer(tmp_path, "r")
+    session = writer.greet()
+    now = T0
+    for step in steps:
+        now += int(bad.get(step, 0.5) * SECOND)
+        writer.add(session, wire.Step(now, now, step, {"train/loss": math.nan if step == 7 else 2.0}))
+    writer.close()
+    opened = Opened(browser, VisualizationApp("p", load_runs(tmp_path)).write(tmp_path / "p.html"), "#film")
+    opened.page.wait_for_selector("#plot-film[data-ready]")
+    peak = float(opened.page.locator("#plot-film").get_attribute("data-peak"))
+    assert peak == pytest.approx(max(bad.values(), default=0.5))
+    filled = """() => { const c = document.querySelector("#plot-film > canvas"), at = c.getContext("2d");
+      const bytes = at.getImageData(0, 0, c.width, c.height).data;
+      return bytes.filter((v, i) => i % 4 === 1 && v > 100 && v < 190).length }"""
+    assert opened.page.evaluate(filled) > 300, "something of the landscape's colours"
+    for window in ("200", "40"):
+        opened.page.select_option("[data-film=window]", window)
+        opened.page.locator("[data-film=position]").fill("700")
     assert opened.wrong == []
 
 

@@ -178,7 +178,7 @@
       }
       c.font = "12.5px system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif";
       says(this.titles[0], this.at(0, nearY, 0), down, 46, ink);
-      says(ranks.length > 1 ? this.titles[1] : "", this.at(nearX, 0, 0), aside, 34, ink);
+      says(ranks.length > 1 ? this.titles[1] : "", this.at(nearX, 0, 0), aside, 46, ink);
       const [tx, ty] = this.at(...edge, top);
       c.fillStyle = ink; c.textAlign = "center"; c.fillText(this.titles[2] + (s.log ? ", logarithmic" : ""), clamp(tx, 60, this.cx * 2 - 60), ty - 14);
     }
