@@ -104,6 +104,16 @@ def test_of_several_shards_the_last_one_validates(tmp_path: Path) -> None:
     assert {d[:1] for d in loaded.val} == {b"2"}
 
 
+def test_shards_may_lie_in_folders_of_their_own_but_hidden_ones_are_none(tmp_path: Path) -> None:
+    for name in ("sample/10BT/000", "sample/10BT/001", "sample/100BT/000", ".cache/000"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_fineweb(tmp_path / f"{name}.parquet", ["text"] * 3)
+    place = data.at_hand(str(tmp_path))
+    assert [str(path.relative_to(tmp_path)) for path in place.shards] == [
+        "sample/100BT/000.parquet", "sample/10BT/000.parquet", "sample/10BT/001.parquet"
+    ]  # fmt: skip
+
+
 def test_no_more_of_a_parquet_is_read_than_asked_for(tmp_path: Path) -> None:
     path = write_fineweb(tmp_path / "big.parquet", ["x" * 100] * 1000, row_group_size=10)
     loaded = load(path, bytes_max=950)

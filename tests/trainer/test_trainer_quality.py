@@ -193,6 +193,20 @@ def numbers_for_text(folder: Path) -> None:
     shard(folder / "texts.parquet", [1, 2, 3])
 
 
+def not_utf_8(folder: Path) -> None:
+    texts = pyarrow.array([b"\xff\xfe text"] * 9).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / "texts.parquet")
+
+
+def broken_pages(folder: Path) -> None:
+    """The footer is whole, what it points to is not."""
+    for name in ("1", "2"):
+        path = shard(folder / f"{name}.parquet", [f"{n} " * 400 for n in range(40)])
+    damaged = bytearray(path.read_bytes())
+    damaged[4 : len(damaged) // 2] = bytes(len(damaged) // 2 - 4)
+    path.write_bytes(damaged)
+
+
 def other_columns(folder: Path) -> None:
     pyarrow.parquet.write_table(
         pyarrow.table({"instruction": ["a"] * 9, "output": ["b"] * 9}), folder / "gsm8k.parquet"
@@ -218,6 +232,8 @@ def empty_validation(folder: Path) -> None:
     [
         (broken_parquet, "ppo --data {}", "cannot read .*gsm8k.parquet"),
         (numbers_for_text, "pretrain --data {}", "column 'text' .* is of int64"),
+        (not_utf_8, "pretrain --data {}", "cannot read .*texts.parquet: .*utf-8"),
+        (broken_pages, "pretrain --data {}", "cannot read .*2.parquet"),
         (other_columns, "ppo --data {}", "no row is of the format 'gsm8k': gsm8k.parquet:3: no field 'answer'"),
         (corrupt_line, "ppo --data {} --bad_rows refuse", "gsm8k.jsonl:2: not JSON"),
         (one_row, "ppo --data {}", "has 1 document"),

@@ -41,8 +41,10 @@ def at_hand(path: str | None, *, files_max: int | None = None, without_hub: str 
     place = Path(path).expanduser()
     if not place.exists():
         raise UserError(f"no such file or folder: {path}", "give --data a folder of text or a parquet, or leave it out")
-    shards = tuple(sorted(place.glob("*.parquet"))) if place.is_dir() else ()
-    return Place(place, None, shards if len(shards) > 1 else ())
+    shards = [shard for shard in sorted(place.rglob("*.parquet")) if not is_hidden(shard.relative_to(place))]
+    if len(shards) > 1:
+        return Place(place, None, tuple(shards))
+    return Place(shards[0] if shards else place)
 
 
 def load(place: Place, *, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
@@ -59,10 +61,13 @@ def load(place: Place, *, bytes_max: int, val_fraction: float, quality: Quality)
                 f"{place.shards[-1]} leaves the validation split empty", "the last shard validates: it must hold text"
             )
         return Corpus(place.name or place.path.resolve().name, [], val)
-    shard = place.path if place.path.is_file() else next(place.path.glob("*.parquet"), place.path)
-    if shard.suffix == ".parquet":
-        return parquet.load(shard, place.name, bytes_max, val_fraction, quality)
+    if place.path.suffix == ".parquet":
+        return parquet.load(place.path, place.name, bytes_max, val_fraction, quality)
     return text.load(place.path, bytes_max, val_fraction, quality)
+
+
+def is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _from_hub(path: str, files_max: int | None) -> Place:

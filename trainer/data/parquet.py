@@ -101,7 +101,7 @@ def _opened(shard: Path, needed: str | None = COLUMN) -> Iterator[Any]:
                     "give --data parquet files of FineWeb-EDU's shape",
                 )
             yield file
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"cannot read {shard}: {reason}", "fetch the file again, or remove it from the folder"
