@@ -4,6 +4,7 @@ Given: a row and why it failed. Hands on: one JSON line in DIR/dead-letters/RUN.
 Never: raises; a full disk loses the copy (the journal still has the row), counted by the caller.
 """
 
+import hashlib
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sidecar.rows import Row
 
 _encoder = msgspec.json.Encoder()
 REASON_CHARS_MAX = 500
+STEM_CHARS_MAX = 120
 
 
 class DeadLetter(msgspec.Struct):
@@ -40,6 +42,13 @@ class DeadLetters:
 
 
 def file_stem(run_id: str) -> str:
-    """``run_id`` as a file name: anything but letters, digits, ``._-`` becomes ``_``; no leading dot; 120 at most."""
+    """``run_id`` as a file name: anything but letters, digits, ``._-`` becomes ``_``; no leading dot; 120 at most.
+
+    An id that had to be changed gets a digest: two runs never share a file.
+    """
     clean = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "_" for char in run_id)
-    return clean.lstrip(".")[:120] or "_"
+    clean = clean.lstrip(".")[:STEM_CHARS_MAX]
+    if clean and clean == run_id:
+        return clean
+    digest = hashlib.blake2s(run_id.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+    return f"{clean[: STEM_CHARS_MAX - len(digest) - 1] or '_'}-{digest}"

@@ -15,6 +15,7 @@ import pytest
 from sidecar import wire
 from sidecar.config import load
 from sidecar.export import open_run, write_jsonl
+from sidecar.sinks.deadletters import file_stem
 
 from .harness import Manager, Run
 
@@ -140,3 +141,18 @@ def test_a_growing_file_has_every_row_of_every_kind_that_an_export_has(tmp_path:
     else:
         found = [(line["number"], line["kind"], line["name"]) for line in pq.read_table(path).to_pylist()]
     assert found == [(number, row["kind"], name) for number, row in enumerate(rows) for name in row["metrics"]]
+
+
+def test_runs_whose_ids_look_alike_as_file_names_do_not_share_a_file(tmp_path: Path) -> None:
+    ids = ["a_b", "a/b", "a:b", "../a_b", ".a_b", "", "x" * 120, "x" * 121, "x" * 122, "\udcff"]
+    stems = {file_stem(run_id) for run_id in ids}
+    assert len(stems) == len(ids)
+    assert {"a_b", "x" * 120} <= stems
+    assert all(stem.isascii() and "/" not in stem and stem[0] != "." and len(stem) <= 120 for stem in stems)
+    for number, run_id in enumerate(("a_b", "a/b")):
+        run = Run(tmp_path, run_id=run_id, session=number + 7)
+        run.steps(number, number + 2)
+        with Manager(run, "jsonl", "tensorboard") as manager:
+            manager.drain()
+    files = [path.read_text() for path in (tmp_path / "files").glob("*.jsonl")]
+    assert sorted(text.count('"kind":"step"') for text in files) == [3, 3]
