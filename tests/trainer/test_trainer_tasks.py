@@ -11,6 +11,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainer import chat, tasks
 from trainer.data.batch import IGNORE
@@ -81,6 +83,31 @@ def test_gsm8k_is_judged_by_the_number_behind_the_marks() -> None:
     assert not formats.is_right(example, "1072")
 
 
+@pytest.mark.parametrize("reply", ["#### 1.2.3", f"#### {'9' * 400}", "#### ..", "#### -", "####", "#### 1\n#### 5"])
+def test_whatever_a_model_writes_is_judged_and_ends_nothing(reply: str) -> None:
+    assert not formats.is_right(formats.gsm8k({"question": "?", "answer": "#### 5"}), reply)
+
+
+@given(st.text())
+def test_no_reply_at_all_can_end_the_judging(text: str) -> None:
+    example = formats.gsm8k({"question": "?", "answer": "#### 5"})
+    assert formats.is_right(example, f"{text}####5") or "####" in text
+
+
+ROLES = st.sampled_from(["system", "user", "assistant"])
+
+
+@given(st.lists(st.builds(Message, ROLES, st.text())))
+def test_any_conversation_is_learnt_from_exactly_where_the_assistant_speaks(messages: list[Message]) -> None:
+    tokens, learn = chat.render(messages)
+    assert len(tokens) == len(learn)
+    said = [message.content for message in messages if message.role == "assistant"]
+    expected = [token for text in said for token in (*text.encode("utf-8", "surrogatepass"), ASSISTANT_END)]
+    assert [token for token, wanted in zip(tokens, learn, strict=True) if wanted] == expected
+    assert chat.render_prompt(messages) == [*tokens, ASSISTANT_START]
+    assert max(tokens) < PAD
+
+
 @pytest.mark.parametrize("row", [PREFERENCE, ULTRAFEEDBACK])
 def test_preferences_may_be_texts_or_conversations(row: dict) -> None:
     assert formats.preference(row) == Preference((Message("user", "Capital of France?"),), "Paris.", "Rome.")
@@ -105,6 +132,8 @@ def test_prompts_need_no_reply_to_be_verified() -> None:
         (formats.gsm8k, {"question": 1, "answer": "#### 1"}),
         (formats.preference, {"prompt": "x", "chosen": "y"}),
         (formats.prompts, {"prompt": "x", "answer": "many"}),
+        (formats.prompts, {"prompt": "x", "answer": "inf"}),
+        (formats.gsm8k, {"question": "x", "answer": "#### 1.2.3"}),
     ],
 )
 def test_a_row_of_another_shape_is_no_example(understand, row, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Given: one row, as the hub's files have it. Hands on: an Example or a Preference
 Never: guesses: a row of another shape raises KeyError, TypeError or ValueError, and the reader of rows counts it.
 """
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -96,9 +97,13 @@ def choice(question: str, choices: list[str], letters: str, answer: str) -> Exam
 
 
 def final_number(reply: str) -> str | None:
-    """The number behind ####, without thousands commas: by it a reply is right or wrong."""
+    """The number behind ####, without thousands commas: by it a reply is right or wrong. None if there is none; a model
+    may write anything there."""
     found = FINAL.search(reply)
-    return _number(found[1]) if found else None
+    try:
+        return _number(found[1]) if found else None
+    except ValueError:
+        return None
 
 
 def is_right(example: Example, reply: str) -> bool:
@@ -107,8 +112,10 @@ def is_right(example: Example, reply: str) -> bool:
 
 
 def _number(text: str) -> str:
-    """In one spelling. Raises ValueError for what is no number."""
+    """In one spelling. Raises ValueError for what is no finite number."""
     value = float(text.replace(",", ""))
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no finite number")
     return str(int(value)) if value == int(value) else str(value)
 
 
