@@ -3,6 +3,9 @@
 
 import pytest
 
+from tests.capture.real_wandb import Stored, rows_of
+from tests.capture.same import same
+
 
 def test_swanlab_under_wandbs_name_as_minimind_uses_it(captured, listener) -> None:
     done = captured("""
@@ -189,15 +192,23 @@ def test_wandb_plus_does_both(captured, listener, tmp_path) -> None:
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
 
 
-def test_sync_tensorboard_brings_the_writers_rows_into_the_wandb_run(captured, listener) -> None:
-    captured("""
+def test_sync_tensorboard_makes_the_rows_that_real_wandb_makes_of_event_files(captured, listener, tmp_path) -> None:
+    script = """
     import wandb
-    from torch.utils.tensorboard import SummaryWriter
     wandb.init(project="p", sync_tensorboard=True)
+    from torch.utils.tensorboard import SummaryWriter
     writer = SummaryWriter("runs/a")
-    for step in range(3): writer.add_scalar("loss", 1.0 / (step + 1), step)
-    """, "wandb,tensorboard")
-    assert [(row.step, row.metrics) for row in listener.rows()] == [(s, {"loss": 1.0 / (s + 1)}) for s in range(3)]
+    writer.add_text("hyperparameters", "|lr|")
+    for step in range(4):
+        writer.add_scalar("charts/SPS", 100 + step, step * 10)
+        writer.add_scalar("losses/value_loss", 1.0 / (step + 1), step * 10)
+    writer.close()
+    """
+    (real,), _ = rows_of(script, tmp_path / "real")
+    captured(script)
+    mine = [Stored(row.step, row.metrics) for row in listener.rows()]
+    assert [row.step for row in mine] == [row.step for row in real]
+    assert all(same(row.values, theirs.values) for row, theirs in zip(mine, real, strict=True)), (mine, real)
 
 
 def test_flops_under_autocast_are_counted_in_the_type_they_are_computed_in(captured, listener) -> None:

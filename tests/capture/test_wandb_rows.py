@@ -1,13 +1,12 @@
 # ruff: noqa: E501 - scripts and tables read better on one line
 """The same script under real wandb, offline, and under capture: row by row the same."""
 
-import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.capture.real_wandb import Stored, rows_of
+from tests.capture.same import same
 
 PREAMBLE = "import wandb, numpy as np, torch, datetime, decimal, enum, pathlib\n"
 
@@ -66,6 +65,43 @@ SCRIPTS = {
                       datetime.datetime(2020, 1, 1), datetime.timedelta(hours=25, seconds=1.5), {1, }, frozenset([1]), int,
                       len, datetime.time(1, 2), __import__("collections").deque([1, 2])):
             run.log({"v": value})
+    """,
+    "odd values and odd names arrive as wandb has them": """
+        import fractions
+        run = wandb.init(project="p")
+        values = [2**63, -2**63, 2**64, 12345678901234567890, 10**400, torch.tensor(1j), np.timedelta64(3, "s"), np.bytes_(b"x"),
+                  np.array([{"a": 1}]), fractions.Fraction(1, 3), iter([1, 2]), map(abs, [-1]), complex("nan"), {True: 1},
+                  datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc), np.arange(3, dtype="complex64")[:1]]
+        for value in values:
+            run.log({"v": value, "n": {"v": value if not hasattr(value, "__next__") else 1}})
+        for name in (" ", ".", "a.", ".a", "a..b", "/", "a b", "é", "日本", "\\n", "_private", "*", "x" * 200, "Σ", "1"):
+            run.log({name: 1})
+        run.log({"_timestamp": 1, "kept": 1})
+        data = {"a": 1, "n": {"b": 1}}
+        run.log(data, commit=False)
+        data["a"] = 2
+        data["n"]["b"] = 3
+        run.log({"c": 1, "n": {}})
+        run.log({"a": 1, "a.b": 2})
+        run.log({"s": 1.5}, step=100)
+        run.log({"s": {}}, step=100)
+        run.log({f"layer{i}/{j}": i * j for i in range(60) for j in range(10)})
+    """,
+    "definitions add up, and step metrics have step metrics": """
+        def run(*definitions):
+            run = wandb.init(project="p", reinit=True)
+            for name, options in definitions:
+                run.define_metric(name, **options)
+            for row in ({"gs": 3, "ep": 4}, {"a": 1}, {"gs": True}, {"a": 2}, {"gs": "word"}, {"a": 3}, {"a": 1, "gs": {"k": 1}},
+                        {"gs": float("nan")}, {"a": 1}, {"n": {"x": 1}}, {"b": 1}, {"c": [1]}, {"gs": 7, "b": 2}, {"a": None}):
+                run.log(row)
+        run(("a", {"step_metric": "gs"}), ("a", {"summary": "min"}))
+        run(("a", {"step_metric": "gs"}), ("a", {"summary": "min", "overwrite": True}))
+        run(("a", {"step_metric": "gs"}), ("a", {"step_metric": "ep"}))
+        run(("a", {"step_metric": "gs", "step_sync": False}))
+        run(("a", {"step_metric": "gs"}), ("a", {"step_metric": "gs", "step_sync": False}))
+        run(("a", {"summary": "max"}), ("*", {"step_metric": "gs"}))
+        run(("n.x", {"step_metric": "gs"}), ("a", {"step_metric": "a"}))
     """,
     "a step metric comes into the rows that lack it": """
         run = wandb.init(project="p")
@@ -143,16 +179,3 @@ def test_captured_rows_are_those_real_wandb_stores(name: str, tmp_path: Path, ca
         assert [row.step for row in found] == [row.step for row in rows]
         for mine, real in zip(found, rows, strict=True):
             assert same(mine.values, real.values), (mine, real)
-
-
-def same(mine: Any, real: Any) -> bool:
-    """Equal, of one kind, and NaN equal to NaN. JSON has one kind of number: 2.0 is written as 2."""
-    if isinstance(mine, dict) and isinstance(real, dict):
-        return mine.keys() == real.keys() and all(same(mine[key], real[key]) for key in mine)
-    if isinstance(mine, list) and isinstance(real, list):
-        return len(mine) == len(real) and all(map(same, mine, real))
-    if isinstance(mine, bool) or isinstance(real, bool):
-        return mine is real
-    if isinstance(mine, float | int) and isinstance(real, float | int):
-        return mine == real or (math.isnan(mine) and math.isnan(real))
-    return type(mine) is type(real) and mine == real

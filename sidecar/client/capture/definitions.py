@@ -1,19 +1,55 @@
 """What ``define_metric`` asked for, and the summary: last values, and minima, maxima and means where wanted.
 
-Given: definitions and rows. Hands on: step metrics to add to a row; the summary.
+Given: definitions and rows. Hands on: step metrics to add to a row; the summary, and what of it the rows do not tell.
 Never: does I/O.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-OPERATIONS = frozenset(("min", "max", "mean", "last", "first", "none", "copy", "best"))
+OPERATIONS = frozenset(("min", "max", "mean", "last", "first", "none", "copy"))
 
 
 class Definition(NamedTuple):
     step_metric: str | None = None
     step_sync: bool = False
-    summary: tuple[str, ...] = ()
+    summary: frozenset[str] = frozenset()
+
+    def over(self, known: "Definition | None") -> "Definition":
+        """A name defined twice: what is said again replaces what was said, the rest stays."""
+        if known is None:
+            return self
+        return Definition(
+            self.step_metric or known.step_metric, self.step_sync or known.step_sync, self.summary | known.summary
+        )
+
+
+class Figures:
+    """The running minimum, maximum, mean, first and last of one name, as far as they are wanted."""
+
+    __slots__ = ("count", "found", "total", "wanted")
+
+    def __init__(self, wanted: frozenset[str]) -> None:
+        self.wanted = wanted
+        self.found: dict[str, Any] = {}
+        self.total, self.count = 0.0, 0
+
+    def take(self, value: Any) -> None:
+        """First and last are of any kind; the others of numbers only, and a NaN among these stays."""
+        if "last" in self.wanted:
+            self.found["last"] = value
+        if "first" in self.wanted:
+            self.found.setdefault("first", value)
+        if not _is_number(value):
+            return
+        self.total, self.count = self.total + value, self.count + 1
+        for name, lower in (("min", True), ("max", False)):
+            if name in self.wanted:
+                known = self.found.get(name, value)
+                worse = known == known and (value != value or (value < known if lower else value > known))
+                self.found[name] = value if worse else known
+        if "mean" in self.wanted:
+            self.found["mean"] = self.total / self.count
 
 
 class Definitions:
@@ -21,24 +57,28 @@ class Definitions:
         self.active = False
         """Something was defined: rows have to be looked at."""
         self.summary: dict[str, Any] = {}
-        self.explicit: dict[str, Any] = {}
-        """What the script wrote into the summary itself."""
+        self.explicit: set[str] = set()
+        """Names the script wrote into the summary itself, and has not logged since."""
+        self.changed = False
+        """The summary has changed in a way that no row tells."""
         self._exact: dict[str, Definition] = {}
         self._globs: dict[str, Definition] = {}
         self._resolved: dict[str, Definition | None] = {}
         self._steps: dict[str, Any] = {}
-        self._means: dict[str, tuple[float, int]] = {}
+        self._figures: dict[str, Figures | None] = {}
+        self._told: dict[str, Any] = {}
 
-    def define(self, name: str, definition: Definition) -> None:
+    def define(self, name: str, definition: Definition, overwrite: bool = False) -> None:
         """``name`` may end in ``*``."""
         self.active = True
-        if name.endswith("*"):
-            self._globs[name[:-1]] = definition
-        else:
-            self._exact[name] = definition
+        known, name = (self._globs, name[:-1]) if name.endswith("*") else (self._exact, name)
+        known[name] = definition if overwrite else definition.over(known.get(name))
         self._resolved.clear()
-        if definition.step_metric:
-            self._steps.setdefault(definition.step_metric, 0)
+        for path, figures in self._figures.items():
+            if figures is not None:
+                figures.wanted = self._wanted(path)
+        for step_metric in {item.step_metric for item in (*self._exact.values(), *self._globs.values())} - {None}:
+            self._steps.setdefault(str(step_metric), 0)
 
     def complete(self, row: dict[str, Any], beside: Iterable[str] = ()) -> None:
         """Add to a row that is about to be written the step metrics it does not carry itself, then remember it.
@@ -46,59 +86,102 @@ class Definitions:
         ``beside`` are names of the row that are kept as events of their own: histograms, texts, pictures.
         """
         if self.active:
-            for name in [name for name in (*row, *beside) if not name.startswith("_")]:
-                definition = self._of(name)
-                if definition is None or not definition.step_sync or definition.step_metric is None:
-                    continue
-                if definition.step_metric not in row and definition.step_metric != name:
-                    row[definition.step_metric] = self._steps[definition.step_metric]
+            asked = [*paths(row), *beside]
+            for name in asked:  # Grows: a step metric may have a step metric.
+                step_metric = self._step_of(name)
+                if step_metric is not None and step_metric != name and step_metric not in asked:
+                    row[step_metric] = self._steps[step_metric]
+                    asked.append(step_metric)
             for name in self._steps.keys() & row.keys():
-                if isinstance(row[name], int | float):
+                if _is_number(row[name]):
                     self._steps[name] = row[name]
         self.remember(row)
 
     def remember(self, row: Mapping[str, Any]) -> None:
-        """Into the summary: nothing for None, for other values the last or what was asked for."""
-        if not self.active and None not in row.values():
-            self.summary.update(row)
-            return
-        for name, value in row.items():
-            if value is None:
-                continue
-            definition = self._of(name) if self.active else None
-            if definition is None or not definition.summary or "copy" in definition.summary:
-                self.summary[name] = value
-            elif "none" not in definition.summary:
-                self._summarise(name, definition.summary, value)
+        """Into the summary: for None nothing, for other values the last or what was asked for."""
+        if self.explicit and not self.explicit.isdisjoint(row):
+            self.explicit.difference_update(row)
+            self.changed = True
+        self._remember(row, "", self.summary)
 
     def put(self, values: Mapping[str, Any]) -> None:
         """The script writes into the summary itself."""
         self.explicit.update(values)
         self.summary.update(values)
+        self._figures.update(dict.fromkeys(values))  # From now on the last value, whatever was defined.
+        self.changed = True
+
+    def drop(self, name: str) -> None:
+        self.summary.pop(name, None)
+        self.explicit.add(name)
+        self.changed = True
+
+    def untold(self) -> tuple[dict[str, Any], list[str]]:
+        """(values of the summary that rows do not tell, names that follow the rows again), since the last call.
+
+        None is the value of a name that is not in the summary though it was logged.
+        """
+        now = {name: self.summary.get(name) for name in self.explicit}
+        for name, figures in self._figures.items():
+            if figures is not None:
+                top = name if name in self.summary else name.partition(".")[0]
+                now[top] = self.summary.get(top)
+        again = [name for name in self._told if name not in now]
+        fresh = {name: value for name, value in now.items() if name not in self._told or self._told[name] != value}
+        self._told = {name: dict(value) if isinstance(value, dict) else value for name, value in now.items()}
+        self.changed = False
+        return fresh, again
+
+    def _remember(self, row: Mapping[str, Any], prefix: str, into: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if type(value) is dict and value:
+                if not isinstance(into.get(name), dict):
+                    into[name] = {}
+                self._remember(value, f"{prefix}{name}.", into[name])
+                continue
+            path = prefix + name
+            if self.active and path not in self._figures and (wanted := self._wanted(path)):
+                self._figures[path] = Figures(wanted)
+            figures = self._figures.get(path)
+            if figures is None:
+                if value is None or type(value) is dict:
+                    into.pop(name, None)
+                else:
+                    into[name] = value
+                continue
+            self.changed = True
+            if value is not None:
+                figures.take(value)
+            if "none" in figures.wanted:
+                into.pop(name, None)
+            elif figures.found:
+                into[name] = figures.found
+
+    def _wanted(self, name: str) -> frozenset[str]:
+        definition = self._of(name)
+        return frozenset() if definition is None else definition.summary - {"copy"}
+
+    def _step_of(self, name: str) -> str | None:
+        definition = None if name.startswith("_") else self._of(name)
+        return definition.step_metric if definition is not None and definition.step_sync else None
 
     def _of(self, name: str) -> Definition | None:
         if name in self._exact:
             return self._exact[name]
         if name not in self._resolved:
             matching = (found for prefix, found in self._globs.items() if name.startswith(prefix))
-            self._resolved[name] = next(matching, None)  # Of several, real wandb takes any: usually the first.
+            self._resolved[name] = next(matching, None)  # Of several, real wandb takes any.
         return self._resolved[name]
 
-    def _summarise(self, name: str, operations: tuple[str, ...], value: Any) -> None:
-        if not isinstance(value, int | float):
-            return
-        known = self.summary.get(name)
-        known = self.summary[name] = known if isinstance(known, dict) else {}
-        for operation in operations:
-            if operation in ("min", "best"):
-                known["min"] = min(known.get("min", value), value)
-            elif operation == "max":
-                known["max"] = max(known.get("max", value), value)
-            elif operation == "last":
-                known["last"] = value
-            elif operation == "first":
-                known.setdefault("first", value)
-            elif operation == "mean":
-                total, count = self._means.get(name, (0.0, 0))
-                self._means[name] = (total + value, count + 1)
-                known["mean"] = (total + value) / (count + 1)
+
+def paths(row: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    """The names under which a row is stored: maps inside it by their way, with dots."""
+    for name, value in row.items():
+        if type(value) is dict:
+            yield from paths(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or type(value) is float

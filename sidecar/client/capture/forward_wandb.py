@@ -79,9 +79,14 @@ def _defined(run: Any, name: str, step_metric: Any = None, step_sync: Any = None
              summary: Any = None, overwrite: Any = None) -> None:  # fmt: skip
     step_metric = getattr(step_metric, "name", step_metric)
     synced = step_sync if step_sync is not None else step_metric is not None
-    operations = tuple(item.lower() for item in summary.split(",")) if summary else ()
-    _of(run).definitions.define(name, Definition(step_metric, bool(synced), operations))
+    operations = frozenset(item.lower() for item in summary.split(",")) if summary else frozenset()
+    _of(run).definitions.define(name, Definition(step_metric, bool(synced), operations), bool(overwrite))
 
 
 def _summary_changed(run: Any, record: Any) -> None:
-    _of(run).definitions.put({item.key[0]: item.value for item in record.update if len(item.key) == 1})
+    changes = {item.key[0]: item.value for item in record.update if len(item.key) == 1}
+    if changes:
+        _of(run).summarise(changes)
+    for item in record.remove:
+        if len(item.key) == 1:
+            _of(run).forget(item.key[0])

@@ -9,7 +9,7 @@ Objects are told by their class: the stand-ins' and real wandb's, swanlab's, mat
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sidecar.client.capture.plain import SIMPLE, Bins, plain
+from sidecar.client.capture.plain import SIMPLE, Bins, key_text, plain, whole
 from sidecar.client.values import is_on_device
 
 TEXT_CHARS_MAX = 200_000
@@ -41,9 +41,9 @@ def take_out(data: Mapping[Any, Any]) -> Taken:
 def _map(data: Mapping[Any, Any], prefix: str, aside: list[tuple[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, value in list(data.items()):
-        name = str(name)
+        name = name if type(name) is str else _name(name)
         if type(value) in SIMPLE:
-            row[name] = value
+            row[name] = value if type(value) is not int else whole(value)
             continue
         if is_on_device(value) and value.numel() == 1:
             row[name] = value.detach().clone()  # Its value follows when the device has it; the script may reuse it.
@@ -63,6 +63,13 @@ def _map(data: Mapping[Any, Any], prefix: str, aside: list[tuple[str, Any]]) -> 
         for item in found:
             aside.append((prefix + name, item))
     return row
+
+
+def _name(key: Any) -> str:
+    try:
+        return key_text(key)
+    except TypeError:
+        return str(key)
 
 
 def special(value: Any) -> list[Any] | None:

@@ -8,11 +8,12 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import fractions
+import math
 import pathlib
-import types
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 SIMPLE = frozenset((float, int, bool, str, type(None)))
@@ -31,9 +32,9 @@ class Bins:
 def plain(value: Any) -> Any:
     """The value in plain types, Bins for large arrays. Raises TypeError (or UnicodeDecodeError for bytes)."""
     if type(value) in SIMPLE:
-        return value
+        return value if type(value) is not int else whole(value)
     if isinstance(value, dict):
-        return {_key(key): plain(item) for key, item in value.items()}
+        return {key_text(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_item(item) for item in value]
     if callable(getattr(value, "numel", None)) and hasattr(value, "detach"):
@@ -43,12 +44,23 @@ def plain(value: Any) -> Any:
     return _other(value)
 
 
+def whole(value: int) -> int | float:
+    """A whole number as wandb keeps it: beyond 64 bits as a float."""
+    if -(2**63) <= value < 2**63:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def _item(value: Any) -> Any:
     found = plain(value)
     return {"_type": "histogram", "values": found.counts, "bins": found.edges} if isinstance(found, Bins) else found
 
 
-def _key(key: Any) -> str:
+def key_text(key: Any) -> str:
+    """The text under which a key is stored. Raises TypeError for one that JSON has no text for."""
     if isinstance(key, str):
         return key
     if hasattr(key, "dtype") and hasattr(key, "item"):
@@ -63,7 +75,7 @@ def _key(key: Any) -> str:
 def _tensor(tensor: Any) -> Any:
     tensor = tensor.detach()
     if tensor.numel() == 1:
-        return tensor.item()
+        return plain(tensor.item())
     if tensor.numel() <= ARRAY_ITEMS_MAX:
         return tensor.tolist()
     return binned(tensor.float().flatten().tolist())
@@ -82,12 +94,10 @@ def _array(array: Any) -> Any:
 def _scalar(value: Any) -> Any:
     """A numpy scalar or what its item() gave."""
     kind = getattr(getattr(value, "dtype", None), "kind", "")
-    if kind in "Mm" and kind:
+    if kind == "M":
         return str(value)
     item = value.item() if hasattr(value, "item") else value
-    if type(item) in SIMPLE or isinstance(item, datetime.date | datetime.timedelta | complex):
-        return plain(item)
-    return float(item)
+    return float(item) if kind == "f" and not isinstance(item, float) else plain(item)
 
 
 def binned(numbers: list[float], bins: int = ARRAY_ITEMS_MAX) -> Bins:
@@ -119,21 +129,21 @@ def _other(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return plain(value.value)
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
-        return value.isoformat()
+        return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, bytes | bytearray):
         return bytes(value).decode()
-    if isinstance(value, decimal.Decimal | pathlib.PurePath | uuid.UUID):
+    if isinstance(value, decimal.Decimal | fractions.Fraction | pathlib.PurePath | uuid.UUID):
         return str(value)
     if isinstance(value, complex):
-        return str(value).strip("()")
+        return str(value).strip("()").replace("nan", "NaN")
     if isinstance(value, datetime.timedelta):
         return _duration(value)
-    if isinstance(value, set | frozenset | deque | types.GeneratorType):
+    if isinstance(value, set | frozenset | deque | Iterator):
         return [_item(item) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {_key(key): plain(item) for key, item in value.items()}
+        return {key_text(key): plain(item) for key, item in value.items()}
     if callable(value):
         named = hasattr(value, "__qualname__") and hasattr(value, "__module__")
         return f"{value.__module__}.{value.__qualname__}" if named else str(value)
@@ -144,7 +154,7 @@ def _builtin(value: Any) -> Any:
     """Of a subclass, the value as its base class has it."""
     for base in (bool, int, float, str):
         if isinstance(value, base):
-            return base(value)
+            return plain(base(value))
     return value
 
 

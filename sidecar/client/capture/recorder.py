@@ -21,15 +21,18 @@ from typing import Any
 from sidecar import wire
 from sidecar.client import values
 from sidecar.client.capture import media
-from sidecar.client.capture.definitions import Definitions
+from sidecar.client.capture.definitions import Definitions, paths
 from sidecar.client.capture.plain import SIMPLE, Bins, plain
 from sidecar.client.run import Run
 
 INTERNAL = frozenset(("_step", "_runtime", "_timestamp"))
 INT64_MAX = 2**63 - 1
 NUMBERS_AND_WORDS = SIMPLE - {type(None)}
+OTHER: set[type] = {object}
 TEXTS = frozenset((str,))
+TELL_NS = 1_000_000_000  # How often minima and their like are told while rows go on.
 
+_follower: "Recorder | None" = None
 _live: "weakref.WeakSet[Recorder]" = weakref.WeakSet()
 
 
@@ -46,18 +49,23 @@ class Recorder:
         self._row_ns = 0
         self._beside: set[str] = set()
         self._nested = False
+        self._tell_ns = 0
+        self._written: dict[str, Any] = {}
         self._lock = threading.RLock()
         _live.add(self)
 
     def log(self, data: Any, step: Any = None, commit: Any = None) -> None:
         """Raises TypeError or ValueError exactly where ``wandb.Run.log`` does, before anything is changed."""
         row: Mapping[str, Any]
-        if type(data) is dict and NUMBERS_AND_WORDS.issuperset(map(type, data.values())) and _names_are_plain(data):
+        kinds = set(map(type, data.values())) if type(data) is dict else OTHER
+        if kinds <= NUMBERS_AND_WORDS and _is_plain(data, kinds):
             row, aside, nested = data, None, False
         else:
             row, aside, nested = _taken(data)
+        if self._written:
+            self.close_written()
         if step is not None:
-            step = _step(step)
+            step = _step(step) if self is not _follower else None
         if commit is not None:
             commit = bool(operator.index(commit))
         with self._lock:
@@ -81,8 +89,15 @@ class Recorder:
                 else:
                     self._row.update(row)
             elif commit and aside is None and not nested and not self.definitions.active:
-                self.definitions.summary.update(row)  # The usual call: one row, straight into the ring.
-                self.run._emitter.emit(wire.Log(time_ns(), monotonic_ns(), self._at(), row))  # type: ignore[arg-type]
+                if self.definitions.explicit:
+                    self.definitions.remember(row)
+                    self._tell()
+                else:
+                    self.definitions.summary.update(row)  # The usual call: one row, straight into the ring.
+                if row is data:
+                    self.run._emitter.emit(wire.Log(time_ns(), monotonic_ns(), self._at(), row))
+                else:
+                    self._write(row, time_ns())
                 self.step += 1
                 return
             else:
@@ -96,12 +111,65 @@ class Recorder:
             else:
                 self._hold()
 
+    def written(self, metrics: Mapping[str, Any], global_step: int | None) -> None:
+        """What a TensorBoard writer took: values of one global step make one row, which has it as ``global_step``."""
+        with self._lock:
+            row = self._written
+            if row and (row.get("global_step") != global_step or not row.keys().isdisjoint(metrics)):
+                self.close_written()
+            self._written.update(metrics)
+            if global_step is not None:
+                self._written["global_step"] = global_step
+
+    def close_written(self) -> None:
+        with self._lock:
+            row, self._written = self._written, {}
+            if row:
+                self.log(row)
+
     def flush(self) -> None:
         """Close the open row, as finish and the end of the process do."""
         with self._lock:
+            self.close_written()
             if self._row is not None:
                 self._close()
                 self.step += 1
+
+    def beside(self, name: str) -> int:
+        """Open a row for something that the caller emits itself under this name; returns its step."""
+        with self._lock:
+            self._row = {} if self._row is None else self._row
+            self._row_ns = time_ns()
+            self._beside.add(name)
+            return min(self.step, wire.STEP_MAX)
+
+    def summarise(self, changes: Mapping[str, Any]) -> None:
+        """The script writes into its summary. Raises TypeError for what wandb's encoder refuses."""
+        found: dict[str, Any] = {}
+        for name, value in changes.items():
+            kept = media.special(value)
+            if kept is None:
+                value = plain(value)
+                kept = [value] if isinstance(value, Bins) else None
+            if kept is None:
+                found[str(name)] = value
+            elif isinstance(kept[0], Bins):
+                found[str(name)] = {"_type": "histogram", "values": kept[0].counts, "bins": kept[0].edges}
+            else:
+                self.count("media_not_kept")
+        with self._lock:
+            self.definitions.put(found)
+            self._tell()
+
+    def forget(self, name: str) -> None:
+        """The script deletes a name from its summary."""
+        with self._lock:
+            self.definitions.drop(name)
+            self._tell()
+
+    def rename(self, **changes: Any) -> None:
+        """``name``, ``notes`` or ``tags`` of the run, given after its beginning."""
+        self.run._emit(wire.RunChanged(time_ns(), monotonic_ns(), **changes))
 
     def text(self, name: str, text: str) -> None:
         self.run.text(name, text, step=min(self.step, wire.STEP_MAX))
@@ -117,8 +185,8 @@ class Recorder:
         self.flush()
         self.finished = True
         _live.discard(self)
-        if self.definitions.explicit:
-            self.run.facts({"summary": self.definitions.explicit})
+        if self.definitions.changed:
+            self._tell()
         if exit_code:
             self.run.finish("failed", reason=f"exit code {exit_code}")
         else:
@@ -141,12 +209,23 @@ class Recorder:
             self.definitions.remember(row)  # Nothing was added since it was held.
             self._nested = False
             self._beside.clear()
+            if self.definitions.changed:
+                self._tell()
             return
         self.run._hold(None)
         self.definitions.complete(row, self._beside)
         self._beside.clear()
         self._write(flat(row) if self._nested else row, self._row_ns)
         self._nested = False
+        if self.definitions.changed and monotonic_ns() >= self._tell_ns:
+            self._tell()
+
+    def _tell(self) -> None:
+        """What of the summary no row tells: what the script wrote there, minima and their like."""
+        self._tell_ns = monotonic_ns() + TELL_NS
+        values_now, again = self.definitions.untold()
+        if values_now or again:
+            self.run._emit(wire.RunChanged(time_ns(), monotonic_ns(), summary=values_now, summary_follows=again))
 
     def _hold(self) -> None:
         """Let a kill find the open row as it is now."""
@@ -178,11 +257,15 @@ class Recorder:
             self.run._emit(event)
 
 
-def _names_are_plain(data: dict[Any, Any]) -> bool:
-    """Only texts, and none that wandb keeps for itself."""
-    return TEXTS.issuperset(map(type, data)) and not (
-        "_step" in data or "_runtime" in data or "_timestamp" in data or "" in data
-    )
+def _is_plain(data: dict[Any, Any], kinds: set[type]) -> bool:
+    """The names are texts, none that wandb keeps for itself, and the whole numbers are not too long for it."""
+    if not TEXTS.issuperset(map(type, data)) or "_step" in data or "_runtime" in data or "_timestamp" in data:
+        return False
+    if int in kinds:
+        for value in data.values():
+            if value.__class__ is int and not -INT64_MAX <= value <= INT64_MAX:
+                return False
+    return "" not in data
 
 
 def _taken(data: Any) -> tuple[Mapping[str, Any], list[tuple[str, Any]] | None, bool]:
@@ -196,11 +279,12 @@ def _taken(data: Any) -> tuple[Mapping[str, Any], list[tuple[str, Any]] | None, 
 
 
 def merge(into: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Later values win; maps merge with maps."""
+    """Later values win; maps merge with maps. One without any value in it changes nothing."""
     for name, value in more.items():
         known = into.get(name)
         if type(value) is dict:
-            into[name] = merge(known if type(known) is dict else {}, value)
+            if known is None or any(True for _ in paths(value)):
+                into[name] = merge(known if type(known) is dict else {}, value)
         else:
             into[name] = value
     return into
@@ -232,6 +316,17 @@ def _nanoseconds(timestamp: Any, now_ns: int) -> int:
     if isinstance(timestamp, int | float) and not isinstance(timestamp, bool) and 0 <= timestamp < 2**33:
         return int(timestamp * 1e9)
     return now_ns
+
+
+def follow_writers(recorder: Recorder | None) -> None:
+    """``wandb.init(sync_tensorboard=True)``: what TensorBoard writers of this process take becomes rows of this run."""
+    global _follower
+    _follower = recorder
+
+
+def follower() -> Recorder | None:
+    """The run that follows TensorBoard writers, None when none does."""
+    return _follower if _follower is not None and not _follower.finished else None
 
 
 def _flush_all() -> None:

@@ -4,6 +4,7 @@ Given: a run id, SIDECAR_DIR. Hands on: its last step, configuration and latest 
 Never: waits longer than two seconds, or asks anyone but this machine.
 """
 
+import contextlib
 import json
 import os
 import urllib.error
@@ -47,6 +48,28 @@ def past(run_id: str) -> Past | None:
     known = [step for step in (status.get("step"), *steps) if isinstance(step, int)]
     summary = {name: item.get("value") for name, item in latest.items() if isinstance(item, dict)}
     return Past(max(known, default=None), dict(status.get("config") or {}), summary)
+
+
+def id_in(path: str) -> str | None:
+    """The run id that ``resume="auto"`` left in a file."""
+    try:
+        return str(json.loads(Path(path).read_text())["run_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remember(path: str, run_id: str) -> None:
+    """For the next process, unless this one forgets it at a good end."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps({"run_id": run_id}))
+    except OSError:
+        return
+
+
+def forget(path: str) -> None:
+    with contextlib.suppress(OSError):
+        Path(path).unlink()
 
 
 def _sidecar_url() -> str | None:

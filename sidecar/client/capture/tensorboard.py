@@ -7,7 +7,9 @@ All writers of a process are one run. The first one's tags keep their names; tho
 TensorBoard would show as runs of their own, are prefixed with the last part of their folder.
 """
 
+import math
 import os
+import struct
 from time import monotonic_ns, time_ns
 from typing import Any
 
@@ -15,8 +17,10 @@ from sidecar import wire
 from sidecar.client import start as client
 from sidecar.client import values
 from sidecar.client.capture import begin as beginning
+from sidecar.client.capture import recorder
 from sidecar.client.capture.plain import Bins, plain
 
+SINGLE_MAX = 3.4e38
 WRAPPED = ("add_scalar", "add_scalars", "add_text", "add_histogram", "add_hparams")
 
 _first_folder: str | None = None
@@ -48,8 +52,12 @@ def _wrapped(original: Any, take: Any) -> Any:
 
 
 def _take(take: Any, writer: Any, args: Any, kwargs: Any) -> None:
-    run = client.current()
+    follower = recorder.follower()
+    run = client.current() if follower is None else follower.run
     try:
+        if follower is not None and take in FOLLOWED:
+            FOLLOWED[take](follower, _prefix(writer), *args, **kwargs)
+            return
         if run is None:
             folder = _folder(writer)
             run = beginning.begin("tensorboard", name=os.path.basename(folder) or None)
@@ -105,3 +113,28 @@ def _add_histogram(run: client.Run, prefix: str, tag: Any, values_: Any = None, 
 def _add_hparams(run: client.Run, prefix: str, hparam_dict: Any, metric_dict: Any, *_: Any, **__: Any) -> None:
     run.config({str(name): value for name, value in hparam_dict.items()})
     run.log({str(name): value for name, value in metric_dict.items()})
+
+
+def _follow_scalar(follower: recorder.Recorder, prefix: str, tag: Any, scalar_value: Any, global_step: Any = None,
+                   *_: Any, **__: Any) -> None:  # fmt: skip
+    step = values.step_number(global_step or 0)
+    follower.written({values.label(f"{prefix}{tag}"): _single(plain(scalar_value))}, step)
+
+
+def _follow_scalars(follower: recorder.Recorder, prefix: str, main_tag: Any, tag_scalar_dict: Any,
+                    global_step: Any = None, *_: Any, **__: Any) -> None:  # fmt: skip
+    for tag, value in tag_scalar_dict.items():
+        _follow_scalar(follower, prefix, f"{main_tag}/{tag}", value, global_step)
+
+
+def _single(value: Any) -> Any:
+    """A number as wandb reads it from an event file: the shortest text of its single precision."""
+    if not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > SINGLE_MAX:
+        return value
+    single = struct.pack("f", value)
+    texts = (f"{struct.unpack('f', single)[0]:.{digits}g}" for digits in range(1, 10))
+    return next((float(text) for text in texts if struct.pack("f", float(text)) == single), value)
+
+
+FOLLOWED = {_add_scalar: _follow_scalar, _add_scalars: _follow_scalars}
+"""What becomes rows of a wandb run with ``sync_tensorboard``, in wandb's way: under its own ``_step``."""

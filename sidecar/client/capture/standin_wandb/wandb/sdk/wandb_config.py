@@ -10,15 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from typing import Any
 
+from sidecar.client.capture.plain import ARRAY_ITEMS_MAX, key_text, whole
+
 from . import wandb_helper
 from .lib import config_util
+
+FLOAT_WHOLE_MAX = 1e21  # From here on numbers are written with an exponent, and come back as floats.
 
 
 class Config:
     """``config.lr``, ``config["lr"]``, ``update``, ``setdefaults``: see wandb's own documentation."""
 
     def __init__(self) -> None:
-        object.__setattr__(self, "_items", {})
+        object.__setattr__(self, "_items", {"_wandb": {}})
         object.__setattr__(self, "_locked", {})
         object.__setattr__(self, "_callback", None)
         defaults = config_util.dict_from_config_file("config-defaults.yaml") if os.getcwd() else None
@@ -160,7 +164,8 @@ def _converted(value: Any) -> Any:
         value = value.detach()
         return value.item() if value.dim() == 0 or value.numel() == 1 else value.cpu().numpy().tolist()
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
-        value = value.item() if getattr(value, "size", 1) == 1 else value.tolist()
+        size = getattr(value, "size", 1)
+        value = value.item() if size == 1 else value.tolist() if size <= ARRAY_ITEMS_MAX else str(value)
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, bytes):
@@ -172,4 +177,18 @@ def _converted(value: Any) -> Any:
         return f"{value.__module__}.{value.__qualname__}" if named else str(value)
     if isinstance(value, float) and value != value:
         return None
-    return tuple(value) if isinstance(value, set) else value
+    if isinstance(value, complex):
+        return str(value).strip("()")
+    return tuple(value) if isinstance(value, set | frozenset) else value
+
+
+def as_stored(value: Any) -> Any:
+    """A value as it comes back from wandb's service, to which ``init`` sends the configuration: JSON has one kind of
+    number, and a whole one comes back as int."""
+    if isinstance(value, dict):
+        return {key_text(key): as_stored(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_stored(item) for item in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < FLOAT_WHOLE_MAX:
+        return int(value)
+    return whole(value) if type(value) is int else value

@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from sidecar.client.capture import hooks
+from sidecar.client.capture import hooks, repository
+from sidecar.client.capture import recorder as recording
 from sidecar.client.capture import resume as resuming
 from sidecar.client.capture.begin import begin
 from sidecar.client.capture.recorder import Recorder
@@ -20,6 +21,7 @@ from ..errors.term import termwarn
 from . import wandb_helper, wandb_setup
 from .lib import module, runid
 from .noop_run import NoopRun
+from .wandb_config import as_stored
 from .wandb_run import Run, active_runs
 from .wandb_settings import Settings
 
@@ -55,12 +57,12 @@ def init(  # noqa: C901
     anonymous: Any = None,
 ) -> Run:
     """Raises UsageError for a wrong id, project or mode; Error where real wandb does."""
-    given = Settings.from_environment()
-    given.update(wandb_setup.setup().settings)
+    given = wandb_setup.setup().settings.model_copy()
     given.update(Settings.of(settings))
     given.update(Settings(
         entity=entity, project=project, root_dir=os.fspath(dir) if dir is not None else None, run_id=id, run_name=name,
-        run_notes=notes, run_tags=tags, run_group=group, run_job_type=job_type, mode=mode, reinit=reinit,
+        run_notes=notes, run_tags=None if tags is None else tuple(tags), run_group=group, run_job_type=job_type,
+        mode=mode, reinit=reinit,
         resume=resume, resume_from=resume_from, fork_from=fork_from, save_code=save_code,
     ))  # fmt: skip
     if given.resume not in RESUME or given.reinit not in REINIT:
@@ -82,17 +84,21 @@ def init(  # noqa: C901
     run = _begin(given, values)
     if sync_tensorboard or tensorboard:
         hooks.install(["tensorboard"])
+        recording.follow_writers(run._recorder)
     if given.reinit != "create_new":
         module.set_global(run)
     return run
 
 
 def _begin(given: Settings, values: dict[str, Any]) -> Run:
-    found = _found(given)
     run = Run(given, values)
+    resumption = run._resume_file() if given.resume in ("auto", True) else None
+    if resumption is not None and not given.run_id:
+        given.run_id = resuming.id_in(resumption)
+    found = _found(given)
     client = begin(
         "wandb",
-        project=given.project,
+        project=given.project or os.environ.get("SIDECAR_PROJECT") or repository.project(),
         name=given.run_name,
         run_id=given.run_id,
         config=dict(run.config.items()),
@@ -108,6 +114,9 @@ def _begin(given: Settings, values: dict[str, Any]) -> Run:
     if found is not None:
         given.resumed = True
         run.config._update({**found.config, **run.config._items}, allow_val_change=True)
+    if resumption is not None:
+        resuming.remember(resumption, client.id)
+    run.config._items.update(as_stored(run.config._items))
     recorder = Recorder(client, 0 if found is None or found.last_step is None else found.last_step + 1)
     if found is not None:
         recorder.definitions.summary.update(found.summary)
@@ -144,6 +153,7 @@ def _found(given: Settings) -> "resuming.Past | None":
 def _disabled(given: Settings, values: dict[str, Any]) -> Run:
     given.run_id = given.run_id or runid.generate_id()
     given.project = given.project or "dummy"
+    given.resume = None
     given.run_name = given.run_name or f"dummy-{given.run_id}"
     given.entity = given.entity or "dummy"
     given.root_dir = tempfile.gettempdir()

@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+from sidecar.client.capture import resume as resuming
 from sidecar.client.capture.definitions import OPERATIONS, Definition
 from sidecar.client.capture.recorder import Recorder
+from sidecar.client.capture.watch import Watch
 
 from ..errors import CommError, Error, UsageError
 from .lib import module
@@ -39,9 +41,10 @@ class Run:
         self._start_time = time.time()
         self._dir: str | None = None
         self._recorder: Recorder | None = None
+        self._watch: Watch | None = None
         self._config = Config()
         self._config._update(config or {}, allow_val_change=True)
-        self.summary: Any = Summary(self._summary_items, self._put_summary)
+        self.summary: Any = Summary(self._summary_items, self._put_summary, self._drop_summary)
 
     def _start(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -86,11 +89,13 @@ class Run:
             raise Error(f"Unhandled define_metric() arg: name (glob suffixes only): {name}")
         operations = tuple(item.lower() for item in summary.split(",")) if summary else ()
         for operation in operations:
-            if operation not in OPERATIONS or operation == "best":
+            if operation not in OPERATIONS:
                 raise Error(f"Unhandled define_metric() arg: summary op: {operation}")
         metric = Metric(name, step_metric, step_sync, hidden, operations or None, overwrite)
         if self._recorder is not None:
-            self._recorder.definitions.define(name, Definition(step_metric, bool(metric.step_sync), operations))
+            self._recorder.definitions.define(
+                name, Definition(step_metric, bool(metric.step_sync), frozenset(operations)), bool(overwrite)
+            )
         return metric
 
     # -- what it is --------------------------------------------------------------------------------------------------
@@ -106,7 +111,7 @@ class Run:
     @name.setter
     def name(self, name: str) -> None:
         self._settings.run_name = name
-        self._facts_changed(name=name)
+        self._changed(name=str(name))
 
     @property
     def notes(self) -> str | None:
@@ -115,6 +120,7 @@ class Run:
     @notes.setter
     def notes(self, notes: str) -> None:
         self._settings.run_notes = notes
+        self._changed(notes=str(notes))
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -123,6 +129,7 @@ class Run:
     @tags.setter
     def tags(self, tags: Sequence[str]) -> None:
         self._settings.run_tags = tuple(tags)
+        self._changed(tags=[str(tag) for tag in tags])
 
     @property
     def config(self) -> Config:
@@ -209,7 +216,10 @@ class Run:
         if self in active_runs:
             active_runs.remove(self)
         if self._recorder is not None:
+            self.unwatch()
             self._recorder.finish(exit_code)
+            if not exit_code and self._settings.resume in ("auto", True):
+                resuming.forget(self._resume_file())
         if getattr(sys.modules[module._package().__name__], "run", None) is self:
             module.unset_globals()
 
@@ -227,10 +237,13 @@ class Run:
 
     def watch(self, models: Any, criterion: Any = None, log: Any = "gradients", log_freq: int = 1000,
               idx: int | None = None, log_graph: bool = False) -> None:  # fmt: skip
-        self._not_kept("watch", "watch_not_kept")
+        if self._recorder is not None and not self._is_finished:
+            self._watch = self._watch or Watch(self._recorder)
+            self._watch.add(models, log, log_freq, idx)
 
     def unwatch(self, models: Any = None) -> None:
-        self._need("unwatch")
+        if self._watch is not None:
+            self._watch.remove(models)
 
     def save(self, glob_str: Any, base_path: Any = None, policy: str = "live", glob: bool = True) -> list[str]:
         if policy not in ("live", "end", "now"):
@@ -317,6 +330,10 @@ class Run:
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _unpickled, (self._attach_id, self._settings.to_dict())
 
+    def _resume_file(self) -> str:
+        """Where ``resume="auto"`` keeps the id of a run that has not ended well."""
+        return os.path.join(self._settings.root_dir or os.getcwd(), "wandb", "wandb-resume.json")
+
     def _need(self, what: str) -> None:
         if self._is_finished:
             self._refuse(what)
@@ -333,16 +350,25 @@ class Run:
             self._recorder.count(reason)
 
     def _summary_items(self) -> dict[str, Any]:
-        return {} if self._recorder is None else self._recorder.definitions.summary
+        if self._recorder is None or not self._recorder.definitions.summary:
+            return {}
+        now = time.time()
+        own = {"_step": max(0, self._recorder.step - 1), "_runtime": now - self._start_time, "_timestamp": now}
+        return {**own, **self._recorder.definitions.summary}
 
     def _put_summary(self, values: dict[str, Any]) -> None:
         self._need("_summary_update_callback")
         if self._recorder is not None:
-            self._recorder.definitions.put(values)
+            self._recorder.summarise(values)
 
-    def _facts_changed(self, **facts: Any) -> None:
+    def _drop_summary(self, name: str) -> None:
+        self._need("_summary_update_callback")
         if self._recorder is not None:
-            self._recorder.run.facts(facts)
+            self._recorder.forget(name)
+
+    def _changed(self, **said: Any) -> None:
+        if self._recorder is not None:
+            self._recorder.rename(**said)
 
 
 def _unpickled(attach_id: str | None, settings: dict[str, Any]) -> Run:

@@ -41,8 +41,6 @@ class Settings:
             value = os.environ.get(variable)
             if value:
                 setattr(settings, name, value)
-        if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
-            settings.mode = "disabled"
         return settings
 
     def __setattr__(self, name: str, value: Any) -> None:

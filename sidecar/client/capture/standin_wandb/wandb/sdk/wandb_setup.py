@@ -1,4 +1,4 @@
-"""Process-wide set-up: there is none."""
+"""Process-wide settings: the environment as it was when the library was first used, as wandb keeps it."""
 
 import os
 from typing import Any
@@ -8,7 +8,8 @@ from .wandb_settings import Settings
 
 class _Setup:
     def __init__(self, settings: Any = None) -> None:
-        self.settings = Settings.of(settings)
+        self.settings = Settings.from_environment()
+        self.settings.update(Settings.of(settings))
         self.config: dict[str, Any] = {}
 
 
@@ -28,6 +29,8 @@ def teardown(exit_code: int | None = None) -> None:
     """Finish every run of this process."""
     from .wandb_run import active_runs
 
+    global _singleton
+    _singleton = None
     for run in list(active_runs):
         if run._init_pid == os.getpid():
             run.finish(exit_code)

@@ -10,9 +10,15 @@ from typing import Any
 class SummaryDict:
     """Reads and writes by item and by attribute; maps inside come wrapped."""
 
-    def __init__(self, items: Callable[[], dict[str, Any]], put: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        items: Callable[[], dict[str, Any]],
+        put: Callable[[dict[str, Any]], None],
+        drop: Callable[[str], None] = lambda key: None,
+    ) -> None:
         object.__setattr__(self, "_items", items)
         object.__setattr__(self, "_put", put)
+        object.__setattr__(self, "_drop", drop)
 
     def _as_dict(self) -> dict[str, Any]:
         return self._items()
@@ -29,10 +35,12 @@ class SummaryDict:
             return item.item() if hasattr(item, "detach") else item  # Asked for: now a device has to be waited for.
 
         def put(changes: dict[str, Any]) -> None:
-            item.update(changes)
-            self._put({key: item})
+            self._put({key: {**item, **changes}})
 
-        return SummarySubDict(lambda: item, put)
+        def drop(name: str) -> None:
+            self._put({key: {given: value for given, value in item.items() if given != name}})
+
+        return SummarySubDict(lambda: item, put, drop)
 
     __getattr__ = __getitem__
 
@@ -42,7 +50,7 @@ class SummaryDict:
     __setattr__ = __setitem__
 
     def __delitem__(self, key: str) -> None:
-        self._as_dict().pop(key, None)
+        self._drop(key)
 
     __delattr__ = __delitem__
 
