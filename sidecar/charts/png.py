@@ -48,26 +48,38 @@ def write_all(figures: Mapping[str, Figure], directory: Path) -> list[Path]:
     except OSError as error:
         raise UserError(f"cannot write to {directory}: {error.strerror}", "choose another folder with --png",
                         Exit.NOT_WRITABLE) from None
-    return [write(figure, directory / f"{re.sub(r'[^a-z0-9_-]+', '-', name.lower())}.png", name)
-            for name, figure in figures.items()]
+    return _write({directory / f"{re.sub(r'[^a-z0-9_-]+', '-', name.lower())}.png": (name, figure)
+                   for name, figure in figures.items()}, SCALE)
 
 
 def write(figure: Figure, path: Path, title: str = "figure", *, scale: float = SCALE) -> Path:
     """Raises UserError."""
+    return _write({path: (title, figure)}, scale)[0]
+
+
+def _write(wanted: Mapping[Path, tuple[str, Figure]], scale: float) -> list[Path]:
+    """``wanted``: path -> (title, figure)."""
     browser = find_browser()
-    of_page = "films" in (figure["layout"].get("meta") or {})
-    if not (of_page and browser) and _by_kaleido(figure, path, scale, browser):
-        return path
-    if browser is None:
-        raise UserError(
-            "no way to draw a PNG here: there is no Chromium (kaleido 1 needs one too)",
-            "apt-get install chromium, or name one with SIDECAR_BROWSER, or use `Save PNG` on the page", Exit.MISSING,
-        )
-    with tempfile.TemporaryDirectory(prefix="sidecar-png-") as folder:
-        source = Path(folder) / "figure.html"
-        source.write_text(page.single(figure, title), encoding="utf-8")
-        _draw(browser, source, path, Path(folder), scale)
-    return path
+    drawn = _by_kaleido({path: figure for path, (_, figure) in wanted.items() if not (browser and _has_film(figure))},
+                        scale, browser)
+    for path, (title, figure) in wanted.items():
+        if path in drawn:
+            continue
+        if browser is None:
+            raise UserError(
+                "no way to draw a PNG here: there is no Chromium (kaleido 1 needs one too)",
+                "apt-get install chromium, or name one with SIDECAR_BROWSER, or use `Save PNG` on the page",
+                Exit.MISSING,
+            )
+        with tempfile.TemporaryDirectory(prefix="sidecar-png-") as folder:
+            source = Path(folder) / "figure.html"
+            source.write_text(page.single(figure, title), encoding="utf-8")
+            _draw(browser, source, path, Path(folder), scale)
+    return list(wanted)
+
+
+def _has_film(figure: Figure) -> bool:
+    return "films" in (figure["layout"].get("meta") or {})
 
 
 def find_browser() -> str | None:
@@ -76,18 +88,22 @@ def find_browser() -> str | None:
     return shutil.which(asked) if asked else next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
-def _by_kaleido(figure: Figure, path: Path, scale: float, browser: str | None) -> bool:
+def _by_kaleido(figures: Mapping[Path, Figure], scale: float, browser: str | None) -> set[Path]:
+    """Those it has drawn, all in one browser: all of them, or none."""
     try:
         import kaleido  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
-        return False
+        return set()
+    if not figures:
+        return set()
     options = {"format": "png", "width": WIDTH, "height": HEIGHT, "scale": scale}
     own = {"plotlyjs": page.VENDOR, "mathjax": False, "timeout": SECONDS_MAX} | ({"path": browser} if browser else {})
+    jobs = [{"fig": on_paper(figure), "path": path, "opts": options} for path, figure in figures.items()]
     try:
-        kaleido.write_fig_sync(on_paper(figure), path, opts=options, kopts=own)
+        kaleido.write_fig_from_object_sync(jobs, kopts=own)
     except Exception:  # noqa: BLE001  # Someone else's library at our border: without its browser it fails in ways of its own.
-        return False
-    return path.is_file() and path.stat().st_size > 0
+        return set()
+    return {path for path in figures if path.is_file() and path.stat().st_size > 0}
 
 
 def on_paper(figure: Figure) -> Figure:

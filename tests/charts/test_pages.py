@@ -272,11 +272,14 @@ def test_kaleido_draws_with_our_own_library_and_asks_no_network(
     import kaleido
 
     asked: list[dict[str, Any]] = []
-    real = kaleido.write_fig_sync
-    monkeypatch.setattr(kaleido, "write_fig_sync", lambda *a, **more: (asked.append(more["kopts"]), real(*a, **more)))
+    real = kaleido.write_fig_from_object_sync
+    monkeypatch.setattr(kaleido, "write_fig_from_object_sync",
+                        lambda jobs, kopts: (asked.append(kopts), real(jobs, kopts=kopts)))
     monkeypatch.setattr(png, "_draw", lambda *_: pytest.fail("kaleido did not draw"))
-    path = png.write(app.figures["landscape"], tmp_path / "landscape.png")
-    assert struct.unpack(">II", path.read_bytes()[16:24]) == (1600, 1000)
+    paths = png.write_all({name: app.figures[name] for name in ("landscape", "stages")}, tmp_path)
+    for path in paths:
+        assert struct.unpack(">II", path.read_bytes()[16:24]) == (1600, 1000)
+    assert len(asked) == 1, "one browser for all"
     assert asked[0]["mathjax"] is False
     assert Path(asked[0]["plotlyjs"]).is_file(), "by itself it would fetch both from the network"
 
@@ -286,7 +289,7 @@ def test_a_kaleido_that_fails_leaves_it_to_chromium(
 ) -> None:
     class Kaleido:
         @staticmethod
-        def write_fig_sync(*_: object, **__: object) -> None:
+        def write_fig_from_object_sync(*_: object, **__: object) -> None:
             raise RuntimeError("no browser for me")
 
     drawn: list[str] = []

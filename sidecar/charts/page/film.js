@@ -104,7 +104,7 @@
     }
 
     draw(moving) {
-      const { canvas, div, film } = this, ratio = Math.min(2, window.devicePixelRatio || 1);
+      const { canvas, div, film } = this, ratio = this.sharper || Math.min(2, window.devicePixelRatio || 1);
       const width = div.clientWidth, height = Math.max(200, div.clientHeight - this.legend.offsetHeight);
       if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
         canvas.width = Math.round(width * ratio); canvas.height = Math.round(height * ratio);
@@ -334,10 +334,14 @@
     }
 
     save() {
+      this.sharper = 2;
+      this.draw();
       const out = document.createElement("canvas"), c = out.getContext("2d");
       out.width = this.canvas.width; out.height = this.canvas.height;
       c.fillStyle = css("--card"); c.fillRect(0, 0, out.width, out.height); c.drawImage(this.canvas, 0, 0);
       Object.assign(document.createElement("a"), { download: "film.png", href: out.toDataURL("image/png") }).click();
+      this.sharper = 0;
+      this.draw();
     }
 
     hover(x, y) {
