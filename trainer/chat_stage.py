@@ -4,7 +4,6 @@ Given: the flags. Hands on: Batches of conversations; val/* and eval/* numbers; 
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from trainer.errors import UserError
 from trainer.evaluate import evaluate
 from trainer.judge import judge
 from trainer.model import GPT
-from trainer.stage import Autocast, Stage
+from trainer.stage import Stage
 from trainer.tasks.example import Example, Task, TaskMixture
 from trainer.tasks.rows import Problems
 
@@ -55,9 +54,9 @@ class ChatStage(Stage):
         if reused:
             self.remarks += ("tokens: as prepared before",)
 
-    def validate(self, model: GPT, iters: int, world: World, autocast: Autocast = nullcontext) -> dict[str, float]:
+    def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
         self.val.rewind()
-        numbers = evaluate(model, self.val.next_batch, iters, world, autocast)
+        numbers = evaluate(model, self.val.next_batch, iters, world, self.autocast)
         most, reply_tokens = self.judge_examples, min(REPLY_TOKENS, model.config.seq_len // 4)
         return numbers | judge(model, self.judged, world, most=most, seed=self.seed, reply_tokens=reply_tokens)
 

@@ -74,10 +74,15 @@ def world(device: str = "auto", threads: int | None = None) -> Iterator[World]:
     rank, local_rank, size = (int(os.environ.get(name, value)) for name, value in _DEFAULTS.items())
     place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"rank {rank} has no CUDA device: this machine has {torch.cuda.device_count()}",
+                "start at most one process per device (--nproc_per_node), or say --device cpu",
+            )
         torch.cuda.set_device(place)
     torch.set_num_threads(threads or _thread_count())
     if size > 1:
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=place if on_gpu else None)
     try:
         yield World(rank, local_rank, size, place)
         if size > 1:

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -57,6 +56,8 @@ class Loop:
         self.stage, self.config, self.world, self.console = stage, config, world, console
         self.schedule = plan(config, max(1, stage.batches_per_epoch // config.grad_accum))
         self.dtype = dtype_of(config, world)
+        if self.dtype != torch.float32:
+            stage.autocast = functools.partial(torch.autocast, world.device.type, dtype=self.dtype)
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(config.seed)  # Every rank draws the same weights ...
         self.model = build_model(config, weights).to(world.device)
@@ -161,10 +162,10 @@ class Loop:
 
     def _forward_backward(self, batch: Batch, share: float | Tensor) -> tuple[Tensor, dict[str, Any]]:
         compiling = self.config.compile and self.step == self.first_step
-        with self.run.phase("compile" if compiling else "forward"), self._autocast():
+        with self.run.phase("compile" if compiling else "forward"), self.stage.autocast():
             loss, metrics = self.stage.loss(self.trained, batch)
         with self.run.phase("compile" if compiling else "backward"):
-            torch.mul(loss, share).backward()
+            torch.mul(loss, share).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), metrics
 
     def _set_learning_rate(self) -> float:
@@ -182,7 +183,7 @@ class Loop:
 
     def _validate(self) -> None:
         with self.run.phase("evaluation"):
-            numbers = self.stage.validate(self.model, self.schedule.eval_iters, self.world, self._autocast)
+            numbers = self.stage.validate(self.model, self.schedule.eval_iters, self.world)
         if self.world.is_main:
             self.run.log(numbers, step=self.step)
         self.console.validation(self.step, numbers)
@@ -277,12 +278,6 @@ class Loop:
         if isinstance(self.trained, DistributedDataParallel) and micro < self.config.grad_accum - 1:
             return self.trained.no_sync()
         return nullcontext()
-
-    @property
-    def _autocast(self) -> Callable[[], AbstractContextManager[Any]]:
-        if self.dtype == torch.float32:
-            return nullcontext
-        return functools.partial(torch.autocast, self.world.device.type, dtype=self.dtype)
 
 
 def dtype_of(config: Config, world: World) -> torch.dtype:

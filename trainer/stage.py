@@ -40,6 +40,8 @@ class Stage:
     """dataset/* and data/*: told once, when training begins."""
     dataset_sizes: dict[str, int]
     """Samples in one pass over each dataset, for the sidecar's coverage."""
+    autocast: Autocast = nullcontext
+    """The precision that the model computes with; the loop sets it."""
     remarks: tuple[str, ...] = ()
     """What the user should know about the data, one line each."""
 
@@ -75,10 +77,10 @@ class Stage:
         """FLOPs of this micro-batch where they are not flops_per_token times tokens."""
         return None
 
-    def validate(self, model: GPT, iters: int, world: World, autocast: Autocast = nullcontext) -> dict[str, float]:
+    def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
         """val/* and eval/* numbers, the same on every rank. Every validation reads the same batches."""
         self.val.rewind()
-        return evaluate(model, self.val.next_batch, iters, world, autocast)
+        return evaluate(model, self.val.next_batch, iters, world, self.autocast)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold besides the model; the same on every rank."""

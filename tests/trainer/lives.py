@@ -2,9 +2,10 @@
 
     python lives.py SPECIFICATION.json
 
-A life: {"arguments": [...], "ranks": 2, "kill": ["sft", 7], "record": FOLDER}. With "kill", rank 0 sends itself SIGKILL
-right after that step of that stage, and the other ranks go as torchrun would end them. With "record", a recorder stands
-in the sidecar's place (see run_recorded.py). Prints the ranks' exit codes, life by life, as JSON.
+A life: {"arguments": [...], "ranks": 2, "kill": ["sft", 7], "poison": [1, 2], "record": FOLDER}. With "kill", rank 0
+sends itself SIGKILL right after that step of that stage, and the other ranks go as torchrun would end them; with
+"poison", rank 1's second loss is NaN; with "record", a recorder stands in the sidecar's place (see run_recorded.py).
+Prints the ranks' exit codes, life by life, as JSON.
 """
 
 import json
@@ -46,6 +47,8 @@ def _run(life: dict[str, Any], rank: int) -> int:
 
     if life.get("kill") and rank == 0:
         _die_after(*life["kill"])
+    if life.get("poison") and rank == life["poison"][0]:
+        _poison(life["poison"][1])
     try:
         if life.get("record"):
             from run_recorded import record
@@ -72,6 +75,20 @@ def _die_after(stage: str, step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Loop._train_step = last_step  # type: ignore[method-assign]
+
+
+def _poison(call: int) -> None:
+    """The loss of this call is NaN."""
+    from trainer.stage import Stage
+
+    loss, calls = Stage.loss, []
+
+    def poisoned(self: Stage, learner: Any, batch: Any) -> Any:
+        calls.append(1)
+        value, metrics = loss(self, learner, batch)
+        return value * (float("nan") if len(calls) == call else 1.0), metrics
+
+    Stage.loss = poisoned  # type: ignore[method-assign]
 
 
 def run_lives(lives: list[dict[str, Any]], folder: Path, **environment: str) -> tuple[list[list[int]], str]:

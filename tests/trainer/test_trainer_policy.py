@@ -8,7 +8,7 @@ from trainer import sandbox
 from trainer.chat import render_prompt
 from trainer.data.batch import IGNORE
 from trainer.distributed import World
-from trainer.judge import choices_right, estimate_pass_at_k, judge, pass_at_k, slug
+from trainer.judge import choices_right, estimate_pass_at_k, judge, matches, pass_at_k, slug
 from trainer.model import GPT, ModelConfig
 from trainer.ngram import Reference
 from trainer.policy import ActorCritic, advantages_of, respond, token_logps, whitened
@@ -151,6 +151,15 @@ def test_a_choice_is_right_if_its_letter_is_the_likeliest_of_those_on_offer() ->
     assert choices_right(Prefers("A"), CHOICES) == [True, False, False, True]
     assert choices_right(Prefers("B"), CHOICES) == [False, True, True, False]
     assert sum(choices_right(Prefers("C"), CHOICES)) == 2, "C is not on offer: a tie, and the first wins"
+
+
+def test_a_number_is_right_by_exact_match_however_it_was_reached(monkeypatch) -> None:
+    asked = [ask("2+2?", "2+2=4 #### 4", answer="4")] * 4
+    replies = ["#### 4", "because 5-1=4 #### 4.0", "2+2=4", "#### 44"]
+    said = [[*reply.encode(), ASSISTANT_END] for reply in replies]
+    monkeypatch.setattr("trainer.judge.respond", lambda *_, **__: said)
+    assert matches(GPT(TINY), asked, seed=0) == [True, True, False, False]
+    assert judge(GPT(TINY), {"GSM8K": asked}, HERE, most=4)["eval/gsm8k_acc"] == 0.5
 
 
 def test_accuracy_is_normalised_against_guessing_and_averaged_over_tasks() -> None:

@@ -1,6 +1,7 @@
 """Two ranks, or two micro-batches, take the very step that one rank takes with one batch of all of it."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> dict[str, t
             flags |= {"no-pack": True} if stage == "midtrain" else {}
             flags |= {"chosen_weight": 1.0} if stage == "dpo" else {}
             lives.append({"arguments": [stage, *flags_of(flags)], "ranks": ranks, "record": str(out)})
+    (folder / "poisoned").mkdir()
+    lives.append({**lives[1], "record": str(folder / "poisoned"), "poison": [1, 2]})
     codes, said = run_lives(lives, folder)
-    assert codes == [[0], [0, 0]] * len(STAGES), said
-    return {
+    assert codes == [*[[0], [0, 0]] * len(STAGES), [0, 0]], said
+    return {"poisoned": ([], [told(folder / "poisoned", rank)["steps"] for rank in range(2)])} | {
         s: (told(folder / f"{s}1", 0)["steps"], [told(folder / f"{s}2", rank)["steps"] for rank in range(2)])
         for s in STAGES
     }
@@ -61,6 +64,15 @@ def test_two_ranks_follow_the_gradient_of_all_tokens_together(pairs, stage: str)
         assert weighted(list(parts), by) == pytest.approx(step["loss"], rel=1e-5)
         for part in parts:
             assert part["grad_norm"] == pytest.approx(step["grad_norm"], rel=1e-4)
+
+
+def test_a_loss_that_is_no_number_on_one_rank_leaves_the_step_out_on_both(pairs) -> None:
+    _, (first, second) = pairs["poisoned"]
+    for steps in (first, second):
+        assert [step["metrics"].get("train/skipped_steps") for step in steps] == [None, 1, 1, 1]
+    assert [math.isnan(step["loss"]) for step in second] == [False, True, False, False]
+    assert not any(math.isnan(step["loss"]) for step in first)
+    assert first[3]["grad_norm"] == second[3]["grad_norm"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -133,7 +133,7 @@ def test_reading_ahead_changes_nothing_also_over_a_resume(trained, tmp_path: Pat
     assert rest.losses == plain.losses[2:]
 
 
-@pytest.mark.parametrize("stage", ["sft", "ppo"])
+@pytest.mark.parametrize("stage", ["midtrain", "sft", "dpo", "ppo"])
 def test_judging_and_sampling_leave_the_losses_bit_equal(trained, stage: str) -> None:
     flags = {"steps": 5, "dropout": 0.2, **SMALL.get(stage, {})}
     assert trained(stage, **flags, eval_freq=1, generate_freq=1).losses == trained(stage, **flags).losses

@@ -15,6 +15,8 @@ from sidecar.derive import mfu
 from trainer.config import Config
 from trainer.data.ahead import Ahead
 from trainer.data.batch import Batch
+from trainer.distributed import world
+from trainer.errors import UserError
 from trainer.flags import parse
 from trainer.flops import flops_per_token
 from trainer.model import GPT, ModelConfig
@@ -29,6 +31,8 @@ def test_bfloat16_trains_with_nearly_the_same_losses(trained, stage: str) -> Non
     exact, short = (trained(stage, steps=4, dtype=d, **SMALL.get(stage, {})) for d in ("float32", "bfloat16"))
     assert short.begun["model_facts"]["dtype"] == "bfloat16"
     assert all(map(math.isfinite, short.losses))
+    if stage == "ppo":
+        assert short.steps[0]["metrics"]["ppo/clip_fraction"] == 0, "replies are judged as precisely as they are learnt"
     if stage != "ppo":  # There the first rounding draws other replies.
         assert short.losses != exact.losses
         assert short.losses == pytest.approx(exact.losses, rel=0.03, abs=0.03)
@@ -109,6 +113,15 @@ def test_what_is_read_ahead_for_a_gpu_lies_in_pinned_memory(monkeypatch) -> None
     assert pinned == []
     Ahead(_Loader(), pin=True).next_batch()
     assert len(pinned) >= 2
+
+
+def test_a_rank_without_a_device_of_its_own_is_refused_in_one_line(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="rank 1 has no CUDA device: this machine has 1"), world():
+        pass
 
 
 # -- FLOPs -------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ Given: a Config. Hands on: a PreferenceTraining stage to the loop.
 Source: Rafailov et al. 2023, equation 7. A reply's reward is beta * (log p - log p of the frozen reference).
 """
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from trainer.evaluate import evaluation_mode
 from trainer.model import GPT
 from trainer.policy import token_logps
 from trainer.run import run_stage
-from trainer.stage import Autocast, Stage, forward_flops, frozen_copy
+from trainer.stage import Stage, forward_flops, frozen_copy
 from trainer.tasks.example import Example, Message, Task, TaskMixture
 
 
@@ -75,13 +74,13 @@ class PreferenceTraining(Stage):
         """A step, and the reference's forward pass."""
         return 4 * forward_flops(model, batch.tokens)
 
-    def validate(self, model: GPT, iters: int, world: World, autocast: Autocast = nullcontext) -> dict[str, float]:
+    def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
         """Means over held-back pairs: val/loss is DPO's own, so there is no perplexity."""
         self.val.rewind()
         totals = [0.0, 0.0, 0.0]
         with evaluation_mode(model):
             for _ in range(iters):
-                with autocast():
+                with self.autocast():
                     loss, numbers = self.loss(model, self.val.next_batch().to(world.device))
                 row = (loss, numbers["rewards/accuracy"], numbers["rewards/margin"])
                 totals = [total + float(value) for total, value in zip(totals, row, strict=True)]

@@ -9,7 +9,6 @@ A rollout is ``rollout_batches`` batches of replies; each is learnt from ``ppo_e
 Sources: Schulman et al. 2017 (clipping), Ziegler et al. 2019 (the price of KL and how it is steered).
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +26,7 @@ from trainer.judge import judge
 from trainer.model import GPT
 from trainer.policy import ActorCritic, advantages_of, respond, token_logps, whitened
 from trainer.run import run_stage
-from trainer.stage import Autocast, Stage, forward_flops, frozen_copy, mean_of
+from trainer.stage import Stage, forward_flops, frozen_copy, mean_of
 from trainer.tasks.example import Example, TaskMixture
 from trainer.tasks.formats import is_right
 from trainer.tokenizer import PAD
@@ -118,9 +117,10 @@ class PolicyTraining(Stage):
         inputs, targets = tokens[:, :-1], targets[:, 1:]
         width = _width(inputs)
         on_device = inputs[:, :width].to(device), targets[:, :width].to(device)
-        logits, values = self.actor_critic(on_device[0])
+        with self.autocast():  # As when it is learnt from: else rounding alone would look like a change of the policy.
+            logits, values = self.actor_critic(on_device[0])
+            reference, _ = token_logps(self.reference(on_device[0]), on_device[1])
         logps, _ = token_logps(logits, on_device[1])
-        reference, _ = token_logps(self.reference(on_device[0]), on_device[1])
         mask = on_device[1] != IGNORE
         kl = logps - reference
         rewards = -self.kl_weight * kl
@@ -182,7 +182,7 @@ class PolicyTraining(Stage):
         """A step; where replies were drawn for it, also the forward passes to draw and to score them twice."""
         return 3 * forward_flops(model, batch.tokens + batch.drawn_tokens)
 
-    def validate(self, model: GPT, iters: int, world: World, autocast: Autocast = nullcontext) -> dict[str, float]:
+    def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
         """Held-back problems, answered with the likeliest reply."""
         most = self.config.judge_examples
         return judge(model, self.judged, world, most=most, reply_tokens=self.config.max_reply)
