@@ -8,6 +8,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from trainer import data, tasks
 from trainer.__main__ import main
@@ -314,3 +316,50 @@ def test_a_data_config_is_the_same_in_yaml_toml_and_json(tmp_path: Path) -> None
     ]
     assert loaded[0] == loaded[1] == loaded[2]
     assert (len(loaded[0][0].train), len(loaded[0][0].val)) == (4, 1)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+)
+TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+GOOD: dict[str, dict[str, Any]] = {
+    "smoltalk": {"messages": TALK, "language": "en", "score": 1.5, "license": "mit"},
+    "mmlu": {"question": "?", "choices": ["a", "b", "c", "d"], "answer": 1},
+    "arc": {"question": "?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"},
+    "gsm8k": SUM,
+    "preference": {"prompt": "Hi", "chosen": TALK, "rejected": TALK},
+    "prompts": {"prompt": TALK[:1], "answer": 5},
+    "humaneval": dict.fromkeys(("prompt", "canonical_solution", "test", "entry_point"), "x"),
+}
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Of everything in there."""
+    keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    return [path, *(place for key in keys for place in places(value[key], (*path, key)))]
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_row_whatsoever_ends_the_reading(name: str, data: st.DataObject, tmp_path: Path) -> None:
+    """A good row, anything in it replaced by anything."""
+    row = json.loads(json.dumps(GOOD[name]))
+    *path, last = data.draw(st.sampled_from(places(row)[1:]))
+    inner: Any = row
+    for key in path:
+        inner = inner[key]
+    inner[last] = data.draw(JSON)
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    problems = Problems()
+    understood = read([file], formats.FORMATS[name], problems)
+    assert len(understood) + problems.count + problems.quality.blocked.total() == 1
+    for example in understood:
+        assert isinstance(example.text(), str)
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_the_good_rows_are_good(name: str) -> None:
+    formats.FORMATS[name](GOOD[name])

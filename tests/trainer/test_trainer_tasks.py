@@ -125,6 +125,7 @@ def test_prompts_need_no_reply_to_be_verified() -> None:
     [
         (formats.smoltalk, {"messages": []}),
         (formats.smoltalk, {"messages": [{"role": "user", "content": "alone"}]}),
+        (formats.smoltalk, {"messages": [{"role": "assistant", "content": "unasked"}]}),
         (formats.mmlu, {**MMLU, "answer": 7}),
         (formats.mmlu, {**MMLU, "choices": None}),
         (formats.arc, {**ARC, "answerKey": "D"}),

@@ -21,7 +21,7 @@ def smoltalk(row: Row) -> Example:
     messages = _messages(row["messages"])
     if messages[-1].role != "assistant":
         messages = messages[:-1]
-    if not any(message.role == "assistant" for message in messages):
+    if not any(message.role == "assistant" for message in messages[1:]):
         raise ValueError("no reply of the assistant to learn from")
     return Example(messages)
 
