@@ -84,6 +84,8 @@ class Sink(Protocol):
     None when the word is missing."""
     spelled: ClassVar[bool] = True
     """Takes the further spellings of metric names that `--names` asks for."""
+    one_rank: ClassVar[bool] = False
+    """Draws one line for a name: of what several ranks log under it, only the lowest rank's values are handed on."""
     environment: ClassVar[tuple[str, ...]] = ()
     """Names (globs) of environment variables that its child may see beside the harmless ones."""
 

@@ -88,6 +88,7 @@ class LinesSink:
     isolated: ClassVar[bool] = False
     leaves_machine: ClassVar[bool] = False
     spelled: ClassVar[bool] = False
+    one_rank: ClassVar[bool] = False
     environment: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, context: SinkContext, form: LineFormat) -> None:

@@ -99,6 +99,7 @@ class IsolatedSink:
     per_node: ClassVar[bool] = False
     sends_files: ClassVar[bool] = False
     spelled: ClassVar[bool] = True
+    one_rank: ClassVar[bool] = False
     environment: ClassVar[tuple[str, ...]] = ()
 
     def __init__(

@@ -253,10 +253,11 @@ class SinkManager:
         )  # fmt: skip
 
     def _policy_of(self, kind: type[Sink]) -> Policy:
-        """The period is for what leaves the machine; spellings are for what people look at."""
+        """The period is for what leaves the machine; spellings and one rank are for what people look at."""
         own: dict[str, Any] = {} if getattr(kind, "leaves_machine", True) else {"period_steps": None}
         if not getattr(kind, "spelled", True):
             own["names"] = None
+        own["one_rank"] = getattr(kind, "one_rank", False)
         return msgspec.structs.replace(self._policy, **own)
 
     def _options(self, name: str) -> dict[str, Any]:

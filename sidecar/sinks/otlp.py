@@ -52,6 +52,7 @@ class OtlpSink:
     leaves_machine: ClassVar[bool] = True
     per_node: ClassVar[bool] = True
     spelled: ClassVar[bool] = True
+    one_rank: ClassVar[bool] = False
     environment: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, context: SinkContext) -> None:

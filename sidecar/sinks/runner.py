@@ -22,6 +22,7 @@ from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.sinks.deadletters import DeadLetters
 from sidecar.sinks.names import spelled
 from sidecar.sinks.period import Thinner, period_of
+from sidecar.sinks.ranks import LowestRank
 from sidecar.sinks.privacy import Gate
 from sidecar.sinks.source import Batch, Policy, Source
 from sidecar.telemetry import SinkHealth
@@ -71,7 +72,7 @@ class SinkRunner:
         self._outage = False
         self._more = False
         """Was the last batch a full one? Then there is more, and no reason to let a batch gather."""
-        self._thinner = Thinner()
+        self._thinner, self._lowest = Thinner(), LowestRank()
         self._over_since_ns: int | None = None
         self._thread = threading.Thread(target=self._main, name=f"sink-{name}-{run_id[:24]}", daemon=True)
 
@@ -213,7 +214,8 @@ class SinkRunner:
                 self._caught_up()
                 return False
             period = period_of(self._policy.period_steps, self.name, self._info or self._source.info())
-            rows = spelled(self._thinner.feed(self._batch.rows, period), self._policy.names)
+            rows = self._lowest.feed(self._batch.rows) if self._policy.one_rank else self._batch.rows
+            rows = spelled(self._thinner.feed(rows, period), self._policy.names)
             self._batch.rows = self._gate.rows(rows) if self._gate else rows
         batch = self._batch
         if self._failures >= self._policy.poison_attempts and not self._outage:

@@ -35,6 +35,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Of step and derived rows only every so many steps are delivered. Selected, never averaged. None: a local one."""
     names: str | None = None
     """A document whose spellings stand beside the canonical names: s1, s2, s3."""
+    one_rank: bool = False
+    """Of a name that several ranks log, only the lowest rank's values."""
     node_seconds: float = 30.0
     """How long a node waits for rank 0 before it takes itself for a further node of the run."""
 

@@ -1,11 +1,12 @@
 """Rows as TensorBoard event files: scalars, text, histograms, hyper-parameters; one folder a run.
 
-Given: rows. Hands on: DIR/tensorboard/RUN/events.out.tfevents.*, a new file in each life, and sidecar.json beside them.
+Given: rows. Hands on: DIR/tensorboard/RUN/events.out.tfevents.*, a new file in each life, and beside it sidecar.place.
 Never: sends anything anywhere, or imports tensorboard: a browser of these files needs it, their writer does not.
 
-sidecar.json says how far the files are whole, and which steps they have come to. What a crash left beyond it is cut
+sidecar.place says how far the files are whole, and which steps they have come to. What a crash left beyond it is cut
 off and delivered again, and steps that a resumed trainer does again, even in another life of the sidecar, are
-announced, so that TensorBoard forgets the first attempt.
+announced, so that TensorBoard forgets the first attempt. Of a step there is one point: what all ranks come to, once it
+is known, in place of what the first rank sent.
 """
 
 import contextlib
@@ -17,13 +18,13 @@ from typing import IO, Any, ClassVar
 
 import msgspec
 
-from sidecar.rows import Row, RunInfo
+from sidecar.rows import Merger, Row, RunInfo
 from sidecar.sinks import tfevents
 from sidecar.sinks.base import Report, SinkContext, SinkDied
 from sidecar.sinks.deadletters import file_stem
 from sidecar.sinks.privacy import Gate
 
-PLACE_FILE = "sidecar.json"
+PLACE_FILE = "sidecar.place"
 PLAIN = bool | int | float
 
 
@@ -43,11 +44,14 @@ class Place(msgspec.Struct):
     """The highest step that each rank has ended."""
     seq: dict[int, int] = {}
     """The last sequence number of each rank: it starts again with a new process."""
+    waiting: dict[int, Row] = {}
+    """Steps of which not all ranks have reported yet."""
 
 
 class TensorBoardSink:
     isolated: ClassVar[bool] = False
     spelled: ClassVar[bool] = True
+    one_rank: ClassVar[bool] = True
     leaves_machine: ClassVar[bool] = False
     environment: ClassVar[tuple[str, ...]] = ()
 
@@ -66,7 +70,12 @@ class TensorBoardSink:
             if self._file is None:
                 self._begin_file(self._base / file_stem(run.run_id))
             self._show_config(run)
-            self._commit(self._place)
+            place = self._place
+            if run.end is not None and place.waiting:  # Nobody will report these any more.
+                place = self._next_place(place.number)
+                self._add(Merger(place.waiting).flush(), place)
+                place.waiting = {}
+            self._commit(place)
         except BaseException:  # Half of it must not look like all of it when it is tried again.
             if self._path is not None and self._place.size == 0:
                 self._path.unlink(missing_ok=True)
@@ -76,13 +85,12 @@ class TensorBoardSink:
 
     def deliver(self, rows: Sequence[Row], number: int) -> None:
         self._check_it_is_there()
-        place = msgspec.structs.replace(
-            self._place, number=max(self._place.number, number + len(rows)),
-            furthest=dict(self._place.furthest), ended=dict(self._place.ended), seq=dict(self._place.seq),
-        )  # fmt: skip
+        place = self._next_place(max(self._place.number, number + len(rows)))
         fresh = rows[max(0, self._place.number - number) :]
+        merger = Merger(place.waiting)
         try:
-            self._add(fresh, place)
+            self._add(merger.feed(row for row in fresh if row.kind != "step" or row.rank == 0), place)
+            place.waiting = merger.waiting
             self._commit(place)
         finally:
             self._pending = []  # If it failed the same rows come again.
@@ -97,6 +105,13 @@ class TensorBoardSink:
         if self._file is not None:
             self._file.close()
         self._file, self._pending, self._shown = None, [], {}
+
+    def _next_place(self, number: int) -> Place:
+        """A copy to work on: if the delivery fails, nothing of it was."""
+        place = self._place
+        return msgspec.structs.replace(
+            place, number=number, furthest=dict(place.furthest), ended=dict(place.ended), seq=dict(place.seq)
+        )
 
     def _check_it_is_there(self) -> None:
         if self._file is not None and self._path is not None and not self._path.exists():
@@ -115,8 +130,6 @@ class TensorBoardSink:
 
     def _add(self, rows: Sequence[Row], place: Place) -> None:
         for row in rows:
-            if row.kind == "step" and row.rank > 0:  # The derived row joins all ranks.
-                continue
             self._note_rework(row, place)
             if row.step is not None:
                 place.last_step = row.step
@@ -135,7 +148,7 @@ class TensorBoardSink:
         try:
             _write_all(self._file, data)
             place.size = before + len(data)
-            _save(self._path.with_name(PLACE_FILE), msgspec.json.encode(place))
+            _save(self._path.with_name(PLACE_FILE), msgspec.msgpack.encode(place))
         except OSError:
             with contextlib.suppress(OSError):
                 self._file.truncate(before)
@@ -181,7 +194,7 @@ def _resume(directory: Path) -> Place | None:
     if not any("tfevents" in path.name for path in directory.iterdir()):
         return Place()
     with contextlib.suppress(OSError, msgspec.MsgspecError):
-        place = msgspec.json.decode((directory / PLACE_FILE).read_bytes(), type=Place)
+        place = msgspec.msgpack.decode((directory / PLACE_FILE).read_bytes(), type=Place)
         last = directory / place.file
         if place.file and last.stat().st_size >= place.size:
             os.truncate(last, place.size)

@@ -45,6 +45,7 @@ class WandbSink:
     per_node: ClassVar[bool] = True
     sends_files: ClassVar[bool] = True
     spelled: ClassVar[bool] = True
+    one_rank: ClassVar[bool] = True
     environment: ClassVar[tuple[str, ...]] = wandb_account.KEPT_VARIABLES
 
     def __init__(self, context: SinkContext) -> None:
