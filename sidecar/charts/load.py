@@ -39,10 +39,11 @@ def load_runs(
     for path in paths:
         found += [load_file(file, wanted, now) for file in _files(path)]
     projects, words = tuple(projects), tuple(runs)
+    in_files = {run.project for run in found}
     if found and projects:
         found = [run for run in found if run.project in projects or not run.project]
     if directory is not None and (projects or words or not tuple(paths)):
-        for entry in _entries(Store(directory), projects, words, bool(found)):
+        for entry in _entries(Store(directory), projects, words, in_files):
             loaded = _journal(entry.path, entry.run_id, wanted, now)
             if loaded is not None:
                 found.append(loaded)
@@ -63,7 +64,7 @@ def load_each(
         if path.suffix in SUFFIXES and path.exists():
             out.append(load_file(path, wanted, now))
             continue
-        entry = _entries(store, (), (word,), False)[0]
+        entry = _entries(store, (), (word,))[0]
         loaded = _journal(entry.path, entry.run_id, wanted, now)
         if loaded is None or not loaded.rows_total:
             raise UserError(f"the journal of {word!r} has nothing in it, or is damaged",
@@ -106,12 +107,15 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
-def _entries(store: Store, projects: tuple[str, ...], words: tuple[str, ...], have: bool) -> list[RunEntry]:
+def _entries(
+    store: Store, projects: tuple[str, ...], words: tuple[str, ...], in_files: Iterable[str] = ()
+) -> list[RunEntry]:
+    """``in_files``: the projects of runs that were read from files; "" of one whose project nobody knows."""
     everything = store.runs()
     chosen = [run for run in everything if run.project in projects]
-    known = sorted({run.project for run in everything if run.project})
+    known = sorted({run.project for run in everything if run.project} | set(filter(None, in_files)))
     missing = [project for project in projects if project not in known]
-    if missing and not have:
+    if missing and "" not in in_files:
         listed = f"known projects: {', '.join(known[:12])}" if known else f"no project in {store.directory}"
         raise UserError(f"unknown project {missing[0]!r}", f"{listed}; {'; '.join(CHECKLIST)}", Exit.NO_DATA)
     for word in words:

@@ -74,6 +74,14 @@ def test_an_unknown_project_ends_with_exit_code_3_the_known_ones_and_the_checkli
     assert "Traceback" not in said
 
 
+def test_the_known_projects_are_those_of_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    synthetic.run(tmp_path / "a", steps=20, project="nanochat")
+    command = ["viz", str(tmp_path / "a"), "--dir", str(tmp_path / "b"), "-o", str(tmp_path / "x.html"), "--project"]
+    assert cli.main([*command, "nanochta"]) == 3
+    assert "known projects: nanochat" in capsys.readouterr().err
+    assert cli.main([*command, "nanochat"]) == 0
+
+
 def test_an_empty_directory_ends_with_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["viz", "--dir", str(tmp_path), "-o", str(tmp_path / "x.html")]) == 3
     assert cli.main(["report", "--dir", str(tmp_path), "latest"]) == 3
