@@ -20,7 +20,7 @@ from sidecar.client.device import DeviceScalars, Ticket
 from sidecar.client.pump import CONNECT_SECONDS, Pump
 from sidecar.rendezvous import endpoint_key, private_directory, ring_directories
 
-ASIDE_EVENTS_MAX = 4096  # Events that met a held lock; the next wake-up of the pump moves them into the ring.
+ASIDE_EVENTS_MAX = 4096  # Events that met a held lock; the next call, or wake-up of the pump, moves them into the ring.
 REPORT_SECONDS = 1.0
 DEVICE_SECONDS = 2.0  # How long the end of a run lets a device complete the scalars that were passed last.
 
@@ -98,9 +98,9 @@ class Emitter:
 
     def housekeeping(self) -> None:
         """Called by the pump at each wake-up: move what was left aside, report what was lost."""
-        while self._aside:
+        if self._aside:
             with self.lock:
-                self._store(*self._aside.popleft())
+                self._store_aside()
         now_ns = monotonic_ns()
         totals = (dict(self.rejected), self.ring.overwritten)
         if totals != self._reported and now_ns >= self._next_report_ns:
@@ -120,6 +120,8 @@ class Emitter:
             return
         if len(payload) <= self._record_bytes_max and self.lock.acquire(False):  # The usual case, without detours.
             try:
+                if self._aside:
+                    self._store_aside()
                 self.ring.append(payload)
             finally:
                 self.lock.release()
@@ -129,6 +131,7 @@ class Emitter:
     def _put(self, payload: bytes, names: list[str], ticket: Ticket | None) -> None:
         if self.lock.acquire(False):
             try:
+                self._store_aside()
                 self._store(payload, names, ticket)
             finally:
                 self.lock.release()
@@ -136,6 +139,11 @@ class Emitter:
             self._aside.append((payload, names, ticket))
         else:
             values.count(self.rejected, "aside_full")
+
+    def _store_aside(self) -> None:
+        """Before whatever is stored next: a step that arrived behind its successors would look like a restart."""
+        while self._aside:
+            self._store(*self._aside.popleft())
 
     def _after_finish(self, event: wire.Event) -> None:
         values.count(self.rejected, "after_finish")
@@ -153,9 +161,7 @@ class Emitter:
     def _complete_records(self) -> None:
         """Send the device scalars that have arrived, each to the record it belongs to."""
         for seq, late in self.device.arrived():
-            payload = self._encode(wire.Completion(time_ns(), monotonic_ns(), seq, dict(late)))
-            with self.lock:
-                self._store(payload)
+            self._put(self._encode(wire.Completion(time_ns(), monotonic_ns(), seq, dict(late))), [], None)
 
     def _await_device(self, timeout_seconds: float) -> None:
         deadline = monotonic_ns() + int(timeout_seconds * 1e9)

@@ -314,6 +314,18 @@ def test_a_call_from_a_signal_handler_while_the_lock_is_held_is_kept(run: Run) -
     assert [event.metrics for event in of_kind(run, wire.Log)] == [{"from": "handler"}]
 
 
+def test_a_step_that_met_a_held_lock_keeps_its_place_before_those_after_it(run: Run) -> None:
+    run.step(1)
+    with run._emitter.lock:
+        run.step(2)
+        run.step(3)
+    run.step(4)
+    with run._emitter.lock:
+        run.step(5)
+    run.text("long", "x" * 300_000)  # Goes another way into the ring than a step.
+    assert [event.step for event in events(run)[:5]] == [1, 2, 3, 4, 5]
+
+
 def test_a_forked_child_can_call_everything_and_disturbs_nothing(run: Run) -> None:
     run.step(1)
     child = os.fork()
