@@ -6,6 +6,7 @@ Never: uses the journal's own reading code: the reader knows SQLite, MessagePack
     python -m benchmarks.witness ENDPOINT RUN_ID COUNTER --rate 10000 --seconds 10
 """
 
+import contextlib
 import mmap
 import sqlite3
 import struct
@@ -14,7 +15,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -34,6 +35,11 @@ def emitted(path: Path) -> int:
     return COUNTER.unpack(counter(path)[:])[0]
 
 
+def count(shared: mmap.mmap, events: int, slowest_ns: int = 0) -> None:
+    """After a call has returned: so many events are emitted now."""
+    shared[:] = COUNTER.pack(events, slowest_ns)
+
+
 def slowest_call_seconds(path: Path) -> float:
     return COUNTER.unpack(counter(path)[:])[1] / 1e9
 
@@ -47,28 +53,38 @@ class Journaled(NamedTuple):
     damaged: int
 
 
-def read_journal(path: Path) -> Journaled:
-    database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+DAMAGED: list[Any] = []
+"""Stands for the events of a row whose checksum is wrong."""
+
+
+def events(path: Path) -> Iterator[tuple[int, int, int, list[Any]]]:
+    """(session, rank, sequence number, event) in journal order."""
     query = (
         "SELECT s.session, s.rank, f.first_seq, f.crc, f.records"
         " FROM frames f JOIN streams s ON s.id = f.stream ORDER BY f.row"
     )
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        for session, rank, first_seq, crc, blob in database.execute(query):
+            if zlib.crc32(blob) == crc:
+                for seq, data in enumerate(msgspec.msgpack.decode(blob), first_seq):
+                    yield session, rank, seq, msgspec.msgpack.decode(data)
+            else:
+                yield session, rank, first_seq, DAMAGED
+
+
+def read_journal(path: Path) -> Journaled:
     sequences: dict[int, list[int]] = {}
     steps: dict[int, list[int]] = {}
     gaps = damaged = 0
-    for session, rank, first_seq, crc, blob in database.execute(query):
-        if zlib.crc32(blob) != crc:
+    for session, rank, seq, event in events(path):
+        if event is DAMAGED:
             damaged += 1
-            continue
-        for seq, data in enumerate(msgspec.msgpack.decode(blob), first_seq):
-            event = msgspec.msgpack.decode(data)
-            if rank < 0:
-                gaps += event[6] if event[0] == "gap" else 0
-                continue
+        elif rank < 0:
+            gaps += event[6] if event[0] == "gap" else 0
+        else:
             sequences.setdefault(session, []).append(seq)
             if event[0] == "step":
                 steps.setdefault(session, []).append(event[3])
-    database.close()
     return Journaled(sequences, steps, gaps, damaged)
 
 
@@ -135,7 +151,7 @@ def emit(endpoint: str, run_id: str, path: Path, rate: float, seconds: float) ->
             run.step(step, **arguments)
             slowest = max(slowest, time.perf_counter_ns() - called)
             step += 1
-            shared[:] = COUNTER.pack(step, slowest)
+            count(shared, step, slowest)
         due = began + (step - first) / rate
         if (left := due - time.perf_counter()) > 0:
             time.sleep(left)

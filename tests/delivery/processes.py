@@ -3,17 +3,19 @@
 Run as a command: ``python processes.py intake ENDPOINT DIR`` or ``... train ENDPOINT RUN COUNTER EVENTS PAUSE END``.
 """
 
-import contextlib
-import mmap
 import os
 import signal
-import struct
+import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-COUNTER = struct.Struct("<Q")
+from benchmarks import witness
+from benchmarks.witness import emitted
+from sidecar.store import Store
+
+__all__ = ["emitted", "journaled_steps", "kill", "start", "wait_until"]
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
@@ -27,31 +29,13 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def counter(path: Path) -> mmap.mmap:
-    """Shared memory that a trainer adds to after each call: what was emitted, as an independent witness."""
-    with path.open("r+b" if path.exists() else "w+b") as file:
-        file.truncate(COUNTER.size)
-        return mmap.mmap(file.fileno(), COUNTER.size)
-
-
-def emitted(path: Path) -> int:
-    return COUNTER.unpack(counter(path)[:])[0]
-
-
 def journaled_steps(directory: Path, run_id: str) -> list[int]:
-    """The steps in a run's journal, read without any of the writer's code."""
-    import sqlite3
-
-    import msgspec
-
-    from sidecar.store import Store
-
+    """The steps in a run's journal, in its order, read without any of the writer's code."""
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{Store(directory).path(run_id)}?mode=ro", uri=True)) as database:
-            rows = database.execute("SELECT records FROM frames ORDER BY row").fetchall()
+        events = [event for *_, event in witness.events(Store(directory).path(run_id))]
     except sqlite3.OperationalError:  # Not there yet, or just being made.
         return []
-    events = [msgspec.msgpack.decode(data) for (blob,) in rows for data in msgspec.msgpack.decode(blob)]
+    assert witness.DAMAGED not in events
     return [event[3] for event in events if event[0] == "step"]
 
 
@@ -67,7 +51,6 @@ def wait_until(condition, timeout_seconds: float = 20.0) -> bool:
 def _intake(endpoint: str, directory: str) -> None:
     from sidecar.intake import Intake
     from sidecar.recovery import Recovery
-    from sidecar.store import Store
     from sidecar.telemetry import Telemetry
 
     store, telemetry = Store(Path(directory)), Telemetry()
@@ -85,12 +68,12 @@ def _intake(endpoint: str, directory: str) -> None:
 def _train(endpoint: str, run_id: str, path: str, events: str, pause: str, end: str) -> None:
     import sidecar
 
-    shared = counter(Path(path))
+    shared = witness.counter(Path(path))
     run = sidecar.init("delivery", run_id=run_id, endpoint=endpoint)
-    first = COUNTER.unpack(shared[:])[0]
+    first = emitted(Path(path))
     for step in range(first, first + int(events)):
         run.step(step, loss=float(step), tokens=1)
-        shared[:] = COUNTER.pack(step + 1)
+        witness.count(shared, step + 1)
         if float(pause):
             time.sleep(float(pause))
     if end == "finish":
