@@ -98,7 +98,7 @@ class Loop:
             f"{self.stage.data_facts['dataset/name']} on {self.world.size} x {facts['device_name']} ({facts['dtype']})"
             + (f", starting from {self.started_from}" if self.started_from else "")
         )
-        for remark in self.stage.remarks:
+        for remark in (*self.stage.remarks, *report.remarks(self.config)):
             self.console.say(f"  {remark}")
 
     def run_to_the_end(self) -> None:

@@ -95,3 +95,10 @@ def sinks_of(config: Config) -> list[str] | None:
     if config.is_chosen("log_train_freq"):
         asked = [f"{word}:{config.log_train_freq}" for word in asked or ["configured"]]
     return asked or None
+
+
+def remarks(config: Config) -> tuple[str, ...]:
+    """What keeps this run off W&B, for whoever looks for it there."""
+    if config.run == "dummy":
+        return ("W&B is off: --run dummy",)
+    return () if config.enable_wandb else ("W&B is off: --no-enable_wandb, or ENABLE_WANDB=0",)

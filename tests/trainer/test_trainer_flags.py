@@ -204,6 +204,15 @@ def test_what_is_asked_of_the_sidecar_is_what_the_user_chose(words: list[str], s
     assert sinks_of(parse(Config, "pretrain", words)) == sinks
 
 
+@pytest.mark.parametrize("off", [{"run": "dummy"}, {"enable_wandb": False}])
+def test_one_line_says_what_keeps_a_run_off_wandb(off, trained, capsys) -> None:
+    run = trained("pretrain", steps=1, quiet=False, **off)
+    assert run.begun["sinks"] == ["dummy"]
+    assert capsys.readouterr().out.count("W&B is off: ") == 1
+    trained("pretrain", steps=1, quiet=False)
+    assert "W&B" not in capsys.readouterr().out
+
+
 def test_the_choice_group_and_entity_reach_init(trained) -> None:
     begun = trained("pretrain", steps=1, run="dummy", group="g", wandb_entity="team").begun
     assert (begun["sinks"], begun["group"], begun["entity"], begun["name"]) == (["dummy"], "g", "team", "dummy")
