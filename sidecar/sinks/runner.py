@@ -22,8 +22,8 @@ from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.sinks.deadletters import DeadLetters
 from sidecar.sinks.names import spelled
 from sidecar.sinks.period import Thinner, period_of
-from sidecar.sinks.ranks import LowestRank
 from sidecar.sinks.privacy import Gate
+from sidecar.sinks.ranks import LowestRank
 from sidecar.sinks.source import Batch, Policy, Source
 from sidecar.telemetry import SinkHealth
 
