@@ -240,8 +240,9 @@ class Merger:
     derived row does not come is handed on alone after 128 further ones, or by ``flush``.
     """
 
-    def __init__(self) -> None:
-        self._waiting: dict[int, Row] = {}
+    def __init__(self, waiting: dict[int, Row] | None = None) -> None:
+        self.waiting: dict[int, Row] = dict(waiting or {})
+        """By step: rows whose derived one has not come. Give it to the next Merger to go on where this one stopped."""
 
     def feed(self, rows: Iterable[Row]) -> list[Row]:
         out: list[Row] = []
@@ -251,23 +252,23 @@ class Merger:
             elif row.kind == "step":
                 self._keep(row, out)
             else:
-                out.append(_merge(self._waiting.pop(row.step, None), row))
+                out.append(_merge(self.waiting.pop(row.step, None), row))
         return out
 
     def flush(self) -> list[Row]:
-        out = list(self._waiting.values())
-        self._waiting.clear()
+        out = list(self.waiting.values())
+        self.waiting.clear()
         return out
 
     def _keep(self, row: Row, out: list[Row]) -> None:
-        known = self._waiting.get(row.step)  # type: ignore[arg-type]
+        known = self.waiting.get(row.step)  # type: ignore[arg-type]
         if known is not None and row.rank > known.rank:
             return
         if known is not None and row.rank == known.rank:  # The same step again in the same process.
             row = _with(known, {**known.metrics, **row.metrics})
-        self._waiting[row.step] = row  # type: ignore[index]
-        if len(self._waiting) > STEPS_WAITING_MAX:
-            out.append(self._waiting.pop(next(iter(self._waiting))))
+        self.waiting[row.step] = row  # type: ignore[index]
+        if len(self.waiting) > STEPS_WAITING_MAX:
+            out.append(self.waiting.pop(next(iter(self.waiting))))
 
 
 def _with(row: Row, metrics: dict[str, Value]) -> Row:

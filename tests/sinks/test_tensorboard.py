@@ -124,15 +124,15 @@ def test_what_a_crash_left_beyond_the_last_commit_is_cut_off_and_comes_again(tmp
     with Manager(run, "tensorboard") as manager:
         manager.drain()
     (file,) = (tmp_path / "tensorboard" / "run-1").glob("*tfevents*")
-    place = tmp_path / "tensorboard" / "run-1" / "sidecar.json"
-    half = msgspec.json.decode(place.read_bytes())
+    place = tmp_path / "tensorboard" / "run-1" / "sidecar.place"
+    half = msgspec.msgpack.decode(place.read_bytes())
     run.steps(10, 14)
     with Manager(run, "tensorboard") as manager:
         manager.drain()
     first, second = sorted((tmp_path / "tensorboard" / "run-1").glob("*tfevents*"))
     file.write_bytes(first.read_bytes() + second.read_bytes()[:-7])
     second.unlink()
-    place.write_bytes(msgspec.json.encode(half))
+    place.write_bytes(msgspec.msgpack.encode(half))
     with Manager(run, "tensorboard") as manager:
         manager.drain()
         assert manager.health("tensorboard").state == "ok"
@@ -144,7 +144,7 @@ def test_files_whose_place_is_unknown_are_written_anew_whole(tmp_path: Path) -> 
     run.steps(0, 9)
     with Manager(run, "tensorboard") as manager:
         manager.drain()
-    (tmp_path / "tensorboard" / "run-1" / "sidecar.json").write_text("{")
+    (tmp_path / "tensorboard" / "run-1" / "sidecar.place").write_text("{")
     run.steps(10, 12)
     with Manager(run, "tensorboard") as manager:
         manager.drain()
@@ -161,6 +161,38 @@ def test_a_validation_that_is_logged_before_its_step_ends_stays(tmp_path: Path) 
     read = load(tmp_path)
     assert points(read, "val/loss") == [(5, 2.0)]
     assert [step for step, _ in points(read, "train/loss")] == list(range(10))
+
+
+def test_a_step_of_several_ranks_is_one_point_of_what_they_come_to(tmp_path: Path) -> None:
+    first, second = Run(tmp_path, world_size=2), Run(tmp_path, session=8, rank=1, world_size=2)
+    for steps, reported in ((range(5), range(4)), (range(5, 10), range(4, 10))):  # The fifth in the next life only.
+        with Manager(first, "tensorboard") as manager:
+            for step in steps:
+                first.steps(step, step, own=1.0)
+                manager.drain()
+            for step in reported:
+                second.now_ns = first.now_ns
+                second.steps(step, step, **{"train/loss": 10.0})
+            manager.drain()
+        assert [step for step, _ in points(load(tmp_path), "own")] == list(range(reported[-1] + 1))
+    read = load(tmp_path)
+    joined = [(step, pytest.approx((4.0 / (1 + step) + 10.0) / 2)) for step in range(10)]
+    assert points(read, "train/loss") == joined
+    assert points(read, "own") == [(step, 1.0) for step in range(10)]
+
+
+def test_a_step_that_a_rank_never_reports_is_shown_when_the_run_ends(tmp_path: Path) -> None:
+    first, second = Run(tmp_path, world_size=2), Run(tmp_path, session=8, rank=1, world_size=2)
+    first.steps(0, 2)
+    second.steps(0, 1, **{"train/loss": 10.0})
+    with Manager(first, "tensorboard") as manager:
+        manager.drain()
+        assert [step for step, _ in points(load(tmp_path), "train/loss")] == [0, 1]
+        first.finish()
+        second.emit(wire.Finished(second.now_ns, 0))
+        manager.drain()
+    found = points(load(tmp_path), "train/loss")
+    assert found == [(0, 7.0), (1, 6.0), (2, pytest.approx(4.0 / 3))]
 
 
 def test_a_late_validation_row_does_not_purge_anything(tmp_path: Path) -> None:
