@@ -12,13 +12,13 @@ from trainer.config import ChatConfig, MidtrainConfig
 from trainer.data.chats import Chats, Prepared, cached, prepare
 from trainer.data.quality import Quality, statistics
 from trainer.distributed import World
-from trainer.errors import UserError
 from trainer.evaluate import evaluate
 from trainer.judge import judge
 from trainer.model import GPT
 from trainer.stage import Stage
 from trainer.tasks.example import Example, Task, TaskMixture
 from trainer.tasks.rows import Problems
+from trainer.weights import DEFAULT_FOLDER
 
 PROMPTS_MAX = 3
 REPLY_TOKENS = 32
@@ -66,11 +66,9 @@ class ChatStage(Stage):
 
         if not config.use_prepared:
             return make(), False
-        if not (config.prepared or config.out):
-            raise UserError("--use_prepared needs a folder to keep tokens in", "add --prepared FOLDER, or --out FOLDER")
         parts = [(name, len(part), ends_of(part)) for name, part in mixture.parts.items()]
         key = repr((self.name, config.seq_len, config.seed, parts))
-        return cached(make, key, Path(config.prepared or Path(str(config.out)) / "prepared"))
+        return cached(make, key, Path(config.prepared or Path(config.out or DEFAULT_FOLDER) / "prepared"))
 
 
 def ends_of(part: Sequence[Any]) -> str:

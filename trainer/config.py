@@ -69,6 +69,9 @@ class Config:
     generate_freq: int = flag(
         1000, "steps between samples; sooner in a shorter run", group="cadence", env="GENERATE_FREQ"
     )
+    watch_freq: int = flag(
+        0, "steps between looks inside the model: gradients, weights, activations; 0 for none", group="cadence"
+    )
     generation_prompts: tuple[str, ...] = flag(
         GENERATION_PROMPTS, "what samples begin with, separated by |", group="cadence", env="GENERATION_PROMPTS"
     )
@@ -131,7 +134,7 @@ class ChatConfig(Config):
 class MidtrainConfig(ChatConfig):
     pack: bool = flag(True, "do not put several conversations into a row", group="data")
     use_prepared: bool = flag(False, "keep what was tokenized, and use it again", group="data")
-    prepared: str | None = flag(None, "folder for it [OUT/prepared]", group="data")
+    prepared: str | None = flag(None, "folder for it [OUT/prepared, or runs/prepared]", group="data")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,6 +66,27 @@ def test_the_stages_by_hand_work_one_after_the_other_as_written(tmp_path: Path, 
     ]  # fmt: skip
 
 
+def test_the_second_documents_sft_command_runs_as_it_stands_there(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Its folders are relative, and it names no other: the weights and the tokens are looked for below ./runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIDECAR_ENDPOINT", f"ipc://{tmp_path}/nobody")
+    monkeypatch.setattr("trainer.report.measured_peak_flops", lambda *_: 1e11)
+    for name, value in {**SMALL, "BATCH_SIZE": "", "SEQ_LEN": "64"}.items():
+        monkeypatch.setenv(f"TRAINER_{name}", value)
+    config = Path("config/data/posttrain/sft/general.yaml")
+    config.parent.mkdir(parents=True)
+    config.write_text("datasets:\n- {name: general, format: smoltalk, path: general.jsonl}\n")
+    talk = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
+    config.with_name("general.jsonl").write_text(f"{json.dumps(talk)}\n" * 200)
+    assert main(["midtrain", "--out", "runs"]) == 0
+    monkeypatch.delenv("TRAINER_STEPS")
+    words = f"--data_config {config} --from_weight midtrain --use_prepared --epochs 1 --batch_size 16 --use_wandb"
+    assert main(["sft", *words.split()]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^Epoch:\[1/1\]\(11/11\) loss:.* grad_norm:\d.* tokens/s:\d.* MFU:\d", out, re.MULTILINE)
+    assert [path.name for path in Path("runs").iterdir() if path.name == "prepared"]
+
+
 def test_the_commands_about_options_say_what_the_page_says(capsys) -> None:
     assert main(["sft", "--show_config"]) == 0
     assert {line.split()[-1] for line in capsys.readouterr().out.splitlines()} == {"default"}

@@ -233,8 +233,9 @@ def test_tokens_that_were_prepared_before_are_used_again_and_change_nothing(trai
     again = trained("sft", steps=3, use_prepared=True, prepared=str(tmp_path))
     assert [(path, path.stat().st_mtime_ns) for path in tmp_path.iterdir()] == files
     assert again.losses == first.losses == trained("sft", steps=3).losses
-    with pytest.raises(UserError, match="needs a folder"):
-        trained("sft", steps=1, use_prepared=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write .*file/prepared_"):
+        trained("sft", steps=1, use_prepared=True, prepared=str(tmp_path / "file"))
 
 
 def test_another_number_of_ranks_cannot_resume(trained, tmp_path: Path) -> None:

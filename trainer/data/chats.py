@@ -86,7 +86,10 @@ def cached(make: Any, key: str, folder: Path) -> tuple[Prepared, bool]:
         state = checkpoint.load_file(path)
         return Prepared(**{name: state[name] for name in Prepared.__dataclass_fields__}), True
     made: Prepared = make()
-    checkpoint.save(path, vars(made))
+    try:
+        checkpoint.save(path, vars(made))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}", "give --prepared a folder of your own") from error
     return made, False
 
 
