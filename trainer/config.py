@@ -69,8 +69,8 @@ class Config:
     generate_freq: int = flag(
         1000, "steps between samples; sooner in a shorter run", group="cadence", env="GENERATE_FREQ"
     )
-    watch_freq: int = flag(
-        0, "steps between looks inside the model: gradients, weights, activations; 0 for none", group="cadence"
+    watch_freq: int | None = flag(
+        None, "steps between looks inside the model: gradients, weights, activations [never]", group="cadence"
     )
     generation_prompts: tuple[str, ...] = flag(
         GENERATION_PROMPTS, "what samples begin with, separated by |", group="cadence", env="GENERATION_PROMPTS"
@@ -194,7 +194,7 @@ class PipelineConfig(PpoConfig, DpoConfig, SftConfig):
 
 POSITIVE = (
     "data_bytes", "hub_files", "n_layer", "n_head", "n_embd", "seq_len", "steps", "epochs", "batch_size", "grad_accum",
-    "learning_rate", "log_train_freq", "log_freq", "eval_freq", "eval_iters", "generate_freq", "threads",
-    "checkpoint_freq", "grad_clip", "judge_examples", "beta", "rollout_batches", "ppo_epochs", "max_reply", "clip",
-    "max_tokens", "judge_samples", "kl_target",
+    "learning_rate", "log_train_freq", "log_freq", "eval_freq", "eval_iters", "generate_freq", "watch_freq",
+    "threads", "checkpoint_freq", "grad_clip", "judge_examples", "beta", "rollout_batches", "ppo_epochs", "max_reply",
+    "clip", "max_tokens", "judge_samples", "kl_target",
 )  # fmt: skip

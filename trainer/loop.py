@@ -89,6 +89,8 @@ class Loop:
         total = self.schedule.total_steps
         self.history = continuous.begin(self.config, self.world)
         self.run = report.begin(self.stage.name, self.config, facts, settings, total, self.resumed_id, self.history)
+        if (every := self.config.watch_freq) is not None:
+            self.run.watch(self.learner, self.optimizer, every=every, histograms=True, activations=True)
         self.pace = Pace(self.schedule, facts["flops_per_token"], facts.get("peak_flops"), self.world.size, self.step)
         if self.world.is_main and self.step == 0:
             self.run.log({k: v for k, v in self.stage.data_facts.items() if not isinstance(v, str)}, step=0)

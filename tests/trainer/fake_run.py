@@ -16,12 +16,16 @@ class Recorder:
         self.phases: list[str] = []
         self.datasets: dict[str, tuple[int, int]] = {}
         self.finished: dict[str, Any] | None = None
+        self.watched: list[dict[str, Any]] = []
 
     def step(self, step: int, **fields: Any) -> None:
         self.steps.append({"step": step, **fields})
 
     def log(self, metrics: dict[str, Any], step: int | None = None) -> None:
         self.logs.append((step, dict(metrics)))
+
+    def watch(self, model: Any, optimizer: Any = None, **options: Any) -> None:
+        self.watched.append({"model": model, "optimizer": optimizer, **options})
 
     def text(self, name: str, text: str, step: int | None = None) -> None:
         self.texts.append((step, name, text))
