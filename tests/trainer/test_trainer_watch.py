@@ -25,8 +25,8 @@ def test_what_is_seen_arrives_and_the_losses_are_the_same_to_the_last_bit(
     def run(name: str, *more: str) -> list[float]:
         done = subprocess.run(
             [sys.executable, "-m", "trainer", "pretrain", "--data", str(corpus), "--steps", "6", "--n_layer", "1",
-             "--n_head", "2", "--n_embd", "32", "--seq_len", "32", "--batch_size", "4", "--threads", "1", "--device", "cpu",
-             "--run_id", name, "-q", *more],
+             "--n_head", "2", "--n_embd", "32", "--seq_len", "32", "--batch_size", "4", "--threads", "1",
+             "--device", "cpu", "--run_id", name, "-q", *more],
             cwd=repository, env={"PATH": "/usr/bin:/bin", "SIDECAR_ENDPOINT": listener.endpoint, "HOME": str(tmp_path)},
             capture_output=True, text=True, timeout=120,
         )  # fmt: skip
