@@ -100,7 +100,7 @@ def chosen(names: Iterable[str], address: Address, files_max: int | None) -> lis
 def _cached(library: Any, address: Address) -> dict[str, Path]:
     """What an earlier run has fetched, by name: the newest revision's, or the one that was asked for."""
     try:
-        repos = library.scan_cache_dir().repos
+        repos = library.scan_cache_dir(library.constants.HF_HUB_CACHE).repos
     except (library.CacheNotFound, OSError):
         return {}
     revisions = [
