@@ -132,7 +132,7 @@
       this.deep = clamp(0.05 + 0.045 * rows, 0.1, 0.5);
       const [ca, sa, ce, se] = [Math.cos(turn), Math.sin(turn), Math.cos(tilt), Math.sin(tilt)];
       const wide = LONG * Math.abs(ca) + this.deep * Math.abs(sa), flat = (LONG * Math.abs(sa) + this.deep * Math.abs(ca)) * se;
-      const size = zoom * Math.min((width - 150) / (2 * wide), (height - 110) / (2 * flat + HIGH * 1.15 * ce));
+      const size = zoom * Math.min((width - (width < 600 ? 80 : 150)) / (2 * wide), (height - 110) / (2 * flat + HIGH * 1.15 * ce));
       const cx = width / 2 + 14, cy = height / 2 - 10 + size * HIGH * 1.15 * ce / 2;
       Object.assign(this, { ca, sa, ce, se, size, cx, cy, nearY: ca > 0 ? -this.deep : this.deep, nearX: sa > 0 ? -LONG : LONG });
       const view = this.view, first = view.steps[0], last = view.steps[view.n - 1] + view.widths[view.n - 1];
