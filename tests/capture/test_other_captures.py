@@ -1,6 +1,8 @@
 # ruff: noqa: E501 - scripts and tables read better on one line
 """swanlab, TensorBoard, torch, and the forms that forward to the real library."""
 
+import textwrap
+
 import pytest
 
 from tests.capture.real_wandb import Stored, rows_of
@@ -33,10 +35,67 @@ def test_swanlab_under_wandbs_name_as_minimind_uses_it(captured, listener) -> No
         (11, {"b": 1}), (4, {"a": 2}), (13, {"kept": 1}),
     ]  # fmt: skip
     assert [row.metrics for row in listener.rows(run_id, ("text",))] == [{"t": "hey"}]
-    assert [list(row.metrics) for row in listener.rows(run_id, ("histogram",))] == [["big"]]
     state = listener.projector(run_id)[0].state
     assert (state.project, state.name, state.captured, state.config) == ("mm", "sft", "swanlab", {"lr": 1, "z": 2, "y": 3})
-    assert state.ranks[0].rejected == {"media_not_kept": 1, "log_not_a_map": 1, "bad_step": 1, "unsupported_type": 1}
+    assert state.ranks[0].rejected == {"media_not_kept": 1, "log_not_a_map": 1, "bad_step": 1, "unsupported_type": 2}
+
+
+def test_swanlab_keeps_one_number_of_a_name_at_a_step_under_trimmed_names(captured, listener) -> None:
+    """The rows are those that swanlab 0.10.3 stored for the same calls."""
+    captured("""
+    import swanlab, numpy as np, torch
+    swanlab.init(project="p")
+    for value in (1, True, None, "w", "2.5", float("inf"), np.float32(0.5), torch.tensor([1.5]), torch.ones(2), [1, 2], {"a": {"b": 3}}):
+        swanlab.log({"v": value, "i": 1})
+    swanlab.log({"s": 1}, step=40); swanlab.log({"s": 2, "new": 1}, step=40); swanlab.log({"s": 3}, step=35)
+    for step in (1.5, "3", np.int64(60), -1): swanlab.log({"bad": 1}, step=step)
+    swanlab.log({}); swanlab.log({"/a.": 1, "": 1, "./": 1, 7: 1})
+    """, "swanlab")
+    (run_id,) = listener.run_ids()
+    one = {"i": 1.0}
+    assert [(row.step, row.metrics) for row in listener.rows(run_id)] == [
+        (0, {"v": 1.0, **one}), (1, {"v": 1.0, **one}), (2, one), (3, one), (4, {"v": 2.5, **one}), (5, {"v": float("inf"), **one}),
+        (6, {"v": 0.5, **one}), (7, {"v": 1.5, **one}), (8, one), (9, one), (10, {"v/a/b": 3.0, **one}),
+        (40, {"s": 1.0}), (40, {"new": 1.0}), (35, {"s": 3.0}), (41, {"a": 1.0, "7": 1.0}),
+    ]  # fmt: skip
+    assert [(row.step, row.metrics) for row in listener.rows(run_id, ("late",))] == [(40, {"s": 2.0})]
+
+
+REAL_SWANLAB = """
+    class Run:
+        def __init__(self, config): self.config, self.logged = dict(config or {}), []
+        def log(self, data, step=None): self.logged.append((data, step))
+        def finish(self, state="success"): print(len(self.logged), self.config)
+    run = None
+    def init(project=None, config=None, **_):
+        global run
+        run = run or Run(config)
+        return run
+    def log(data, step=None): run.log(data, step)
+    def finish(): run.finish()
+"""
+
+
+def test_swanlab_plus_does_both(captured, listener, tmp_path) -> None:
+    """Real swanlab and the other test libraries exclude one another; its run has these methods."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "swanlab.py").write_text(textwrap.dedent(REAL_SWANLAB))
+    done = captured("""
+    import swanlab
+    run = swanlab.init(project="pp", experiment_name="nn", config={"lr": 1})
+    for i in range(3): swanlab.log({"a": i, "n": {"b": True}})
+    swanlab.log({"x": 1, "word": "w"}, step=10)
+    run.config["later"] = 2
+    swanlab.log({"y": 1})
+    swanlab.finish()
+    """, "swanlab+", PYTHONPATH=str(tmp_path / "theirs"))
+    assert done.stdout == "5 {'lr': 1, 'later': 2}\n"
+    (run_id,) = listener.run_ids()
+    assert [(row.step, row.metrics) for row in listener.rows(run_id)] == [
+        (0, {"a": 0.0, "n/b": 1.0}), (1, {"a": 1.0, "n/b": 1.0}), (2, {"a": 2.0, "n/b": 1.0}), (10, {"x": 1.0}), (11, {"y": 1.0}),
+    ]  # fmt: skip
+    state = listener.projector(run_id)[0].state
+    assert (state.project, state.name, state.config, state.ranks[0].state) == ("pp", "nn", {"lr": 1, "later": 2}, "finished")
 
 
 @pytest.mark.parametrize("module", ["torch.utils.tensorboard", "tensorboardX"])

@@ -13,6 +13,7 @@ from sidecar.client.capture.plain import SIMPLE, Bins, key_text, plain, whole
 from sidecar.client.values import is_on_device
 
 TEXT_CHARS_MAX = 200_000
+TEXT_NAMES = ("text_data", "content", "text")
 LIBRARIES = ("wandb", "swanlab", "trackio")
 DRAWN = ("matplotlib", "plotly", "PIL", "moviepy", "bokeh", "seaborn", "altair")
 
@@ -83,7 +84,7 @@ def _is_special(value: Any) -> bool:
     module = type(value).__module__ or ""
     top = module.partition(".")[0]
     if top in LIBRARIES:
-        return hasattr(value, "_log_type") or hasattr(value, "to_json") or hasattr(value, "transform_kind")
+        return hasattr(value, "_log_type") or hasattr(value, "to_json") or hasattr(value, "transform")
     return top in DRAWN or (top == "pandas" and hasattr(value, "columns"))
 
 
@@ -95,7 +96,9 @@ def _kept(value: Any) -> Any:
         if name == "Html":
             return str(value.html if isinstance(getattr(value, "html", None), str) else value)[:TEXT_CHARS_MAX]
         if name == "Text":
-            return str(getattr(value, "text_data", getattr(value, "text", value)))[:TEXT_CHARS_MAX]
+            return str(
+                next((found for name in TEXT_NAMES if (found := getattr(value, name, None)) is not None), value)
+            )[:TEXT_CHARS_MAX]
         if hasattr(value, "columns") and (hasattr(value, "data") or hasattr(value, "itertuples")):
             return _table(value)
     except Exception:  # noqa: BLE001  # Foreign code in objects we only look at.

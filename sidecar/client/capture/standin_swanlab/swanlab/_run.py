@@ -1,21 +1,19 @@
-"""swanlab's run: each log call is a row of its own, at the step given or at the next one.
+"""swanlab's run.
 
-Given: a script's calls. Hands on: log events, histograms and texts. Never: merges rows: swanlab does not.
+Given: a script's calls. Hands on: rows and configuration. Never: keeps pictures, sound or files: they are counted.
 """
 
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from time import monotonic_ns, time_ns
 from typing import Any
 
-from sidecar import wire
 from sidecar.client import run as client
 from sidecar.client import values
-from sidecar.client.capture import media
 from sidecar.client.capture import resume as resuming
 from sidecar.client.capture.begin import begin
 from sidecar.client.capture.plain import Bins, plain
+from sidecar.client.capture.swanlab_rows import SwanlabRows
 
 
 class Config:
@@ -82,7 +80,7 @@ class Run:
         self.id = "disabled" if run is None else run.id
         self.project = "" if run is None else run.project
         self.dir, self.alive = Path(directory), True
-        self._step = first_step - 1
+        self._rows = None if run is None else SwanlabRows(run, first_step)
 
     @property
     def config(self) -> Config:
@@ -101,45 +99,13 @@ class Run:
     cloud = public
     experiment_url = project_url = url
 
-    def log(self, data: Any, step: int | None = None, print_to_console: bool = False) -> None:
+    def log(self, data: Any, step: int | None = None) -> None:
         """Wrong data or steps are counted and ignored, as swanlab ignores them."""
-        if self._client is None:
+        if self._rows is None:
             return
         if not self.alive:
             raise RuntimeError("swanlab.log() requires an active run; the run has been finished")
-        if not isinstance(data, Mapping):
-            values.count(self._client.rejected, "log_not_a_map")
-            return
-        if step is not None and (not isinstance(step, int) or step < 0):
-            values.count(self._client.rejected, "bad_step")
-            return
-        if step is None:
-            self._step = step = self._step + 1
-        else:
-            self._step = max(self._step, step)
-        self._emit(data, min(step, wire.STEP_MAX))
-
-    def _emit(self, data: Mapping[Any, Any], step: int) -> None:
-        assert self._client is not None
-        row: dict[str, Any] = {}
-        for name, value in _flat(data).items():
-            for kept in media.special(value) or [value]:
-                try:
-                    kept = kept if isinstance(kept, Bins | media.NotKept) or media.special(value) else plain(kept)
-                except (TypeError, ValueError):
-                    values.count(self._client.rejected, "unsupported_type")
-                    continue
-                if isinstance(kept, Bins):
-                    event = wire.Histogram(time_ns(), monotonic_ns(), step, values.label(name), kept.edges, kept.counts)
-                    self._client._emit(event)
-                elif isinstance(kept, media.NotKept):
-                    values.count(self._client.rejected, "media_not_kept")
-                elif media.special(value):
-                    self._client._emit(wire.Text(time_ns(), monotonic_ns(), step, values.label(name), kept))
-                else:
-                    row[name] = kept
-        if row or not data:
-            self._client._emit(wire.Log(time_ns(), monotonic_ns(), step, row))
+        self._rows.log(data, step)
 
     def log_scalar(self, *, key: str, value: Any, step: int | None = None) -> None:
         self.log({key: value}, step)
@@ -253,7 +219,10 @@ def has_run() -> bool:
     return _run is not None
 
 
-def get_run() -> "Run | None":
+def get_run() -> Run:
+    """Raises RuntimeError when there is none."""
+    if _run is None:
+        raise RuntimeError("No active Run. Call swanlab.init() first.")
     return _run
 
 
@@ -299,16 +268,3 @@ def _config_value(value: Any) -> Any:
     except (TypeError, ValueError):
         return str(value)
     return str(value) if isinstance(found, Bins) else found
-
-
-def _flat(data: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a/b": 1}, as swanlab names it."""
-    out: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            out.update(_flat(value, f"{prefix}{name}/"))
-        else:
-            out[f"{prefix}{name}"] = value
-    return out
-
-
