@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from trainer import data
+from trainer.data import parquet
 from trainer.data.batch import Batch
 from trainer.data.corpus import shuffled_by_name
 from trainer.data.quality import Quality
@@ -112,6 +113,14 @@ def test_shards_may_lie_in_folders_of_their_own_but_hidden_ones_are_none(tmp_pat
     assert [str(path.relative_to(tmp_path)) for path in place.shards] == [
         "sample/100BT/000.parquet", "sample/10BT/000.parquet", "sample/10BT/001.parquet"
     ]  # fmt: skip
+
+
+def test_the_size_of_the_texts_is_theirs_also_behind_columns_of_many_parts(tmp_path: Path) -> None:
+    texts = [f"{n} {'text' * 100}" for n in range(50)]
+    many = [{"a": n, "b": [n] * 9, "c": "x" * 999} for n in range(50)]
+    for name, table in {"plain": {"text": texts}, "nested": {"many": many, "text": texts}}.items():
+        pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / f"{name}.parquet", compression="none")
+    assert parquet.text_bytes(tmp_path / "plain.parquet") == parquet.text_bytes(tmp_path / "nested.parquet") > 20_000
 
 
 def test_no_more_of_a_parquet_is_read_than_asked_for(tmp_path: Path) -> None:

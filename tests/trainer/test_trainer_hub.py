@@ -220,6 +220,14 @@ def test_without_the_hub_the_run_ends_unless_the_built_in_data_will_do(offline: 
     assert set(trained("pretrain", data="hub", without_hub="builtin", steps=1).datasets) == {"python-stdlib"}
 
 
+def test_sets_from_the_cache_leave_no_trace_when_another_one_is_missing(online: Hub, monkeypatch) -> None:
+    hub.fetch(hub.parse("hf://datasets/HuggingFaceTB/smol-smoltalk"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    problems, alone = Problems(), Problems()
+    assert load("midtrain", problems, without_hub="builtin") == tasks.load("midtrain", None, None, alone, 0.2)
+    assert problems.quality == alone.quality
+
+
 def test_a_hub_that_never_answers_is_given_up(cache: Path, monkeypatch) -> None:
     monkeypatch.setattr(hub, "TIMEOUT_SECONDS", 0.2)
     with socket.socket() as silent:

@@ -36,8 +36,9 @@ def row_groups(shard: Path) -> int:
 def text_bytes(shard: Path) -> int:
     """Size of all its texts, by the footer alone."""
     with _opened(shard) as file:
-        meta, place = file.metadata, file.schema_arrow.names.index(COLUMN)
-        return sum(meta.row_group(i).column(place).total_uncompressed_size for i in range(meta.num_row_groups))
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        columns = [group.column(place) for group in groups for place in range(group.num_columns)]
+        return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == COLUMN)
 
 
 def group_texts(shard: Path, group: int, quality: Quality) -> list[bytes]:

@@ -69,6 +69,7 @@ def load(
     except hub.Unreachable as error:
         if without_hub != "builtin":
             raise
+        problems.forget()  # Some sets may have come from the cache.
         problems.remarks.append(f"{error.cause}: built-in data instead")
         return _built_in(recipe, problems)
 

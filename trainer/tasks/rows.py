@@ -47,6 +47,10 @@ class Problems:
         if len(self.named) < NAMED_MAX:
             self.named.append(f"{where}: {reason}")
 
+    def forget(self) -> None:
+        """What was read so far will not be used."""
+        self.count, self.named, self.quality = 0, [], Quality(self.quality.screen)
+
     def sentence(self) -> str:
         more = "" if self.count <= NAMED_MAX else f" and {self.count - NAMED_MAX} more"
         return f"skipped {self.count} bad row(s): {'; '.join(self.named)}{more}"
