@@ -242,12 +242,15 @@ def test_wandb_plus_does_both(captured, listener, tmp_path) -> None:
         try: run.log({"o": object()})
         except TypeError: pass
         run.log({"late": 1}, step=1)
+        run.name, run.tags = "renamed", ("t",)
+        run.summary["best"] = 3
     """, "wandb+")
     (run_id,) = listener.run_ids()
     assert [(row.step, row.metrics) for row in listener.rows(run_id)] == [(0, {"x": 1, "s": 2}), (4, {"x": 2, "s": 2})]
     assert [row.step for row in listener.rows(run_id, ("late",))] == [1]
     state = listener.projector(run_id)[0].state
-    assert (state.project, state.name, state.config) == ("pp", "nn", {"a": 1, "b": 2})
+    assert (state.project, state.name, state.config) == ("pp", "renamed", {"a": 1, "b": 2})
+    assert (state.tags, state.summary) == (["t"], {"best": 3})
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
 
 

@@ -25,6 +25,8 @@ def install(wandb: Any) -> None:
     _after(run_class, "_config_callback", _config_changed)
     _after(run_class, "_define_metric", _defined)
     _after(run_class, "_summary_update_callback", _summary_changed)
+    for label in ("name", "notes", "tags"):
+        _after_setting(run_class, label)
     _after(run_class, "_finish", lambda run, exit_code=None: _recorders.pop(id(run)).finish(exit_code))
 
 
@@ -45,6 +47,18 @@ def _after(run_class: Any, name: str, take: Callable[..., None]) -> None:
         return result
 
     setattr(run_class, name, call)
+
+
+def _after_setting(run_class: Any, label: str) -> None:
+    original = getattr(run_class, label)
+
+    def put(self: Any, value: Any) -> None:
+        original.__set__(self, value)
+        recorder = _recorders.get(id(self))
+        if recorder is not None:
+            recorder.rename(**{label: [str(tag) for tag in value] if label == "tags" else str(value)})
+
+    setattr(run_class, label, property(original.fget, put, doc=original.__doc__))
 
 
 def _of(run: Any) -> Recorder:
