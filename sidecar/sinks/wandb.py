@@ -267,6 +267,8 @@ class WandbSink:
             has = wandb_upstream.last_step(
                 self._base_url, key, self._run.entity, self._run.project, self._run.id
             )
+        except wandb_upstream.Refused as error:
+            raise SinkDied(wandb_settings.explain(error)) from None  # wandb itself tries for minutes before it says so.
         except wandb_upstream.NoAnswer:
             return  # An outage: wandb retries, and says so itself when it gives up.
         self._report = msgspec.structs.replace(self._report, acknowledged=has + 1)

@@ -27,7 +27,18 @@ PRIVATE = frozenset(
 )  # fmt: skip
 """Settings without which wandb would read this machine."""
 
-UNREACHABLE = ("timed out", "timeout", "connect", "no such host", "name resolution", "lookup")
+TROUBLES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("api key", "api_key", "401", "unauthorized"), "refused the key: check WANDB_API_KEY or run `wandb login`"),
+    (("403", "permission", "forbidden"), "refused access to the project: check the entity and your rights"),
+    (("invalid character '<'", "<html"), "was not reached, a web page answered: check the proxy, or WANDB_BASE_URL"),
+    (("429", "rate limit"), "asks for patience, rows wait in the journal"),
+    (("http 50", "error 50", "internal server"), "has trouble of its own, rows wait in the journal"),
+    (
+        ("timed out", "timeout", "deadline", "connect", "no such host", "name resolution", "lookup", "eof"),
+        "cannot be reached, rows wait in the journal; check the network, or WANDB_BASE_URL",
+    ),
+)
+"""What is in an error's text -> what W&B did, and the remedy. The first that fits counts."""
 
 
 def load() -> Any:
@@ -98,12 +109,9 @@ def explain(error: Exception, folder: str = "") -> str:
     lowered = text.lower()
     if getattr(error, "errno", None) == errno.ENOSPC or "no space left" in lowered:
         return no_space(folder)
-    if "api key" in lowered or "api_key" in lowered or "401" in text or "unauthorized" in lowered:
-        return f"W&B refused the key: check WANDB_API_KEY or run `wandb login` ({text[:160]})"
-    if "403" in text or "permission" in lowered or "forbidden" in lowered:
-        return f"W&B refused access to the project: check the entity and your rights ({text[:160]})"
-    if any(word in lowered for word in UNREACHABLE):
-        return f"W&B cannot be reached, rows wait in the journal ({text[:160]})"
+    for words, remedy in TROUBLES:
+        if any(word in lowered for word in words):
+            return f"W&B {remedy} ({text[:160]})"
     return f"W&B: {type(error).__name__}: {text[:200]}"
 
 

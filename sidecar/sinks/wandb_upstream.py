@@ -10,6 +10,7 @@ import base64
 import json
 import netrc
 import os
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -25,13 +26,17 @@ class NoAnswer(OSError):
     """The server did not say; nothing follows from that."""
 
 
+class Refused(OSError):
+    """The server does not accept the key any more, or not for this project; the text has the status."""
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 def last_step(base_url: str, key: str, entity: str, project: str, run_id: str, timeout_seconds: float = 10.0) -> int:
-    """The ``_step`` of the last history row that the server has; -1 when it has none. Raises NoAnswer."""
+    """The ``_step`` of the last history row that the server has; -1 when it has none. Raises NoAnswer, Refused."""
     variables = {"entity": entity, "project": project, "name": run_id}
     body = json.dumps({"operationName": "RunResumeStatus", "query": QUERY, "variables": variables}).encode()
     token = base64.b64encode(f"api:{key}".encode()).decode()
@@ -43,6 +48,10 @@ def last_step(base_url: str, key: str, entity: str, project: str, run_id: str, t
         bucket = data["data"]["model"]["bucket"]
         tail = json.loads(bucket["historyTail"] or "[]") if bucket else []
         return int(json.loads(tail[-1])["_step"]) if tail else -1
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise Refused(f"it answers {error.code}") from None
+        raise NoAnswer(f"{urlsplit(base_url).hostname} answers {error.code}") from None
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise NoAnswer(f"no answer from {urlsplit(base_url).hostname}: {type(error).__name__}") from None
 

@@ -1,4 +1,4 @@
-"""The three lines for W&B and the three for TensorBoard in docs/sinks.md do what they say."""
+"""The three lines for W&B and the three for TensorBoard in the README do what they say."""
 
 import json
 import os
@@ -25,7 +25,7 @@ run.finish()
 @pytest.fixture
 def lines(repository: Path) -> dict[str, list[str]]:
     """Heading -> the lines of its first block."""
-    text = (repository / "docs/sinks.md").read_text()
+    text = (repository / "README.md").read_text()
     blocks = re.findall(r"^## ([^\n]+)\n\n((?:    [^\n]+\n)+)", text, re.MULTILINE)
     return {heading: [line.strip() for line in block.splitlines()] for heading, block in blocks}
 
