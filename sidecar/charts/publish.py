@@ -5,14 +5,16 @@ Never: sends without the word ``artifacts``: a figure holds names of runs, data 
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Collection
 from typing import Any
 
 from sidecar import config
 from sidecar.charts.app import VisualizationApp
 from sidecar.charts.registry import charts
-from sidecar.errors import UserError
-from sidecar.sinks import privacy
+from sidecar.errors import Exit, UserError
+from sidecar.sinks import privacy, wandb_account, wandb_settings
+from sidecar.sinks.base import Unavailable
 
 WORD = "artifacts"
 
@@ -34,18 +36,29 @@ def publish(
     app: VisualizationApp, allow: Collection[str], *, project: str, entity: str | None = None, mode: str | None = None,
     directory: str | None = None,
 ) -> list[str]:
-    """One W&B run of type "pictures" with a plotly panel per chart; their names. Raises UserError."""
-    check_allowed(allow)
-    import wandb
+    """One W&B run of type "pictures" with a plotly panel per chart; their names.
 
-    run = wandb.init(project=project, entity=entity, mode=mode, dir=directory, job_type="pictures",  # type: ignore[arg-type]
-                     name="pictures", settings=wandb.Settings(silent=True))
+    ``mode``: online, offline or disabled; default: what WANDB_MODE says, else online with a key and offline without.
+    Nothing else goes: the run has the settings of the W&B sink, which reads no code, host or user. Raises UserError.
+    """
+    check_allowed(allow)
+    folder = directory or tempfile.mkdtemp(prefix="sidecar-pictures-")
+    choice = wandb_account.choose_mode({"mode": mode} if mode else {}, os.environ)
     try:
-        panels = {f"pictures/{name}": wandb.Plotly(_Figure(_light(figure)))
-                  for name, figure in app.figures.items()}
-        run.log(panels)
-    finally:
-        run.finish()
+        wandb = wandb_settings.load()
+        settings = wandb_settings.settings(wandb, {}, choice.mode, folder, lambda: None)
+        run = wandb.init(project=project, entity=entity, job_type="pictures", name="pictures", dir=folder,
+                         settings=settings)
+        try:
+            panels = {f"pictures/{name}": wandb.Plotly(_Figure(_light(figure)))
+                      for name, figure in app.figures.items()}
+            run.log(panels)
+        finally:
+            run.finish()
+    except Exception as error:  # noqa: BLE001 - wandb raises many kinds; a person waits for one line.
+        reason = str(error) if isinstance(error, Unavailable) else wandb_settings.explain(error, folder)
+        raise UserError(f"the pictures were not published: {reason}", "--wandb-mode offline keeps them here",
+                        Exit.FAILED) from None
     return sorted(panels)
 
 

@@ -1,6 +1,8 @@
 """Pictures leave the machine only when that was asked for and allowed."""
 
 import json
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,11 @@ def test_without_the_word_nothing_is_sent(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_with_it_each_chart_is_a_plotly_panel(app: VisualizationApp, tmp_path: Path) -> None:
+def test_with_it_each_chart_is_a_plotly_panel_and_nothing_else_goes(
+    app: VisualizationApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_USERNAME", "canary-user")
+    monkeypatch.setattr(sys, "argv", ["/home/canary-home/canary-program.py", "--key", "canary-argument"])
     names = publish(app, ["artifacts"], project="p", mode="offline", directory=str(tmp_path))
     assert names == sorted(f"pictures/{name}" for name in app.figures)
     files = list(tmp_path.rglob("*.plotly.json"))
@@ -34,6 +40,18 @@ def test_with_it_each_chart_is_a_plotly_panel(app: VisualizationApp, tmp_path: P
     titles = {json.loads(file.read_text())["layout"].get("scene", {}).get("xaxis", {}).get("title", {}).get("text")
               for file in files}
     assert "MMLU accuracy" in titles
+    everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    for canary in ("canary-", socket.gethostname() if len(socket.gethostname()) > 4 else "canary-", "requirements.txt",
+                   "wandb-metadata"):
+        assert canary.encode() not in everything, canary
+
+
+def test_a_wandb_that_cannot_be_used_is_one_line(
+    app: VisualizationApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="were not published: wandb cannot be imported"):
+        publish(app, ["artifacts"], project="p", mode="offline", directory=str(tmp_path))
 
 
 def test_where_weave_is_not_installed_there_are_no_ops(monkeypatch: pytest.MonkeyPatch) -> None:
