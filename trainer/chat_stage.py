@@ -22,6 +22,7 @@ from trainer.weights import DEFAULT_FOLDER
 
 PROMPTS_MAX = 3
 REPLY_TOKENS = 32
+CUT_UNMENTIONED = 0.02
 
 
 class ChatStage(Stage):
@@ -50,7 +51,7 @@ class ChatStage(Stage):
         self.data_facts = facts(loaded, prepared.lengths().tolist(), len(prepared), len(val), problems)
         self.data_facts["dataset/truncated_samples"] = prepared.truncated
         self.data_facts["dataset/dropped_samples"] = prepared.dropped
-        self.remarks = problems.lines()
+        self.remarks = (*problems.lines(), *cuts(prepared, config.seq_len))
         if reused:
             self.remarks += ("tokens: as prepared before",)
 
@@ -74,6 +75,17 @@ class ChatStage(Stage):
 def ends_of(part: Sequence[Any]) -> str:
     """The first and the last example: enough to tell one version of a data set from the next."""
     return repr((part[0], part[-1])) if part else ""
+
+
+def cuts(prepared: Prepared, seq_len: int) -> tuple[str, ...]:
+    """What the context is too short for, if it is for much."""
+    count = len(prepared) + prepared.dropped
+    if prepared.truncated <= count * CUT_UNMENTIONED:
+        return ()
+    return (
+        f"{prepared.truncated} of {count} conversations are cut to {seq_len} tokens, {prepared.dropped} of them left "
+        "out because no reply remains: a larger --seq_len takes them whole",
+    )
 
 
 def load_tasks(stage: str, config: ChatConfig) -> tuple[list[Task[Any]], Problems]:

@@ -261,6 +261,19 @@ def test_bad_data_is_two_lines_with_exit_code_2_and_leaves_nothing_behind(
     assert not out.exists()
 
 
+def test_a_context_that_is_too_short_for_the_data_is_mentioned(trained, tmp_path: Path, capsys) -> None:
+    def talk(question: int, reply: int) -> str:
+        said = ("user", "q" * question), ("assistant", "r" * reply)
+        return json.dumps({"messages": [{"role": role, "content": text} for role, text in said]}) + "\n"
+
+    (tmp_path / "smoltalk.jsonl").write_text(talk(9, 9) * 30 + talk(9, 300) * 6 + talk(300, 9) * 4)
+    flags = {"data": str(tmp_path), "steps": 1, "quiet": False, "val_fraction": 0.5}
+    trained("sft", **flags, seq_len=64)
+    assert "10 of 20 conversations are cut to 64 tokens, 4 of them left out" in capsys.readouterr().out
+    trained("sft", **flags, seq_len=512)
+    assert "are cut" not in capsys.readouterr().out
+
+
 def test_prepared_tokens_that_are_damaged_are_prepared_again(trained, tmp_path: Path) -> None:
     flags = {"use_prepared": True, "prepared": str(tmp_path), "steps": 1}
     first = trained("sft", **flags)
