@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks import common
 
@@ -86,8 +87,16 @@ def report_steps(options) -> None:
 # -- the reference trainer ---------------------------------------------------------------------------------------------
 
 
-def trainer_steps(folder: Path, kind: str, arguments: list[str], endpoint: str) -> list[tuple[bool, float]]:
-    """One whole run: for each step after the first tenth, was it silent, and its seconds."""
+class Timed(NamedTuple):
+    silent: bool
+    wall: float
+    """Seconds by the clock."""
+    cpu: float
+    """CPU seconds of all the trainer's threads, the client's own among them."""
+
+
+def trainer_steps(folder: Path, kind: str, arguments: list[str], endpoint: str) -> list[Timed]:
+    """One whole run: each step after the first tenth."""
     env = common.environment(SIDECAR_ENDPOINT=endpoint, BENCHMARK_STEPS=str(folder / "steps.json"))
     command = [sys.executable, "-m", "benchmarks.inflation", "--timed-trainer", kind, *arguments]
     done = subprocess.run(command, cwd=common.REPOSITORY, env=env, capture_output=True, text=True, timeout=900)
@@ -96,7 +105,7 @@ def trainer_steps(folder: Path, kind: str, arguments: list[str], endpoint: str) 
     noted = json.loads((folder / "steps.json").read_text())
     pairs = list(zip(noted, noted[1:], strict=False))[len(noted) // 10 :]
     # A step lies between two notes; where the kind changes in between it belongs to neither.
-    return [(bool(a[0]), b[1] - a[1]) for a, b in pairs if a[0] == b[0]]
+    return [Timed(bool(a[0]), b[1] - a[1], b[2] - a[2]) for a, b in pairs if a[0] == b[0]]
 
 
 def timed_trainer(kind: str, arguments: list[str]) -> int:
@@ -109,12 +118,12 @@ def timed_trainer(kind: str, arguments: list[str]) -> int:
 
     from sidecar.client.run import Run
 
-    noted: list[tuple[bool, float]] = []
+    noted: list[tuple[bool, float, float]] = []
     rng, silent = random.Random(SEED), [kind == "silent"]
     real = {name: getattr(Run, name) for name in ("step", "phase", "dataset", "log")}
 
     def step(self: Run, *given: object, **named: object) -> None:
-        noted.append((silent[0], time.perf_counter()))
+        noted.append((silent[0], time.perf_counter(), time.process_time()))
         if not silent[0]:
             real["step"](self, *given, **named)
         if kind == "mixed" and len(noted) % TRAINER_BLOCK == 0:
@@ -139,12 +148,21 @@ def timed_trainer(kind: str, arguments: list[str]) -> int:
     return 0
 
 
-def block_ratios(steps: list[tuple[bool, float]]) -> list[float]:
-    """Median of each loud block over that of the silent block beside it."""
-    groups = [list(group) for _, group in itertools.groupby(steps, lambda step: step[0])]
-    blocks = [(group[0][0], statistics.median(seconds for _, seconds in group)) for group in groups]
+def block_ratios(steps: list[Timed], of_block: Callable[[list[Timed]], float]) -> list[float]:
+    """What each loud block comes to, over what the silent block beside it does."""
+    groups = [list(group) for _, group in itertools.groupby(steps, lambda step: step.silent)]
+    blocks = [(group[0].silent, of_block(group)) for group in groups]
     pairs = zip(blocks[::2], blocks[1::2], strict=False)
     return [dict(pair)[False] / dict(pair)[True] for pair in pairs if pair[0][0] != pair[1][0]]
+
+
+def typical_wall(steps: list[Timed]) -> float:
+    return statistics.median(step.wall for step in steps)
+
+
+def mean_cpu(steps: list[Timed]) -> float:
+    """Not the median: the thread that sends is busy in one step of many."""
+    return statistics.fmean(step.cpu for step in steps)
 
 
 def report_trainer(options) -> None:
@@ -159,13 +177,14 @@ def report_trainer(options) -> None:
 def report_stage(stage: str, sidecar: common.Sidecar, options) -> None:
     arguments = [stage, "--quiet", *options.trainer_arguments.split()]
     mixed = trainer_steps(sidecar.folder, "mixed", arguments, sidecar.endpoint)
-    _print_ratios(f"{stage}, blocks in one run", block_ratios(mixed), statistics.median(s for _, s in mixed))
+    _print_ratios(f"{stage}, blocks in one run", block_ratios(mixed, typical_wall), typical_wall(mixed))
+    _print_ratios(f"{stage}, blocks in one run, CPU of all threads", block_ratios(mixed, mean_cpu), mean_cpu(mixed))
     rng, ratios = random.Random(SEED), []
     for _ in range(options.runs):
         medians = {}
         for kind in rng.sample(["loud", "silent"], 2):
             steps = trainer_steps(sidecar.folder, kind, arguments, sidecar.endpoint)
-            medians[kind] = statistics.median(seconds for _, seconds in steps)
+            medians[kind] = typical_wall(steps)
         ratios.append(medians["loud"] / medians["silent"])
     if ratios:
         _print_ratios(f"{stage}, whole runs", ratios, medians["silent"])

@@ -36,7 +36,8 @@ def judge(
     samples: int = 4,
     reply_tokens: int = REPLY_TOKENS,
 ) -> dict[str, float]:
-    """Accuracy on the first ``most`` examples of each task that has answers; programs only with ``allow_code``."""
+    """Accuracy on the first ``most`` examples of each task that has answers; of programs, only with ``allow_code``,
+    pass@1 and pass@``samples``."""
     numbers: dict[str, float] = {}
     accuracies, normalised = [], []
     with evaluation_mode(model):
@@ -44,12 +45,15 @@ def judge(
             examples = [e for e in examples[:most] if e.answer or e.tests]
             if not examples or (examples[0].tests and not allow_code):
                 continue
-            right, chance = _rights(model, examples[world.rank :: world.size], seed + world.rank, samples, reply_tokens)
-            right, chance, count = world.sums(right, chance, len(examples[world.rank :: world.size]))
+            mine = examples[world.rank :: world.size]
+            right, chance, in_some = _rights(model, mine, seed + world.rank, samples, reply_tokens)
+            right, chance, in_some, count = world.sums(right, chance, in_some, len(mine))
             accuracy, guessed = right / count, chance / count
             key = f"eval/{slug(name)}_acc"
             numbers[key] = accuracy
             numbers[f"{key}_normalized"] = (accuracy - guessed) / (1.0 - guessed)
+            if examples[0].tests:
+                numbers[f"eval/{slug(name)}_pass_at_{samples}"] = in_some / count
             accuracies.append(accuracy)
             normalised.append(numbers[f"{key}_normalized"])
     if accuracies:
@@ -63,16 +67,21 @@ def slug(name: str) -> str:
     return re.sub(r"\W+", "_", name).strip("_").lower()
 
 
-def _rights(model: GPT, examples: Sequence[Example], seed: int, samples: int, reply_tokens: int) -> tuple[float, float]:
-    """(how many are right, how many guessing would get right), for examples of one kind."""
+def _rights(
+    model: GPT, examples: Sequence[Example], seed: int, samples: int, reply_tokens: int
+) -> tuple[float, float, float]:
+    """(how many are right, how many guessing would get right, how many one of ``samples`` programs gets right), for
+    examples of one kind."""
     if not examples:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0
     if examples[0].tests:
-        return sum(pass_at_k(model, example, samples, 1, seed) for example in examples), 0.0
+        passed = [programs_passed(model, example, samples, seed) for example in examples]
+        once, at_all = (sum(estimate_pass_at_k(samples, count, k) for count in passed) for k in (1, samples))
+        return once, 0.0, at_all
     if examples[0].letters:
         chance = sum(1.0 / len(example.letters) for example in examples)
-        return float(sum(choices_right(model, examples))), chance
-    return float(sum(matches(model, examples, seed, reply_tokens))), 0.0
+        return float(sum(choices_right(model, examples))), chance, 0.0
+    return float(sum(matches(model, examples, seed, reply_tokens))), 0.0, 0.0
 
 
 @torch.no_grad()
@@ -104,17 +113,16 @@ def matches(model: GPT, examples: Sequence[Example], seed: int, reply_tokens: in
     return right
 
 
-def pass_at_k(model: GPT, example: Example, samples: int, k: int, seed: int) -> float:
-    """The chance that one of ``k`` programs passes, estimated from ``samples``; Chen et al. 2021, equation 1."""
+def programs_passed(model: GPT, example: Example, samples: int, seed: int) -> int:
+    """Of ``samples`` programs that the model writes, how many pass the example's tests."""
     prompt = _fitting(chat.render_prompt(example.prompt), model, PROGRAM_TOKENS)
     replies = respond(model, [prompt] * samples, PROGRAM_TOKENS, seed=seed, temperature=0.8)
     question = example.prompt[-1].content
-    passed = sum(sandbox.passes(f"{question}{chat.reply_of(reply)}\n{example.tests}\n") for reply in replies)
-    return estimate_pass_at_k(samples, passed, k)
+    return sum(sandbox.passes(f"{question}{chat.reply_of(reply)}\n{example.tests}\n") for reply in replies)
 
 
 def estimate_pass_at_k(samples: int, passed: int, k: int) -> float:
-    """1 - C(n - c, k) / C(n, k)."""
+    """The chance that one of ``k`` programs passes: 1 - C(n - c, k) / C(n, k); Chen et al. 2021, equation 1."""
     return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
 
 

@@ -8,7 +8,7 @@ from trainer import sandbox
 from trainer.chat import render_prompt
 from trainer.data.batch import IGNORE
 from trainer.distributed import World
-from trainer.judge import choices_right, estimate_pass_at_k, judge, matches, pass_at_k, slug
+from trainer.judge import choices_right, estimate_pass_at_k, judge, matches, programs_passed, slug
 from trainer.model import GPT, ModelConfig
 from trainer.ngram import Reference
 from trainer.policy import ActorCritic, advantages_of, respond, token_logps, whitened
@@ -183,11 +183,11 @@ def test_pass_at_k_is_the_unbiased_estimate() -> None:
 def test_programs_are_judged_by_running_them_and_only_on_demand(monkeypatch) -> None:
     problem = ask("def one():\n", "    return 1\n", tests="assert one() == 1")
     monkeypatch.setattr("trainer.judge.respond", lambda *_, **__: [[*b"    return 1\n"], [*b"    return 2\n"]])
-    assert pass_at_k(GPT(TINY), problem, samples=2, k=1, seed=0) == 0.5
+    assert programs_passed(GPT(TINY), problem, samples=2, seed=0) == 1
     assert judge(GPT(TINY), {"HumanEval": [problem]}, HERE, most=1) == {}
-    assert judge(GPT(TINY), {"HumanEval": [problem]}, HERE, most=1, allow_code=True, samples=2)[
-        "eval/humaneval_acc"
-    ] == pytest.approx(0.5)
+    numbers = judge(GPT(TINY), {"HumanEval": [problem]}, HERE, most=1, allow_code=True, samples=2)
+    assert numbers["eval/humaneval_acc"] == pytest.approx(0.5)
+    assert numbers["eval/humaneval_pass_at_2"] == 1
 
 
 @pytest.mark.parametrize(
