@@ -14,7 +14,7 @@ from sidecar.charts.data import RunData
 from sidecar.charts.divergence import AXES, Divergence, divergence, place
 from sidecar.charts.registry import Figure
 from sidecar.charts.series import thin
-from sidecar.charts.style import PALETTE, layout2d, plain
+from sidecar.charts.style import PALETTE, late_text, layout2d, plain
 
 HIGHER_IS_BETTER = ("acc", "tokens_per_second", "samples_per_second", "steps_per_second", "mfu", "reward", "goodput",
                     "core", "pass@", "utilization")
@@ -57,6 +57,8 @@ class RunHead(msgspec.Struct, frozen=True):
     state: str
     steps: float | None
     goodput_ratio: float | None
+    removed: str | None = None
+    """What the journal's bound has removed; None: nothing."""
 
 
 class Comparison(msgspec.Struct):
@@ -104,7 +106,8 @@ def value_of(run: RunData, name: str) -> Value:
 def _head(run: RunData) -> RunHead:
     loss = run.total("train/loss", "val/loss")
     ratio = run.snapshot.goodput.ratio if run.snapshot else None
-    return RunHead(run.run_id, run.name, run.project, run.stage, run.state, loss.last_step if loss else None, ratio)
+    return RunHead(run.run_id, run.name, run.project, run.stage, run.state, loss.last_step if loss else None, ratio,
+                   late_text(run) if run.removed_rows else None)
 
 
 def _rows(runs: Sequence[RunData]) -> list[MetricRow]:

@@ -17,6 +17,7 @@ from sidecar.charts.style import PALETTE, short
 
 FACTS_SHOWN = 6
 CELL_MAX = 28
+REMOVED_MAX = 48
 
 
 def to_json(comparison: Comparison, findings: Sequence[Finding], verdict: str | None) -> bytes:
@@ -52,6 +53,7 @@ def html(
     names = [_title(head) for head in comparison.runs]
     title = " and ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
     parts = [_verdict(comparison, findings, verdict)]
+    parts.append(_card("Runs", page.table(("", *names), _heads(comparison))))
     columns = ("metric", *names)
     rows = [[row.metric, *(page.Markup(_best(row, i)) for i in range(len(names)))] for row in comparison.rows]
     values = page.table(columns, rows, "Final value, and the best one in brackets")
@@ -118,7 +120,9 @@ def _heads(comparison: Comparison) -> list[list[str]]:
         ("stage", lambda h: h.stage or "-"), ("state", lambda h: h.state or "-"), ("steps", lambda h: short(h.steps)),
         ("goodput", lambda h: "-" if h.goodput_ratio is None else f"{100 * h.goodput_ratio:.0f} %"),
     ]  # fmt: skip
-    return [[label, *(_word(read(head)) for head in comparison.runs)] for label, read in fields]
+    if any(head.removed for head in comparison.runs):
+        fields.append(("removed", lambda h: h.removed or "-"))
+    return [[label, *(_word(read(head), REMOVED_MAX) for head in comparison.runs)] for label, read in fields]
 
 
 def _title(head: RunHead) -> str:

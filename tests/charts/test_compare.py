@@ -95,6 +95,16 @@ def test_the_place_of_divergence_is_marked_in_the_loss_and_a_tie_is_nobodys_best
     assert "<strong>" not in row, "both have 3"
 
 
+def test_a_run_whose_beginning_is_gone_says_so_beside_the_others(tmp_path: Path) -> None:
+    ours, other = drawn(1), drawn(2)
+    other.removed_rows, other.removed_step = 1200, 599
+    result = compare([ours, other])
+    page = compare_page.html(result, {}, [], None)
+    for text in ("\n".join(compare_page.lines(result, [], None)), page):
+        assert "everything up to step 599 (1,200 rows)" in text
+    assert "removed" not in compare_page.html(compare([ours, ours]), {}, [], None)
+
+
 def test_ten_runs_can_be_laid_over_one_another(tmp_path: Path) -> None:
     for number in range(10):
         synthetic.run(tmp_path, f"r{number}", steps=20, seed=number, start_ns=T0 + number)
