@@ -54,6 +54,14 @@ def shell(script: str, environ: dict[str, str]) -> str:
     return done.stdout
 
 
+def test_every_test_that_the_table_of_faults_names_exists(repository: Path) -> None:
+    page = (repository / "docs/sinks.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", page)
+    assert len(named) > 15
+    for file, test in named:
+        assert f"def {test}(" in (repository / "tests/sinks" / file).read_text(), (file, test)
+
+
 def test_the_lines_for_wandb_send_a_run(lines: dict[str, list[str]], environ: dict[str, str]) -> None:
     assert len(lines["Weights & Biases"]) == 3
     with WandbServer() as server:
