@@ -89,7 +89,10 @@ class TensorBoardSink:
         fresh = rows[max(0, self._place.number - number) :]
         merger = Merger(place.waiting)
         try:
-            self._add(merger.feed(row for row in fresh if row.kind != "step" or row.rank == 0), place)
+            for row in fresh:
+                if row.kind != "step" or row.rank == 0:
+                    self._note_rework(row, place)  # As they come: a step that waits for other ranks is none done again.
+                    self._add(merger.feed([row]), place)
             place.waiting = merger.waiting
             self._commit(place)
         finally:
@@ -130,7 +133,6 @@ class TensorBoardSink:
 
     def _add(self, rows: Sequence[Row], place: Place) -> None:
         for row in rows:
-            self._note_rework(row, place)
             if row.step is not None:
                 place.last_step = row.step
             if row.metrics:

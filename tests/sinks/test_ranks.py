@@ -43,6 +43,7 @@ def test_probes_of_all_ranks_are_one_line_in_tensorboard_and_all_there_in_the_fi
         manager.drain()
     read = load(tmp_path)
     assert points(read, "gradients/global_norm") == [(1, 7.0), (2, 7.0)]
+    assert [step for step, _ in points(read, "train/loss")] == [1, 2]
     assert [event.histogram_value.num for event in read.Histograms("weights/w")] == [7.0, 7.0]
     written = "".join(path.read_text() for path in tmp_path.rglob("*.jsonl"))
     assert written.count('"gradients/global_norm"') == 4
