@@ -77,9 +77,14 @@ def fact_text(fact: Fact) -> str:
 def _verdict(comparison: Comparison, findings: Sequence[Finding], verdict: str | None) -> str:
     text = "".join(_parted(parted) for parted in comparison.divergences)
     if verdict is not None:
-        cells = [[f.verdict, f.run, f.rule, f.detail] for f in findings]
-        text = f"<h2>Gate: {page.e(verdict)}</h2>{page.table(('verdict', 'run', 'rule', 'detail'), cells)}{text}"
+        cells = [[_pill(f.verdict), f.run, f.rule, f.detail] for f in findings]
+        text = f"<h2>Gate: {_pill(verdict)}</h2>{page.table(('verdict', 'run', 'rule', 'detail'), cells)}{text}"
     return f'<section class="card">{text}</section>'
+
+
+def _pill(verdict: str) -> page.Markup:
+    """The word on its colour."""
+    return page.Markup(f'<span class="pill {verdict.replace(" ", "-")}">{page.e(verdict)}</span>')
 
 
 def _parted(parted: Divergence) -> str:
