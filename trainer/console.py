@@ -7,10 +7,12 @@
 
 The first as the second document has it (and the time left besides), the others as the fourth does.
 Given: numbers, None for the unknown, which prints as "-". On a terminal, a last line shows how far it is.
-Never: writes control characters to anything but a terminal.
+Never: writes control characters to anything but a terminal, or ends training because nobody listens any more.
 """
 
+import contextlib
 import io
+import os
 import sys
 import time
 from typing import TextIO
@@ -30,22 +32,30 @@ class Console:
     def say(self, text: str, level: int = NORMAL) -> None:
         """Print one line if the user wants to hear as much."""
         if self.level >= level:
-            self._wipe()
-            print(text, file=self._stream, flush=True)
+            self._write(self._wiped() + text + "\n")
 
     def progress(self, step: int, total_steps: int) -> None:
         """A bar that is redrawn in place, on a terminal only; the next line takes its place."""
         if self.level < NORMAL or not self._stream.isatty() or (now := time.monotonic()) < self._drawn + REDRAW_SECONDS:
             return
         self._drawn, done = now, BAR * step // total_steps
-        self._stream.write(f"\r[{'#' * done}{'.' * (BAR - done)}] {step}/{total_steps}")
-        self._stream.flush()
+        self._write(f"\r[{'#' * done}{'.' * (BAR - done)}] {step}/{total_steps}")
         self._is_drawn = True
 
-    def _wipe(self) -> None:
-        if self._is_drawn:
-            self._stream.write("\r" + " " * WIDTH + "\r")
-            self._is_drawn = False
+    def _wiped(self) -> str:
+        """What takes the bar away."""
+        wipe, self._is_drawn = ("\r" + " " * WIDTH + "\r") if self._is_drawn else "", False
+        return wipe
+
+    def _write(self, text: str) -> None:
+        """Who listened may be gone (``| head``, a terminal that was closed): no reason to end hours of training."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            self.level = QUIET - 1
+            with contextlib.suppress(OSError, ValueError):  # Else the interpreter stumbles over what is left in it.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
     def train(
         self, *, epoch: int, epochs: int, step: int, iters: int, loss: float | None, lr: float, grad_norm: float | None,

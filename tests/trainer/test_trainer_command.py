@@ -210,6 +210,23 @@ def test_a_real_terminal_sees_the_bar_besides_the_lines_that_a_pipe_sees(
     assert lines(shown.decode()) == lines(piped), "the same lines, but for the figures of speed"
 
 
+def test_training_goes_on_when_nobody_listens_any_more(tiny, tmp_path: Path, repository: Path) -> None:
+    settings = {**tiny, "steps": 6, "verbose": True}
+    settings.pop("quiet")
+    command = [sys.executable, str(RUN_RECORDED), "pretrain", *flags_of(settings)]
+    environment = {**os.environ, "RECORD_TO": str(tmp_path), "PYTHONPATH": str(repository)}
+    with subprocess.Popen(
+        command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read().decode()
+    assert (process.returncode, said) == (0, "")
+    assert len(json.loads((tmp_path / "rank0.json").read_text())["steps"]) == 6
+
+
 def test_two_ranks_train_the_model_that_one_rank_trains_with_twice_the_batch(
     tiny, trained, tmp_path, repository
 ) -> None:
