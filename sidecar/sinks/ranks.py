@@ -16,20 +16,26 @@ LEFT_ALONE = ("step", "derived", "hardware")
 
 
 class LowestRank:
-    """Remembers who tells what: a rank is heard until a lower one tells the same."""
+    """Remembers who tells what: a rank is heard until a lower one tells the same, in this batch or an earlier one."""
 
     def __init__(self) -> None:
         self._of: dict[str, int] = {}
 
     def feed(self, rows: Sequence[Row]) -> list[Row]:
-        return [row if row.rank < 0 or row.kind in LEFT_ALONE else self._row(row) for row in rows]
+        for row in rows:
+            if _is_told(row):
+                self._note(row)
+        return [self._row(row) if _is_told(row) else row for row in rows]
+
+    def _note(self, row: Row) -> None:
+        for name in row.metrics:
+            if row.rank < self._of.get(name, row.rank + 1) and (name in self._of or len(self._of) < NAMES_MAX):
+                self._of[name] = row.rank
 
     def _row(self, row: Row) -> Row:
-        kept = {}
-        for name, value in row.metrics.items():
-            lowest = self._of.get(name, row.rank)
-            if lowest >= row.rank:
-                kept[name] = value
-                if len(self._of) < NAMES_MAX:
-                    self._of[name] = row.rank
+        kept = {name: value for name, value in row.metrics.items() if self._of.get(name, row.rank) >= row.rank}
         return row if len(kept) == len(row.metrics) else msgspec.structs.replace(row, metrics=kept)
+
+
+def _is_told(row: Row) -> bool:
+    return row.rank >= 0 and row.kind not in LEFT_ALONE
