@@ -70,13 +70,24 @@ def sink_lines(config: Config, status: Mapping[str, Any], environ: Mapping[str, 
 def _sink(name: str, health: Mapping[str, Any] | None, config: Config, environ: Mapping[str, str]) -> str:
     if health and health.get("state") not in (None, "starting"):
         state, reason = str(health["state"]), str(health.get("reason") or "").removeprefix(f"{health['state']}: ")
-        return f"{name}: {state}" + (f" ({reason})" if reason else "")
+        link = f" {health['url']}" if health.get("url") else ""
+        return f"{name}: {state}" + (f" ({reason})" if reason else "") + link
     if name == "wandb":
         from sidecar.sinks.wandb_account import choose_mode
 
         choice = choose_mode({"mode": config.wandb_mode}, environ)
         return f"wandb: {choice.reason or choice.mode}"
     return f"{name}: starts with the run"
+
+
+def links(status: Mapping[str, Any]) -> list[str]:
+    """Where sinks show this run, as far as it is known: ``W&B initialized: project/run`` with its address."""
+    found = (status.get("sinks") or {}).items()
+    return [
+        f"{health.get('reason') or name} {health['url']}"
+        for name, health in found
+        if health.get("url") and health.get("state") == "ok"
+    ]
 
 
 def progress(status: Mapping[str, Any]) -> str | None:

@@ -40,6 +40,7 @@ class Launch:
         self._at: Live
         self._began_ns = time.time_ns()
         self.run_id = self._config.run_id or new_run_id(time.time())
+        self._linked: set[str] = set()
         self._launch_id = environ.get("SIDECAR_LAUNCH_ID") or secrets.token_hex(8)
 
     def run(self) -> int:
@@ -98,7 +99,11 @@ class Launch:
                 self._say(["the sidecar ended by itself and was started again; training goes on, nothing is lost"])
             if not self._quiet and time.monotonic() >= next_news:
                 next_news = time.monotonic() + period
-                line = banner.progress(self._status())
+                status = self._status()
+                fresh = [line for line in banner.links(status) if line not in self._linked]
+                self._linked.update(fresh)
+                self._say(fresh)
+                line = banner.progress(status)
                 if line:
                     self._print(line)
 

@@ -98,6 +98,18 @@ def test_banner_says_why_wandb_is_offline_before_the_run_has_begun() -> None:
     assert banner.sink_lines(config, {}, {"WANDB_API_KEY": "k" * 40}) == ["wandb: online"]
 
 
+def test_a_sink_with_a_page_of_its_own_is_shown_with_the_link() -> None:
+    health = {"state": "ok", "reason": "W&B initialized: demo/d12", "url": "https://w.example/team/demo/runs/r1"}
+    status = {"sinks": {"wandb": health, "jsonl": {"state": "ok", "reason": None, "url": None}}}
+    line = "W&B initialized: demo/d12 https://w.example/team/demo/runs/r1"
+    assert banner.links(status) == [line]
+    assert banner.links({"sinks": {"wandb": health | {"state": "failing"}}}) == banner.links({}) == []
+    config = load({"sinks": "wandb"}, {}).config
+    assert banner.sink_lines(config, status, {})[0] == (
+        "wandb: ok (W&B initialized: demo/d12) https://w.example/team/demo/runs/r1"
+    )
+
+
 def test_card_says_mfu_over_the_whole_run_where_it_can_be_known() -> None:
     denominator = {"peak_flops_per_device": 1e12, "devices": 2}
     mfu = STATUS["mfu"] | {"denominator": denominator}  # type: ignore[operator]

@@ -43,15 +43,16 @@ def environ(tmp_path: Path, repository: Path) -> dict[str, str]:
     return kept | {
         "PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(tmp_path), "PYTHONPATH": str(repository),
         "SIDECAR_PORT": "0", "SIDECAR_GRACE": "30",
+        "SIDECAR_ENDPOINT": f"ipc://{tmp_path}/events",  # Not the user's: another trainer's ring may wait for that.
     }  # fmt: skip
 
 
-def shell(script: str, environ: dict[str, str]) -> str:
+def shell(script: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         ["bash", "-euc", script], env=environ, cwd=environ["HOME"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
 
 
 def test_every_test_that_the_table_of_faults_names_exists(repository: Path) -> None:
@@ -66,11 +67,13 @@ def test_the_lines_for_wandb_send_a_run(lines: dict[str, list[str]], environ: di
     assert len(lines["Weights & Biases"]) == 3
     with WandbServer() as server:
         script = "\n".join(lines["Weights & Biases"]).replace("=...", f"={KEY}")
-        out = shell(script, environ | {"WANDB_BASE_URL": server.url})
+        done = shell(script, environ | {"WANDB_BASE_URL": server.url})
         (run,) = server.runs.values()
         assert [row["train/global_step"] for row in run.history if "train/loss" in row] == [1, 2, 3, 4, 5]
         assert run.upserts[0]["displayName"] == "lines"
-    assert out.endswith("nothing to send\n")
+    assert done.stdout.endswith("nothing to send\n")
+    link = f"{server.url}/team/documented/runs/{run.name}"
+    assert f"wandb: ok (W&B initialized: documented/lines) {link}" in done.stderr  # On the card at the end.
 
 
 def test_the_lines_for_tensorboard_show_a_run(

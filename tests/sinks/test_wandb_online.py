@@ -133,7 +133,8 @@ def test_a_server_that_is_down_from_the_start_gets_everything_later(
         health = manager.health("wandb")
         for fault, remedy in REMEDIES.items():
             server.fault = fault
-            until(lambda said=f"W&B {remedy}": (health.reason or "").startswith(said), 60.0, lambda: f"{fault}: {health}")  # noqa: B023
+            said = f"W&B {remedy}"
+            until(lambda said=said: (health.reason or "").startswith(said), 60.0, lambda: f"{fault}: {health}")  # noqa: B023
             assert health.state == "failing"
             assert KEY not in health.reason
         server.fault = None
