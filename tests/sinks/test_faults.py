@@ -1,7 +1,6 @@
 """Bad input and bad places: nobody else notices, the reason is shown, and nothing is lost."""
 
 import os
-import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -134,35 +133,6 @@ def failing(write: Callable[..., None]) -> Callable[..., None]:
             return getattr(self.file, name)
 
     return lambda file, data: write(Half(file), data)
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "tensorboard"])
-def test_a_folder_that_is_removed_while_the_run_goes_on_is_written_anew_whole(tmp_path: Path, kind: str) -> None:
-    run = Run(tmp_path)
-    with Manager(run, kind) as manager:
-        run.steps(0, 4)
-        manager.drain()
-        shutil.rmtree(tmp_path / ("tensorboard" if kind == "tensorboard" else "files"))
-        run.steps(5, 9)
-        manager.drain()
-        assert manager.health(kind).state == "ok"
-        assert manager.health(kind).restarts_total == 1
-    found = points(load(tmp_path), "train/loss") if kind == "tensorboard" else values_of(tmp_path, kind)
-    assert found == [(step, pytest.approx(4.0 / (1 + step), rel=1e-6)) for step in range(10)]
-
-
-def test_parquet_that_gathers_misses_its_folder_at_the_end_and_can_be_sent_again(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    with Manager(run, "parquet") as manager:
-        run.steps(0, 4)
-        manager.drain()
-        shutil.rmtree(tmp_path / "files")
-        manager.manager.close(20.0)
-        assert "was removed" in manager.health("parquet").reason
-        assert "`sidecar sync run-1` sends the rest" in manager.health("parquet").reason
-    with Manager(run, "parquet") as manager:
-        manager.drain()
-    assert values_of(tmp_path, "parquet") == [(step, 4.0 / (1 + step)) for step in range(5)]
 
 
 def test_a_name_that_does_not_resolve_is_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,7 +21,8 @@ from .test_runner import checkpointed
 from .wandb_file import read_all
 
 LOCAL = ("jsonl", "csv", "parquet", "tensorboard")
-SINKS = (*LOCAL, "otlp", "wandb")
+WHEN_OVER = (*LOCAL, "otlp")
+SINKS = (*WHEN_OVER, "wandb")
 LATE_STEP = 5_000
 
 
@@ -78,7 +80,7 @@ class Places:
         run.first_part()
         run.second_part()
         run.resume().finish()
-        pairs = [("run-1", sink) for sink in SINKS]
+        pairs = [("run-1", sink) for sink in WHEN_OVER]
         late.deliver_now(config(run.store.directory, **options), run.store, pairs, timeout_seconds=120.0)
 
     @staticmethod
@@ -101,15 +103,17 @@ class Places:
 def content(directory: Path, sink: str, receiver: Receiver | None = None) -> Any:
     """What the format's own reader finds, comparable."""
     if sink == "parquet":
-        return repr(pq.read_table(directory / "files/run-1.parquet").to_pydict())
+        table = pq.read_table(directory / "files/run-1.parquet").replace_schema_metadata().combine_chunks()
+        bits = table["value"].combine_chunks().view(pa.int64())  # NaN is not equal to itself; its bits are.
+        return table.set_column(table.schema.get_field_index("value"), "value", bits)
     if sink == "tensorboard":
         return b"".join(records(directory))
     if sink == "otlp" and receiver is not None:
-        return repr(sorted(receiver.every_point(), key=lambda point: (point[1], point[0])))
+        return sorted((at, name, value if value == value else "NaN") for name, at, value in receiver.every_point())
     if sink == "wandb":
         (file,) = read_all(directory, "run-1")
         rows = [{name: value for name, value in row.items() if name != "_runtime"} for row in file.history]
-        return repr([sorted(row.items()) for row in rows])  # _runtime is wandb's own, not the run's.
+        return [repr(sorted(row.items())) for row in rows]  # _runtime is wandb's own, not the run's.
     return (directory / f"files/run-1.{sink}").read_bytes()
 
 
@@ -131,11 +135,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
         yield Places(tmp_path_factory.mktemp("places"), {"start": start, "late": late_one, "over": over})
 
 
-@pytest.mark.parametrize("which", ["late", "over"])
-@pytest.mark.parametrize("sink", SINKS)
+@pytest.mark.parametrize(
+    ("sink", "which"), [*((sink, "late") for sink in SINKS), *((sink, "over") for sink in WHEN_OVER)]
+)
 def test_a_sink_added_late_is_identical_to_one_from_the_start(places: Places, sink: str, which: str) -> None:
     whole = places.content(sink, "start")
-    assert len(whole) > 100 * LATE_STEP
+    assert len(whole) > LATE_STEP * (1 if sink == "wandb" else 10)
     assert places.content(sink, which) == whole
 
 
