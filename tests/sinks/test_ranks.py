@@ -20,7 +20,8 @@ def row(rank: int, kind: str = "log", **metrics: Any) -> Row:
 def test_a_name_is_the_lowest_ranks_that_tells_it() -> None:
     lowest = LowestRank()
     batches = [
-        [row(2, a=1, b=1), row(0, a=2)], [row(2, a=3, b=3), row(1, a=4, c=4)], [row(0, b=5)], [row(2, b=6), row(1, c=7)],
+        [row(2, a=1, b=1), row(0, a=2)], [row(2, a=3, b=3), row(1, a=4, c=4)], [row(0, b=5)],
+        [row(2, b=6), row(1, c=7)],
     ]  # fmt: skip
     kept = [[each.metrics for each in lowest.feed(batch)] for batch in batches]
     assert kept == [[{"b": 1}, {"a": 2}], [{"b": 3}, {"c": 4}], [{"b": 5}], [{}, {"c": 7}]]
