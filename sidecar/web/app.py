@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from sidecar import __version__
@@ -27,6 +26,7 @@ from sidecar.web.exposition import Exposition
 from sidecar.web.security import Guard, Security
 from sidecar.web.status import Status
 from sidecar.web.stream import EventStream, Hub
+from sidecar.web.workers import Workers
 
 NAMES_MAX = 64
 RUNS_SECONDS = 1.0  # The list of runs comes from the store: read at most so often.
@@ -119,14 +119,15 @@ def create_app(views: Views, security: Security | None = None) -> FastAPI:
                   description="What one training run is doing. Read-only.")
     app.state.reader = reader = Reader(views)
     app.state.exposition = exposition = Exposition(views)
+    app.state.workers = workers = Workers()
     app.state.hub = Hub(lambda run_id: msgspec.to_builtins(reader.status(run_id)), lambda: views.version,
-                        security.streams_max)
+                        security.streams_max, workers)
     _add_errors(app)
     _add_page(app)
-    _add_status(app, reader)
+    _add_status(app, reader, workers)
     _add_probes(app, views)
-    _add_metrics(app, exposition)
-    _add_api(app, views, reader)
+    _add_metrics(app, exposition, workers)
+    _add_api(app, views, reader, workers)
     _add_schema(app)
     app.add_middleware(Guard, security=security)
     return app
@@ -163,7 +164,7 @@ def _add_page(app: FastAPI) -> None:
         return Response(files[name], media_type=PAGE_FILES[name])
 
 
-def _add_status(app: FastAPI, reader: Reader) -> None:
+def _add_status(app: FastAPI, reader: Reader, workers: Workers) -> None:
     @app.get("/status")
     async def status(
         run: Annotated[str | None, Query(max_length=500)] = None,
@@ -171,9 +172,9 @@ def _add_status(app: FastAPI, reader: Reader) -> None:
     ) -> Response:
         """The run last started, or ``run``; as one screenful of text for ``format=text``."""
         if format == "text":
-            return Response(status_view.to_text(await run_in_threadpool(reader.status, run)),
+            return Response(status_view.to_text(await workers.run(reader.status, run)),
                             media_type="text/plain; charset=utf-8")
-        return Json(await run_in_threadpool(reader.encoded, run))
+        return Json(await workers.run(reader.encoded, run))
 
 
 def _add_probes(app: FastAPI, views: Views) -> None:
@@ -199,7 +200,7 @@ def _add_probes(app: FastAPI, views: Views) -> None:
         return Json({"status": "ok" if state == "ok" else f"journal {state}"}, 200 if state == "ok" else 503)
 
 
-def _add_metrics(app: FastAPI, exposition: Exposition) -> None:
+def _add_metrics(app: FastAPI, exposition: Exposition, workers: Workers) -> None:
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         """Prometheus text, or OpenMetrics for whom asks for it."""
@@ -207,23 +208,23 @@ def _add_metrics(app: FastAPI, exposition: Exposition) -> None:
         encoding = ",".join(request.headers.getlist("accept-encoding"))
         rendered = exposition.ready(accept, encoding)
         if rendered is None:
-            rendered = await run_in_threadpool(exposition.serve, accept, encoding)
+            rendered = await workers.run(exposition.serve, accept, encoding)
         headers = {"content-type": rendered.content_type, "vary": "accept, accept-encoding"}
         if rendered.gzipped:
             headers["content-encoding"] = "gzip"
         return Response(rendered.body, headers=headers)
 
 
-def _add_api(app: FastAPI, views: Views, reader: Reader) -> None:
+def _add_api(app: FastAPI, views: Views, reader: Reader, workers: Workers) -> None:
     @app.get("/api/v1/runs")
     async def runs() -> Response:
         """Every run, newest first, those of earlier days included."""
-        return Json({"runs": await run_in_threadpool(reader.runs)})
+        return Json({"runs": await workers.run(reader.runs)})
 
     @app.get("/api/v1/runs/{run_id}")
     async def run(run_id: str) -> Response:
         """One run, as /status shows it."""
-        return Json(await run_in_threadpool(reader.encoded, run_id))
+        return Json(await workers.run(reader.encoded, run_id))
 
     @app.get("/api/v1/runs/{run_id}/history")
     async def history(
@@ -235,20 +236,20 @@ def _add_api(app: FastAPI, views: Views, reader: Reader) -> None:
     ) -> Response:
         """Series thinned to ``points``, extremes kept; ``name`` may be repeated, for names that contain a comma.
         Without any: which names there are."""
-        series = await run_in_threadpool(views.history, run_id)
+        series = await workers.run(views.history, run_id)
         if series is None:
-            raise NoSuchRun(run_id, await run_in_threadpool(reader.known))
+            raise NoSuchRun(run_id, await workers.run(reader.known))
         wanted = list(dict.fromkeys([*filter(None, names.split(",")), *name]))
         if len(wanted) > NAMES_MAX:
             raise HTTPException(422, f"at most {NAMES_MAX} names at once")
         if not wanted:
-            return Json({"names": await run_in_threadpool(series.names)})
-        return Json(await run_in_threadpool(series.query, wanted, points, x))
+            return Json({"names": await workers.run(series.names)})
+        return Json(await workers.run(series.query, wanted, points, x))
 
     @app.get("/api/v1/stream", response_class=Response)
     async def stream(request: Request, run: Annotated[str | None, Query(max_length=500)] = None) -> Any:
         """Server-sent events: ``snapshot`` once, then ``delta`` (JSON merge patch), at most two a second."""
-        await run_in_threadpool(reader.status, run)  # Answers 404, and reads a run of an earlier day outside the loop.
+        await workers.run(reader.status, run)  # Answers 404, and reads a run of an earlier day outside the loop.
         return _as_response(EventStream(request.app.state.hub, run))
 
     @app.get("/api/v1/schema/status")

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sidecar.web.security import Message, Receive, Scope, Send
+from sidecar.web.workers import Workers
 
 PERIOD_SECONDS = 0.5
 HEARTBEAT_SECONDS = 10.0
@@ -39,8 +40,8 @@ class Frame(NamedTuple):
 class Hub:
     """Makes each frame once for all readers, and only when there are readers. Lives on one event loop."""
 
-    def __init__(self, status_of: StatusOf, version_of: Callable[[], int], clients_max: int) -> None:
-        self._status_of, self._version_of = status_of, version_of
+    def __init__(self, status_of: StatusOf, version_of: Callable[[], int], clients_max: int, workers: Workers) -> None:
+        self._status_of, self._version_of, self._workers = status_of, version_of, workers
         self._frames: dict[str | None, Frame] = {}
         self._making = asyncio.Lock()
         self.clients_max = clients_max
@@ -55,7 +56,7 @@ class Hub:
             version = self._version_of()
             if known is not None and (known.version == version or now - known.made_at < PERIOD_SECONDS * 0.9):
                 return known
-            made = await asyncio.to_thread(self._make, run_id, known, now, version)  # May read the store's list.
+            made = await self._workers.run(self._make, run_id, known, now, version)  # May read the store's list.
             if known is None and len(self._frames) >= RUNS_CACHED_MAX:
                 self._frames.pop(next(iter(self._frames)))
             self._frames[run_id] = made

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sidecar.web import stream as module
 from sidecar.web.security import Security
 from sidecar.web.stream import EventStream, Hub, patch
+from sidecar.web.workers import Workers
 from tests.web.fakes import FakeViews, make_snapshot
 
 json_values = st.recursive(
@@ -128,7 +129,7 @@ def test_many_readers_cost_one_composition_per_publish(monkeypatch: pytest.Monke
 
     async def scenario() -> None:
         version = [1]
-        hub = Hub(lambda run: made.append(run) or {"step": version[0]}, lambda: version[0], 100)
+        hub = Hub(lambda run: made.append(run) or {"step": version[0]}, lambda: version[0], 100, Workers())
         first = await asyncio.gather(*(hub.frame(None) for _ in range(50)))
         version[0] = 2
         again = await hub.frame(None)  # Too soon: at most two a second.
@@ -143,7 +144,7 @@ def test_many_readers_cost_one_composition_per_publish(monkeypatch: pytest.Monke
 
 def test_a_reader_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STALLED_READER_SECONDS", 0.05)
-    hub = Hub(lambda run: {}, lambda: 1, 4)
+    hub = Hub(lambda run: {}, lambda: 1, 4, Workers())
 
     async def never(*_: object) -> dict:
         await asyncio.Event().wait()
