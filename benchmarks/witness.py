@@ -126,6 +126,7 @@ def compare(journaled: Journaled, total: int, trainers: int) -> Comparison:
     duplicated = within + sum(len(seqs) - len(set(seqs)) for seqs in journaled.sequences.values())
     duplicated += max(0, unwitnessed - trainers)
     disorder = sum(1 for seqs in journaled.sequences.values() for a, b in _pairs(seqs) if b != a + 1)
+    disorder += sum(1 for steps in journaled.steps.values() for a, b in _pairs(steps) if b <= a)
     return Comparison(
         total, len(everything), lost, duplicated, disorder, journaled.gaps, journaled.damaged, unwitnessed
     )

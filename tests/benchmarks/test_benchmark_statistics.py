@@ -45,7 +45,11 @@ def test_more_repeated_steps_than_killed_processes_are_duplicates() -> None:
 
 def test_swapped_events_are_out_of_order() -> None:
     swapped = witness.Journaled({1: [0, 2, 1, 3]}, {1: [0, 2, 1, 3]}, 0, 0)
-    assert witness.compare(swapped, 4, 1).out_of_order == 3
+    assert witness.compare(swapped, 4, 1).out_of_order == 4
+
+
+def test_steps_that_overtook_each_other_on_their_way_into_the_ring_are_out_of_order() -> None:
+    assert witness.compare(journal([0, 2, 3, 1]), 4, 1).out_of_order == 1
 
 
 def test_the_slope_of_a_line_is_found_with_no_error() -> None:
