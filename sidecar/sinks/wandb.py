@@ -177,6 +177,7 @@ class WandbSink:
         settings = self._run.settings  # Copied whole at each access.
         self._log_file, self._base_url = wandb_log.Tail(Path(settings.sync_file)), settings.base_url
         online = choice.mode == "online"
+        self._take_axes(dict(self._run.summary) if online else wandb_log.last_row_of(self._base, labels.id))
         self._files = wandb_artifacts.Outbox(
             self._folder, labels.id, lambda file, stop: wandb_artifacts.send(self._run, file, stop, online=online)
         )
@@ -193,6 +194,12 @@ class WandbSink:
             raise SinkDied(f"W&B's folder in {self._base} was removed; it is written anew")
         if self._stop_asked:
             raise SinkDied("wandb stopped uploading after a fatal error (key, permission or server); starting it anew")
+
+    def _take_axes(self, last: dict[str, Any]) -> None:
+        """Where the run was, as the far end has it: rows without a step go on from there, not from 0."""
+        step, tokens = last.get(STEP), last.get(TOKENS)
+        self._last_global_step = step if isinstance(step, int) else self._last_global_step
+        self._tokens = tokens if isinstance(tokens, int | float) else self._tokens
 
     def _is_full(self) -> bool:
         return shutil.disk_usage(self._base).free < FREE_BYTES_MIN

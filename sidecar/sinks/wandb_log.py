@@ -8,6 +8,7 @@ length (2) and type (1): 1 whole, 2 first, 3 middle, 4 last. A block boundary is
 """
 
 import contextlib
+import json
 import os
 import struct
 import zlib
@@ -71,6 +72,18 @@ def last_step(path: Path, parse_step: ParseStep | None = None) -> int | None:
     except OSError:
         return None
     return found
+
+
+def last_row_of(folder: str | Path, run: str) -> dict[str, Any]:
+    """The last history row in the logs of this run, empty when there is none. Needs the wandb library."""
+    for path in reversed(logs(folder, run)):
+        row: dict[str, Any] = {}
+        with contextlib.suppress(OSError):
+            for record in records(path, tail_only=True):
+                row = history_row(record) or row
+        if row:
+            return row
+    return {}
 
 
 class Tail:
@@ -139,7 +152,17 @@ def _intact(crc: int, kind: int, body: bytes) -> bool:
 
 
 def history_step(record: bytes) -> int | None:
-    """Needs the wandb library."""
+    parsed = _history(record)
+    return parsed.step.num if parsed is not None else None
+
+
+def history_row(record: bytes) -> dict[str, Any] | None:
+    parsed = _history(record)
+    return {item.key: json.loads(item.value_json) for item in parsed.item} if parsed is not None else None
+
+
+def _history(record: bytes) -> Any:
+    """A serialised record's history part, None when it has none. Needs the wandb library."""
     from wandb.proto import wandb_internal_pb2
 
     messages: Any = wandb_internal_pb2  # Its names are made at run time, differently for each version of protobuf.
@@ -148,4 +171,4 @@ def history_step(record: bytes) -> int | None:
         parsed.ParseFromString(record)
     except Exception:  # noqa: BLE001 - protobuf's DecodeError has moved between its versions.
         return None
-    return parsed.history.step.num if parsed.WhichOneof("record_type") == "history" else None
+    return parsed.history if parsed.WhichOneof("record_type") == "history" else None
