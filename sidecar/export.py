@@ -118,8 +118,13 @@ FORMATS = {"jsonl": write_jsonl, "csv": write_csv, "parquet": write_parquet}
 def write_file(run: OpenRun, path: Path, kind: str, *, derived: bool) -> None:
     """Whole or not at all: written beside ``path``, then renamed. Raises OSError.
 
-    Beside formats that have no place for it lies what is known of the run as a whole: NAME.run.json.
+    Beside formats that have no place for it lies what is known of the run as a whole: NAME.run.json. A device or a
+    pipe is written to as it is, and nothing is put beside it.
     """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as out:
+            FORMATS[kind](run, out, derived=derived)
+        return
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as out:

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,29 @@ def test_file_that_cannot_be_written_leaves_nothing_behind(
     target = tmp_path / "missing" / "run.csv"
     assert main(["export", "r1", "--dir", str(trained), "-o", str(target)]) == 73
     assert "No such file or directory" in capfd.readouterr().err
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    run = Run(tmp_path / "data")
+    run.steps(1, 3)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
+    assert main(["export", "run-1", "--dir", str(tmp_path / "data"), "-o", str(pipe)]) == 0
+    out, _ = reader.communicate(timeout=30)
+    assert [json.loads(line)["step"] for line in out.splitlines()] == [1, 2, 3]
+    assert pipe.is_fifo()
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "pipe"}
+
+
+def test_a_full_disk_is_an_error_with_its_reason(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path)
+    run.steps(1, 3)
+    for kind in ("jsonl", "csv", "parquet"):
+        link = tmp_path / f"full.{kind}"
+        link.symlink_to("/dev/full")
+        assert main(["export", "run-1", "--dir", str(tmp_path), "--format", kind, "-o", str(link)]) == 73
+        assert "No space left on device" in capfd.readouterr().err
 
 
 def test_nan_becomes_a_word_inside_lists_and_maps_too() -> None:
