@@ -23,6 +23,7 @@ RUNS_MAX = 64
 SUFFIXES = (SUFFIX, *exports.SUFFIXES)
 CHECKLIST = (
     "was the run recorded? `sidecar runs` lists every run and its project",
+    "are metrics logged (loss, accuracy ...)? `sidecar status` shows the last ones",
     "is the project's name the one given to sidecar.init(project=...)?",
     "is this the right data directory? --dir PATH or SIDECAR_DIR",
 )
