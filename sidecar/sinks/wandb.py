@@ -141,7 +141,7 @@ class WandbSink:
                 self._files.close()
             failed = self._info is not None and self._info.end in ("failed", "lost")
             self._run.finish(exit_code=1 if failed else 0)  # Online it raises when not all was sent.
-            if self._mode == "online":
+            if self._mode == "online" and (self._found is None or self._logged >= self._found):
                 self._note_sent(wandb_log.logs(self._base, self._run.id))
         finally:
             with contextlib.suppress(SystemExit):  # It exits with wandb-core's code when that is not 0.

@@ -8,12 +8,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fakes.wandb_server import WandbServer
 
 from sidecar import wire
 from sidecar.sinks import wandb_log
+from sidecar.sinks.base import SinkContext
+from sidecar.sinks.wandb import WandbSink
 
 from .harness import Manager, Run, until
 from .test_files import values_of
@@ -186,3 +189,17 @@ def test_names_that_wandb_refuses_are_said_and_cost_nobody_anything_else(tmp_pat
     rows = history(tmp_path)
     assert {name for row in rows for name in row} >= {*odd} - {"/x y"}  # That one looks like a path.
     assert [row["beside"] for row in rows] == [2.0] * 12
+
+
+@pytest.mark.parametrize(("first", "sent"), [(None, True), (0, True), (5, False)])
+def test_a_log_that_alone_has_what_the_journal_lost_is_left_for_wandb_sync(
+    tmp_path: Path, first: int | None, sent: bool
+) -> None:
+    path = tmp_path / "wandb" / "offline-run-1-run-1" / "run-run-1.wandb"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    sink = WandbSink(SinkContext(sink="wandb", data_dir=str(tmp_path)))
+    sink._run, sink._first = SimpleNamespace(starting_step=0), first  # The server has nothing; row 5 comes first.
+    sink._note_sent(wandb_log.logs(tmp_path, "run-1"))
+    assert wandb_log.is_sent(path) is sent
+    assert (wandb_log.unsent(tmp_path, "run-1") == []) is sent
