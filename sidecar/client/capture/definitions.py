@@ -97,12 +97,18 @@ class Definitions:
                     self._steps[name] = row[name]
         self.remember(row)
 
-    def remember(self, row: Mapping[str, Any]) -> None:
-        """Into the summary: for None nothing, for other values the last or what was asked for."""
+    def remember(self, row: Mapping[str, Any], *, nested: bool = True) -> None:
+        """Into the summary: for None nothing, for other values the last or what was asked for.
+
+        ``nested``: there may be maps in the row.
+        """
         if self.explicit and not self.explicit.isdisjoint(row):
             self.explicit.difference_update(row)
             self.changed = True
-        self._remember(row, "", self.summary)
+        if nested or self.active or None in row.values():
+            self._remember(row, "", self.summary)
+        else:
+            self.summary.update(row)
 
     def put(self, values: Mapping[str, Any]) -> None:
         """The script writes into the summary itself."""

@@ -73,6 +73,10 @@ class FlopMeter:
             self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         return self._mode.flops
 
+    def pause(self, *, paused: bool) -> None:
+        """What runs meanwhile is no work of the model: an optimizer that multiplies matrices, as Muon does."""
+        self._mode.paused = paused
+
     @property
     def dtype(self) -> str | None:
         """The type in which most products were computed: under autocast not that of the parameters."""
@@ -93,6 +97,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
+        self.paused = False
         self.by_dtype: dict[str, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -100,6 +105,8 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return NotImplemented  # It becomes operations on this rank's shard, which come here again.
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if self.paused:
+            return out
         packet = getattr(func, "_overloadpacket", None)
         try:
             if packet in _FORWARD:

@@ -206,7 +206,7 @@ class Recorder:
         row, self._row = self._row, None
         assert row is not None
         if not self.definitions.active and self.run._emitter.settle():
-            self.definitions.remember(row)  # Nothing was added since it was held.
+            self.definitions.remember(row, nested=self._nested)  # Nothing was added since it was held.
             self._nested = False
             self._beside.clear()
             if self.definitions.changed:

@@ -34,9 +34,16 @@ class StepCounter:
         self._flops: int | None = None
         self._meter: Any = None
 
+    def stepping(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
+        """Torch's hook: an optimizer is about to step. A closure that it calls is the model's work."""
+        if self._meter is not None and not any(map(callable, (*args[:2], *(kwargs or {}).values()))):
+            self._meter.pause(paused=True)
+
     def stepped(self, optimizer: Any, args: Any = None, kwargs: Any = None) -> None:
         """Torch's hook: an optimizer has stepped."""
         try:
+            if self._meter is not None:
+                self._meter.pause(paused=False)
             if optimizer not in self._known:
                 first = not self._known
                 self._known.add(optimizer)
@@ -120,8 +127,19 @@ class StepCounter:
             values.count(self._run.rejected, f"capture_torch_{type(error).__name__}")
 
 
+def _not_compiled(hook: Any) -> Any:
+    """Not to be traced by torch.compile when a script compiles its optimizer's step."""
+    from torch._compile import _disable_dynamo  # Public as torch.compiler.disable, which loads the compiler at once.
+
+    def call(optimizer: Any, args: Any, kwargs: Any) -> None:
+        hook(optimizer, args, kwargs)
+
+    return _disable_dynamo(call)
+
+
 def install(module: Any) -> StepCounter:
     """``module`` is torch.optim.optimizer, just imported."""
     counter = StepCounter()
-    module.register_optimizer_step_post_hook(counter.stepped)
+    module.register_optimizer_step_pre_hook(_not_compiled(counter.stepping))
+    module.register_optimizer_step_post_hook(_not_compiled(counter.stepped))
     return counter

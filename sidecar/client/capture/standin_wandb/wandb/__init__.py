@@ -4,14 +4,15 @@ Given: calls of an unmodified script. Hands on: events of a captured run.
 Never: imports the real wandb, talks to a server, or raises where the real one does not.
 """
 
+import importlib
 from typing import Any
 
 from . import _bootstrap as _bootstrap
 
 __version__ = "0.31.0"
 
+from . import integration, util
 from . import sdk as wandb_sdk
-from . import util
 from .data_types import (
     Audio,
     Classes,
@@ -68,6 +69,12 @@ alert: Any = _preinit.PreInitCallable("wandb.alert", Run.alert)
 pin_config_keys: Any = _preinit.PreInitCallable("wandb.pin_config_keys", Run.pin_config_keys)
 
 
+INTEGRATIONS = (
+    "catboost", "fastai", "gym", "keras", "lightgbm", "sacred", "sklearn", "tensorboard", "tensorflow", "xgboost",
+)  # fmt: skip
+"""Reachable as wandb.NAME; loaded when asked for."""
+
+
 def ensure_configured() -> None:
     """Nothing to configure."""
 
@@ -83,6 +90,11 @@ def __getattr__(name: str) -> Any:
         return Api()
     if name == "RunDisabled":
         return wandb_lib.RunDisabled
+    if name in INTEGRATIONS:
+        try:
+            return importlib.import_module(f".integration.{name}", __name__)
+        except ImportError as error:
+            raise AttributeError(f"wandb.{name}: {error}") from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -61,6 +61,13 @@ class Graph(Media):
     _log_type = "graph-file"
 
 
+class Node(WBValue):
+    """One layer of a graph; its keywords stay reachable."""
+
+    def __init__(self, **given: Any) -> None:
+        self.__dict__.update(given)
+
+
 class Classes(Media):
     _log_type = "classes"
 

@@ -1,0 +1,3 @@
+from .wandb_setup import require
+
+__all__ = ("require",)
