@@ -43,7 +43,7 @@ axis as colour.</p>
 </main>
 <footer class="muted">Drawn by trainer-sidecar from the journal, offline. Drag to rotate, click a chart and turn the
 wheel to zoom, hover for values. Nothing on this page is loaded from or sent to anywhere.</footer>"""
-    return document(title, body, [script("film.js"), library(), script("app.js")])
+    return document(title, body, [*film_scripts(), library(), script("app.js")])
 
 
 def single(figure: Figure, title: str) -> str:
@@ -51,7 +51,7 @@ def single(figure: Figure, title: str) -> str:
     film = ' film" data-film="landscape' if "films" in (figure["layout"].get("meta") or {}) else ""
     plot = f'<main class="single"><div class="plot{film}" id="plot-single" data-figure="figure-single"></div></main>'
     body = plot + embed("figure-single", figure)
-    scripts = [script("film.js")] if film else [library(), script("app.js")]
+    scripts = film_scripts() if film else [library(), script("app.js")]
     return document(title, body, scripts, kind="single")
 
 
@@ -100,6 +100,11 @@ def library() -> str:
     """Plotly as text: app.js runs it when the first chart needs it."""
     text = VENDOR.read_text(encoding="utf-8").replace("</script", "<\\/script")
     return f'<script type="text/plain" id="library">{text}</script>'
+
+
+def film_scripts() -> list[str]:
+    """Before the library, which the film does not need."""
+    return [script("film_table.js"), script("film.js")]
 
 
 @cache
