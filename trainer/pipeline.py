@@ -38,17 +38,24 @@ CONTEXT = 160
 TEXT_FOLDERS = ("fineweb-edu", "fineweb_edu", "text")
 PARTS = {
     "pretrain": Part(
-        "trainer.stages.pretrain:Pretraining", Config, {"steps": 240, "generate_freq": 24, "seq_len": CONTEXT}
+        "trainer.stages.pretrain:Pretraining", Config, {"steps": 240, "generate_freq": 48, "seq_len": CONTEXT}
     ),
     "midtrain": Part("trainer.stages.midtrain:Midtraining", MidtrainConfig, {"steps": 160}),
-    "sft": Part("trainer.stages.sft:FineTuning", SftConfig, {"steps": 180, "batch_size": 32}),
+    "sft": Part("trainer.stages.sft:FineTuning", SftConfig, {"steps": 180, "batch_size": 32, "learning_rate": 2e-3}),
     "dpo": Part(
         "trainer.stages.dpo:PreferenceTraining", DpoConfig, {"steps": 60, "eval_iters": 8, "chosen_weight": 1.0}
     ),
     "ppo": Part(
         "trainer.stages.ppo:PolicyTraining",
         PpoConfig,
-        {"steps": 120, "batch_size": 64, "max_reply": 16, "weight_decay": 0.0, "value_weight": 0.1},
+        {
+            "steps": 180,
+            "batch_size": 64,
+            "learning_rate": 3e-4,
+            "max_reply": 16,
+            "weight_decay": 0.0,
+            "value_weight": 0.1,
+        },
     ),
 }
 

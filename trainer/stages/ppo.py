@@ -19,7 +19,6 @@ from trainer import chat
 from trainer.chat_stage import facts, load_tasks, some_prompts
 from trainer.config import PpoConfig
 from trainer.data.batch import IGNORE, Batch, Order
-from trainer.data.chats import ROUND
 from trainer.distributed import World
 from trainer.evaluate import evaluation_mode
 from trainer.judge import judge
@@ -34,6 +33,8 @@ from trainer.tokenizer import PAD
 KL_HORIZON = 1_000
 """Replies over which the price of KL may double, or so."""
 KL_ERROR_MAX = 0.2
+ROUND = 8
+"""Rows are padded to a multiple of this: narrow ones, for the replies are short."""
 
 
 @dataclass(frozen=True)
