@@ -4,6 +4,7 @@
 import textwrap
 
 import pytest
+from tensorboard.backend.event_processing import event_accumulator
 
 from tests.capture.real_wandb import Stored, rows_of
 from tests.capture.same import same
@@ -121,7 +122,11 @@ def test_tensorboard_writers_arrive_and_still_write_their_files(module, captured
     (histogram,) = listener.rows(run_id, ("histogram",))
     assert (histogram.step, sum(histogram.metrics["h"]["counts"])) == (4, 100)
     assert listener.projector(run_id)[0].state.name == "a"
-    assert list((tmp_path / "runs" / "a").glob("events*"))
+    for folder, prefix in (("a", ""), ("val", "val/")):
+        stored = event_accumulator.EventAccumulator(str(tmp_path / "runs" / folder)).Reload()
+        theirs = [(event.step, event.value) for event in stored.Scalars("loss")]
+        mine = [(step, metrics[f"{prefix}loss"]) for step, metrics in rows if f"{prefix}loss" in metrics]
+        assert [(step, pytest.approx(value, rel=1e-6)) for step, value in theirs] == mine
 
 
 TRAIN = """

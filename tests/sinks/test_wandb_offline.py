@@ -1,6 +1,7 @@
 """What real wandb wrote to its own file, read back by an independent reader."""
 
 import getpass
+import json
 import math
 import os
 import signal
@@ -84,6 +85,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
             run.steps(5, 30)
             run.steps(31, 31, **{"word": "canary-prompt", "shape": ["canary-prompt"]})
             run.steps(32, 32, **{"train/loss": math.nan, "train/aux": math.inf, "train/low": -math.inf})
+            summary = {"train/loss": {"min": 1.5}, "note": 99, "word": "canary-prompt"}
+            run.emit(wire.RunChanged(run.now_ns, 0, name="renamed", summary=summary))
             run.emit(wire.Finished(run.now_ns, run.now_ns - START_NS, "failed", "out of memory"))
             manager.drain()
     (path,) = find(directory, "run-1")
@@ -132,6 +135,16 @@ def test_labels_and_configuration_arrive(recorded: Recorded) -> None:
     assert file.config.items() >= flat.items()
     assert (file.config["nested/depth"], file.config["nested/flag"], file.config["warmup_steps"]) == (12, True, 5)
     assert (file.config["stage"], file.config["model/total_params"]) == ("pretrain", 1_000_000)
+
+
+def test_a_new_name_and_the_scripts_own_summary_stand_over_what_the_rows_made_of_it(recorded: Recorded) -> None:
+    assert recorded.file.run.display_name == "renamed"
+    told: dict[str, Any] = {}
+    for record in recorded.file.records:
+        if record.WhichOneof("record_type") == "summary":
+            told |= {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.summary.update}
+    assert (told["note"], told["train/loss"]) == (99, {"min": 1.5})
+    assert "word" not in told
 
 
 def test_nan_and_infinities_are_preserved(recorded: Recorded) -> None:
