@@ -128,7 +128,7 @@ def test_step_tokens_and_time_are_axes_of_every_row(recorded: Recorded) -> None:
 def test_labels_and_configuration_arrive(recorded: Recorded) -> None:
     file = recorded.file
     assert (file.run.run_id, file.run.project, file.run.display_name, file.run.job_type) == (
-        "run-1", "demo", "d12", "pretrain",
+        "run-1", "demo", "renamed", "pretrain",
     )  # fmt: skip
     assert (file.run.run_group, file.run.tags[0], file.run.entity) == ("sweep", "small", "team")
     flat = {key: value for key, value in CONFIG.items() if key != "nested"}
