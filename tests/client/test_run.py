@@ -1,6 +1,7 @@
 """The promises of the client: it never raises, never blocks, and says what it could not take."""
 
 import decimal
+import errno
 import math
 import os
 import signal
@@ -16,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sidecar
-from sidecar import wire
+from sidecar import ring, wire
+from sidecar.client import emitter
 from sidecar.client.run import Run
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -324,6 +326,27 @@ def test_a_step_that_met_a_held_lock_keeps_its_place_before_those_after_it(run: 
         run.step(5)
     run.text("long", "x" * 300_000)  # Goes another way into the ring than a step.
     assert [event.step for event in events(run)[:5]] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("full", ["the first place", "every place"])
+def test_without_space_for_the_ring_it_goes_to_the_next_place_and_at_last_into_plain_memory(
+    full: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places, create = [tmp_path / "shm", tmp_path / "tmp"], ring.create
+
+    def create_where_there_is_space(directory: Path, *arguments: Any, **options: Any) -> ring.Ring:
+        if full == "every place" or directory == places[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return create(directory, *arguments, **options)
+
+    monkeypatch.setattr(emitter, "ring_directories", lambda: places)
+    monkeypatch.setattr(ring, "create", create_where_there_is_space)
+    made = sidecar.init("tests", endpoint=f"ipc://{tmp_path}/nobody")
+    made.step(1, loss=2.0)
+    assert [event.step for event in of_kind(made, wire.Step)] == [1]
+    path = made._emitter.ring.path
+    assert (path is None) if full == "every place" else (path is not None and path.parent == places[1])
+    made.finish(timeout_seconds=0)
 
 
 def test_a_forked_child_can_call_everything_and_disturbs_nothing(run: Run) -> None:
