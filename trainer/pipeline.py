@@ -38,7 +38,7 @@ CONTEXT = 160
 TEXT_FOLDERS = ("fineweb-edu", "fineweb_edu", "text")
 PARTS = {
     "pretrain": Part(
-        "trainer.stages.pretrain:Pretraining", Config, {"steps": 240, "generate_freq": 48, "seq_len": CONTEXT}
+        "trainer.stages.pretrain:Pretraining", Config, {"steps": 240, "generate_freq": 24, "seq_len": CONTEXT}
     ),
     "midtrain": Part("trainer.stages.midtrain:Midtraining", MidtrainConfig, {"steps": 160}),
     "sft": Part("trainer.stages.sft:FineTuning", SftConfig, {"steps": 180, "batch_size": 32, "learning_rate": 2e-3}),
