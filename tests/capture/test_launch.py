@@ -44,6 +44,17 @@ def test_an_unchanged_script_logs_into_the_sidecar(tmp_path: Path) -> None:
     assert [(row["step"], row["metrics"]) for row in found] == [(s, {"train/loss": 1 / (s + 1)}) for s in range(5)]
 
 
+def test_a_name_given_later_is_that_of_the_run(tmp_path: Path) -> None:
+    run_script(
+        tmp_path,
+        "import wandb\nrun = wandb.init(project='p', name='first')\n"
+        "for step in range(3): wandb.log({'loss': 3 - step})\nrun.name = 'renamed'\n",
+        "--capture", "wandb", "--run-id", "mine",
+    )  # fmt: skip
+    (found,) = json.loads(sidecar(tmp_path, "runs", "--json").stdout)
+    assert (found["run_id"], found["name"], found["last_step"]) == ("mine", "renamed", 2)
+
+
 RESUMED = """
 import wandb
 run = wandb.init(project="p", id="abc", resume="{resume}")
