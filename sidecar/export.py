@@ -24,6 +24,7 @@ from sidecar.rows import Row
 from sidecar.sinks.long import finite_or_word
 from sidecar.state import RunState
 from sidecar.store import RunEntry, Store
+from sidecar.whole import open_whole
 
 COMPUTED = frozenset({"derived", "hardware"})
 """Kinds of row that nobody emitted: the sidecar made them."""
@@ -116,24 +117,15 @@ FORMATS = {"jsonl": write_jsonl, "csv": write_csv, "parquet": write_parquet}
 
 
 def write_file(run: OpenRun, path: Path, kind: str, *, derived: bool) -> None:
-    """Whole or not at all: written beside ``path``, then renamed. Raises OSError.
+    """Whole or not at all. Raises OSError.
 
     Beside formats that have no place for it lies what is known of the run as a whole: NAME.run.json. A device or a
     pipe is written to as it is, and nothing is put beside it.
     """
-    if path.exists() and not path.is_file():
-        with path.open("wb") as out:
-            FORMATS[kind](run, out, derived=derived)
-        return
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as out:
-            FORMATS[kind](run, out, derived=derived)
-        if kind != "parquet":
+    with open_whole(path) as out:
+        FORMATS[kind](run, out, derived=derived)
+        if kind != "parquet" and (path.is_file() or not path.exists()):
             exported.write(exported.beside(path), run.facts)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def columns(run: OpenRun, *, derived: bool) -> dict[str, str]:

@@ -20,6 +20,7 @@ from sidecar.charts.multimetric import multimetric_data
 from sidecar.charts.registry import Chart, Figure, Options, charts
 from sidecar.charts.style import Painter
 from sidecar.charts.trajectory import trajectory_data
+from sidecar.whole import open_whole
 
 prepare_training_trajectory = trajectory_data
 prepare_hyperparameter_space = hyperparameters_data
@@ -54,12 +55,8 @@ class VisualizationApp:
 
     def write(self, path: Path) -> Path:
         """Raises OSError."""
-        partial = path.with_name(path.name + ".partial")
-        try:
-            partial.write_text(self.html(), encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with open_whole(path) as out:
+            out.write(self.html().encode("utf-8", "replace"))
         return path
 
     def _repr_html_(self) -> str:

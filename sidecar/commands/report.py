@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sidecar.commands import options as shared
 from sidecar.errors import Exit, UserError
+from sidecar.whole import open_whole
 
 DESCRIPTION = "One page about one run, to hand on: verdict, curves, speed, where the time went, configuration."
 EXAMPLES = ["sidecar report latest", "sidecar report latest -o report.html", "sidecar report d12 -o report.md"]
@@ -31,7 +32,8 @@ def run(options: argparse.Namespace) -> int:
         return Exit.OK
     text = report.markdown() if output.suffix == ".md" else report.html()
     try:
-        output.write_text(text, encoding="utf-8", errors="replace")
+        with open_whole(output) as out:
+            out.write(text.encode("utf-8", "replace"))
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror}", "choose another file with -o",
                         Exit.NOT_WRITABLE) from None
