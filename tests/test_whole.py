@@ -21,9 +21,14 @@ def test_a_file_appears_whole(tmp_path: Path) -> None:
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text("the old one")
-    with pytest.raises(RuntimeError), open_whole(path) as out:
-        out.write(b"half of")
-        raise RuntimeError
+
+    def fail() -> None:
+        with open_whole(path) as out:
+            out.write(b"half of")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert path.read_text() == "the old one"
     assert list(tmp_path.iterdir()) == [path]
 
