@@ -111,6 +111,7 @@ VALIDATION = _group(
     ("val/{name}", "", "Anything else an evaluation measured"),
     ("eval/{task}_acc", "ratio", "Accuracy on one benchmark task"),
     ("eval/{task}_acc_normalized", "ratio", "(accuracy - chance) / (1 - chance)"),
+    ("eval/{task}_pass_at_{k}", "ratio", "Problems that at least one of k answers solves"),
     ("eval/mean_acc", "ratio", "Mean accuracy over the tasks present"),
     ("eval/mean_acc_normalized", "ratio", "Mean of the normalised ones"),
 )
@@ -310,6 +311,9 @@ DATA = (
         ("dataset/avg_tokens_per_sample", "tokens", "Mean tokens of a sample"),
         ("dataset/max_tokens", "tokens", "Longest sample"),
         ("dataset/min_tokens", "tokens", "Shortest sample"),
+        ("dataset/train_shards", "files", "Shards that the training text is read from"),
+        ("dataset/truncated_samples", "samples", "Cut to the longest length allowed"),
+        ("dataset/dropped_samples", "samples", "Left out for their length"),
         ("dataset/{dataset}/samples", "samples", "Consumed in this step, this rank"),
         ("dataset/{dataset}/tokens", "tokens", "Consumed in this step, this rank"),
         ("dataset/{dataset}/loss", "nats", "Mean training loss of what this step consumed of it; joined over ranks, "
