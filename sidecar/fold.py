@@ -335,6 +335,8 @@ def _finished(state: RunState, rank: RankState, seq: int, event: wire.Finished) 
     rank.reason = event.reason
     count_alive(state)
     joins.settle(state, rank.last_received_ns)
+    if state.alive == 0 and abs(rank.last_received_ns - event.time_ns) < joins.HEARD_LIVE_NS_MAX:
+        joins.give_up_on_the_unseen(state)
 
 
 HANDLERS: dict[type, Callable[[RunState, RankState, int, Any], bool | None]] = {

@@ -4,8 +4,8 @@ Given: one Join per rank and step, in journal order. Hands on: run-level counter
 of each step, each exactly once. Never: looks at a clock.
 
 A step is complete once every rank that has spoken and still lives has reached it. Ranks that never spoke are waited
-for during eight steps, silent ones during 64, and both during at least five seconds as journaled: after that the step
-goes on without them, and what comes later is still counted in the totals.
+for during eight steps, silent ones during 64, and both during at least five seconds as journaled, or until all others
+have said goodbye: after that the step goes on without them, and what comes later is still counted in the totals.
 """
 
 from bisect import bisect_left, bisect_right
@@ -32,6 +32,7 @@ from sidecar.state import (
 MARKS_MAX = 1024
 CHECKPOINT_MARKS_MAX = 64
 SECOND_NS = 1_000_000_000
+HEARD_LIVE_NS_MAX = 2 * SECOND_NS  # From a process's last word to the journal, while nothing was kept from coming.
 
 STEPS_ARE_SENT = (None, "torch")
 """Values of ``captured`` with which every rank reports its steps."""
@@ -78,6 +79,13 @@ def settle(state: RunState, received_ns: int) -> None:
         del pending[heappop(state.pending_steps)]
         _settle_stale(state, everything=True)  # Attempts are completed one after the other.
         advance(state, join)
+
+
+def give_up_on_the_unseen(state: RunState) -> None:
+    """All who spoke have said goodbye, just now: whoever has not spoken by then will not. (In a backlog they may.)"""
+    state.partial = state.partial or state.present < state.expected
+    state.expected = min(state.expected, state.present)
+    settle(state, 0)
 
 
 def _give_up_on_the_silent(state: RunState) -> bool:

@@ -141,6 +141,15 @@ def test_ranks_of_other_nodes_that_never_speak_here_delay_the_first_steps_only()
     assert sum(row.kind == "step" for row in rows[:first]) <= 2 * 12
 
 
+def test_a_short_run_of_which_only_one_rank_ever_speaks_is_complete_at_its_end() -> None:
+    (process, _), (steps, _) = two_ranks(5)
+    end = process.record(wire.Finished)
+    projector, rows = projected([*steps, end], process.hello(world_size=2))
+    assert list(derived(rows)) == list(range(5))
+    assert (projector.state.step, projector.state.steps_total) == (4, 5)
+    assert projector.state.tokens_total == sum(row.metrics["train/num_tokens"] for row in rows if row.kind == "step")
+
+
 def test_a_rank_that_reports_every_second_step_does_not_hold_up_the_others() -> None:
     all_steps, every_other = Process(0, 10), Process(1, 11)
     records = []
