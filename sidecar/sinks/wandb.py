@@ -160,6 +160,8 @@ class WandbSink:
             raise Unavailable(wandb_settings.no_space(self._base))
         self._found = wandb_log.last_step_of(self._base, labels.id)
 
+        wandb_log.wait_for_a_name(self._base, labels.id)
+
         def stop() -> None:  # No method: wandb copies its settings, and would copy us with it.
             self._stop_asked = True
 

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ BLOCK = 32 * 1024
 TAIL_BLOCKS = 32
 FILE_HEADER = 7
 FRAGMENT = struct.Struct("<IHB")
+SESSION_TIME = "%Y%m%d_%H%M%S"
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 ParseStep = Callable[[bytes], int | None]
@@ -30,6 +32,12 @@ def logs(folder: str | Path, run: str) -> list[Path]:
     """The logs of a run, in the order of their sessions. ``folder`` is the one that holds ``wandb/``."""
     found = Path(folder, "wandb").glob(f"*run-*-{run}/run-{run}.wandb")
     return sorted(found, key=lambda path: path.parent.name.removeprefix("offline-"))
+
+
+def wait_for_a_name(folder: str | Path, run: str) -> None:
+    """Until wandb would not write over an earlier session of this run: it names their folders by the second."""
+    while any(Path(folder, "wandb").glob(f"*run-{time.strftime(SESSION_TIME)}-{run}")):
+        time.sleep(0.02)
 
 
 def unsent(folder: str | Path, run: str) -> list[Path]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from fakes.wandb_server import WandbServer
 
@@ -66,7 +67,7 @@ class SmallDisk:
     @contextmanager
     def full(self) -> Iterator[None]:
         if not self._mounted:
-            for core in wandb_cores():
+            for core in wandb_cores(psutil.Process()):
                 core.kill()
             yield
             return

@@ -4,7 +4,6 @@ import getpass
 import json
 import math
 import os
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -31,8 +30,12 @@ FACTS = {"params": 1_000_000, "flops_per_token": 6e6, "peak_flops": 1e12, "devic
 CANARIES = ("canary-user", "canary-host", "canary-prompt", "canary_dataset", "CANARYKEY", "canary@example.org")
 
 
-def wandb_cores() -> list[psutil.Process]:
-    return [process for process in psutil.Process().children(recursive=True) if "wandb-core" in process.name()]
+def wandb_cores(parent: psutil.Process) -> list[psutil.Process]:
+    return [process for process in parent.children(recursive=True) if "wandb-core" in process.name()]
+
+
+def child_of(manager: Manager) -> psutil.Process:
+    return psutil.Process(manager.manager._runners["run-1", "wandb"]._sink.pid)
 
 
 def history(tmp_path: Path, run_id: str = "run-1") -> list[dict[str, Any]]:
@@ -192,12 +195,12 @@ def test_a_killed_child_and_a_dead_wandb_core_repeat_nothing_and_lose_nothing(tm
     with Manager(run, "wandb") as manager:
         run.steps(0, 4)
         manager.drain()
-        (core,) = wandb_cores()
+        (core,) = wandb_cores(child_of(manager))
         core.kill()
         run.steps(5, 9)
         manager.drain()
         until(lambda: len(history(tmp_path)) >= 10, say=lambda: str(manager.health("wandb")))
-        os.kill(manager.manager._runners["run-1", "wandb"]._sink.pid, signal.SIGKILL)
+        child_of(manager).kill()
         run.steps(10, 19)
         manager.drain()
         assert manager.health("wandb").restarts_total == 2
