@@ -42,9 +42,10 @@ class Terminal:
             assert time.monotonic() < deadline, self.text
             self._read()
 
-    def exit_code(self) -> int:
+    def exit_code(self, timeout_seconds: float = 60.0) -> int:
+        deadline = time.monotonic() + timeout_seconds
         while self._read():
-            pass
+            assert time.monotonic() < deadline, self.text
         os.close(self._fd)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
