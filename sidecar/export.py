@@ -17,6 +17,7 @@ from typing import IO, Any
 import msgspec
 
 from sidecar import exported
+from sidecar.atomic_file import open_atomic
 from sidecar.config import Config
 from sidecar.errors import Exit, UserError
 from sidecar.follow import Follower
@@ -24,7 +25,6 @@ from sidecar.rows import Row
 from sidecar.sinks.long import finite_or_word
 from sidecar.state import RunState
 from sidecar.store import RunEntry, Store
-from sidecar.whole import open_whole
 
 COMPUTED = frozenset({"derived", "hardware"})
 """Kinds of row that nobody emitted: the sidecar made them."""
@@ -122,7 +122,7 @@ def write_file(run: OpenRun, path: Path, kind: str, *, derived: bool) -> None:
     Beside formats that have no place for it lies what is known of the run as a whole: NAME.run.json. A device or a
     pipe is written to as it is, and nothing is put beside it.
     """
-    with open_whole(path) as out:
+    with open_atomic(path) as out:
         FORMATS[kind](run, out, derived=derived)
         if kind != "parquet" and (path.is_file() or not path.exists()):
             exported.write(exported.beside(path), run.facts)

@@ -26,6 +26,7 @@ import zmq
 
 import sidecar
 from sidecar import descriptors, wire
+from sidecar.atomic_file import write_atomic
 from sidecar.config import Config
 from sidecar.errors import Exit, UserError
 from sidecar.hardware.sampler import Sampler
@@ -254,11 +255,8 @@ class Service:
 
     def _announce(self, endpoint: str) -> None:
         """Atomically, once ready: whoever waits for this file may connect."""
-        file = self._config.endpoints_file
         facts = {"http": self._telemetry.http_url, "events": endpoint, "pid": os.getpid()}
-        draft = file.with_suffix(".draft")
-        draft.write_bytes(msgspec.json.encode(facts))
-        draft.replace(file)
+        write_atomic(self._config.endpoints_file, msgspec.json.encode(facts))
 
     def _shut_down(self, core: threading.Thread, server: "uvicorn.Server", web: threading.Thread) -> None:
         self._sampler.stop()

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from sidecar.atomic_file import open_atomic
 from sidecar.charts import page
 from sidecar.charts.data import RunData
 from sidecar.charts.hyperparameters import hyperparameters_data
@@ -20,7 +21,6 @@ from sidecar.charts.multimetric import multimetric_data
 from sidecar.charts.registry import Chart, Figure, Options, charts
 from sidecar.charts.style import Painter
 from sidecar.charts.trajectory import trajectory_data
-from sidecar.whole import open_whole
 
 prepare_training_trajectory = trajectory_data
 prepare_hyperparameter_space = hyperparameters_data
@@ -55,7 +55,7 @@ class VisualizationApp:
 
     def write(self, path: Path) -> Path:
         """Raises OSError."""
-        with open_whole(path) as out:
+        with open_atomic(path) as out:
             out.write(self.html().encode("utf-8", "replace"))
         return path
 

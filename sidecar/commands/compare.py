@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from sidecar.atomic_file import open_atomic
 from sidecar.commands import options as shared
 from sidecar.errors import Exit, UserError
-from sidecar.whole import open_whole
 
 DESCRIPTION = "Runs side by side: final and best values, what was set otherwise, where they part for good."
 EXAMPLES = [
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output is not None:
         figures = comparing.overlay_figures(runs, options.by, comparison.divergences)
         try:
-            with open_whole(options.output) as out:
+            with open_atomic(options.output) as out:
                 out.write(compare_page.html(comparison, figures, findings, word).encode("utf-8", "replace"))
         except OSError as error:
             raise UserError(f"cannot write {options.output}: {error.strerror}", "choose another file with -o",

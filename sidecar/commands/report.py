@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from sidecar.atomic_file import open_atomic
 from sidecar.commands import options as shared
 from sidecar.errors import Exit, UserError
-from sidecar.whole import open_whole
 
 DESCRIPTION = "One page about one run, to hand on: verdict, curves, speed, where the time went, configuration."
 EXAMPLES = ["sidecar report latest", "sidecar report latest -o report.html", "sidecar report d12 -o report.md"]
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         return Exit.OK
     text = report.markdown() if output.suffix == ".md" else report.html()
     try:
-        with open_whole(output) as out:
+        with open_atomic(output) as out:
             out.write(text.encode("utf-8", "replace"))
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror}", "choose another file with -o",
