@@ -12,13 +12,14 @@ from pathlib import Path
 
 from sidecar import wire
 from sidecar.intake import Intake
+from sidecar.journal import Stream
 from sidecar.rendezvous import endpoint_key, ring_directories
 from sidecar.ring import SUFFIX, Orphan, RingRefused
 from sidecar.telemetry import Telemetry
 
 log = logging.getLogger("sidecar.recovery")
 
-FRAMES_PER_COMMIT = 256
+EVENTS_PER_COMMIT = 32_768
 
 
 class Recovery:
@@ -28,6 +29,8 @@ class Recovery:
         self._intake, self._telemetry = intake, telemetry
         self._endpoint = endpoint
         self._refused: set[str] = set()
+        self._failed: set[str] = set()
+        """Rings whose failure was counted and logged, once each."""
 
     def scan(self) -> list[wire.Hello]:
         """Journal every orphaned ring of our endpoint; return the Hello of each trainer found to be gone."""
@@ -39,8 +42,8 @@ class Recovery:
                 hello = self._recover(path)
             except FileNotFoundError:
                 continue  # Its trainer finished between the listing and now.
-            except (OSError, ValueError) as error:
-                self._refuse(path, error)
+            except Exception as error:  # noqa: BLE001 - Task boundary: one bad ring must not keep us from the others.
+                self._note_failure(path, error)
                 continue
             if hello is not None:
                 gone.append(hello)
@@ -69,21 +72,32 @@ class Recovery:
         if stream is None:
             return False
         end = oldest
-        while True:
-            for _ in range(FRAMES_PER_COMMIT):
-                batch = list(islice(events, wire.FRAME_EVENTS_MAX))
-                if not batch:
-                    break
-                first_seq, end = batch[0][0], batch[-1][0] + 1
-                self._intake.ingest(hello, first_seq, first_seq, [payload for _, payload in batch])
-            if not self._intake.commit():
-                break
+        for first_seq, records in _frames(events):
+            if first_seq - stream.next_seq >= EVENTS_PER_COMMIT and not self._commit_through(stream, first_seq):
+                return False
+            # The oldest event of the whole ring, not of this frame: nothing between the two may be declared lost.
+            self._intake.ingest(hello, first_seq, oldest, records)
+            end = first_seq + len(records)
+        return self._commit_through(stream, end)
+
+    def _commit_through(self, stream: Stream, end: int) -> bool:
+        self._intake.commit()
         return stream.next_seq >= end
 
-    def _refuse(self, path: Path, error: Exception) -> None:
-        self._refused.add(path.name)
-        self._telemetry.rings_refused_total[type(error).__name__] += 1
-        log.warning("the ring %s is not taken: %s", path, error)
+    def _note_failure(self, path: Path, error: Exception) -> None:
+        """A ring that is damaged or not ours is left alone from now on; after other faults it is tried again."""
+        for_good = not isinstance(error, OSError) or isinstance(error, RingRefused)
+        if for_good:
+            self._refused.add(path.name)
+        if for_good or path.name not in self._failed:
+            self._failed.add(path.name)
+            self._telemetry.rings_refused_total[type(error).__name__] += 1
+            log.warning("the ring %s is not taken%s: %s", path, "" if for_good else " now", error)
+
+
+def _frames(events: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, list[bytes]]]:
+    while batch := list(islice(events, wire.FRAME_EVENTS_MAX)):
+        yield batch[0][0], [payload for _, payload in batch]
 
 
 def rings_of(endpoint: str) -> Iterator[Path]:
