@@ -1,12 +1,18 @@
 """For every test: no key of the user's, no setting of the user's, and in CI no silent skip."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 KEPT = {"SIDECAR_TEST_KEEP"}
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs with SIGINT ignored, and every process inherits that: a command under test
+    # would never see Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
