@@ -259,6 +259,34 @@ def test_wandb_plus_does_both(captured, listener, tmp_path) -> None:
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
 
 
+def test_looking_whether_a_library_is_there_does_not_use_up_its_capture(captured, listener) -> None:
+    """Transformers asks for the spec of wandb long before anything imports it."""
+    captured("""
+    import os; os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true")
+    import importlib.util
+    assert importlib.util.find_spec("wandb") is not None
+    import wandb
+    with wandb.init(project="pp"): wandb.log({"x": 1})
+    """, "wandb+")
+    assert [row.metrics for row in listener.rows()] == [{"x": 1}]
+
+
+def test_writers_in_several_threads_lose_no_value(captured, listener) -> None:
+    captured("""
+    import threading, time
+    import torch.utils.tensorboard as tensorboard
+    class Writer(tensorboard.SummaryWriter):
+        def _get_file_writer(self): time.sleep(0.002); return super()._get_file_writer()
+    writer = Writer("runs/a")
+    def work(name):
+        for step in range(20): writer.add_scalar(name, 1.0, step)
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    [thread.start() for thread in threads]; [thread.join() for thread in threads]
+    writer.close()
+    """, "tensorboard")
+    assert len(listener.rows(wait=lambda rows: len(rows) >= 80)) == 80
+
+
 def test_sync_tensorboard_makes_the_rows_that_real_wandb_makes_of_event_files(captured, listener, tmp_path) -> None:
     script = """
     import wandb

@@ -25,6 +25,7 @@ PATCHES = {
 
 
 def install(names: Sequence[str]) -> None:
+    """From now on; a library that has been imported already is patched at once."""
     waiting = {module: (part, function, name) for name in names for module, part, function in PATCHES.get(name, [])}
     for module in [module for module in waiting if module in sys.modules]:
         _patch(sys.modules[module], *waiting.pop(module))
@@ -33,36 +34,33 @@ def install(names: Sequence[str]) -> None:
 
 
 class Finder:
-    """Finds nothing itself: it lets the others find, and asks to be told when the module has run."""
+    """An import hook that finds no module itself: it asks the other finders, and patches the module once it has run.
+
+    A script may look for a spec without importing it (transformers does, to see whether wandb is installed), and an
+    import may fail and be tried again: a module is waited for until it has run.
+    """
 
     def __init__(self, waiting: dict[str, tuple[str, str, str]]) -> None:
         self._waiting = waiting
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        patch = self._waiting.pop(name, None)
-        if patch is None:
+        if name not in self._waiting:
             return None
-        for finder in sys.meta_path:
-            if finder is self or not hasattr(finder, "find_spec"):
-                continue
-            spec = finder.find_spec(name, path, target)
-            if spec is not None:
-                if spec.loader is not None and hasattr(spec.loader, "exec_module"):
-                    _call_after(spec.loader, patch)
-                return spec
-        self._waiting[name] = patch
-        return None
+        others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
+        spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            self._patch_when_run(name, spec.loader)
+        return spec
 
+    def _patch_when_run(self, name: str, loader: Any) -> None:
+        run: Callable[[ModuleType], None] = loader.exec_module
 
-def _call_after(loader: Any, patch: tuple[str, str, str]) -> None:
-    run: Callable[[ModuleType], None] = loader.exec_module
+        def exec_module(module: ModuleType) -> None:
+            run(module)
+            if module.__name__ == name and name in self._waiting:  # A zip file has one loader for all its modules.
+                _patch(module, *self._waiting.pop(name))
 
-    def exec_module(module: ModuleType) -> None:
-        del loader.exec_module
-        run(module)
-        _patch(module, *patch)
-
-    loader.exec_module = exec_module
+        loader.exec_module = exec_module
 
 
 def _patch(module: ModuleType, part: str, function: str, capture: str) -> None:

@@ -10,21 +10,24 @@ TensorBoard would show as runs of their own, are prefixed with the last part of 
 import math
 import os
 import struct
+import threading
 from time import monotonic_ns, time_ns
 from typing import Any
 
 from sidecar import wire
 from sidecar.client import start as client
 from sidecar.client import values
-from sidecar.client.capture import begin as beginning
 from sidecar.client.capture import recorder
+from sidecar.client.capture.begin import begin
 from sidecar.client.capture.plain import Bins, plain
 
 SINGLE_MAX = 3.4e38
 WRAPPED = ("add_scalar", "add_scalars", "add_text", "add_histogram", "add_hparams")
 
 _first_folder: str | None = None
-_depth = 0
+"""Of the first writer that wrote: its tags get no prefix."""
+_beginning = threading.Lock()
+_thread = threading.local()
 
 
 def install(module: Any) -> None:
@@ -37,14 +40,14 @@ def install(module: Any) -> None:
 
 def _wrapped(original: Any, take: Any) -> Any:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        global _depth
-        outer, _depth = _depth == 0, _depth + 1
+        if getattr(_thread, "inside", False):  # One method calls another: add_hparams writes scalars.
+            return original(self, *args, **kwargs)
+        _thread.inside = True
         try:
             result = original(self, *args, **kwargs)
         finally:
-            _depth -= 1
-        if outer:
-            _take(take, self, args, kwargs)
+            _thread.inside = False
+        _take(take, self, args, kwargs)
         return result
 
     call.__name__, call.__doc__, call.__wrapped__ = original.__name__, original.__doc__, original  # type: ignore[attr-defined]
@@ -59,8 +62,8 @@ def _take(take: Any, writer: Any, args: Any, kwargs: Any) -> None:
             FOLLOWED[take](follower, _prefix(writer), *args, **kwargs)
             return
         if run is None:
-            folder = _folder(writer)
-            run = beginning.begin("tensorboard", name=os.path.basename(folder) or None)
+            with _beginning:  # Of several threads that write their first value, one begins the run.
+                run = client.current() or begin("tensorboard", name=os.path.basename(_folder(writer)) or None)
         take(run, _prefix(writer), *args, **kwargs)
     except Exception as error:  # noqa: BLE001  # The script's own call has succeeded; what is odd here is counted.
         if run is not None:
