@@ -86,6 +86,8 @@ class Sink(Protocol):
     """Takes the further spellings of metric names that `--names` asks for."""
     one_rank: ClassVar[bool] = False
     """Draws one line for a name: of what several ranks log under it, only the lowest rank's values are handed on."""
+    one_row_per_step: ClassVar[bool] = False
+    """A step's own values come in its ``derived`` row, once all ranks have reported the step (see steps.py)."""
     environment: ClassVar[tuple[str, ...]] = ()
     """Names (globs) of environment variables that its child may see beside the harmless ones."""
 

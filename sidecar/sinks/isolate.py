@@ -100,6 +100,7 @@ class IsolatedSink:
     sends_files: ClassVar[bool] = False
     spelled: ClassVar[bool] = True
     one_rank: ClassVar[bool] = False
+    one_row_per_step: ClassVar[bool] = False
     environment: ClassVar[tuple[str, ...]] = ()
 
     def __init__(

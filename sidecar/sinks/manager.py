@@ -245,10 +245,10 @@ class SinkManager:
                 before=egress.of_sink(data_dir, run_id, name),
             )  # fmt: skip
             self._gates[run_id, name] = gate
+        policy = self._policy_of(kind)
         return SinkRunner(
-            run_id, name, sink, lambda start: self._open_source(run_id, start), self._open_cursors(),
-            DeadLetters(data_dir / "dead-letters", run_id, name),
-            gate=gate, policy=self._policy_of(kind),
+            run_id, name, sink, lambda start: self._open_source(run_id, start, policy), self._open_cursors(),
+            DeadLetters(data_dir / "dead-letters", run_id, name), gate=gate, policy=policy,
             health=health, random=random.random,
         )  # fmt: skip
 
@@ -257,7 +257,8 @@ class SinkManager:
         own: dict[str, Any] = {} if getattr(kind, "leaves_machine", True) else {"period_steps": None}
         if not getattr(kind, "spelled", True):
             own["names"] = None
-        own["one_rank"] = getattr(kind, "one_rank", False)
+        for field in ("one_rank", "one_row_per_step"):
+            own[field] = getattr(kind, field, False)
         return msgspec.structs.replace(self._policy, **own)
 
     def _options(self, name: str) -> dict[str, Any]:
@@ -269,9 +270,9 @@ class SinkManager:
         }
         return {key: value for key, value in found.items() if value is not None}
 
-    def _open_source(self, run_id: str, start: Cursor) -> Source:
+    def _open_source(self, run_id: str, start: Cursor, policy: Policy) -> Source:
         path = self._store.path(run_id)
-        return Source(lambda number: Follower(path, run_id, number_max=number), start, self._policy)
+        return Source(lambda number: Follower(path, run_id, number_max=number), start, policy)
 
     def _open_cursors(self) -> Cursors:
         if self._cursors is None:

@@ -13,6 +13,7 @@ from sidecar.follow import Follower
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks.cursors import Cursor
 from sidecar.sinks.period import Period
+from sidecar.sinks.steps import StepJoiner
 
 ENDS = ("lost", "failed", "finished")
 """States of a rank whose process is gone, the worst first: that is the run's."""
@@ -37,6 +38,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """A document whose spellings stand beside the canonical names: s1, s2, s3."""
     one_rank: bool = False
     """Of a name that several ranks log, only the lowest rank's values."""
+    one_row_per_step: bool = False
+    """A step's own values come in its derived row."""
     node_seconds: float = 30.0
     """How long a node waits for rank 0 before it takes itself for a further node of the run."""
 
@@ -60,6 +63,7 @@ class Source:
         """Number of the next row to deliver."""
         self.lost_rows = 0
         """Rows that retention removed before they were read here."""
+        self._joiner: StepJoiner | None = None
         self._follower = self._open()
         self._known_alerts: set[str] | None = None
         self._alerts: list[tuple[str, str, str, int | None]] = []
@@ -114,6 +118,8 @@ class Source:
         follower = self._open_follower(self._next)
         self.lost_rows += max(0, follower.number - self._next)
         self._next = max(self._next, follower.number)
+        if self._policy.one_row_per_step:
+            self._joiner = StepJoiner(follower.projector.state)
         return follower
 
     def _read(self) -> tuple[list[Row], int, int]:
@@ -122,6 +128,8 @@ class Source:
         first_ns = last_ns = 0
         for record, fresh in self._follower.read(self._policy.read_rows_max):
             number = self._follower.number
+            if self._joiner is not None:
+                fresh = self._joiner.feed(fresh)
             fresh = fresh[max(0, self._next - (number - len(fresh))) :]
             self._next = max(self._next, number)
             if fresh:

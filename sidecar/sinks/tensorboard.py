@@ -18,7 +18,7 @@ from typing import IO, Any, ClassVar
 
 import msgspec
 
-from sidecar.rows import Merger, Row, RunInfo
+from sidecar.rows import Row, RunInfo
 from sidecar.sinks import tfevents
 from sidecar.sinks.base import Report, SinkContext, SinkDied
 from sidecar.sinks.deadletters import file_stem
@@ -44,14 +44,13 @@ class Place(msgspec.Struct):
     """The highest step that each rank has ended."""
     seq: dict[int, int] = {}
     """The last sequence number of each rank: it starts again with a new process."""
-    waiting: dict[int, Row] = {}
-    """Steps of which not all ranks have reported yet."""
 
 
 class TensorBoardSink:
     isolated: ClassVar[bool] = False
     spelled: ClassVar[bool] = True
     one_rank: ClassVar[bool] = True
+    one_row_per_step: ClassVar[bool] = True
     leaves_machine: ClassVar[bool] = False
     environment: ClassVar[tuple[str, ...]] = ()
 
@@ -70,12 +69,7 @@ class TensorBoardSink:
             if self._file is None:
                 self._begin_file(self._base / file_stem(run.run_id))
             self._show_config(run)
-            place = self._place
-            if run.end is not None and place.waiting:  # Nobody will report these any more.
-                place = self._next_place(place.number)
-                self._add(Merger(place.waiting).flush(), place)
-                place.waiting = {}
-            self._commit(place)
+            self._commit(self._place)
         except BaseException:  # Half of it must not look like all of it when it is tried again.
             if self._path is not None and self._place.size == 0:
                 self._path.unlink(missing_ok=True)
@@ -87,13 +81,11 @@ class TensorBoardSink:
         self._check_it_is_there()
         place = self._next_place(max(self._place.number, number + len(rows)))
         fresh = rows[max(0, self._place.number - number) :]
-        merger = Merger(place.waiting)
         try:
             for row in fresh:
                 if row.kind != "step" or row.rank == 0:
-                    self._note_rework(row, place)  # As they come: a step that waits for other ranks is none done again.
-                    self._add(merger.feed([row]), place)
-            place.waiting = merger.waiting
+                    self._note_rework(row, place)
+                self._add(row, place)
             self._commit(place)
         finally:
             self._pending = []  # If it failed the same rows come again.
@@ -131,12 +123,12 @@ class TensorBoardSink:
         if known is None:  # Files that we know nothing of: whatever is in them comes again.
             self._write(tfevents.restart_event(time.time(), 0))
 
-    def _add(self, rows: Sequence[Row], place: Place) -> None:
-        for row in rows:
-            if row.step is not None:
-                place.last_step = row.step
-            if row.metrics:
-                self._pending.append(_record(row, place.last_step))
+    def _add(self, row: Row, place: Place) -> None:
+        if not row.metrics:
+            return
+        if row.step is not None:
+            place.last_step = row.step
+        self._pending.append(_record(row, place.last_step))
 
     def _write(self, event: bytes) -> None:
         self._pending.append(tfevents.record(event))

@@ -46,6 +46,7 @@ class WandbSink:
     sends_files: ClassVar[bool] = True
     spelled: ClassVar[bool] = True
     one_rank: ClassVar[bool] = True
+    one_row_per_step: ClassVar[bool] = True
     environment: ClassVar[tuple[str, ...]] = wandb_account.KEPT_VARIABLES
 
     def __init__(self, context: SinkContext) -> None:

@@ -31,26 +31,22 @@ def is_refused(name: str) -> bool:
 def as_payloads(
     rows: Sequence[Row], number: int, refused: set[str] | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A step's own row and the derived ones that follow it become one payload under the last one's number.
+    """Rows of one step that follow one another become one payload under the last one's number.
 
-    The last one's, so that the far end's last ``_step`` plus one is the first row it lacks. Steps of ranks other
-    than 0 are left to the derived row, which joins all ranks: W&B would draw their points over one another.
-    Names that wandb refuses are left out; some of them are added to ``refused``.
+    The last one's, so that the far end's last ``_step`` plus one is the first row it lacks. Names that wandb refuses
+    are left out; some of them are added to ``refused``.
     """
     payload: dict[str, Any] = {}
     merging: int | None = None
     at = number
     for index, row in enumerate(rows, number):
         metrics = _metrics(row, refused)
-        if row.kind == "step" and row.rank > 0:
-            metrics = {}
+        if not metrics:
+            continue
         joins = row.kind in MERGED_KINDS and row.step is not None and row.step == merging
-        if payload and metrics and not joins:
+        if payload and not joins:
             yield at, payload
             payload = {}
-        if not metrics:
-            at = index if payload and joins else at
-            continue
         at = index
         payload.update(metrics)
         payload["_timestamp"] = row.time
