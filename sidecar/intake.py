@@ -28,7 +28,10 @@ log = logging.getLogger("sidecar.intake")
 MESSAGES_PER_ROUND_MAX = 256
 ROUND_SECONDS_MAX = 0.02  # Also the shortest time between commits: at most 50 a second.
 POLL_SECONDS = 0.1
-COMPLAINT_SECONDS = 60.0  # Losses are counted each time, and spoken of this often.
+COMPLAINT_SECONDS = 60.0  # Losses are counted each time, and logged this often.
+IDLE_SECONDS = 60.0  # A process or run that was silent for so long makes room for another when there are too many.
+SEQ_MAX = 2**62
+LOSS_REASON = "ring_overwritten"
 
 
 class _Pending:
@@ -37,6 +40,17 @@ class _Pending:
     def __init__(self) -> None:
         self.chunks: list[Chunk] = []
         self.next_seqs: dict[int, int] = {}
+        self.lost_events = 0
+        """Declared lost in this batch. Counted when it is committed: a batch that fails declares them again."""
+
+
+class _Session:
+    """A training process that has introduced itself to this sidecar."""
+
+    __slots__ = ("heard", "run_id")
+
+    def __init__(self, run_id: str, heard: float) -> None:
+        self.run_id, self.heard = run_id, heard
 
 
 class Intake:
@@ -46,9 +60,10 @@ class Intake:
         self._store, self._telemetry = store, telemetry
         self._streams_max, self._runs_max = streams_max, runs_max
         self._journals: dict[str, Journal] = {}
-        self._runs_by_session: dict[int, str] = {}
-        self._greeted: set[int] = set()
-        """Sessions announced by this process: one that the journal knows from before a restart is news to the rest."""
+        self._used: dict[str, float] = {}
+        """Run -> when its journal was opened, or last got something from a training process."""
+        self._sessions: dict[int, _Session] = {}
+        """Only those that this process has heard of: one that the journal knows from before must say Hello again."""
         self._own_session = secrets.randbits(63)
         self._own_lock = threading.Lock()
         self._own_events: list[tuple[str, wire.Event]] = []
@@ -91,16 +106,35 @@ class Intake:
         """The journal of a run, opened on first use. None when there are too many, or the file is not usable."""
         journal = self._journals.get(run_id)
         if journal is None:
-            if len(self._journals) >= self._runs_max:
+            if not self._has_room_for_run(run_id):
                 return None
             try:
                 journal = self._store.journal(run_id)
             except (sqlite3.Error, OSError) as error:
-                self._journal_failed(f"cannot open the journal of {run_id}: {error}")
+                self._journal_failed(error, f"cannot open the journal of {run_id}: ")
                 return None
             self._journals[run_id] = journal
-            self._runs_by_session.update(dict.fromkeys(journal.streams, run_id))
+            self._used[run_id] = time.monotonic()
         return journal
+
+    def _has_room_for_run(self, run_id: str) -> bool:
+        """Closes the journal that was idle for longest when there are too many. Its trainers may come back later."""
+        if run_id in self._journals or len(self._journals) < self._runs_max:
+            return True
+        oldest = min((id for id in self._journals if id not in self._pending), key=self._used.__getitem__, default=None)
+        if oldest is None or time.monotonic() - self._used[oldest] < IDLE_SECONDS:
+            return False
+        self._journals.pop(oldest).close()
+        del self._used[oldest]
+        self._sessions = {id: session for id, session in self._sessions.items() if session.run_id != oldest}
+        return True
+
+    def _has_room_for_session(self) -> bool:
+        """Forgets the processes that are silent when there are too many. Whoever speaks again says Hello first."""
+        if len(self._sessions) >= self._streams_max:
+            silent = time.monotonic() - IDLE_SECONDS
+            self._sessions = {id: session for id, session in self._sessions.items() if session.heard > silent}
+        return len(self._sessions) < self._streams_max
 
     def write(self, run_id: str, write: Callable[[Journal], None]) -> None:
         """Have something written beside the events in the next round (this thread owns the journals). Thread-safe."""
@@ -165,20 +199,30 @@ class Intake:
         try:
             self._journals[run_id].append(batch.chunks, self.summary_of(run_id))
         except (OSError, sqlite3.Error) as error:
-            state = "full" if isinstance(error, JournalFull) else "failing"
-            self._journal_failed(str(error), state)
+            self._journal_failed(error)
             for session in batch.next_seqs:
                 self._replies.pop(session, None)  # Not committed, so not acknowledged: the trainers hold their events.
             return False
+        if any(chunk.session != self._own_session for chunk in batch.chunks):
+            self._used[run_id] = self._committed
         self._telemetry.events_total += sum(len(chunk.records) for chunk in batch.chunks)
+        if batch.lost_events:
+            self._count_lost(run_id, batch.lost_events)
         health.commits_total += 1
         if health.state != "ok":
             log.warning("the journal takes events again")
             health.state, health.reason = "ok", None
         return True
 
-    def _journal_failed(self, reason: str, state: str = "failing") -> None:
-        health = self._telemetry.journal
+    def _count_lost(self, run_id: str, count: int) -> None:
+        self._telemetry.events_lost_total[LOSS_REASON] += count
+        if self._committed >= self._next_complaint:
+            self._next_complaint = self._committed + COMPLAINT_SECONDS
+            log.warning("%d events of %s are lost: a trainer's ring was too small for the outage", count, run_id)
+
+    def _journal_failed(self, error: OSError | sqlite3.Error, while_doing: str = "") -> None:
+        health, reason = self._telemetry.journal, f"{while_doing}{error}"
+        state = "full" if isinstance(error, JournalFull) else "failing"
         if health.state == "ok":
             log.error("%s; trainers hold their events until it works again", reason)
         remedy = "free some space" if state == "full" else "restart the sidecar when its folder is usable again"
@@ -211,15 +255,16 @@ class Intake:
                 self._answer(peer, wire.Ack(hello.session, stream.next_seq))
 
     def _reason_to_refuse(self, hello: wire.Hello) -> str | None:
-        if hello.session in self._runs_by_session:
-            return None if self._runs_by_session[hello.session] == hello.run_id else "session belongs to another run"
+        known = self._sessions.get(hello.session)
+        if known is not None:
+            return None if known.run_id == hello.run_id else "session belongs to another run"
         if not 0 < len(hello.run_id.encode(errors="replace")) <= wire.NAME_BYTES_MAX:
             return f"a run id has 1 to {wire.NAME_BYTES_MAX} bytes"
         if not 0 <= hello.rank < 2**31 or not 0 <= hello.session < 2**63 or not 1 <= hello.world_size < 2**31:
             return "impossible rank, world size or session"
-        if len(self._runs_by_session) >= self._streams_max:
+        if not self._has_room_for_session():
             return f"more than {self._streams_max} training processes; raise streams_max"
-        if hello.run_id not in self._journals and len(self._journals) >= self._runs_max:
+        if not self._has_room_for_run(hello.run_id):
             return f"more than {self._runs_max} runs; raise runs_max"
         return None
 
@@ -228,34 +273,29 @@ class Intake:
         journal = self.open_run(hello.run_id)
         if journal is None:
             return False
-        known = journal.streams.get(hello.session)
-        received_ns = time.time_ns()
-        if known is not None and known.hello == hello:
-            self._announce(hello, received_ns)
-            return True
-        try:
-            journal.greet(hello, received_ns)
-        except (OSError, sqlite3.Error) as error:
-            self._journal_failed(str(error), "full" if isinstance(error, JournalFull) else "failing")
-            return False
-        self._runs_by_session[hello.session] = hello.run_id
-        self._telemetry.streams = len(self._runs_by_session)
-        self._greeted.discard(hello.session)  # It says something new of itself.
-        self._announce(hello, received_ns)
+        stream, received_ns = journal.streams.get(hello.session), time.time_ns()
+        changed = stream is None or stream.hello != hello
+        if changed:
+            try:
+                journal.greet(hello, received_ns)
+            except (OSError, sqlite3.Error) as error:
+                self._journal_failed(error)
+                return False
+        if changed or hello.session not in self._sessions:
+            self._sessions[hello.session] = _Session(hello.run_id, time.monotonic())
+            self._telemetry.streams = len(self._sessions)
+            self.on_hello(hello, received_ns)
         return True
 
-    def _announce(self, hello: wire.Hello, received_ns: int) -> None:
-        if hello.session not in self._greeted:
-            self._greeted.add(hello.session)
-            self.on_hello(hello, received_ns)
-
     def _take_frame(self, peer: bytes, frame: wire.Frame) -> None:
-        run_id = self._runs_by_session.get(frame.session)
-        if run_id is None or frame.session not in self._greeted:
+        session = self._sessions.get(frame.session)
+        if session is None:
             return self._answer(peer, wire.WantHello(frame.session))
-        if len(frame.records) > wire.FRAME_EVENTS_MAX or run_id != frame.run_id or frame.first_seq < 0:
+        possible = session.run_id == frame.run_id and 0 <= frame.first_seq <= SEQ_MAX
+        if not possible or len(frame.records) > wire.FRAME_EVENTS_MAX:
             return self._reject("impossible_frame")
-        journal = self._journals[run_id]
+        session.heard = time.monotonic()
+        journal = self._journals[session.run_id]
         stream = journal.streams[frame.session]
         self._telemetry.frames_total += 1
         if self._accept(journal, stream, frame):
@@ -264,7 +304,7 @@ class Intake:
             self._answer(peer, wire.Resend(frame.session, stream.next_seq))
 
     def _accept(self, journal: Journal, stream: Stream, frame: wire.Frame) -> bool:
-        """Queue the new part of a frame. False: something before it is missing and can still be sent."""
+        """Queue the new part of a frame. False: something before it is missing and must be sent again."""
         waiting = self._pending.get(frame.run_id)
         expected = stream.next_seq if waiting is None else waiting.next_seqs.get(stream.session, stream.next_seq)
         end = frame.first_seq + len(frame.records)
@@ -272,8 +312,7 @@ class Intake:
             if frame.oldest_seq <= expected:
                 return False
             missing = min(frame.oldest_seq, frame.first_seq) - expected
-            self._declare_gap(journal, frame, expected, missing)
-            if frame.first_seq > expected + missing:
+            if not self._declare_gap(journal, frame, expected, missing) or frame.first_seq > expected + missing:
                 return False
             expected += missing
         self._telemetry.duplicates_total += max(0, min(end, expected) - frame.first_seq)
@@ -287,16 +326,14 @@ class Intake:
         waiting.chunks.append(chunk)
         waiting.next_seqs[chunk.session] = chunk.first_seq + len(chunk.records)
 
-    def _declare_gap(self, journal: Journal, frame: wire.Frame, first_seq: int, count: int) -> None:
+    def _declare_gap(self, journal: Journal, frame: wire.Frame, first_seq: int, count: int) -> bool:
         """The ring had to overwrite these events: say so in the journal, once, in front of what follows."""
-        reason = "ring_overwritten"
-        gap = wire.Gap(time.time_ns(), time.monotonic_ns(), frame.rank, frame.session, first_seq, count, reason)
-        self._queue_own(frame.run_id, journal, [wire.encode_event(gap)])
+        gap = wire.Gap(time.time_ns(), time.monotonic_ns(), frame.rank, frame.session, first_seq, count, LOSS_REASON)
+        if not self._queue_own(frame.run_id, journal, [wire.encode_event(gap)]):
+            return False
         self._queue(frame.run_id, Chunk(frame.session, first_seq + count, time.time_ns(), []))
-        self._telemetry.events_lost_total[reason] += count
-        if time.monotonic() >= self._next_complaint:
-            self._next_complaint = time.monotonic() + COMPLAINT_SECONDS
-            log.warning("%d events of rank %d are lost: its ring was too small for the outage", count, frame.rank)
+        self._pending[frame.run_id].lost_events += count
+        return True
 
     def _take_own(self) -> None:
         with self._own_lock:
@@ -316,21 +353,24 @@ class Intake:
         try:
             write(journal)
         except (OSError, sqlite3.Error) as error:
-            self._journal_failed(str(error), "full" if isinstance(error, JournalFull) else "failing")
+            self._journal_failed(error)
 
-    def _queue_own(self, run_id: str, journal: Journal, records: list[bytes]) -> None:
+    def _queue_own(self, run_id: str, journal: Journal, records: list[bytes]) -> bool:
+        """False: the journal does not take it now."""
         try:
             stream = journal.own_stream(self._own_session, time.time_ns())
         except (OSError, sqlite3.Error) as error:
-            return self._journal_failed(str(error), "full" if isinstance(error, JournalFull) else "failing")
+            self._journal_failed(error)
+            return False
         waiting = self._pending.get(run_id)
         seq = stream.next_seq if waiting is None else waiting.next_seqs.get(stream.session, stream.next_seq)
         self._queue(run_id, Chunk(stream.session, seq, time.time_ns(), records))
+        return True
 
     def _acknowledge(self) -> None:
         replies, self._replies = self._replies, {}
         for session, peer in replies.items():
-            stream = self._journals[self._runs_by_session[session]].streams[session]
+            stream = self._journals[self._sessions[session].run_id].streams[session]
             self._answer(peer, wire.Ack(session, stream.next_seq))
 
     def _answer(self, peer: bytes, reply: wire.Ack | wire.Resend | wire.WantHello | wire.Refused) -> None:

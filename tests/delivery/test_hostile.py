@@ -1,5 +1,6 @@
 """Whatever arrives on the socket: the intake lives, counts it, and takes the good stream beside it."""
 
+import itertools
 import random
 import resource
 import socket
@@ -13,8 +14,9 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidecar import wire
+from sidecar import intake, wire
 from sidecar.intake import Intake
+from sidecar.journal import Journal, JournalFull
 from sidecar.store import Store
 from sidecar.telemetry import Telemetry
 
@@ -31,20 +33,26 @@ class Bench:
         self.context = zmq.Context()
         self.peer = self.context.socket(zmq.DEALER)
         self.peer.connect(f"ipc://{self.path}")
+        self.markers = itertools.count(2**62)
 
     def send(self, *frames: bytes) -> None:
         self.peer.send_multipart(list(frames))
+        assert self.intake._socket.poll(10_000), "the message has not arrived"
         self.rounds()
 
-    def rounds(self, count: int = 2) -> None:
+    def rounds(self, count: int = 1) -> None:
         for _ in range(count):
             self.intake.round(0.05)
 
     def replies(self) -> list[object]:
-        found = []
-        while self.peer.poll(50):
+        """All answers to what was sent so far: those before the answer to one more message."""
+        last = wire.WantHello(next(self.markers))
+        self.send(frame(0, 0, session=last.session))
+        found: list[object] = []
+        while last not in found:
+            assert self.peer.poll(10_000), "the answer has not arrived"
             found.append(wire.decode_from_sidecar(self.peer.recv()))
-        return found
+        return found[:-1]
 
     def close(self) -> None:
         self.context.destroy(linger=0)
@@ -97,6 +105,32 @@ def test_a_hole_that_can_never_be_filled_is_declared(bench: Bench) -> None:
     assert bench.telemetry.events_lost_total == {"ring_overwritten": 10}
 
 
+def test_a_loss_is_counted_once_however_often_its_commit_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.send(wire.encode(hello()))
+
+    def full(self: Journal, chunks: object, summary: object = None) -> None:
+        raise JournalFull("no space")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(Journal, "append", full)
+        for _ in range(3):
+            bench.send(frame(10, 5, oldest=10))
+    bench.send(frame(10, 5, oldest=10))
+    assert bench.replies()[-1] == wire.Ack(7, 15)
+    assert bench.telemetry.events_lost_total == {"ring_overwritten": 10}
+
+
+@pytest.mark.parametrize("first", [2**63 - 3, 2**63, 2**64 - 10])
+def test_a_sequence_number_that_no_journal_can_hold_disturbs_nobody(bench: Bench, first: int) -> None:
+    bench.send(wire.encode(hello()))
+    bench.peer.send(frame(0, 5))
+    bench.send(frame(first, 1, oldest=first))
+    assert bench.replies()[-1] == wire.Ack(7, 5)
+    assert bench.telemetry.frames_rejected_total == {"impossible_frame": 1}
+
+
 def test_an_unknown_stream_is_asked_who_it_is(bench: Bench) -> None:
     bench.send(frame(0, 1, session=99))
     assert bench.replies() == [wire.WantHello(99)]
@@ -128,6 +162,37 @@ def test_sessions_and_runs_beyond_the_limit_are_refused_and_the_first_go_on(benc
     refused = [reply for reply in bench.replies() if isinstance(reply, wire.Refused)]
     assert len(refused) == 46
     assert len(list((bench.store.directory / "runs").glob("*.sqlite"))) == 4
+
+
+def test_a_sidecar_that_serves_for_months_makes_room_for_new_runs_and_takes_up_old_ones(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits are on what is there at once: here 4 runs and 8 processes."""
+    monkeypatch.setattr(intake, "IDLE_SECONDS", 0.0)
+    sessions = {session: f"r{session // 2}" for session in range(40)}
+    for session, run_id in sessions.items():
+        bench.send(wire.encode(hello(session=session, run_id=run_id)))
+        bench.send(frame(0, 3, session=session, run_id=run_id))
+    assert bench.telemetry.events_total == 120
+    assert len(bench.intake.journals()) == 4
+    assert bench.telemetry.streams <= 8
+    bench.replies()
+    bench.send(frame(3, 2, session=0, run_id="r0"))
+    assert bench.replies() == [wire.WantHello(0)]
+    bench.send(wire.encode(hello(session=0, run_id="r0")))
+    bench.send(frame(3, 2, session=0, run_id="r0"))
+    assert bench.replies() == [wire.Ack(0, 3), wire.Ack(0, 5)]
+    assert bench.telemetry.frames_rejected_total == {}
+
+
+def test_a_process_restarted_more_often_than_processes_may_be_there_at_once_is_heard(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "IDLE_SECONDS", 0.0)
+    for session in range(20):
+        bench.send(wire.encode(hello(session=session)))
+        bench.send(frame(0, 1, session=session))
+    assert bench.telemetry.events_total == 20
 
 
 def test_one_session_cannot_speak_for_another_run(bench: Bench) -> None:
