@@ -160,7 +160,7 @@ class Journal:
         """Store the fold up to a row. Only the newest keeps its history. Raises JournalFull."""
         row, number, state, history = checkpoint
         with self._transaction():
-            self._db.execute("UPDATE checkpoints SET history = NULL")
+            self._db.execute("UPDATE checkpoints SET history = NULL WHERE history IS NOT NULL")
             self._db.execute(
                 "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)",
                 (row, number, zlib.crc32(state), state, history),
@@ -169,12 +169,11 @@ class Journal:
     def drop_through(self, row: int) -> int:
         """Remove the events up to ``row``, a checkpoint's; return how many events went. Raises JournalFull."""
         with self._transaction():
-            dropped = self._db.execute("SELECT coalesce(sum(count), 0) FROM frames WHERE row <= ?", (row,)).fetchone()[
-                0
-            ]
+            counted = self._db.execute("SELECT coalesce(sum(count), 0) FROM frames WHERE row <= ?", (row,))
+            dropped = int(counted.fetchone()[0])
             self._db.execute("DELETE FROM frames WHERE row <= ?", (row,))
             self._db.execute("DELETE FROM checkpoints WHERE row < ?", (row,))
-        return int(dropped)
+        return dropped
 
     def checkpoint_rows(self) -> list[int]:
         return [row for (row,) in self._db.execute("SELECT row FROM checkpoints ORDER BY row")]
@@ -229,7 +228,8 @@ class JournalReader:
         """Rows whose checksum is wrong, skipped."""
         self.bad_records = 0
         """Records that are no event of this version even after their bad values were dropped."""
-        self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+        address = f"{path.absolute().as_uri()}?mode=ro"  # Quoted: a "#" or "?" in the path would end it otherwise.
+        self._db = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
         self._parts: dict[int, list[bytes]] = {}
         self._places: dict[int, tuple[int, int]] = {}  # stream id -> (rank, session)
 

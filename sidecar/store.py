@@ -119,7 +119,7 @@ class Store:
                     stored = msgspec.msgpack.decode(blob, type=RunSummary)
                     return RunEntry(**msgspec.structs.asdict(stored), path=path)
                 hellos = reader.hellos()
-        except (sqlite3.Error, msgspec.MsgspecError):
+        except (sqlite3.Error, ValueError):  # ValueError: bytes that are no MessagePack, or no UTF-8.
             return RunEntry(path.stem, state="damaged", path=path)
         if not hellos:
             return None

@@ -14,7 +14,8 @@ from sidecar.errors import UserError
 from sidecar.filesystems import network_file_system
 from sidecar.journal import Checkpoint, Chunk, Journal, JournalFull, JournalReader, decode
 from sidecar.salvage import QUARANTINE, ensure_sound
-from sidecar.store import Store
+from sidecar.snapshot import RunSummary
+from sidecar.store import SUMMARY_KEY, Store
 
 HELLO = wire.Hello(run_id="r", rank=0, session=7, time_ns=1, mono_ns=1, project="p")
 
@@ -46,6 +47,25 @@ def test_what_was_appended_is_read_back_in_order_with_its_sequence(tmp_path: Pat
         assert {record.row for record in records} == set(range(1, 11))
         assert [record.row for record in reader.records(after_row=9)] == [10, 10, 10]
         assert reader.hellos() == [HELLO]
+
+
+@pytest.mark.parametrize("name", ["run#1", "what?", "100%25", "a b", "ü"])
+def test_a_journal_is_read_whatever_its_path_holds(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    fill(tmp_path / name / "j").close()
+    assert steps_in(tmp_path / name / "j") == list(range(30))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_damaged_summary_costs_the_list_of_runs_one_entry(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    for run_id in ("good", "bad"):
+        journal = store.journal(run_id)
+        summary = RunSummary(run_id, "p", None, None, "finished", 3, 1)
+        journal.put(SUMMARY_KEY, msgspec.msgpack.encode(summary).replace(b"bad", b"\xff\xfe\xfd"))
+        journal.close()
+    assert sorted(entry.state for entry in store.runs()) == ["damaged", "finished"]
 
 
 def test_a_batch_that_fails_leaves_no_trace_and_can_be_tried_again(tmp_path: Path) -> None:
