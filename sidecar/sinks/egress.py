@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from sidecar.atomic_file import write_atomic
 from sidecar.sinks.deadletters import file_stem
 from sidecar.sinks.privacy import Manifest
 
@@ -26,9 +27,7 @@ def write(data_dir: Path, run_id: str, manifests: Iterable[Manifest]) -> None:
     by_sink = {manifest.sink: manifest for manifest in [*read(data_dir, run_id), *manifests]}
     path = _path(data_dir, run_id)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode([by_sink[sink] for sink in sorted(by_sink)])))
-    draft.replace(path)
+    write_atomic(path, msgspec.json.format(msgspec.json.encode([by_sink[sink] for sink in sorted(by_sink)])))
 
 
 def of_sink(data_dir: Path, run_id: str, sink: str) -> Manifest | None:

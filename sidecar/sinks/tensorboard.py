@@ -18,6 +18,7 @@ from typing import IO, Any, ClassVar
 
 import msgspec
 
+from sidecar.atomic_file import write_atomic
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks import tfevents
 from sidecar.sinks.base import Report, SinkContext, SinkDied
@@ -142,7 +143,7 @@ class TensorBoardSink:
         try:
             _write_all(self._file, data)
             place.size = before + len(data)
-            _save(self._path.with_name(PLACE_FILE), msgspec.msgpack.encode(place))
+            write_atomic(self._path.with_name(PLACE_FILE), msgspec.msgpack.encode(place))
         except OSError:
             with contextlib.suppress(OSError):
                 self._file.truncate(before)
@@ -194,12 +195,6 @@ def _resume(directory: Path) -> Place | None:
             os.truncate(last, place.size)
             return place
     return None
-
-
-def _save(path: Path, data: bytes) -> None:
-    draft = path.with_suffix(".draft")
-    draft.write_bytes(data)
-    draft.replace(path)
 
 
 def _write_all(file: IO[bytes], data: bytes) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from sidecar.atomic_file import write_atomic
 from sidecar.sinks.deadletters import file_stem
 
 WAITING_MAX = 64
@@ -130,9 +131,7 @@ class Outbox:
     def _save(self) -> None:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = self._path.with_suffix(".draft")
-            draft.write_bytes(msgspec.json.encode(self._files))
-            draft.replace(self._path)
+            write_atomic(self._path, msgspec.json.encode(self._files))
         except OSError as error:
             self.note = f"the list of files to send cannot be written ({error.strerror}); free some space"
 
