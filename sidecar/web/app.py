@@ -9,6 +9,7 @@ What is sent was rendered once per published version: a thousand readers cost wh
 import time
 from collections.abc import Callable
 from importlib import resources
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
@@ -32,14 +33,13 @@ NAMES_MAX = 64
 RUNS_SECONDS = 1.0  # The list of runs comes from the store: read at most so often.
 CACHED_MAX = 16
 STUCK_STATES = frozenset({"stalled", "lost"})
-PAGE_FILES = {
-    "app.js": "text/javascript; charset=utf-8",
-    "style.css": "text/css; charset=utf-8",
-    "uPlot.iife.min.js": "text/javascript; charset=utf-8",
-    "uPlot.min.css": "text/css; charset=utf-8",
-    "uPlot.LICENSE.txt": "text/plain; charset=utf-8",
-    "icon.svg": "image/svg+xml",
+PAGE_TYPES = {
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
+"""Of the page's own files; index.html is served as /."""
 
 
 class Views(Protocol):
@@ -151,17 +151,20 @@ def _add_errors(app: FastAPI) -> None:
 
 def _add_page(app: FastAPI) -> None:
     folder = resources.files("sidecar.web") / "page"
-    files = {name: (folder / name).read_bytes() for name in ("index.html", *PAGE_FILES)}
+    index = (folder / "index.html").read_bytes()
+    files = {file.name: (file.read_bytes(), media_type) for file in folder.iterdir()
+             if (media_type := PAGE_TYPES.get(PurePath(file.name).suffix))}
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return Response(files["index.html"], media_type="text/html; charset=utf-8")
+        return Response(index, media_type="text/html; charset=utf-8")
 
     @app.get("/page/{name}", include_in_schema=False)
     async def page_file(name: str) -> Response:
-        if name not in PAGE_FILES:
+        if name not in files:
             raise HTTPException(404, "no such file")
-        return Response(files[name], media_type=PAGE_FILES[name])
+        body, media_type = files[name]
+        return Response(body, media_type=media_type)
 
 
 def _add_status(app: FastAPI, reader: Reader, workers: Workers) -> None:
