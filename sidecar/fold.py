@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sidecar import wire
-from sidecar.derive import goodput, joins, mixture
+from sidecar.derive import goodput, joins, marks, mixture
 from sidecar.derive.captured import as_step
 from sidecar.derive.latest import merge_recent, remember
 from sidecar.state import (
@@ -81,22 +81,19 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
     if step < rank.reached:  # The same process stepped back, or numbers its steps anew in each epoch.
         joins.begin_attempt(state, rank, restarted=False)
     elif rank.reached < 0:
-        rank.first_step, rank.excused = step, False
+        rank.first_step = step
         rank.state = "running" if rank.state in LIVE else rank.state
     rank.reached = step
     rank.last_mono_ns, rank.last_step_ns = mono_ns, event.time_ns
     rank.steps_total += 1
 
     tokens = samples = loss_tokens = 0
-    if (value := metrics.get("train/num_tokens")) is not None:
-        tokens = value if type(value) is int and 0 <= value <= COUNT_MAX else _count_of(state, value)
-        state.has_tokens = True
-    if (value := metrics.get("train/num_samples")) is not None:
-        samples = value if type(value) is int and 0 <= value <= COUNT_MAX else _count_of(state, value)
-        state.has_samples = True
-    if (value := metrics.get("train/num_loss_tokens")) is not None:
-        loss_tokens = _count_of(state, value)
-        state.has_loss_tokens = True
+    if (count_ := _count_of(state, metrics.get("train/num_tokens"))) is not None:
+        tokens, state.has_tokens = count_, True
+    if (count_ := _count_of(state, metrics.get("train/num_samples"))) is not None:
+        samples, state.has_samples = count_, True
+    if (count_ := _count_of(state, metrics.get("train/num_loss_tokens"))) is not None:
+        loss_tokens, state.has_loss_tokens = count_, True
     rank.tokens_total += tokens
     rank.samples_total += samples
     if not rank.steps_total & 31 or rank.mark is None:
@@ -129,9 +126,9 @@ def _past(state: RunState, ghost: RankState, seq: int, event: Any) -> bool:
     if type(event) is not wire.Step:
         return type(event) is not wire.Completion
     rank = state.ranks[ghost.rank]
-    tokens = _count_of(state, event.metrics.get("train/num_tokens", 0))
-    samples = _count_of(state, event.metrics.get("train/num_samples", 0))
-    loss_tokens = _count_of(state, event.metrics.get("train/num_loss_tokens", 0))
+    tokens = _count_of(state, event.metrics.get("train/num_tokens")) or 0
+    samples = _count_of(state, event.metrics.get("train/num_samples")) or 0
+    loss_tokens = _count_of(state, event.metrics.get("train/num_loss_tokens")) or 0
     kept = rank.first_step is None or event.step < rank.first_step
     rank.steps_total += 1
     rank.tokens_total += tokens
@@ -140,13 +137,13 @@ def _past(state: RunState, ghost: RankState, seq: int, event: Any) -> bool:
     return True
 
 
-def _count_of(state: RunState, value: Any) -> int:
-    """A count as an int; one that is no count is counted as rejected, and as 0."""
-    if type(value) is int or (type(value) is float and value == value and abs(value) <= COUNT_MAX):
-        if 0 <= value <= COUNT_MAX:
-            return int(value)
-    count(state, "not_a_count")
-    return 0
+def _count_of(state: RunState, value: Any) -> int | None:
+    """A number of tokens or samples. None: not given, or something else than a number of things, which is rejected."""
+    if type(value) in (int, float) and 0 <= value <= COUNT_MAX:  # False for NaN.
+        return int(value)
+    if value is not None:
+        count(state, "not_a_count")
+    return None
 
 
 def _datasets(state: RunState, consumed: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
@@ -158,7 +155,7 @@ def _datasets(state: RunState, consumed: dict[str, tuple[int, int]]) -> dict[str
             if len(name.encode()) > wire.NAME_BYTES_MAX or len(state.datasets_total) + len(taken) >= DATASETS_MAX:
                 count(state, "datasets_over_limit")
                 name = "other"
-        samples, tokens = _count_of(state, samples), _count_of(state, tokens)
+        samples, tokens = _count_of(state, samples) or 0, _count_of(state, tokens) or 0
         before = taken.get(name, (0, 0))
         taken[name] = (before[0] + samples, before[1] + tokens)
         if samples > most:
@@ -242,6 +239,7 @@ def _phase_exited(state: RunState, rank: RankState, seq: int, event: wire.PhaseE
     depth = next((i for i in reversed(range(len(rank.open_phases))) if rank.open_phases[i][0] == event.name), None)
     if depth == 0:
         goodput.leave_phase(rank, event.name, event.mono_ns)
+        rank.phase_left_received_ns = rank.last_received_ns
     elif depth is None and not rank.open_phases:  # Its beginning was lost: go by what it says it took.
         goodput.tick(rank, max(rank.clock_mono_ns, event.mono_ns - _nanoseconds(event.seconds)))
         goodput.leave_phase(rank, event.name, event.mono_ns)
@@ -284,7 +282,7 @@ def _checkpoint(state: RunState, rank: RankState, seq: int, event: wire.Checkpoi
     if rank.rank == state.lead:
         state.checkpoints_total += 1
         state.checkpoint_last = (event.step, event.seconds, event.bytes)
-        joins.mark_checkpoint(state)
+        marks.mark_checkpoint(state)
     return True
 
 
@@ -335,8 +333,8 @@ def _finished(state: RunState, rank: RankState, seq: int, event: wire.Finished) 
     rank.reason = event.reason
     count_alive(state)
     joins.settle(state, rank.last_received_ns)
-    if state.alive == 0 and abs(rank.last_received_ns - event.time_ns) < joins.HEARD_LIVE_NS_MAX:
-        joins.give_up_on_the_unseen(state)
+    if state.alive == 0 and abs(rank.last_received_ns - event.time_ns) < joins.DELIVERY_NS_MAX:
+        joins.expect_no_more_ranks(state)
 
 
 HANDLERS: dict[type, Callable[[RunState, RankState, int, Any], bool | None]] = {

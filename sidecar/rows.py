@@ -243,6 +243,8 @@ class Merger:
     def __init__(self, waiting: dict[int, Row] | None = None) -> None:
         self.waiting: dict[int, Row] = dict(waiting or {})
         """By step: rows whose derived one has not come. Give it to the next Merger to go on where this one stopped."""
+        self._lowest: tuple[int, int] | None = None
+        """The lowest rank so far, and the last step it reported."""
 
     def feed(self, rows: Iterable[Row]) -> list[Row]:
         out: list[Row] = []
@@ -250,7 +252,7 @@ class Merger:
             if row.step is None or row.kind not in ("step", "derived"):
                 out.append(row)
             elif row.kind == "step":
-                self._keep(row, out)
+                self._keep(row.step, row, out)
             else:
                 out.append(_merge(self.waiting.pop(row.step, None), row))
         return out
@@ -260,13 +262,17 @@ class Merger:
         self.waiting.clear()
         return out
 
-    def _keep(self, row: Row, out: list[Row]) -> None:
-        known = self.waiting.get(row.step)  # type: ignore[arg-type]
+    def _keep(self, step: int, row: Row, out: list[Row]) -> None:
+        if self._lowest is None or row.rank <= self._lowest[0]:
+            self._lowest = row.rank, step
+        elif step <= self._lowest[1]:  # The lowest rank's row is waiting, or was handed on already.
+            return
+        known = self.waiting.get(step)
         if known is not None and row.rank > known.rank:
             return
         if known is not None and row.rank == known.rank:  # The same step again in the same process.
             row = _with(known, {**known.metrics, **row.metrics})
-        self.waiting[row.step] = row  # type: ignore[index]
+        self.waiting[step] = row
         if len(self.waiting) > STEPS_WAITING_MAX:
             out.append(self.waiting.pop(next(iter(self.waiting))))
 

@@ -31,13 +31,6 @@ CONFIG_KEYS_MAX = 10_000
 ALERTS_MAX = 64
 HELD_RECORDS_MAX = 256
 HELD_STEPS_MAX = 64
-PENDING_STEPS_MAX = 64
-UNSEEN_RANKS_STEPS_MAX = 8
-"""Steps for which a join waits for ranks that never said anything: they may live on another node."""
-PENDING_NS_MIN = 5_000_000_000
-"""Both bounds hold only after this much time at the sidecar: fast steps travel by the hundred, and after an outage
-the whole backlog of one rank comes before that of the next."""
-PENDING_JOINS_MAX = 8_192
 NOBODY = -2
 """No rank at all (the sidecar's own is -1)."""
 COUNT_MAX = 2**48
@@ -95,7 +88,7 @@ class RankState(msgspec.Struct):
     pid: int | None = None
     gpu_uuids: list[str] = []
     excused: bool = False
-    """It speaks but makes no steps: nobody waits for it until it does."""
+    """Its steps are not waited for: it makes none, or has not reported any for too long."""
     reached: int = -1
     """Last step of this session; -1 is below every step."""
     first_step: int | None = None
@@ -106,6 +99,8 @@ class RankState(msgspec.Struct):
     """End of the last step."""
     last_step_ns: int | None = None
     last_step_received_ns: int | None = None
+    phase_left_received_ns: int | None = None
+    """When the end of its last outermost phase reached the sidecar."""
     last_received_ns: int = 0
     last_time_ns: int = 0
     arrived_step: int | None = None
@@ -174,6 +169,7 @@ class Mark(msgspec.Struct, array_like=True, frozen=True):
     loss_tokens: int
     training_ns: int
     datasets: dict[str, tuple[int, int]] | None
+    flops: float = 0.0
 
 
 class Statistic(msgspec.Struct):

@@ -92,6 +92,16 @@ def test_a_merger_keeps_at_most_128_steps_that_nothing_completes() -> None:
     assert [row.step for row in merger.flush()] == list(range(72, 200))
 
 
+def test_a_step_of_a_backlog_never_shows_a_higher_ranks_values_after_the_lowest_ranks() -> None:
+    """After an outage all rows of one rank may come before those of the next."""
+    ranks = [Process(0, 1), Process(1, 2)]
+    streams = [[p.raw_step(i, {"aux": float(p.rank), "train/loss": 1.0}, 0.001) for i in range(200)] for p in ranks]
+    _, rows = projected([*streams[0], *streams[1]], *(p.hello(world_size=2) for p in ranks))
+    merged = merged_rows(rows)
+    assert [row.metrics["aux"] for row in merged if "aux" in row.metrics] == [0.0] * 200
+    assert {row.step for row in merged if "train/global_step" in row.metrics} == set(range(200))
+
+
 def test_merging_does_not_change_the_rows_it_was_given() -> None:
     p = Process()
     _, rows = projected([p.step(1, loss=1.0)], p.hello())

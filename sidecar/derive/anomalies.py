@@ -15,9 +15,10 @@ from sidecar.state import ALERTS_MAX, AlertState, RunState, Statistic
 VALUES_MAX = 128
 VALUES_MIN = 32
 SIGMAS = 6.0
-LOSS_FLOOR = 1.05
+LOSS_MARGIN = 0.05
 GRAD_FLOOR = 1.5
 GRAD_RATIO = 10.0
+VALUE_MAX = 1e150  # The sum of squares would overflow.
 
 
 def watch_loss(state: RunState, loss: float, step: int, time_ns: int) -> None:
@@ -27,7 +28,7 @@ def watch_loss(state: RunState, loss: float, step: int, time_ns: int) -> None:
     series = state.loss_series
     if loss * len(series.values) > series.total and _outlies(series, loss):
         middle = median(series.values)
-        if loss > LOSS_FLOOR * middle:
+        if loss - middle > LOSS_MARGIN * abs(middle):
             text = f"loss {loss:.4g} at step {step} is far above its recent median {middle:.4g}"
             alert(state, "loss_spike", "warning", text, step, time_ns)
     push(series, loss)
@@ -51,6 +52,8 @@ def watch_gradient(state: RunState, norm: float, step: int, time_ns: int) -> Non
 
 
 def push(series: Statistic, value: float) -> None:
+    if abs(value) > VALUE_MAX:
+        return
     values, at = series.values, series.at
     if len(values) < VALUES_MAX:
         values.append(value)

@@ -3,36 +3,31 @@
 Given: one Join per rank and step, in journal order. Hands on: run-level counters, windows and the derived metrics
 of each step, each exactly once. Never: looks at a clock.
 
-A step is complete once every rank that has spoken and still lives has reached it. Ranks that never spoke are waited
-for during eight steps, silent ones during 64, and both during at least five seconds as journaled, or until all others
-have said goodbye: after that the step goes on without them, and what comes later is still counted in the totals.
+A step is complete once every rank of the run that is still alive has reached it. Ranks that report nothing are waited
+for within limits (ABSENT_RANKS_WAIT, SILENT_RANKS_WAIT, by the arrival times in the journal), then steps are completed
+without them: without an absent rank until its first record, without a silent one until it is level with the others
+again. What they report later still counts in the totals.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from heapq import heappop, heappush
 from typing import TypeVar
 
-from sidecar.derive import anomalies, progress, throughput
+from sidecar.derive import anomalies, marks, progress, throughput
 from sidecar.derive.derived import derived_metrics
-from sidecar.state import (
-    LIVE,
-    NOBODY,
-    PENDING_JOINS_MAX,
-    PENDING_NS_MIN,
-    PENDING_STEPS_MAX,
-    STEP_BOUNDS,
-    UNSEEN_RANKS_STEPS_MAX,
-    Join,
-    Mark,
-    RankState,
-    RunState,
-    Statistic,
-)
+from sidecar.state import LIVE, NOBODY, STEP_BOUNDS, Join, Mark, RankState, RunState, Statistic
 
-MARKS_MAX = 1024
-CHECKPOINT_MARKS_MAX = 64
+PENDING_JOINS_MAX = 8_192
 SECOND_NS = 1_000_000_000
-HEARD_LIVE_NS_MAX = 2 * SECOND_NS  # From a process's last word to the journal, while nothing was kept from coming.
+
+ABSENT_RANKS_WAIT = ((8, 5 * SECOND_NS), (0, 30 * SECOND_NS))
+"""The first incomplete step waits for ranks that never took a step here until more than so many steps are pending and
+so much time has passed, by either pair. They may live on another node."""
+SILENT_RANKS_WAIT = ((64, 5 * SECOND_NS), (8, 60 * SECOND_NS))
+"""The same for ranks that stopped reporting steps. The time matters for fast steps, which travel by the hundred, and
+after an outage, when the whole backlog of one rank comes before that of the next."""
+DELIVERY_NS_MAX = 2 * SECOND_NS
+"""From an event to its place in the journal, unless it was part of a backlog."""
 
 STEPS_ARE_SENT = (None, "torch")
 """Values of ``captured`` with which every rank reports its steps."""
@@ -43,13 +38,16 @@ T = TypeVar("T", int, float)
 def report(state: RunState, rank: RankState, own: Join) -> None:
     """One rank has ended one step."""
     attempt, step = own.attempt, own.step
+    late = (attempt, step) <= (state.joined_attempt, state.joined_step)
+    if not late:
+        rank.excused = False
     if state.alive == 1 and state.present >= state.expected and not state.pending and not state.stale:
-        if (attempt, step) > (state.joined_attempt, state.joined_step):
-            advance(state, own)
-        else:
+        if late:
             _too_late(state, own)
+        else:
+            advance(state, own)
         return
-    if (attempt, step) <= (state.joined_attempt, state.joined_step):
+    if late:
         _too_late(state, own)
     elif attempt < state.attempt:
         _merge_stale(state, own)
@@ -67,36 +65,40 @@ def settle(state: RunState, received_ns: int) -> None:
         _settle_stale(state)
     pending = state.pending
     while pending:
-        step = state.pending_steps[0]
-        join = pending[step]
-        if not _complete(state, join) and len(pending) <= PENDING_JOINS_MAX:
-            if received_ns - join.received_ns < PENDING_NS_MIN or len(pending) <= UNSEEN_RANKS_STEPS_MAX:
-                return
-            if _give_up_on_the_silent(state):
-                continue
-            if len(pending) <= PENDING_STEPS_MAX:
+        join = pending[state.pending_steps[0]]
+        while not _complete(state, join) and len(pending) <= PENDING_JOINS_MAX:
+            if not _stop_waiting(state, join, received_ns - join.received_ns):
                 return
         del pending[heappop(state.pending_steps)]
         _settle_stale(state, everything=True)  # Attempts are completed one after the other.
         advance(state, join)
 
 
-def give_up_on_the_unseen(state: RunState) -> None:
-    """All who spoke have said goodbye, just now: whoever has not spoken by then will not. (In a backlog they may.)"""
+def expect_no_more_ranks(state: RunState) -> None:
+    """Every rank heard of has finished just now: the others will not come. (Out of a backlog they still might.)"""
     state.partial = state.partial or state.present < state.expected
     state.expected = min(state.expected, state.present)
     settle(state, 0)
 
 
-def _give_up_on_the_silent(state: RunState) -> bool:
-    """Ranks that were never heard of, or that speak but make no steps, are no longer waited for. False: none such."""
+def _stop_waiting(state: RunState, join: Join, waited_ns: int) -> bool:
+    """Go on without the ranks that hold this step up, if it has waited for long enough. False: it has not."""
+    pending = len(state.pending)
+    if not _is_over(ABSENT_RANKS_WAIT, pending, waited_ns):
+        return False
     if state.present < state.expected:
         state.expected, state.partial = state.present, True
         return True
-    idle = [rank for rank in state.ranks.values() if rank.reached < 0 and rank.state in LIVE and not rank.excused]
-    for rank in idle:
+    silent_too = _is_over(SILENT_RANKS_WAIT, pending, waited_ns)
+    key = (join.attempt, join.step)
+    blockers = [rank for rank in state.ranks.values() if _blocks(rank, key) and (silent_too or rank.reached < 0)]
+    for rank in blockers:
         rank.excused = True
-    return bool(idle)
+    return bool(blockers)
+
+
+def _is_over(limits: tuple[tuple[int, int], ...], pending: int, waited_ns: int) -> bool:
+    return any(pending > steps and waited_ns >= wait_ns for steps, wait_ns in limits)
 
 
 def count_present(state: RunState) -> None:
@@ -107,10 +109,9 @@ def count_present(state: RunState) -> None:
 
 def begin_attempt(state: RunState, rank: RankState, *, restarted: bool) -> None:
     """``rank`` starts again at some step: with its peers if they already did, or as the first of them."""
-    if restarted:
-        typical = throughput.percentile(sorted(throughput.step_seconds(state.window)), 0.5)
-        if typical is not None:
-            state.typical_step_ns = int(typical * SECOND_NS)
+    typical = throughput.percentile(sorted(throughput.step_seconds(state.window)), 0.5)
+    if typical is not None:
+        state.typical_step_ns = int(typical * SECOND_NS)
     if rank.attempt < state.attempt:
         rank.attempt = state.attempt
     else:
@@ -129,8 +130,6 @@ def begin_attempt(state: RunState, rank: RankState, *, restarted: bool) -> None:
 def _complete(state: RunState, join: Join) -> bool:
     if state.present < state.expected and join.attempt == state.attempt:
         return False
-    if join.ranks >= state.alive and state.alive == len(state.ranks):
-        return True
     key = (join.attempt, join.step)
     blocker = state.ranks.get(join.blocker)
     if blocker is not None and _blocks(blocker, key):
@@ -270,9 +269,7 @@ def advance(state: RunState, join: Join) -> None:
             consume(state, name, *consumed)
         if len(state.datasets) <= 32:
             snapshot_of_datasets = dict(state.datasets)
-    state.marks.append(Mark(step, tokens, samples, state.loss_tokens, training_ns, snapshot_of_datasets))
-    if len(state.marks) >= MARKS_MAX:
-        _thin(state)
+    marks.add(state, Mark(step, tokens, samples, state.loss_tokens, training_ns, snapshot_of_datasets, state.flops))
 
     progress.enter_epoch(state, join)
     loss = join.loss_sum / join.loss_weight if join.loss_weight else None
@@ -300,58 +297,4 @@ def _enter_attempt(state: RunState, join: Join) -> None:
     if state.restarted:
         state.rework_until = max(state.rework_until, state.max_step)
         if state.marks and join.step <= state.marks[-1].step:
-            rewind(state, join.step)
-
-
-def rewind(state: RunState, step: int) -> None:
-    """Progress goes back to just before ``step``: to a checkpoint's mark, the exact step, or in between two marks."""
-    marks = state.marks
-    at = bisect_left(marks, step, key=lambda mark: mark.step)
-    low = marks[at - 1] if at else Mark(step - 1, 0, 0, 0, 0, None)
-    high = marks[at] if at < len(marks) else None
-    if at and high is not None and low.step < step - 1 and low.step < state.marks_dense_from:
-        low = _between(low, high, step - 1)
-    i = bisect_left(state.checkpoint_marks, step, key=lambda mark: mark.step)
-    if i and state.checkpoint_marks[i - 1].step >= (marks[at - 1].step if at else 0):
-        low = state.checkpoint_marks[i - 1]
-    state.tokens, state.samples, state.loss_tokens = low.tokens, low.samples, low.loss_tokens
-    state.training_ns = low.training_ns
-    if low.datasets is not None:
-        state.datasets = dict(low.datasets)
-    elif not at:
-        state.datasets = {}
-    del marks[at:]
-    del state.checkpoint_marks[i:]
-
-
-def _between(low: Mark, high: Mark, step: int) -> Mark:
-    """Marks between these two were thinned out: share what happened evenly among the steps."""
-    part, whole = step - low.step, high.step - low.step
-
-    def share(before: int, after: int) -> int:
-        return before + (after - before) * part // whole
-
-    return Mark(
-        step, share(low.tokens, high.tokens), share(low.samples, high.samples),
-        share(low.loss_tokens, high.loss_tokens), share(low.training_ns, high.training_ns), low.datasets,
-    )
-
-
-def _thin(state: RunState) -> None:
-    """Keeps the newest half step by step, of the older half every other one: old checkpoints are seldom resumed."""
-    half = MARKS_MAX // 2
-    state.marks_dense_from = state.marks[half].step
-    state.marks = state.marks[:half:2] + state.marks[half:]
-
-
-def mark_checkpoint(state: RunState) -> None:
-    """A checkpoint was written after the latest step: resuming from it must be exact, however long ago it is."""
-    if not state.marks:
-        return
-    mark = state.marks[-1]
-    known = state.checkpoint_marks
-    at = bisect_right(known, mark.step, key=lambda other: other.step)
-    if not at or known[at - 1].step != mark.step:
-        known.insert(at, mark)
-    if len(known) > CHECKPOINT_MARKS_MAX:
-        del known[0]
+            marks.rewind(state, join.step)

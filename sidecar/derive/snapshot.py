@@ -88,7 +88,7 @@ def _life(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int
     if not state.ranks:
         out.state = "starting"
     elif live:
-        silent = min(_age(now_ns, max(r.last_step_received_ns or 0, _since(r))) or 0.0 for r in live)
+        silent = min(_age(now_ns, _progress_ns(rank)) or 0.0 for rank in live)
         stalled = out.stall_limit_seconds is not None and silent > out.stall_limit_seconds
         begun = any(rank.reached >= 0 for rank in live)
         out.state = "stalled" if stalled else "running" if begun else "starting"
@@ -98,9 +98,10 @@ def _life(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int
     _time(out, state, lead, now_ns)
 
 
-def _since(rank: RankState) -> int:
-    """Before its first step, a rank's silence counts from its last sign of life."""
-    return rank.last_received_ns if rank.reached < 0 else 0
+def _progress_ns(rank: RankState) -> int:
+    """When it last ended a step or left a phase; before its first step, when it last spoke."""
+    spoke_ns = rank.last_received_ns if rank.reached < 0 else 0
+    return max(rank.last_step_received_ns or 0, rank.phase_left_received_ns or 0, spoke_ns)
 
 
 def _time(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int) -> None:
@@ -236,7 +237,8 @@ def _mfu(out: RunSnapshot, state: RunState) -> Mfu:
             mfu.percent = 0.0 if mfu.percent is not None else None
             mfu.causal_percent = 0.0 if mfu.causal_percent is not None else None
         if mfu.percent is None:
-            mfu.reason = "two steps are needed to know the speed"
+            waiting = state.pending and not state.steps_seen
+            mfu.reason = "waiting for the other ranks" if waiting else "two steps are needed to know the speed"
         else:
             mfu.value = mfu.percent / 100
             mfu.causal_value = mfu.causal_percent / 100 if mfu.causal_percent is not None else None
@@ -324,12 +326,15 @@ def _alerts(out: RunSnapshot, state: RunState) -> None:
     """What holds right now first, then what happened, newest first."""
     now: list[Alert] = []
     step, time_ns = state.step, out.last_step_ns or 0
-    if out.state == "stalled" and out.last_step_age_seconds is not None:
-        text = f"no step for {out.last_step_age_seconds:.0f} s (limit {out.stall_limit_seconds:.0f} s)"
+    if out.state == "stalled":
+        age = out.last_step_age_seconds
+        silence = f"no step for {age:.0f} s" if age is not None else "no first step yet"
+        text = f"{silence} (limit {out.stall_limit_seconds:.0f} s)"
         now.append(Alert("stalled", "critical", text, step, time_ns, True))
     for rank in out.ranks:
         if rank.state == "lost":
-            text = f"rank {rank.rank} is gone without a word at step {rank.step}"
+            where = f"at step {rank.step}" if rank.step is not None else "before its first step"
+            text = f"rank {rank.rank} ended without saying so {where}"
             now.append(Alert("rank_lost", "critical", text, rank.step, time_ns, True))
     if out.mfu.value is not None and out.mfu.value > 1:
         text = f"MFU of {out.mfu.percent:.0f} % cannot be: {out.mfu.reason}"

@@ -11,7 +11,7 @@ from sidecar import wire
 from sidecar.derive.snapshot import snapshot
 from sidecar.snapshot import to_json
 from sidecar.state import NAMES_MAX, RunState, dump, load
-from tests.derive.stream import WALL_NS, Process, by_sidecar, projected
+from tests.derive.stream import WALL_NS, Process, by_sidecar, derived, projected
 
 
 @pytest.mark.parametrize("step", [-1, 2**53 + 1, 2**63 - 1])
@@ -45,6 +45,14 @@ def test_a_count_that_is_no_count_is_counted_as_rejected(tokens: Any) -> None:
     projector, _ = projected([p.step(1, tokens=tokens), p.step(2, tokens=7)], p.hello())
     assert projector.state.tokens == 7
     assert projector.state.rejected == {"not_a_count": 1}
+
+
+def test_counts_of_which_none_can_be_taken_are_unknown_and_not_zero() -> None:
+    p = Process()
+    _, rows = projected([p.step(i, tokens="many", samples=math.nan) for i in range(3)], p.hello())
+    names = derived(rows)[2].keys()
+    assert "train/steps_per_second" in names
+    assert not names & {"train/tokens_per_second", "train/num_input_tokens_seen", "train/samples_per_second"}
 
 
 def test_whole_floats_are_counts() -> None:

@@ -97,12 +97,54 @@ def test_a_rank_that_finished_before_the_others_spoke_does_not_complete_their_st
 def test_a_silent_rank_is_waited_for_during_64_steps_and_what_it_sends_later_still_counts() -> None:
     processes, streams = two_ranks(100)
     hellos = [p.hello(world_size=2) for p in processes]
+    _, rows = projected([*streams[1][:1], *streams[0][:65]], *hellos)
+    assert max(derived(rows)) == 0
     ahead = [*streams[1][:1], *streams[0]]
     _, rows = projected(ahead, *hellos)
-    assert max(derived(rows)) == 99 - 64
+    assert max(derived(rows)) == 99
     projector, rows = projected([*ahead, *streams[1][1:]], *hellos)
     assert max(derived(rows)) == 99
     assert projector.state.tokens == 100 * 300
+
+
+def test_with_slow_steps_a_silent_rank_is_waited_for_a_minute_and_then_every_step_is_complete_at_once() -> None:
+    both = [Process(rank, 10 + rank) for rank in (0, 1)]
+    projector, _ = projected([p.step(0, tokens=1) for p in both], *(p.hello(world_size=2) for p in both))
+    behind = []
+    for step in range(1, 30):
+        projector.feed(both[0].step(step, 10.0, tokens=1))
+        behind.append(step - (projector.state.step or 0))
+    assert max(behind) == 8
+    assert behind[9:] == [0] * 20
+
+
+def test_a_silent_rank_is_waited_for_again_once_it_is_level_with_the_others() -> None:
+    both = [Process(rank, 10 + rank) for rank in (0, 1)]
+    records = [p.step(0, tokens=1) for p in both] + [both[0].step(step, 10.0, tokens=1) for step in range(1, 30)]
+    records += [both[1].step(step, 0.1, tokens=1) for step in range(1, 30)]
+    projector, _ = projected(records, *(p.hello(world_size=2) for p in both))
+    assert projector.state.tokens == 60
+    projector.feed(both[1].step(30, 0.1, tokens=1))
+    assert [row.kind for row in projector.feed(both[0].step(30, 0.1, tokens=1))] == ["step", "derived"]
+    assert [row.kind for row in projector.feed(both[0].step(31, 0.1, tokens=1))] == ["step"]
+
+
+def test_ranks_that_never_speak_hold_up_slow_steps_for_half_a_minute_only() -> None:
+    p = Process()
+    projector, _ = projected([p.step(0, tokens=1)], p.hello(world_size=16))
+    assert projector.state.step is None
+    projector.feed(by_sidecar(wire.Hardware(0, 0), p.wall_ns + 29 * 10**9))
+    assert projector.state.step is None
+    rows = projector.feed(by_sidecar(wire.Hardware(0, 0), p.wall_ns + 30 * 10**9))
+    assert [row.kind for row in rows] == ["derived"]
+
+
+def test_a_step_that_one_rank_reports_twice_still_waits_for_the_other() -> None:
+    one, other = [Process(rank, 10 + rank) for rank in (0, 1)]
+    records = [one.step(1, loss=1.0, tokens=5), one.step(1, loss=1.0, tokens=5), other.step(1, loss=4.0, tokens=5)]
+    _, rows = projected(records, one.hello(world_size=2), other.hello(world_size=2))
+    assert [row.kind for row in rows] == ["step", "step", "step", "derived"]
+    assert rows[-1].metrics["train/loss"] == 2.0
 
 
 def test_fast_steps_that_travel_by_the_hundred_are_joined_all_the_same() -> None:

@@ -162,6 +162,23 @@ def test_a_perfectly_steady_run_alarms_on_nothing() -> None:
     assert alerts([p.step(i, loss=2.0, grad_norm=1.0) for i in range(300)]) == []
 
 
+def test_a_steady_negative_loss_alarms_on_nothing() -> None:
+    p = Process()
+    projector, _ = projected([p.step(i, loss=-1.0) for i in range(60)] + [p.step(60, loss=-0.9999)], p.hello())
+    assert projector.state.alerts == []
+    projector.feed(p.step(61, loss=-0.5))
+    assert [alert.name for alert in projector.state.alerts] == ["loss_spike"]
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 1e200])
+def test_values_whose_sums_would_overflow_do_not_stop_the_fold(value: float) -> None:
+    p = Process()
+    records = [p.step(i, loss=value, grad_norm=value) for i in range(130)]
+    projector, rows = projected(records, p.hello())
+    assert max(derived(rows)) == 129
+    assert projector.state.loss == value
+
+
 def test_steps_replayed_after_a_restart_trip_no_rule() -> None:
     first, second = Process(session=1), Process(session=2, at=900.0)
     records = [first.step(i, loss=9.0 - i / 50) for i in range(300)]

@@ -27,6 +27,15 @@ def test_killed_at_120_and_resumed_from_100_matches_an_uninterrupted_run() -> No
     assert (state.rework_steps, state.steps_total, state.restarts) == (20, 220, 1)
 
 
+def test_flops_sent_step_by_step_go_back_with_the_tokens() -> None:
+    first, second = Process(session=2), Process(session=3, at=300.0)
+    records = [first.raw_step(i, {"train/flops": 1e12, "train/num_tokens": 10}) for i in range(1, 11)]
+    records += [second.raw_step(i, {"train/flops": 1e12, "train/num_tokens": 10}) for i in range(6, 9)]
+    projector, rows = projected(records, first.hello(), second.hello())
+    assert derived(rows)[8]["train/flops_total"] == 8e12
+    assert (projector.state.tokens, projector.state.flops_total) == (80, 13e12)
+
+
 def test_a_rewind_is_exact_at_an_old_checkpoint_even_with_uneven_steps() -> None:
     first, second = Process(session=2), Process(session=3, at=9000.0)
     records, expected = [], 0

@@ -74,6 +74,38 @@ def test_before_the_first_step_silence_may_last_five_minutes() -> None:
     assert seen(records, p.hello(), after=301).state == "stalled"
 
 
+def test_a_stall_before_the_first_step_is_an_alert_too() -> None:
+    p = Process()
+    shown = seen([p.record(wire.Log, metrics={"a": 1.0})], p.hello(), after=301)
+    assert [(alert.name, alert.message) for alert in shown.alerts] == [("stalled", "no first step yet (limit 300 s)")]
+
+
+def test_after_a_long_evaluation_the_silence_counts_from_its_end() -> None:
+    p = Process()
+    records = [*steps(p, 20), p.record(wire.PhaseEntered, name="evaluation")]
+    records.append(p.record(wire.PhaseExited, 200.0, name="evaluation", seconds=200.0))
+    shown = seen(records, p.hello(), after=59)
+    assert (shown.state, shown.last_step_age_seconds) == ("running", 259.0)
+    assert seen(records, p.hello(), after=61).state == "stalled"
+
+
+def test_while_no_step_time_is_known_the_second_step_may_take_as_long_as_the_first() -> None:
+    p = Process()
+    records = [p.step(0, 10.0)]
+    assert seen(records, p.hello(), after=299).state == "running"
+    assert seen(records, p.hello(), after=301).state == "stalled"
+    shown = seen([*records, p.step(1, 120.0)], p.hello())
+    assert (shown.goodput.seconds["step_productive"], shown.goodput.seconds["stalled"]) == (120.0, 0.0)
+
+
+def test_a_restarted_trainer_has_the_limit_of_the_steps_before() -> None:
+    first, second = Process(session=1), Process(session=2, at=1000.0)
+    records = [first.step(i, 100.0) for i in range(5)]
+    hellos = first.hello(), second.hello()
+    assert seen([*records, second.step(5, 10.0)], *hellos, after=499).state == "running"
+    assert seen([*records, second.step(5, 10.0)], *hellos, after=501).state == "stalled"
+
+
 def test_a_heartbeat_of_logs_is_no_progress() -> None:
     p = Process()
     records = [*steps(p, 20), *(p.record(wire.Log, 10.0, metrics={"a": 1.0}) for _ in range(8))]
