@@ -10,7 +10,7 @@ is made once and remembered: of a thousand lines, each second, nothing but the n
 import math
 from functools import lru_cache
 
-from sidecar.families import FAMILIES
+from sidecar.metrics import FAMILIES
 from sidecar.web.samples import Buckets, Sample
 
 Floor = dict[str, float]

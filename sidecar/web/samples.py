@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sidecar.families import FAMILIES
+from sidecar.metrics import FAMILIES
 from sidecar.snapshot import RunSnapshot
 from sidecar.telemetry import LOSS_REASONS, REJECTION_REASONS, Telemetry
 

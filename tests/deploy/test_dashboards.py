@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.metrics import prometheus_families
+from sidecar.metrics import FAMILIES
 from tests.deploy.promql import DASHBOARDS, DEPLOY, Query, build_module, metric_names, panels, queries, variables
 
 
@@ -49,7 +49,7 @@ def test_the_run_overview_has_run_rank_and_gpu_as_variables() -> None:
     assert names >= {"$run", "$rank", "$gpu"}
 
 
-EXPORTED = prometheus_families().keys()
+EXPORTED = FAMILIES.keys()
 
 
 @pytest.mark.parametrize("query", [*queries(), *variables()], ids=lambda query: f"{query.dashboard}: {query.panel}")

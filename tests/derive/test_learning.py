@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sidecar.derive.anomalies import push
 from sidecar.derive.smoothing import DECAY, perplexity, smooth
-from sidecar.metrics import FIRST_DOCUMENT
+from sidecar.metrics import CORE_NAMES
 from sidecar.state import RunState, Statistic
 from tests.derive.stream import Process, derived, projected
 
@@ -38,14 +38,14 @@ def test_perplexity_is_infinite_where_a_double_overflows_and_nan_for_nan() -> No
     assert perplexity(-math.inf) == 0.0
 
 
-def test_the_twelve_names_of_the_first_document_are_exactly_what_step_and_derived_rows_give_together() -> None:
+def test_the_twelve_names_of_every_stage_are_exactly_what_step_and_derived_rows_give_together() -> None:
     p = Process()
     records = [p.step(i, 0.1, loss=2.0, lr=0.1, grad_norm=1.0, tokens=64, samples=4, epoch=i / 20)
                for i in range(1, 11)]
     _, rows = projected(records, p.hello(total_steps=100, model_facts=FACTS))
     given_and_derived = set(records[-1].event.metrics) | set(derived(rows)[10])
-    assert set(FIRST_DOCUMENT) == {name for name in given_and_derived if name in FIRST_DOCUMENT}
-    assert len(FIRST_DOCUMENT) == 12
+    assert set(CORE_NAMES) == {name for name in given_and_derived if name in CORE_NAMES}
+    assert len(CORE_NAMES) == 12
 
 
 def test_time_to_go_is_absent_until_five_steps_and_right_at_half_time() -> None:

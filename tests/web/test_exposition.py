@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from sidecar.families import FAMILIES
+from sidecar.metrics import FAMILIES
 from sidecar.telemetry import LOSS_REASONS, REJECTION_REASONS, Telemetry
 from sidecar.web import samples
 from sidecar.web.exposition import HOLD_SECONDS, OPENMETRICS, TEXT, Exposition, accepts_gzip, negotiate
