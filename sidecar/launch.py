@@ -5,6 +5,7 @@ Never: starts the command when the sidecar could not be started, ends it when th
 of the user's, or waits for anything without a limit.
 """
 
+import contextlib
 import os
 import secrets
 import sys
@@ -157,7 +158,7 @@ class Launch:
             self._print(line)
 
     def _print(self, line: str) -> None:
-        print(one_line_keeping_columns(line), file=sys.stderr, flush=True)
+        to_stderr(one_line_keeping_columns(line))
 
 
 def for_trainer(config: Config, endpoint: str, run_id: str, launch_id: str) -> dict[str, str]:
@@ -173,6 +174,13 @@ def for_trainer(config: Config, endpoint: str, run_id: str, launch_id: str) -> d
     if config.name:
         given["SIDECAR_NAME"] = numbered(config.data_directory, config.name)
     return given
+
+
+def to_stderr(line: str) -> None:
+    """Print a line; drop it when nobody reads any more (a closed pipe, a terminal that is gone): training goes on."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)
 
 
 def one_line_keeping_columns(text: str) -> str:

@@ -7,7 +7,6 @@ Never: starts a sidecar here, or gives up what a dead trainer left: its ring sta
 import ipaddress
 import secrets
 import socket
-import sys
 import time
 from urllib.parse import urlsplit
 
@@ -15,7 +14,7 @@ from sidecar import recovery, replay
 from sidecar.child import Child, resolve
 from sidecar.config import Loaded
 from sidecar.errors import UserError, one_line
-from sidecar.launch import for_trainer, new_run_id
+from sidecar.launch import for_trainer, new_run_id, to_stderr
 from sidecar.rendezvous import NoKeys
 
 REPLAY_SECONDS_MAX = 10.0
@@ -99,4 +98,4 @@ def _is_ours(address: str) -> bool:
 
 def _say(line: str, quiet: bool) -> None:
     if not quiet:
-        print(f"sidecar: {one_line(line)}", file=sys.stderr, flush=True)
+        to_stderr(f"sidecar: {one_line(line)}")

@@ -56,6 +56,16 @@ def test_command_killed_by_a_signal_ends_with_128_and_its_number(tmp_path: Path)
     assert code == 137
 
 
+def test_training_goes_on_to_its_end_when_nobody_reads_what_we_say(tmp_path: Path) -> None:
+    """``sidecar run ... 2>&1 | head -1``, or a terminal that is gone."""
+    process = start(tmp_path, *python("import sys, time; time.sleep(1); sys.exit(37)"))
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
+    assert process.wait(timeout=60) == 37
+    assert (tmp_path / "stopped").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_reach_the_command_each_time(tmp_path: Path, number: signal.Signals) -> None:
     code = (
