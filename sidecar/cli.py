@@ -6,6 +6,8 @@ Never: imports a subcommand that was not asked for, or shows a traceback for som
 
 import argparse
 import difflib
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -36,6 +38,8 @@ COMMANDS = {
     "config": "the settings in force, and where each one comes from",
 }
 """Each name is a module of sidecar.commands with DESCRIPTION, EXAMPLES, add_options(parser) and run(options)."""
+OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What writing to standard output fails with; errors of files that we opened ourselves name the file."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,12 +66,12 @@ class Parser(argparse.ArgumentParser):
         return f"{self.about}\n\nexamples:\n{examples}\n\n{formatter.format_help()}"
 
     def error(self, message: str) -> None:  # type: ignore[override]  # argparse exits here; we raise.
-        cause = message.replace("unrecognized arguments", "unknown option")
+        cause = message.replace("unrecognized arguments", "unknown option").removeprefix("argument ")
         raise UserError(f"{self.prog}: {cause}", self._remedy(message))
 
     def _remedy(self, message: str) -> str:
         known = [option for action in self._actions for option in action.option_strings]
-        for word in message.split():
+        for word in message.replace(":", " ").split():
             if word.startswith("--") and word not in known and f"SIDECAR_{_field(word).upper()}" in _variables():
                 return f"set SIDECAR_{_field(word).upper()}, or {_field(word)} in sidecar.toml: it is no option here"
             close = difflib.get_close_matches(word.split("=")[0], known, n=1) if word.startswith("--") else []
@@ -108,21 +112,38 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code (docs/cli.md lists them)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # A locale without UTF-8 has no letters for sparklines and arrows.
     try:
-        return dispatch(arguments)
+        code = dispatch(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # What cannot be written is to be an error here, not a traceback at exit.
+        return code
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # The reader (head, less) went away: not an error, and nothing more can be printed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 141
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS or error.filename is not None:
+            raise
+        _discard_output()
+        print(UserError(f"cannot write the output: {error.strerror}", "make room there, or write it elsewhere"),
+              file=sys.stderr)
+        return Exit.NOT_WRITABLE
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("sidecar"):
             raise
         print(missing_package(error.name), file=sys.stderr)
         return Exit.MISSING
+
+
+def _discard_output() -> None:
+    """Python writes what is left in the buffer when it exits: nowhere, then."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def dispatch(arguments: list[str]) -> int:

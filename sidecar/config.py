@@ -26,10 +26,10 @@ PASSWORD = re.compile(r"(://)[^/@\s]+@")
 ENVIRONMENT_ALIASES = {
     "SIDECAR_GRACE": "grace_seconds", "SIDECAR_SINK": "sinks", "SIDECAR_SINK_PERIOD": "sink_period_steps",
 }  # fmt: skip
-"""Called like the options."""
+"""Variables named after the options, where these are shorter than the fields."""
 
 NEARLY = 0.85
-"""How alike a variable's name must be to one of ours to be taken for a slip of the pen."""
+"""How similar (0..1) the name of a variable must be to one of ours to be taken for a typing error."""
 
 Seconds = Annotated[float, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -77,7 +77,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Remote outlets get every so many steps; the journal keeps all. preset: 100 when pretraining, 10 midtraining, 50
     sft, else the run's log_train_freq or 10."""
     names: Literal["s1", "s2", "s3"] | None = None
-    """Metric names of another document that W&B, TensorBoard and OTLP show beside the canonical ones."""
+    """Other spellings of metric names that W&B, TensorBoard and OTLP show beside the canonical ones (docs/sinks.md)."""
     allow: Names = ()
     """What may leave the machine beside numbers: text, histograms, artifacts, hosts, alerts."""
     allow_config: Names = ()

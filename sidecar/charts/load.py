@@ -21,6 +21,8 @@ from sidecar.store import SUFFIX, RunEntry, Store
 
 RUNS_MAX = 64
 SUFFIXES = (SUFFIX, *exports.SUFFIXES)
+WRITE_ONLY = (".csv",)
+"""What `sidecar export` writes and nothing here reads back: in a table of text, a word may be a number or a text."""
 CHECKLIST = (
     "was the run recorded? `sidecar runs` lists every run and its project",
     "are metrics logged (loss, accuracy ...)? `sidecar status` shows the last ones",
@@ -62,7 +64,7 @@ def load_each(
     store, out = Store(directory), []
     for word in words:
         path = Path(word)
-        if path.suffix in SUFFIXES and path.exists():
+        if path.suffix in (*SUFFIXES, *WRITE_ONLY) and path.exists():
             out.append(load_file(path, wanted, now))
             continue
         entry = _entries(store, (), (word,))[0]
@@ -76,6 +78,9 @@ def load_each(
 
 def load_file(path: Path, also: Iterable[str] = (), now_ns: int = 0) -> RunData:
     """One journal or export. Raises UserError when it is neither."""
+    if path.suffix in WRITE_ONLY:
+        raise UserError(f"{path}: CSV cannot be read back", "export the run as JSON lines or Parquet instead: "
+                        "sidecar export RUN --format parquet -o run.parquet", Exit.NO_DATA)
     if path.suffix == SUFFIX:
         loaded = _journal(path, _run_id(path), tuple(also), now_ns)
         if loaded is None:

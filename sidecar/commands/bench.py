@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from sidecar.commands.options import number
 from sidecar.errors import Exit
 
 DESCRIPTION = "Measure on this machine by how much run.step lengthens a training step: in pairs, with and without."
@@ -11,9 +12,10 @@ EXAMPLES = ["sidecar bench overhead", "sidecar bench overhead --step-ms 5 --pair
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=["overhead"], metavar="overhead", help="the cost of run.step in a step")
-    parser.add_argument("--step-ms", type=float, default=1.0, metavar="MS", help="work in a step (default 1)")
-    parser.add_argument("--pairs", type=int, default=30, metavar="N", help="pairs of blocks (default 30)")
-    parser.add_argument("--steps", type=int, default=100, metavar="N", help="steps in a block (default 100)")
+    parser.add_argument("--step-ms", type=number(float, 0.01), default=1.0, metavar="MS",
+                        help="work in a step (default 1)")
+    parser.add_argument("--pairs", type=number(int, 5), default=30, metavar="N", help="pairs of blocks (default 30)")
+    parser.add_argument("--steps", type=number(int, 1), default=100, metavar="N", help="steps in a block (default 100)")
     parser.add_argument("--json", action="store_true", help="as an object, for programs")
 
 
@@ -22,8 +24,7 @@ def run(options: argparse.Namespace) -> int:
 
     from sidecar import overhead
 
-    seconds = max(options.step_ms, 0.01) / 1000
-    found = overhead.measure(seconds, pairs=max(options.pairs, 5), steps=max(options.steps, 1))
+    found = overhead.measure(options.step_ms / 1000, pairs=options.pairs, steps=options.steps)
     if options.json:
         print(json.dumps(msgspec.to_builtins(found), indent=2))
     else:

@@ -10,7 +10,7 @@ EXAMPLES = ["sidecar config show", "SIDECAR_PORT=0 sidecar config show --json"]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["show"], help="the one thing there is")
+    parser.add_argument("what", choices=["show"], metavar="show", help="the one thing there is")
     parser.add_argument("--json", action="store_true", help="as a list of {key, value, origin}")
     shared.add(parser, "dir", "endpoint", "host", "port", "sinks")
 

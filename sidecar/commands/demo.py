@@ -32,8 +32,10 @@ run.finish()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, default=600, metavar="N", help="how many steps (default 600, one minute)")
-    parser.add_argument("--step-seconds", type=float, default=0.1, metavar="S", help="how long each is (default 0.1)")
+    parser.add_argument("--steps", type=shared.number(int, 1), default=600, metavar="N",
+                        help="how many steps (default 600, one minute)")
+    parser.add_argument("--step-seconds", type=shared.number(float, 0), default=0.1, metavar="S",
+                        help="how long each is (default 0.1)")
     shared.add(parser, "dir", "port", "sinks")
 
 
@@ -42,5 +44,5 @@ def run(options: argparse.Namespace) -> int:
 
     loaded = shared.load(options)
     shared.check_sinks(loaded.config)
-    script = SCRIPT.format(steps=max(options.steps, 1), pause=max(options.step_seconds, 0.0))
+    script = SCRIPT.format(steps=options.steps, pause=options.step_seconds)
     return Launch(loaded, [sys.executable, "-c", script], dict(os.environ)).run()

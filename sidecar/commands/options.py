@@ -6,10 +6,14 @@ Never: holds a default: those are in sidecar.config.
 
 import argparse
 import os
+from collections.abc import Callable
+from typing import Any
 
 from sidecar import config
 from sidecar.errors import UserError
 
+NUMBER_MAX = 1e9
+"""Of any option: seconds beyond cannot be waited for."""
 HELP = {
     "dir": ("PATH", "where journals live (default ~/.local/share/trainer-sidecar)"),
     "endpoint": ("URL", "where events go (default ipc in a private directory)"),
@@ -19,7 +23,7 @@ HELP = {
     "allow_sinks": ("NAMES", "outlets a trainer may ask for (default any; none)"),
     "allow": ("WORDS", "what else may leave the machine: text,histograms (default numbers only)"),
     "sink_period_steps": ("STEPS", "send every so many steps (default 1), or preset: 100, 10, 50 by stage"),
-    "names": ("PROFILE", "metric names of another document as well: s1, s2 or s3"),
+    "names": ("PROFILE", "other spellings of metric names as well: s2 or s3 (docs/sinks.md)"),
     "project": ("NAME", "project of a run that names none"),
     "name": ("NAME", "name of the run"),
     "run_id": ("ID", "id of the run (default date, time, six random digits)"),
@@ -41,6 +45,32 @@ def load(options: argparse.Namespace) -> config.Loaded:
     """Options, environment and file merged. Raises UserError."""
     given = {name.removeprefix("set_"): value for name, value in vars(options).items() if name.startswith("set_")}
     return config.read(given, os.environ, options.config)
+
+
+def number(kind: type[int] | type[float], least: float) -> Callable[[str], Any]:
+    """A type for argparse: a whole number or any, from ``least`` on; neither NaN nor beyond NUMBER_MAX."""
+
+    def convert(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= NUMBER_MAX:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} of {least:g} or more")
+        return value
+
+    return convert
+
+
+def run_id(settings: config.Config, word: str | None) -> str | None:
+    """The id of the run called so; None for the one last started. Raises UserError when there is no such run."""
+    from sidecar.sinks import late
+    from sidecar.store import Store
+
+    if word in (None, "latest"):
+        return None
+    return late.run_of(Store(settings.data_directory), str(word)).run_id
 
 
 def check_sinks(settings: config.Config) -> None:

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
 
     output = options.output
     if output is not None and output.suffix not in (".html", ".htm", ".md"):
-        raise UserError(f"{output}: what kind of file is that?", "end its name in .html or .md")
+        raise UserError(f"cannot tell from its name what {output} is to hold", "end the name in .html or .md")
     (loaded,) = load_each(shared.load(options).config.data_directory, [options.which])
     report = Report(loaded)
     if output is None:

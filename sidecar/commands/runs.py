@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import sys
 import time
 from typing import TYPE_CHECKING
 
 from sidecar.commands import options as shared
-from sidecar.errors import Exit
+from sidecar.errors import Exit, UserError
 
 if TYPE_CHECKING:
     from sidecar.store import RunEntry
@@ -32,8 +31,9 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps([{field: getattr(run, field) for field in fields} for run in found], indent=2))
         return Exit.OK
     if not found:
-        print(f"no runs in {config.dir}", file=sys.stderr)
-        return Exit.NO_DATA
+        of_project = f" of project {options.project!r}" if options.project else ""
+        raise UserError(f"no runs{of_project} in {config.dir}", "name another directory with --dir, or look around "
+                        "with `sidecar demo`", Exit.NO_DATA)
     lines = [["RUN", "PROJECT", "NAME", "STAGE", "STATE", "STEP", "STARTED (UTC)"], *map(_cells, found)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

@@ -27,7 +27,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="NAME RUN", help="an outlet, and runs by id or name, or latest")
     parser.add_argument("--json", action="store_true", help="list as objects, for programs")
     parser.add_argument(
-        "--timeout", type=float, default=120.0, metavar="SECONDS", help="stop waiting after this long (default 120)"
+        "--timeout", type=shared.number(float, 0), default=120.0, metavar="SECONDS",
+        help="stop waiting after this long (default 120)",
     )
     shared.add(parser, "dir", "allow", "wandb_mode")
 

@@ -13,7 +13,7 @@ EXAMPLES = ["sidecar status", "sidecar status --json --run latest"]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", metavar="RUN", help="id of a run (default the one last started)")
+    parser.add_argument("--run", metavar="RUN", help="an id or a name (default the run last started)")
     parser.add_argument("--json", action="store_true", help="the JSON of /status, for programs")
     parser.add_argument("--watch", action="store_true", help="print again every two seconds until Ctrl-C")
     shared.add(parser, "dir")
@@ -21,11 +21,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     config = shared.load(options).config
+    live.require(config)
+    run_id = shared.run_id(config, options.run)
+    query = ({} if options.json else {"format": "text"}) | ({"run": run_id} if run_id else {})
     while True:
         found = live.require(config)
-        query = {} if options.json else {"format": "text"}
-        if options.run and options.run != "latest":
-            query["run"] = options.run
         try:
             body = live.fetch(found.http, "/status", query=query, token=config.token, timeout_seconds=5)
         except live.Unreachable as error:

@@ -20,7 +20,8 @@ EXAMPLES = ["sidecar sync            everything unsent of every run", "sidecar s
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="only these, by id or name, or latest")
     parser.add_argument(
-        "--timeout", type=float, default=120.0, metavar="SECONDS", help="stop waiting after this long (default 120)"
+        "--timeout", type=shared.number(float, 0), default=120.0, metavar="SECONDS",
+        help="stop waiting after this long (default 120)",
     )
     shared.add(parser, "dir", "allow", "wandb_mode")
 
@@ -34,20 +35,23 @@ def run(options: argparse.Namespace) -> int:
     wanted = {late.run_of(store, word).run_id for word in options.runs}
     bindings = late.bindings(store) if store.directory.is_dir() else []
     bindings = [binding for binding in bindings if not wanted or binding.run_id in wanted]
-    pairs = []
+    pairs, said = [], False
     for binding in bindings:
         offline = binding.sink == "wandb" and late.offline_logs(config, binding.run_id)
         files = late.files_waiting(config, binding.run_id) if binding.sink == "wandb" else 0
         if binding.paused and binding.lag_rows:
+            said = True
             print(f"{binding.sink} of {binding.run_id}: paused; `sidecar sink resume {binding.sink} {binding.run_id}`")
         elif binding.lag_rows or ((offline or files) and late.wandb_is_online(config)):
             pairs.append((binding.run_id, binding.sink))
         elif offline:
+            said = True
             print(f"wandb of {binding.run_id}: written to {offline[0].parent}, not sent: there is no key; "
                   "set WANDB_API_KEY or run `wandb login`, then `sidecar sync` again")  # fmt: skip
     if pairs:
         return deliver(config, store, pairs, options.timeout)
-    print("nothing to send")
+    if not said:
+        print("nothing to send")
     return Exit.OK
 
 
@@ -113,5 +117,5 @@ def _outcome(health: "SinkHealth") -> str:
         return f"not all sent: {health.reason}"
     if health.lag_events and health.state != "disabled":
         return f"not all sent in time, {health.lag_events} journal rows to go; run the same again"
-    why = f" ({health.reason})" if health.reason else ""
+    why = f" ({health.reason.removeprefix(f'{health.state}: ')})" if health.reason else ""
     return f"{health.state}{why}{where}" if health.state != "ok" else f"sent{why}{where}"

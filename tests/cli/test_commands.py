@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_helpers import Command
 
 from sidecar.cli import COMMANDS, main
 
@@ -66,6 +67,15 @@ def test_exit_codes_in_the_documentation_are_those_of_the_code() -> None:
         (["status"], 3, "no sidecar is running on", "sidecar serve"),
         (["top"], 3, "no sidecar is running on", "sidecar serve"),
         (["serve", "--sink", "wanbd"], 2, "unknown sink 'wanbd'", "wandb"),
+        (["status", "--run", "nope"], 3, "no sidecar is running on", "sidecar serve"),
+        (["top", "--every", "nan"], 2, "--every: 'nan' is not a number of 0.1 or more", "`sidecar top --help`"),
+        (["bench", "overhead", "--step-ms", "inf"], 2, "--step-ms: 'inf' is not a number of", "`sidecar bench --help`"),
+        (["demo", "--steps", "-5"], 2, "--steps: '-5' is not a whole number of 1 or more", "`sidecar demo --help`"),
+        (["sync", "--timeout", "soon"], 2, "--timeout: 'soon' is not a number of 0 or more", "`sidecar sync --help`"),
+        (["keys", "--trainer", "../x"], 2, "'../x' cannot be a file name", "letters, digits"),
+        (["config"], 2, "required: show", "`sidecar config --help`"),
+        (["runs", "--project", "p"], 3, "no runs of project 'p' in", "`sidecar demo`"),
+        (["report", "latest", "-o", "x.pdf"], 2, "cannot tell from its name what x.pdf", ".html or .md"),
         (["runs", "--", "x"], 2, "no command is taken here", "--help"),
     ],
 )
@@ -145,6 +155,36 @@ def test_help_loads_neither_web_server_nor_zmq() -> None:
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_output_that_cannot_be_written_is_two_lines_and_a_code(sidecar: Command, trained: Path) -> None:
+    for arguments in (["runs"], ["export", "r1"], ["export", "r1", "-o", "/dev/full"]):
+        with open("/dev/full", "w") as full:
+            process = subprocess.run([sys.executable, "-m", "sidecar", *arguments, "--dir", str(trained)],
+                                     cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        assert process.returncode == 73, process.stderr
+        assert "No space left on device" in process.stderr.splitlines()[0]
+        assert len(process.stderr.splitlines()) == 2
+
+
+def test_a_locale_without_our_letters_is_no_traceback(trained: Path) -> None:
+    posix = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    report = subprocess.run([sys.executable, "-m", "sidecar", "report", "r1", "--dir", str(trained)],
+                            cwd=ROOT, env=os.environ | posix, capture_output=True, text=True)  # fmt: skip
+    assert (report.returncode, report.stderr) == (0, "")
+    assert report.stdout.isascii()
+
+
+def test_csv_is_said_to_be_write_only(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "r1", "--format", "csv", "-o", "r1.csv", "--dir", str(trained)]) == 0
+    for command in (["viz", "r1.csv"], ["compare", "r1", "r1.csv"], ["report", "r1.csv"]):
+        assert main([*command, "--dir", str(trained)]) == 3
+        err = capsys.readouterr().err
+        assert "r1.csv: CSV cannot be read back" in err
+        assert "JSON lines or Parquet" in err
 
 
 def test_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:

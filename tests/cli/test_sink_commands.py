@@ -125,7 +125,7 @@ def test_a_run_written_offline_needs_a_key_and_is_then_sent_once(
     from fakes.wandb_server import WandbServer
 
     assert main(["sink", "add", "wandb", "run-1"]) == 0
-    assert "wandb of run-1: offline (offline: no key" in capsys.readouterr().out
+    assert "wandb of run-1: offline (no key" in capsys.readouterr().out
     assert main(["sync"]) == 0
     assert "there is no key; set WANDB_API_KEY" in capsys.readouterr().out
     assert main(["privacy", "audit", "run-1"]) == 0
