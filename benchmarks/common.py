@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -85,15 +86,6 @@ def median(values: Sequence[float]) -> float:
     ordered = sorted(values)
     middle = len(ordered) // 2
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-
-
-def median_bounds(values: Sequence[float]) -> tuple[float, float]:
-    """About 95 % confidence that the median lies between these two order statistics (binomial, no assumption)."""
-    ordered = sorted(values)
-    spread = 0.98 * len(ordered) ** 0.5
-    low = max(0, int(len(ordered) / 2 - spread))
-    high = min(len(ordered) - 1, int(len(ordered) / 2 + spread))
-    return ordered[low], ordered[high]
 
 
 def microseconds(nanoseconds: Sequence[int]) -> str:
@@ -256,6 +248,60 @@ def wait_until(condition: Callable[[], bool], timeout_seconds: float = 20.0, eve
             return True
         time.sleep(every_seconds)
     return False
+
+
+def process_cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of a living process, in steps of nanoseconds. Raises OSError when it has ended."""
+    return time.clock_gettime((~pid << 3) | 2)  # As clock_getcpuclockid(3) makes the clock of a process on Linux.
+
+
+def run_or_exit(command: Sequence[str], *, cwd: Path = REPOSITORY, timeout_seconds: float = 3600, **env: str) -> None:
+    """Run Python with these arguments. Raises SystemExit, with the end of what it printed, when it fails."""
+    done = subprocess.run([sys.executable, *command], cwd=cwd, env=environment(**env), stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=timeout_seconds)  # fmt: skip
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command[:3])} failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
+
+
+# -- the reference trainer, in this process ----------------------------------------------------------------------------
+
+
+def switch_client(has_calls: Callable[[], bool], after_step: Callable[[Any], None]) -> None:
+    """From now on ``Run.step``, ``phase``, ``dataset`` and ``log`` of this process do nothing unless ``has_calls()``.
+
+    ``after_step(run)`` is called at the end of every ``run.step``, also of those that did nothing.
+    """
+    from sidecar.client.run import Run
+
+    def switched(name: str) -> Callable[..., Any]:
+        real = getattr(Run, name)
+
+        def call(run: Any, *given: Any, **named: Any) -> Any:
+            if has_calls():
+                return real(run, *given, **named)
+            return contextlib.nullcontext() if name == "phase" else None
+
+        return call
+
+    for name in ("step", "phase", "dataset", "log"):
+        setattr(Run, name, switched(name))
+    step = Run.step
+
+    def watched_step(run: Any, *given: Any, **named: Any) -> None:
+        step(run, *given, **named)
+        after_step(run)
+
+    Run.step = watched_step  # type: ignore[method-assign]
+
+
+def run_trainer(arguments: Sequence[str]) -> None:
+    """``python -m trainer ARGUMENTS`` in this process. Raises SystemExit when it fails."""
+    sys.argv = ["trainer", *arguments]
+    try:
+        runpy.run_module("trainer", run_name="__main__", alter_sys=True)
+    except SystemExit as error:
+        if error.code:
+            raise
 
 
 def cpu_seconds(pid: int) -> float:

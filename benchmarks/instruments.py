@@ -12,25 +12,21 @@ blocks of one round. Wall time is what counts; CPU time of the process is printe
 else is at work on the machine.
 """
 
-import contextlib
 import json
 import os
 import random
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common
+from benchmarks import common, paired
 
 SEED = 20261121
 EVERY = 100  # Run.watch's default.
 NOTHING, DEFAULT, EVERYTHING = "nothing", "default", "everything"
 KINDS: dict[str, dict[str, Any]] = {NOTHING: {}, DEFAULT: {}, EVERYTHING: {"histograms": True, "activations": True}}
 BOUNDS = {DEFAULT: 1.0, EVERYTHING: 5.0}
-CALLS = ("step", "phase", "dataset", "log")
 
 
 class Blocks:
@@ -42,7 +38,6 @@ class Blocks:
         self.order = warm_up + [kind for _ in range(rounds) for kind in rng.sample(list(KINDS), len(KINDS))]
         self.every = every
         self.taken: list[tuple[str, float, float]] = []
-        self._real: dict[str, Callable[..., Any]] = {}
         self._probe: Any = None
         self._steps, self._began = 0, (0.0, 0.0)
 
@@ -56,31 +51,16 @@ class Blocks:
 
     def install(self) -> None:
         """Every call of the client, and the trainer's introduction to the sidecar, pass through here from now on."""
-        from sidecar.client.run import Run
         from trainer.loop import Loop
 
-        self._real = {name: getattr(Run, name) for name in CALLS}
-        for name in CALLS:
-            setattr(Run, name, self._wrapped(name))
-        opened, step = Loop.open, Run.step
+        opened = Loop.open
 
         def open_and_watch(loop: Any) -> None:
             opened(loop)
             self._switch(loop)
 
-        def counted_step(run: Any, *given: Any, **named: Any) -> None:
-            step(run, *given, **named)
-            self._count(self._loop)
-
-        Loop.open, Run.step = open_and_watch, counted_step  # type: ignore[method-assign]
-
-    def _wrapped(self, name: str) -> Callable[..., Any]:
-        def call(run: Any, *given: Any, **named: Any) -> Any:
-            if self.kind != NOTHING:
-                return self._real[name](run, *given, **named)
-            return contextlib.nullcontext() if name == "phase" else None
-
-        return call
+        Loop.open = open_and_watch  # type: ignore[method-assign]
+        common.switch_client(lambda: self.kind != NOTHING, lambda run: self._count(self._loop))
 
     def _count(self, loop: Any) -> None:
         kind = self.kind
@@ -106,39 +86,28 @@ def _clocks() -> tuple[float, float]:
 
 def train(every: int, rounds: int, arguments: list[str]) -> int:
     """In a process of its own: the trainer as it is, with its instruments switched block by block."""
-    import runpy
-
     blocks = Blocks(every, rounds)
     blocks.install()
-    sys.argv = ["trainer", "pretrain", "--quiet", "--steps", str(blocks.steps), *arguments]
     try:
-        runpy.run_module("trainer", run_name="__main__", alter_sys=True)
-    except SystemExit as error:
-        if error.code:
-            raise
+        common.run_trainer(["pretrain", "--quiet", "--steps", str(blocks.steps), *arguments])
     finally:
         Path(os.environ["BENCHMARK_BLOCKS"]).write_text(json.dumps(blocks.taken))
     return 0
 
 
 def measured(given: Any) -> list[tuple[str, float, float]]:
+    arguments = ["--train", str(given.every), str(given.rounds), *given.trainer_arguments.split()]
     with common.sidecar_alive() as sidecar:
         noted = sidecar.folder / "blocks.json"
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.instruments", "--train", str(given.every), str(given.rounds),
-             *given.trainer_arguments.split()],
-            cwd=common.REPOSITORY, capture_output=True, text=True, timeout=3600,
-            env=common.environment(SIDECAR_ENDPOINT=sidecar.endpoint, BENCHMARK_BLOCKS=str(noted)),
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise SystemExit(f"the trainer failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
+        common.run_or_exit(["-m", "benchmarks.instruments", *arguments],
+                           SIDECAR_ENDPOINT=sidecar.endpoint, BENCHMARK_BLOCKS=str(noted))  # fmt: skip
         return [tuple(block) for block in json.loads(noted.read_text())][2:]  # The first two warm up.
 
 
-def growth(blocks: list[tuple[str, float, float]], kind: str, which: int) -> list[float]:
-    """Percent by which each block of ``kind`` took longer than the one of its round without any call."""
+def growth(blocks: list[tuple[str, float, float]], kind: str, which: int) -> paired.Growth:
+    """By how much a block of ``kind`` takes longer than the one of its round without any call."""
     rounds = [{name: clocks for name, *clocks in blocks[i : i + 3]} for i in range(0, len(blocks) - 2, 3)]
-    return [100 * (each[kind][which] / each[NOTHING][which] - 1) for each in rounds]
+    return paired.growth([each[kind][which] / each[NOTHING][which] for each in rounds])
 
 
 def main() -> int:
@@ -156,13 +125,10 @@ def main() -> int:
     step = f"a step takes {1e3 * plain / given.every:.1f} ms"
     print(f"{given.rounds} rounds of blocks of {given.every} steps, seed {SEED}; {step}")
     for kind, bound in BOUNDS.items():
-        for which, clock in enumerate(("wall", "CPU")):
-            values = growth(blocks, kind, which)
-            low, high = common.median_bounds(values)
-            print(f"{kind:11} {clock:4} time of training grows by {common.median(values):+6.2f} %  "
-                  f"(95 %: {low:+.2f} .. {high:+.2f} %)")  # fmt: skip
-        ratio = 1 + common.median(growth(blocks, kind, 0)) / 100
-        common.verdict(f"{kind} instruments, training time with / without", ratio, 1 + bound / 100, "")
+        wall, cpu = (growth(blocks, kind, which) for which in range(2))
+        print(f"{kind:11} wall time of training grows by {wall}")
+        print(f"{kind:11} CPU  time of training grows by {cpu}")
+        paired.print_decision(f"growth of training time by {kind} instruments", wall, bound)
     common.print_load_after()
     return 0
 

@@ -13,10 +13,12 @@ SEED = 20261121
 
 TINY = "--steps 60 --n_layer 1 --n_embd 32 --n_head 2 --batch_size 2 --threads 1 --eval_freq 999 --generate_freq 999"
 INSTRUMENTED = "--n_layer 1 --n_embd 32 --n_head 2 --batch_size 2 --threads 1"
+STAGE = ["--trainer", "--stage", "dpo", "--minutes", "0", "--block-seconds", "0.02"]
+VERDICT = r"^(ok  |MISS|undecided) .*: -?[\d.,e+-]+ .*\(target [<>]= "
 COMMANDS = {
     "step_cost": ["step_cost", "--blocks", "1"],
     "inflation": ["inflation", "--pairs", "2", "--steps", "20"],
-    "inflation-stage": ["inflation", "--trainer", "--stage", "dpo", "--runs", "1", "--trainer-arguments", TINY],
+    "inflation-stage": ["inflation", *STAGE, "--trainer-arguments", TINY],
     "pipeline": ["pipeline", "--arguments", f"{TINY} --steps 8 --judge_examples 4 --max_reply 4 --eval_freq 4"],
     "footprint": ["footprint", "--seconds", "1"],
     "ingest-rate": ["ingest", "rate", "--events", "8000", "--profile"],
@@ -47,7 +49,7 @@ def run(repository: Path, *arguments: str, timeout_seconds: float = 120) -> subp
 def test_command_runs_and_prints_a_measured_value_beside_its_bound(repository: Path, name: str) -> None:
     done = run(repository, *COMMANDS[name])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^(ok  |MISS) .*: -?[\d.,e+-]+ .*\(target [<>]= ", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(VERDICT, done.stdout, re.MULTILINE), done.stdout
     assert "machine:" in done.stdout, "a figure without the load of the machine cannot be compared"
 
 

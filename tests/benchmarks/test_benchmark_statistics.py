@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import common, soak, step_cost, witness
+from benchmarks import soak, step_cost, witness
 
 
 def journal(*streams: list[int]) -> witness.Journaled:
@@ -56,12 +56,6 @@ def test_the_slope_of_a_line_is_found_with_no_error() -> None:
     value, error = soak.slope([(x, 3.0 * x + 1) for x in range(10)])
     assert value == pytest.approx(3.0)
     assert error == pytest.approx(0.0, abs=1e-9)
-
-
-def test_the_bounds_of_a_median_enclose_it() -> None:
-    values = [float(x) for x in range(101)]
-    low, high = common.median_bounds(values)
-    assert low < common.median(values) == 50.0 < high
 
 
 def test_system_calls_of_the_stepping_thread_between_the_marks_are_counted() -> None:

@@ -1,0 +1,228 @@
+"""By how much a step of the reference trainer grows when it reports to a live sidecar, for each of its stages.
+
+Given: a stage, and how many minutes it may take. Hands on: lines with the growth, its 95 % bounds and a verdict.
+Never: says that a target is met or missed while the bounds lie on both sides of it.
+
+Two kinds of runs, each in a process of its own, all with the same seed, so that step N does the same work in each:
+
+*Alternating* runs switch the client's calls (step, phase, dataset, log) on and off, block by block. A block is about a
+second: short, because the machine changes its speed all the time; longer than the tenth of a second after which the
+client sends, and than most of the sidecar's own work on these events. So far as the other runs foretell how long a step
+takes (its batch may be longer), that is divided out. Neighbouring blocks are compared as benchmarks/paired.py says.
+Runs are added until the bounds are narrow or the time is up; the growth itself has no say in when to stop, which would
+bias it.
+
+*Whole* runs with all calls and with none show how much the sidecar uses of the same cores: its CPU time, which hardly
+varies. What of that falls outside the blocks it belongs to (a sidecar goes on working for a moment) is added to the
+growth, as though the step had waited for all of it.
+"""
+
+import itertools
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import common, paired
+
+STAGES = ("pretrain", "midtrain", "sft", "dpo", "ppo")
+TARGET_PERCENT = 1.0
+WARM_UP_STEPS = 10
+RUNS_MIN = 2
+ALTERNATING, ALL_CALLS, NO_CALLS = "alternating", "all-calls", "no-calls"
+
+
+class Note(NamedTuple):
+    """Clocks at the end of a step. All in seconds."""
+
+    has_calls: bool
+    """Whether the client's calls are on from here to the next note."""
+    wall: float
+    trainer_cpu: float
+    """Of all the trainer's threads, the client's own among them."""
+    sidecar_cpu: float
+
+
+class Step(NamedTuple):
+    """What one step took, in seconds."""
+
+    block: int
+    has_calls: bool
+    wall: float
+    trainer_cpu: float
+    sidecar_cpu: float
+
+
+Run = list[Step]
+
+
+# -- inside the trainer's process --------------------------------------------------------------------------------------
+
+
+def train(kind: str, seed: int, block_seconds: float, sidecar_pid: int, arguments: list[str]) -> int:
+    """The trainer as it is, its calls of the client switched; the notes go to the file $BENCHMARK_NOTES."""
+    notes: list[tuple[int, Note]] = []
+    kinds, block = paired.alternation(seed), -1
+    has_calls, left = kind != NO_CALLS, WARM_UP_STEPS
+
+    def after_step(run: Any) -> None:
+        nonlocal has_calls, left, block
+        left -= 1
+        if left <= 0:
+            block += 1
+            left = _block_steps(notes, block_seconds)
+            has_calls = next(kinds) if kind == ALTERNATING else kind == ALL_CALLS
+        clocks = time.perf_counter(), time.process_time(), common.process_cpu_seconds(sidecar_pid)
+        notes.append((block, Note(has_calls, *clocks)))
+
+    common.switch_client(lambda: has_calls, after_step)
+    try:
+        common.run_trainer(arguments)
+    finally:
+        Path(os.environ["BENCHMARK_NOTES"]).write_text(json.dumps(notes))
+    return 0
+
+
+def _block_steps(notes: list[tuple[int, Note]], block_seconds: float) -> int:
+    """From the warm-up without its first, slow steps, so that all blocks of a run are alike."""
+    warm = [note.wall for _, note in notes[2:WARM_UP_STEPS]]
+    return max(1, round(block_seconds * (len(warm) - 1) / (warm[-1] - warm[0])))
+
+
+# -- outside ----------------------------------------------------------------------------------------------------------
+
+
+def run_trainer(sidecar: common.Sidecar, kind: str, seed: int, options: Any, arguments: list[str]) -> Run:
+    file = sidecar.folder / "notes.json"
+    common.run_or_exit(
+        ["-m", "benchmarks.stage_inflation", kind, str(seed), str(options.block_seconds), str(sidecar.pid), *arguments],
+        SIDECAR_ENDPOINT=sidecar.endpoint, BENCHMARK_NOTES=str(file),
+    )  # fmt: skip
+    return steps_of([(block, Note(*note)) for block, note in json.loads(file.read_text())])
+
+
+def steps_of(notes: Sequence[tuple[int, Note]]) -> Run:
+    """What happened from each note to the next."""
+    return [
+        Step(block, a.has_calls, *(after - before for before, after in zip(a[1:], b[1:], strict=True)))
+        for (block, a), (_, b) in itertools.pairwise(notes)
+    ]
+
+
+def blocks_of(runs: Sequence[Run], clock: str) -> Iterator[list[paired.Block]]:
+    """The blocks of each run. Their values are a step's seconds, without what the other runs foretell of them."""
+    for own, run in enumerate(runs):
+        logs = [math.log(getattr(step, clock)) for step in run]
+        expected = [0.0] * len(run)
+        if others := [other for number, other in enumerate(runs) if number != own]:
+            fastest = [math.log(min(getattr(step, clock) for step in same)) for same in zip(*others, strict=True)]
+            expected = [_slope(fastest, logs) * value for value in fastest]
+        values = [(step, math.exp(a - b)) for step, a, b in zip(run, logs, expected, strict=True) if step.block >= 0]
+        groups = [list(group) for _, group in itertools.groupby(values, lambda pair: pair[0].block)]
+        yield [paired.Block(group[0][0].has_calls, [value for _, value in group]) for group in groups]
+
+
+def _slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Between 0 (``x`` says nothing of ``y``: batches are alike) and 1 (it says all)."""
+    if min(x) == max(x):
+        return 0.0
+    return min(1.0, max(0.0, statistics.linear_regression(x, y).slope))
+
+
+class Figures(NamedTuple):
+    typical: paired.Growth
+    """Of the fastest half of each block's steps: the one to judge by."""
+    mean: paired.Growth
+    cpu: paired.Growth
+    """Of the trainer's threads, all steps of each block."""
+    noise: paired.Growth
+    """Of neighbouring blocks that differ in nothing."""
+    pairs: int
+
+
+def figures(runs: Sequence[Run]) -> Figures:
+    """From alternating runs of the same work. Raises SystemExit when they are too short for pairs of blocks."""
+    wall, cpu = list(blocks_of(runs, "wall")), list(blocks_of(runs, "trainer_cpu"))
+    typical = [ratio for blocks in wall for ratio in paired.pair_ratios(blocks, paired.typical)]
+    means = [ratio for blocks in wall for ratio in paired.pair_ratios(blocks, statistics.fmean)]
+    of_cpu = [ratio for blocks in cpu for ratio in paired.pair_ratios(blocks, statistics.fmean)]
+    noise = [ratio for blocks in wall for ratio in paired.noise_ratios(blocks, paired.typical)]
+    if not (typical and noise):
+        raise SystemExit("a run was too short for pairs of blocks: more --steps or shorter --block-seconds")
+    return Figures(
+        paired.growth(typical), paired.mean_growth(means), paired.growth(of_cpu), paired.growth(noise), len(typical)
+    )
+
+
+def sidecar_percent(runs: Sequence[Run], *, has_calls: bool) -> float:
+    """The sidecar's CPU time over the time of these steps: percent of one core."""
+    steps = [step for run in runs for step in run if step.block >= 0 and step.has_calls == has_calls]
+    return 100 * sum(step.sidecar_cpu for step in steps) / sum(step.wall for step in steps)
+
+
+def measure(stage: str, sidecar: common.Sidecar, options: Any) -> None:
+    """A whole run of each kind, then alternating ones until the bounds are narrow or the time is up; then print."""
+    arguments = [stage, "--quiet", *options.trainer_arguments.split()]
+    deadline = time.monotonic() + 60 * options.minutes
+    with_calls = run_trainer(sidecar, ALL_CALLS, 0, options, arguments)
+    without = run_trainer(sidecar, NO_CALLS, 0, options, arguments)
+    runs: list[Run] = []
+    run_seconds = 0.0
+    while len(runs) < RUNS_MIN or time.monotonic() + run_seconds < deadline:
+        began = time.monotonic()
+        runs.append(run_trainer(sidecar, ALTERNATING, len(runs), options, arguments))
+        run_seconds = time.monotonic() - began
+        if len(runs) >= RUNS_MIN and figures(runs).typical.half_width <= options.half_width:
+            break
+    report(stage, runs, with_calls, without)
+
+
+def report(stage: str, runs: Sequence[Run], with_calls: Run, without: Run) -> None:
+    found = figures(runs)
+    steps = [step for run in runs for step in run if step.block >= 0]
+    step_ms = 1e3 * statistics.median(step.wall for step in steps if not step.has_calls)
+    print(f"{stage}: a step takes {step_ms:.1f} ms; {len(steps):,} steps in {len(runs)} runs, {found.pairs} pairs of "
+          f"blocks of {len(steps) / 2 / found.pairs:.0f}")  # fmt: skip
+    for name, value in (
+        ("step time, fastest half of a block", found.typical),
+        ("step time, mean of a block", found.mean),
+        ("CPU time of all the trainer's threads", found.cpu),
+        ("noise: blocks that differ in nothing", found.noise),
+    ):
+        print(f"  {name:38} {value}")
+    everything, nothing = sidecar_percent([with_calls], has_calls=True), sidecar_percent([without], has_calls=False)
+    within = sidecar_percent(runs, has_calls=True) - sidecar_percent(runs, has_calls=False)
+    late = max(0.0, everything - nothing - within)
+    print(f"  sidecar's CPU time, of one core: {nothing:.2f} % without events, {everything:.2f} % with all of them")
+    print(f"  of the difference {within:.2f} % fell into the blocks above, {late:.2f} % is added to them")
+    total = paired.Growth(*(percent + late for percent in found.typical))
+    paired.print_decision(f"{stage}: growth of a step, with the sidecar's work", total, TARGET_PERCENT)
+
+
+def add_options(parser: Any) -> None:
+    group = parser.add_argument_group("with --trainer")
+    group.add_argument("--stage", choices=(*STAGES, "all"), default="pretrain", help="(default pretrain)")
+    group.add_argument("--minutes", type=float, default=4.0, help="time for each stage (default 4)")
+    group.add_argument("--half-width", type=float, default=0.3, metavar="PERCENT",
+                       help="bounds as narrow as this end the stage earlier (default 0.3)")  # fmt: skip
+    group.add_argument("--block-seconds", type=float, default=1.0, help="length of a block (default 1)")
+    group.add_argument("--trainer-arguments", default="--steps 120 --eval_freq 100000 --generate_freq 100000",
+                       help="what the trainer is run with")  # fmt: skip
+
+
+def report_stages(options: Any) -> None:
+    common.print_machine()
+    with common.sidecar_alive() as sidecar:
+        common.favour(options.nice)
+        for stage in STAGES if options.stage == "all" else (options.stage,):
+            measure(stage, sidecar, options)
+    common.print_load_after()
+
+
+if __name__ == "__main__":
+    sys.exit(train(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]))
