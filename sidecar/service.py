@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,7 +31,7 @@ from sidecar.config import Config
 from sidecar.errors import Exit, UserError
 from sidecar.hardware.sampler import Sampler
 from sidecar.intake import Intake
-from sidecar.journal import Checkpoint
+from sidecar.journal import Checkpoint, Journal
 from sidecar.pipeline import Pipeline
 from sidecar.recovery import Recovery
 from sidecar.rendezvous import default_endpoint, endpoint_key, ipc_endpoint
@@ -39,6 +39,7 @@ from sidecar.retention import make_room
 from sidecar.sinks.manager import SinkManager
 from sidecar.store import SUMMARY_KEY, Store
 from sidecar.telemetry import Telemetry
+from sidecar.trainers import Trainers, is_alive
 from sidecar.web.app import create_app
 from sidecar.web.security import Security, bind, check_bind, serve_config
 
@@ -47,9 +48,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sidecar.service")
 
+ANNOUNCE_SECONDS = 1.0
 SCAN_SECONDS = 1.0  # How soon a dead trainer's tail is in the journal.
 BOUND_SECONDS = 10.0
 PORTS_TRIED = 20
+STOP_SECONDS_MAX = 3.0  # Of one thread.
+TAKE_SECONDS_MAX = 1.0
 DRAIN_SECONDS_MAX = 5.0
 LAUNCHER_VARIABLE = "SIDECAR_LAUNCHER_PID"
 SWITCH_SECONDS = 0.0005  # See _share_the_interpreter.
@@ -79,8 +83,9 @@ class Service:
         self._pipeline = Pipeline(self._store, self._telemetry, snapshot_steps=config.snapshot_steps)
         self._sinks = SinkManager(config, self._store, self._telemetry)
         self._sampler = Sampler(self._telemetry, self._journal_hardware, config.sample_seconds, config.disks)
-        self._trainers: dict[int, wire.Hello] = {}  # session -> a training process of this host
+        self._trainers = Trainers()
         self._endpoint_lock: int | None = None
+        self._announced = False
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT. Raises UserError when it cannot start."""
@@ -99,7 +104,6 @@ class Service:
             self._pipeline.start()
             self._sampler.start()
             core.start()
-            self._announce(endpoint)
             self._stop.wait()
             self._shut_down(core, server, web)
         finally:
@@ -146,11 +150,7 @@ class Service:
         try:
             self._intake.bind(endpoint)
         except zmq.ZMQError as error:
-            raise UserError(
-                f"cannot listen for events at {endpoint}: {error.strerror}",
-                "choose another with --endpoint",
-                Exit.PORT,
-            ) from error
+            raise _cannot_listen(endpoint, error) from error
         self._telemetry.events_endpoint = endpoint
         return endpoint
 
@@ -158,7 +158,10 @@ class Service:
         """A second bind to an ipc path silently steals it: hold a lock beside it."""
         if not endpoint.startswith("ipc://") or endpoint.startswith("ipc://@"):
             return True
-        fd = os.open(endpoint.removeprefix("ipc://") + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(endpoint.removeprefix("ipc://") + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _cannot_listen(endpoint, error) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -185,9 +188,8 @@ class Service:
     def _greet(self, hello: wire.Hello, received_ns: int) -> None:
         self._pipeline.run_started(hello.run_id)
         self._sinks.run_started(hello)
-        if hello.host == socket.gethostname() and hello.pid:
-            self._trainers[hello.session] = hello
-            self._sampler.set_trainers(sorted({trainer.pid for trainer in self._trainers.values()}))
+        self._trainers.greet(hello)
+        self._sampler.set_trainers(self._trainers.pids())
 
     def _journal_hardware(self, reading: wire.Hardware) -> None:
         for run_id in self._pipeline.live_run_ids():
@@ -206,7 +208,11 @@ class Service:
 
     def _serve_events(self) -> None:
         """The intake's thread: recover what others left, then round after round."""
-        duties = [Duty(SCAN_SECONDS, self._look_after_trainers), Duty(BOUND_SECONDS, self._keep_within_bounds)]
+        duties = [
+            Duty(ANNOUNCE_SECONDS, self._announce),
+            Duty(SCAN_SECONDS, self._look_after_trainers),
+            Duty(BOUND_SECONDS, self._keep_within_bounds),
+        ]
         complaint = ""
         while not self._stop.is_set():
             try:
@@ -221,64 +227,80 @@ class Service:
 
     def _look_after_trainers(self) -> None:
         for hello in self._recovery.scan():
-            self._trainers.pop(hello.session, None)
-            self._note_end(hello)
-        if self._is_forsaken():
+            self._trainers.ended(hello)
+            reason = "the training process is gone"  # Ignored where the process had said goodbye.
+            ended = wire.RankEnded(time.time_ns(), time.monotonic_ns(), hello.rank, hello.session, reason)
+            self._intake.submit(hello.run_id, ended)
+        pids = self._trainers.pids()
+        self._sampler.set_trainers(pids)
+        if not pids and self._launcher_is_gone():
             log.warning("the launcher is gone, and no training process is left")
             self._stop.set()
 
-    def _is_forsaken(self) -> bool:
-        """Was the launcher killed, and has everything that it started ended?"""
+    def _launcher_is_gone(self) -> bool:
         launcher = os.environ.get(LAUNCHER_VARIABLE, "")
-        if not launcher.isdigit() or self._config.keep or _is_alive(int(launcher)):
-            return False
-        return not any(_is_alive(trainer.pid) for trainer in self._trainers.values())
+        return launcher.isdigit() and not self._config.keep and not is_alive(int(launcher))
 
     def _keep_within_bounds(self) -> None:
         """Journals that outgrew their bound give up what every sink has; more only when they must, counted."""
-        total = 0
-        for run_id, journal in self._intake.journals():
-            removed = make_room(journal, self._sinks.passed_row(run_id), self._config.journal_bytes_max)
-            if removed.unsent_events:
-                self._telemetry.events_lost_total["journal_cap"] += removed.unsent_events
-            total += journal.used_bytes()
-        self._telemetry.journal.bytes = total
+        journals = self._intake.journals()
+        for run_id, _ in journals:
+            self._intake.write(run_id, partial(self._make_room, self._sinks.passed_row(run_id)))
+        self._telemetry.journal.bytes = sum(journal.used_bytes() for _, journal in journals)
 
-    def _note_end(self, hello: wire.Hello) -> None:
-        """A ring that could be claimed: its process is gone. Unless it said goodbye, say so in the journal."""
-        snapshot = self._pipeline.views.snapshot(hello.run_id)
-        if snapshot is None or snapshot.state not in ("finished", "failed"):
-            ended = wire.RankEnded(
-                time.time_ns(), time.monotonic_ns(), hello.rank, hello.session, "the training process is gone"
-            )
-            self._intake.submit(hello.run_id, ended)
+    def _make_room(self, passed_row: int | None, journal: Journal) -> None:
+        removed = make_room(journal, passed_row, self._config.journal_bytes_max)
+        if removed.unsent_events:
+            self._telemetry.events_lost_total["journal_cap"] += removed.unsent_events
 
-    def _announce(self, endpoint: str) -> None:
-        """Atomically, once ready: whoever waits for this file may connect."""
-        facts = {"http": self._telemetry.http_url, "events": endpoint, "pid": os.getpid()}
+    def _announce(self) -> None:
+        """Once ready: whoever waits for this file may connect. On a full disk, tried again until it is there."""
+        if self._announced:
+            return
+        telemetry = self._telemetry
+        facts = {"http": telemetry.http_url, "events": telemetry.events_endpoint, "pid": telemetry.pid}
         write_atomic(self._config.endpoints_file, msgspec.json.encode(facts))
+        self._announced = True
 
     def _shut_down(self, core: threading.Thread, server: "uvicorn.Server", web: threading.Thread) -> None:
+        """Producers first; nothing is waited for without a limit."""
         self._sampler.stop()
-        core.join(5.0)
-        while self._intake.round(poll_seconds=0.05):
-            pass
+        core.join(STOP_SECONDS_MAX)
+        intake_is_ours = not core.is_alive()
+        if intake_is_ours:
+            self._take_what_has_come()
+        else:
+            log.error("the intake does not end, perhaps for a slow disk: what is not committed stays with the trainers")
         self._pipeline.stop(DRAIN_SECONDS_MAX)
-        for run_id in self._pipeline.views.run_ids():
-            self._store_summary(run_id)
-        self._intake.round(poll_seconds=0.0)
+        if intake_is_ours:
+            for run_id in self._pipeline.views.run_ids():
+                self._store_summary(run_id)
+            self._intake.round(poll_seconds=0.0)
         deadline = time.monotonic() + DRAIN_SECONDS_MAX
         while not self._sinks.drained() and time.monotonic() < deadline:
             time.sleep(0.05)
         self._sinks.close(timeout_seconds=DRAIN_SECONDS_MAX)
         server.should_exit = True
-        web.join(5.0)
-        self._intake.close()
+        web.join(STOP_SECONDS_MAX)
+        if intake_is_ours:
+            self._intake.close()
+
+    def _take_what_has_come(self) -> None:
+        """Trainers that live on send without end, and keep what is not acknowledged."""
+        deadline = time.monotonic() + TAKE_SECONDS_MAX
+        while self._intake.round(poll_seconds=0.05) and time.monotonic() < deadline:
+            pass
 
     def _store_summary(self, run_id: str) -> None:
         blob = self._pipeline.summary_of(run_id)
         if blob is not None:
             self._intake.write(run_id, lambda journal: journal.put(SUMMARY_KEY, blob))
+
+
+def _cannot_listen(endpoint: str, error: OSError | zmq.ZMQError) -> UserError:
+    return UserError(
+        f"cannot listen for events at {endpoint}: {error.strerror}", "choose another with --endpoint", Exit.PORT
+    )
 
 
 def _calm_garbage_collection() -> None:
@@ -295,7 +317,3 @@ def _share_the_interpreter() -> None:
     that made 20 ms of half a millisecond of work. Ten times shorter costs the fold nothing that could be measured.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
-
-
-def _is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()

@@ -59,7 +59,14 @@ class Store:
 
     def lock(self) -> None:
         """Become the one sidecar of this folder. Raises UserError naming the pid of the other."""
-        fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UserError(
+                f"cannot lock the data directory {self.directory}: {error.strerror}",
+                "choose another with --dir PATH, or correct its permissions",
+                exit_code=Exit.NOT_WRITABLE,
+            ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -70,9 +77,10 @@ class Store:
                 f"use it, stop it with `kill {owner}`, or choose another folder with --dir PATH",
                 exit_code=Exit.BUSY,
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
         self._lock_fd = fd
+        with contextlib.suppress(OSError):  # The pid is for people: a full disk must not keep a sidecar from starting.
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, str(os.getpid()).encode(), 0)
 
     def unlock(self) -> None:
         if self._lock_fd is not None:
