@@ -37,10 +37,10 @@ class Client:
 class Server:
     """The application behind the real uvicorn, with the configuration the sidecar uses."""
 
-    def __init__(self, views: FakeViews, security: Security | None = None) -> None:
+    def __init__(self, views: FakeViews, security: Security | None = None, port: int = 0) -> None:
         self.views = views
         self.app = create_app(views, security)
-        self._socket = bind("127.0.0.1", 0)
+        self._socket = bind("127.0.0.1", port)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._server = uvicorn.Server(serve_config(self.app))
@@ -72,8 +72,8 @@ def client(views: FakeViews) -> Client:
 def serve() -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
-    def start(views: FakeViews, security: Security | None = None) -> Server:
-        started.append(Server(views, security))
+    def start(views: FakeViews, security: Security | None = None, port: int = 0) -> Server:
+        started.append(Server(views, security, port))
         return started[-1]
 
     yield start

@@ -2,7 +2,7 @@
    Every text that came from a run is put into the page with textContent, never as markup. No request leaves this host. */
 import { $, say } from "./dom.js";
 import { follow, query, useToken } from "./connection.js";
-import { redraw, refreshCharts } from "./charts.js";
+import { recolor, refreshCharts, resize } from "./charts.js";
 import { render, renderAlive, renderAll } from "./sections.js";
 import { store } from "./store.js";
 
@@ -52,9 +52,9 @@ $("token-form").addEventListener("submit", (event) => {
   useToken($("token").value.trim());
   chooseRun(store.run);
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolor);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) { render(); refreshCharts(true); } });
 let resizing = 0;
-addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout(redraw, RESIZED_MS); });
+addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout(resize, RESIZED_MS); });
 setInterval(() => { if (store.status && !document.hidden) { renderAlive(store.status); refreshCharts(); } }, TICK_MS);
 follow(received);

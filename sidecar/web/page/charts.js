@@ -14,13 +14,13 @@ const CHARTS = {
   lr: { names: ["train/learning_rate"], labels: ["rate"], colors: ["--teal"], widths: [1.6] },
   speed: { names: ["train/tokens_per_second"], labels: ["tokens/s"], colors: ["--green"], widths: [1.5], short: true },
   step: { names: ["performance/batch_time_ms"], labels: ["ms"], colors: ["--teal"], widths: [1.3] },
-  mfu: { names: ["train/mfu_percent", "train/mfu_causal_percent"], labels: ["full", "causal"], colors: ["--blue", "--grey"], widths: [1.6, 1.2] },
+  mfu: { names: ["train/mfu_percent", "train/mfu_causal_percent"], labels: ["MFU", "causal"], colors: ["--blue", "--grey"], widths: [1.6, 1.2] },
   any: { names: [], labels: [], colors: ["--blue"], widths: [1.5] },
 };
 const plots = {};
 let drawnAt = 0, drawnOf = 0, drawnRun = null;
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const axisText = (v) => (Math.abs(v) >= 10000 ? short(v).replace(" ", "") : String(Number(v.toPrecision(6))));
+const axisText = (v) => (Math.abs(v) >= 10000 ? short(v) : String(Number(v.toPrecision(6))));
 const faint = (color, share) => `color-mix(in srgb, ${color} ${share * 100}%, transparent)`;
 
 function columnsOf(chart, answer) {  // uPlot's shape: x, then for each name its line, its highest and its lowest.
@@ -77,14 +77,18 @@ function heading(u, id) {  // The values at the cursor, or the latest ones, in t
     chart.names.length > 1 ? one[0] + " " : "", el("b", { class: one[3] ? "tone bad" : "", text: one[1] }), at === null ? "" : one[2]));
   put(`key-${id}`, [...(where ? [el("span", { text: where })] : []), ...shown.filter(Boolean)]);
 }
-function drawBroken(u) {  // Where a value was NaN or infinite: a red line from top to bottom.
-  const { ctx, bbox } = u, x = u.data[0];
-  ctx.save(); ctx.strokeStyle = css("--red"); ctx.lineWidth = devicePixelRatio;
-  for (const states of u.states || [])
-    states?.forEach((state, i) => {
-      const at = state ? u.valToPos(x[i], "x", true) : NaN;
-      if (at >= bbox.left && at <= bbox.left + bbox.width) { ctx.beginPath(); ctx.moveTo(at, bbox.top); ctx.lineTo(at, bbox.top + bbox.height); ctx.stroke(); }
-    });
+function drawBroken(u) {  // Where a value was NaN or infinite: a red band from top to bottom, half way to its neighbours.
+  const { ctx, bbox } = u, x = u.data[0], right = bbox.left + bbox.width;
+  const broken = x.map((_, i) => (u.states || []).some((states) => states?.[i]));
+  const edge = (i, j) => Math.min(right, Math.max(bbox.left, (u.valToPos(x[i], "x", true) + u.valToPos(x[j], "x", true)) / 2));
+  ctx.save(); ctx.fillStyle = faint(css("--red"), 0.3);
+  for (let i = 0; i < x.length; i++) {
+    if (!broken[i]) continue;
+    const first = i;
+    while (broken[i + 1]) i++;
+    const from = edge(first, Math.max(0, first - 1)), to = edge(i, Math.min(x.length - 1, i + 1));
+    if (to >= bbox.left && from <= right) ctx.fillRect(from, bbox.top, Math.max(to - from, devicePixelRatio), bbox.height);
+  }
   ctx.restore();
 }
 
@@ -126,4 +130,10 @@ export async function refreshCharts(force = false) {
     for (const id of Object.keys(CHARTS)) draw(id, answer);
   } catch (error) { if (error.status !== 404) console.info("charts:", String(error.message)); }
 }
-export function redraw() { Object.keys(plots).forEach(remove); refreshCharts(true); }  // After a change of size or colours.
+export function recolor() { Object.keys(plots).forEach(remove); refreshCharts(true); }  // Light and dark have colours of their own.
+export function resize() {
+  for (const [id, plot] of Object.entries(plots)) {
+    const { clientWidth: width, clientHeight: height } = $(`plot-${id}`);
+    if (width && (plot.width !== width || plot.height !== height)) plot.setSize({ width, height });
+  }
+}

@@ -37,8 +37,8 @@ export function scaled(v, unit = "", prefixes = SI) {  // [number, prefix and un
     if (Math.abs(v) >= size * 0.99995) return [rounded(v / size, 4), prefix + unit];  // 999,999 is 1 M, not 1000 k.
   return [rounded(v, 4), unit];
 }
-export const short = (v, unit = "") => scaled(v, unit).join(" ").trim();
-export const tokens = (v) => (isNumber(v) && v < 999.95 ? count(v) : scaled(v, "", TOKENS).join(" ").trim());
+export const short = (v, unit = "") => scaled(v, unit).join(unit ? " " : "").trim();  // 412k, but 2.57 kW.
+export const tokens = (v) => (isNumber(v) && v < 999.95 ? count(v) : scaled(v, "", TOKENS).join(""));
 
 export function bytes(v) {
   if (!isNumber(v)) return DASH;
@@ -48,6 +48,7 @@ export function bytes(v) {
 }
 export function percent(v, digits = 1) { return isNumber(v) ? `${v.toFixed(digits)} %` : DASH; }
 
+export const ago = (s) => (!isNumber(s) ? DASH : s < 1 ? "< 1 s ago" : `${span(s)} ago`);  // Not worth a flicker twice a second.
 export function span(s) {
   if (!isNumber(s)) return DASH;
   if (s === 0) return "0 s";

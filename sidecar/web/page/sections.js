@@ -1,10 +1,10 @@
 /* The sections of the page but for the charts. Given: a status object. Hands on: what is shown of it.
    Never: computes a training number; the sidecar did. */
-import { DASH, bytes, clean, count, fixed, isNumber, known, lossText, percent, scaled, short, span, spelled, tokens, words } from "./format.js";
+import { DASH, ago, bytes, clean, count, fixed, isNumber, known, lossText, percent, scaled, short, span, spelled, tokens, words } from "./format.js";
 import { $, body, cells, el, emptyRow, fact, meter, pill, put, say, show, tile } from "./dom.js";
 import { ended, store } from "./store.js";
 
-const TABLE_RANKS_MAX = 16, SLOWEST_SHOWN = 5, HEAT_MAX = 1024, GPUS_MAX = 64, METRICS_MAX = 300, SLOW_RATIO = 1.1;
+const TABLE_RANKS_MAX = 16, SLOWEST_SHOWN = 5, HEAT_MAX = 1024, GPUS_MAX = 64, METRICS_MAX = 300, SLOW_RATIO = 1.1, SHARE_MIN = 0.0005;
 const TONE = { running: "good", ok: "good", finished: "calm", starting: "calm", waiting: "off", offline: "warn", paused: "warn",
   stalled: "bad", failed: "bad", failing: "bad", lost: "bad", disabled: "off", full: "bad" };
 const SEVERITY = { critical: "bad", warning: "warn", info: "calm" };
@@ -67,7 +67,7 @@ export function renderAlive(s) {
   const failing = sinks.some((k) => k.state === "failing");
   put("alive", [
     fact("step", known(s.total_steps) ? `${count(s.step)} of ${count(s.total_steps)}` : count(s.step)),
-    fact(s.phase ? `last step (${words(s.phase)} now)` : "last step", isNumber(age) ? `${span(Math.max(0, age))} ago` : DASH, late ? "bad" : ""),
+    fact(s.phase ? `last step (${words(s.phase)} now)` : "last step", ago(age), late ? "bad" : ""),
     fact("elapsed", span(ticking(s, s.elapsed_seconds))),
     fact("ETA", ended(s) ? DASH : isNumber(s.eta?.seconds) ? span(s.eta.seconds) : s.eta?.reason || DASH),
     fact("epoch", isNumber(s.epoch) ? fixed(s.epoch, 3) : DASH),
@@ -85,13 +85,14 @@ function renderAlerts(s) {
 }
 
 function renderLearning(s) {
-  const val = Object.entries(s.val || {});
+  const val = Object.entries(s.val || {}).map(([name, v]) => [name, spelled(s.metrics?.[`val/${name}`]?.state) || fixed(v)]);
   const main = val.find(([name]) => name === "loss") || val[0];
   const bad = Boolean(s.loss_state);
   put("learning-tiles", [
     tile("loss", bad ? spelled(s.loss_state) : lossText(s.loss), bad ? "not a finite number" : "", "", bad ? "bad" : ""),
     tile("loss, smoothed", lossText(s.loss_smoothed), isNumber(s.perplexity) ? `perplexity ${fixed(s.perplexity)}` : ""),
-    tile(`validation ${main ? words(main[0]) : "loss"}`, main ? fixed(main[1]) : DASH, val.filter((v) => v !== main).slice(0, 2).map(([n, v]) => `${words(n)} ${fixed(v)}`).join(", ")),
+    tile(`validation ${main ? words(main[0]) : "loss"}`, main ? main[1] : DASH, val.filter((v) => v !== main).slice(0, 2).map(([n, text]) => `${words(n)} ${text}`).join(", "), "",
+      main && s.metrics?.[`val/${main[0]}`]?.state ? "bad" : ""),
     tile("learning rate", fixed(s.learning_rate, 3)),
     tile("gradient norm", spelled(s.grad_norm_state) || fixed(s.grad_norm, 3), "", "", s.grad_norm_state ? "bad" : ""),
     tile("tokens seen", tokens(s.tokens), known(s.samples) && s.samples ? `${count(s.samples)} samples` : ""),
@@ -103,19 +104,18 @@ function renderSpeed(s) {
   const of = isNumber(d.peak_flops_per_device) ? `of ${d.devices || 1} × ${short(d.peak_flops_per_device, "FLOP/s")}${d.dtype ? " " + d.dtype : ""}${mfu.source ? ", " + mfu.source : ""}` : "";
   const [compute, computeUnit] = scaled(s.flops_per_second, "FLOP/s");
   put("speed-tiles", [
-    tile("throughput", short(s.tokens_per_second).replace(" ", ""), isNumber(s.samples_per_second) ? `${fixed(s.samples_per_second, 3)} samples/s` : "", "tokens/s"),
+    tile("throughput", short(s.tokens_per_second), isNumber(s.samples_per_second) ? `${fixed(s.samples_per_second, 3)} samples/s` : "", "tokens/s"),
     tile("step time, median", span(t.p50_seconds), isNumber(t.p95_seconds) ? `p95 ${span(t.p95_seconds)}, p99 ${span(t.p99_seconds)}` : ""),
     tile("step rate", fixed(s.steps_per_second, 3), "", "steps/s"),
     tile("MFU", percent(mfu.percent), isNumber(mfu.percent) ? [mfu.convention, of].filter(Boolean).join("; ") : mfu.reason || "not known yet", "", mfu.percent > 100 ? "bad" : ""),
     tile("MFU, causal", percent(mfu.causal_percent), isNumber(mfu.reported_percent) ? `the script says ${percent(mfu.reported_percent)}` : ""),
     tile("compute", compute, isNumber(s.flops) ? `${short(s.flops, "FLOP")} so far` : "", computeUnit),
   ]);
-  say("cap-mfu", `MFU (%)${isNumber(mfu.percent) && mfu.convention ? " · " + mfu.convention.split(",")[0] : ""}`);
 }
 
 function stack(which, seconds, label) {
-  const parts = Object.entries(seconds).filter(([, v]) => isNumber(v) && v > 0).sort((a, b) => b[1] - a[1]);
-  const total = parts.reduce((sum, [, v]) => sum + v, 0) || 1;
+  const all = Object.entries(seconds).filter(([, v]) => isNumber(v) && v > 0).sort((a, b) => b[1] - a[1]);
+  const total = all.reduce((sum, [, v]) => sum + v, 0) || 1, parts = all.filter(([, v]) => v / total >= SHARE_MIN);
   put(`stack-${which}`, parts.map(([name, v]) => el("i", { flex: v / total, color: colorOf(name), title: `${words(name)}: ${span(v)}` })));
   $(`stack-${which}`).setAttribute("aria-label", `${label}: ${parts.map(([n, v]) => `${words(n)} ${percent((v / total) * 100)}`).join(", ")}`);
   put(`legend-${which}`, parts.slice(0, 12).map(([name, v]) => el("li", {}, el("i", { color: colorOf(name) }), words(name), el("span", { text: ` ${percent((v / total) * 100)} · ${span(v)}` }))));
@@ -145,7 +145,7 @@ function renderRanks(s) {
   const times = ranks.map((r) => r.step_seconds).filter(isNumber).sort((a, b) => a - b);
   const median = times.length ? times[times.length >> 1] : null;
   const ill = ranks.filter(gone).length;
-  say("ranks-note", ranks.length ? `${ranks.length} of ${s.world_size || ranks.length} present${ill ? `, ${ill} gone` : ""}${known(median) ? `, median step ${span(median)}` : ""}` : "");
+  say("ranks-note", ranks.length ? `${ranks.length} of ${s.world_size || ranks.length} reported${ill ? `, ${ill} failed or lost` : ""}${known(median) ? `, median step ${span(median)}` : ""}` : "");
   put("heat", ranks.length > 1 ? ranks.slice(0, HEAT_MAX).map((r) => heatCell(r, median)) : []);
   const rows = ranks.length <= TABLE_RANKS_MAX ? ranks : [...ranks].sort((a, b) =>
     (gone(b) - gone(a)) || (b.step_seconds || 0) - (a.step_seconds || 0)).slice(0, SLOWEST_SHOWN);
@@ -164,7 +164,7 @@ function rankRow(r, median, fastest, ahead) {
   const speed = meter(fastest ? (r.tokens_per_second || 0) / fastest : null, isNumber(r.tokens_per_second) ? short(r.tokens_per_second) : DASH,
     isNumber(r.step_seconds) && median && r.step_seconds > median * SLOW_RATIO ? "warn" : "");
   return el("tr", {}, el("td", { text: r.rank }), el("td", {}, pill(r.state, TONE[r.state] || "off", r.phase ? `${r.state}, ${words(r.phase)}` : r.state, r.reason || "")),
-    ...cells(`${count(r.step)}${behind}`, isNumber(r.age_seconds) ? `${span(r.age_seconds)} ago` : DASH, span(r.step_seconds), speed, count(r.sessions)),
+    ...cells(`${count(r.step)}${behind}`, ago(r.age_seconds), span(r.step_seconds), speed, count(r.sessions)),
     el("td", { class: "name", text: r.host || DASH, title: r.host || "" }));
 }
 
