@@ -42,7 +42,7 @@ def _at(run: RunSnapshot) -> str:
 
 
 def _step(run: RunSnapshot) -> str:
-    return f"{run.step:,}".replace(",", " ") + (f" of {run.total_steps:,}".replace(",", " ") if run.total_steps else "")
+    return f"{run.step:,}" + (f" of {run.total_steps:,}" if run.total_steps else "")
 
 
 def _facts(run: RunSnapshot) -> str:
