@@ -4,7 +4,7 @@ Given: a data directory and a run. Hands on: rows, one at a time, in the order t
 Never: holds a run in memory, or needs the journal to be finished.
 
 CSV and Parquet have a column for each metric, so they read the journal twice: once for the names, once for the rows.
-What is known of the run as a whole goes with the file (exported.py); what is printed is rows and nothing else.
+What is known of the run as a whole goes with the file (export_format.py); what is printed is rows and nothing else.
 """
 
 import csv
@@ -16,10 +16,11 @@ from typing import IO, Any
 
 import msgspec
 
-from sidecar import exported
+from sidecar import export_format
 from sidecar.atomic_file import open_atomic
 from sidecar.config import Config
 from sidecar.errors import Exit, UserError
+from sidecar.export_format import FIXED_COLUMNS, column_of
 from sidecar.follow import Follower
 from sidecar.rows import Row
 from sidecar.sinks.long import finite_or_word
@@ -29,7 +30,6 @@ from sidecar.store import RunEntry, Store
 COMPUTED = frozenset({"derived", "hardware"})
 """Kinds of row that nobody emitted: the sidecar made them."""
 PARQUET_ROWS = 8192  # A row group: bounds memory at a few tens of megabytes with 500 columns.
-FIXED_COLUMNS = ("run", "rank", "seq", "step", "time", "kind")
 
 
 class OpenRun(AbstractContextManager["OpenRun"]):
@@ -46,9 +46,9 @@ class OpenRun(AbstractContextManager["OpenRun"]):
         return self._follower.projector.state
 
     @property
-    def facts(self) -> exported.RunFacts:
+    def facts(self) -> export_format.RunFacts:
         """What is known of the run as a whole, by the rows read so far."""
-        return exported.facts(self._follower.projector.info(), self.entry.state)
+        return export_format.facts(self._follower.projector.info(), self.entry.state)
 
     def rows(self, *, derived: bool) -> Iterator[Row]:
         """Every row from the first; repeatable, one after the other.
@@ -91,7 +91,7 @@ def write_csv(run: OpenRun, out: IO[bytes], *, derived: bool) -> None:
     names = sorted(columns(run, derived=derived))
     text = _Utf8(out)
     writer = csv.writer(text)
-    writer.writerow([*FIXED_COLUMNS, *names])
+    writer.writerow([*FIXED_COLUMNS, *map(column_of, names)])
     for row in run.rows(derived=derived):
         fixed = ["" if value is None else value for value in _fixed(row)]
         writer.writerow([*fixed, *(_cell(row.metrics.get(name)) for name in names)])
@@ -105,8 +105,9 @@ def write_parquet(run: OpenRun, out: IO[bytes], *, derived: bool) -> None:
     kinds = columns(run, derived=derived)
     types = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
     fixed = zip(FIXED_COLUMNS, ("text", "int", "int", "int", "float", "text"), strict=True)
-    fields = [pa.field(name, types[kind]) for name, kind in [*fixed, *sorted(kinds.items())]]
-    schema = pa.schema(fields, metadata={exported.METADATA_KEY: exported.encode(run.facts)})
+    metrics = ((column_of(name), kind) for name, kind in sorted(kinds.items()))
+    fields = [pa.field(column, types[kind]) for column, kind in (*fixed, *metrics)]
+    schema = pa.schema(fields, metadata={export_format.METADATA_KEY: export_format.encode(run.facts)})
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
         for batch in _batches(run.rows(derived=derived), PARQUET_ROWS):
             cells = [dict(zip(FIXED_COLUMNS, _fixed(row), strict=True)) | _typed(row, kinds) for row in batch]
@@ -125,7 +126,7 @@ def write_file(run: OpenRun, path: Path, kind: str, *, derived: bool) -> None:
     with open_atomic(path) as out:
         FORMATS[kind](run, out, derived=derived)
         if kind != "parquet" and (path.is_file() or not path.exists()):
-            exported.write(exported.beside(path), run.facts)
+            export_format.write(export_format.beside(path), run.facts)
 
 
 def columns(run: OpenRun, *, derived: bool) -> dict[str, str]:
@@ -166,7 +167,7 @@ def _typed(row: Row, kinds: dict[str, str]) -> dict[str, Any]:
         if value is not None:
             kind = kinds[name]
             number = float(value) if kind == "float" and isinstance(value, (int, float)) else value
-            cells[name] = _cell(value) if kind == "text" else number
+            cells[column_of(name)] = _cell(value) if kind == "text" else number
     return cells
 
 

@@ -15,17 +15,17 @@ from typing import Any
 
 import msgspec
 
-from sidecar import aliases, exported, wire
+from sidecar import aliases, export_format, wire
 from sidecar.charts.data import Collector, RunData
 from sidecar.derive.snapshot import snapshot
 from sidecar.errors import Exit, UserError
+from sidecar.export_format import FIXED_COLUMNS, metric_of
 from sidecar.journal import Record
 from sidecar.rows import Projector, Row
 
 SUFFIXES = (".jsonl", ".parquet")
 BATCH_ROWS = 2048
 HEAD_ROWS = 256
-FIXED = {"run", "rank", "seq", "step", "time", "kind"}
 LONG = {"number", "time", "step", "rank", "kind", "name", "value", "text"}
 COMPUTED = ("derived", "hardware")
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -33,7 +33,7 @@ _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 def load_export(path: Path, also: tuple[str, ...] = (), now_ns: int = 0) -> RunData:
     """Raises UserError (exit code 3) when there is no row of ours in it."""
-    known = exported.read(path)
+    known = export_format.read(path)
     rows = _jsonl(path) if path.suffix == ".jsonl" else _parquet(path, known)
     head = list(islice(rows, HEAD_ROWS))
     reader = _Reader(path, known, also, _captured(head))
@@ -51,7 +51,7 @@ def _captured(head: list[Row]) -> bool:
 class _Reader:
     """Rows of one export, in order, folded once more."""
 
-    def __init__(self, path: Path, known: exported.RunFacts | None, also: tuple[str, ...], captured: bool) -> None:
+    def __init__(self, path: Path, known: export_format.RunFacts | None, also: tuple[str, ...], captured: bool) -> None:
         self._path, self._known, self._captured = path, known, captured
         self._collector = Collector(known.run_id if known else path.stem, also)
         self._projector: Projector | None = None
@@ -99,7 +99,7 @@ class _Reader:
     def _greet(self, projector: Projector, rank: int, now: int) -> None:
         if rank in projector.state.ranks:
             return
-        known = self._known or exported.RunFacts(run_id=projector.state.run_id)
+        known = self._known or export_format.RunFacts(run_id=projector.state.run_id)
         projector.greet(wire.Hello(
             run_id=projector.state.run_id, rank=rank, session=rank + 1, time_ns=now, mono_ns=self._mono(now),
             project=known.project, name=known.name, stage=known.stage, group=known.group, tags=known.tags,
@@ -158,7 +158,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
             yield row
 
 
-def _parquet(path: Path, known: exported.RunFacts | None) -> Iterator[Row]:
+def _parquet(path: Path, known: export_format.RunFacts | None) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -168,7 +168,7 @@ def _parquet(path: Path, known: exported.RunFacts | None) -> Iterator[Row]:
             with pq.ParquetFile(part) as file:
                 names = set(file.schema_arrow.names)
                 batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=BATCH_ROWS))
-                if names >= FIXED:
+                if names.issuperset(FIXED_COLUMNS):
                     yield from _wide(batches)
                 elif names >= LONG:
                     yield from _long(batches, run_id)
@@ -184,7 +184,7 @@ def _wide(batches: Iterable[list[dict[str, Any]]]) -> Iterator[Row]:
     """A column for each metric."""
     for batch in batches:
         for cells in batch:
-            metrics = {k: v for k, v in cells.items() if v is not None and k not in FIXED}
+            metrics = {metric_of(k): v for k, v in cells.items() if v is not None and k not in FIXED_COLUMNS}
             yield Row(cells["run"] or "", cells["rank"], cells["seq"], cells["step"], cells["time"],
                       cells["kind"] or "", metrics)
 

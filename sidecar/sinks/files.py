@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, ClassVar, Protocol
 
-from sidecar import exported
+from sidecar import export_format
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks.base import Report, SinkContext, SinkDied
 from sidecar.sinks.deadletters import file_stem
@@ -104,7 +104,7 @@ class LinesSink:
             self._base.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._next = self._repair(path)
             self._path = path
-        exported.write(exported.beside(path), exported.facts(run))
+        export_format.write(export_format.beside(path), export_format.facts(run))
         return Report(acknowledged=self._next)
 
     def deliver(self, rows: Sequence[Row], number: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sidecar import exported
+from sidecar import export_format
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks.base import Report, SinkContext, SinkDied
 from sidecar.sinks.deadletters import file_stem
@@ -40,7 +40,7 @@ class ParquetSink:
         self._oldest = 0.0
 
     def open(self, run: RunInfo) -> Report:
-        self._facts = exported.encode(exported.facts(run))
+        self._facts = export_format.encode(export_format.facts(run))
         if self._directory is None:
             import pyarrow.parquet  # noqa: F401 - fail now, with a reason, not at the first part.
 
@@ -85,7 +85,7 @@ class ParquetSink:
         path = self._directory / f"part-{self._first:012d}-{self._next:012d}.parquet"
         draft = path.with_suffix(".draft")
         try:
-            pq.write_table(self._part.table({exported.METADATA_KEY: self._facts}), draft, compression="zstd")
+            pq.write_table(self._part.table({export_format.METADATA_KEY: self._facts}), draft, compression="zstd")
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from sinks.harness import Run
 
-from sidecar import exported
+from sidecar import export_format, wire
 from sidecar.cli import main
+from sidecar.export_format import FIXED_COLUMNS, metric_of
 from sidecar.follow import Follower
 from sidecar.sinks.long import finite_or_word
 
@@ -65,6 +66,23 @@ def test_parquet_has_typed_columns_and_true_nans(trained: Path, tmp_path: Path) 
     assert str(table.schema.field("train/num_tokens").type) == "int64"
     assert steps[2]["train/loss"] != steps[2]["train/loss"]
     assert steps[4]["train/loss"] == 0.8
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_metric_named_like_a_fixed_column_has_a_column_of_its_own(tmp_path: Path, kind: str) -> None:
+    """Captured scripts log their step as a metric: wandb.log({"step": 7, "loss": 1.0})."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    run = Run(tmp_path)
+    run.emit(wire.Log(run.now_ns, 1, step=2, metrics={"step": 7, "metrics.step": 8, "loss": 1.5}))
+    target = tmp_path / f"run.{kind}"
+    assert main(["export", "run-1", "--dir", str(tmp_path), "--format", kind, "-o", str(target)]) == 0
+    if kind == "csv":
+        [row] = csv.DictReader(io.StringIO(target.read_text()))
+    else:
+        [row] = parquet.read_table(target).to_pylist()
+    shown = {name: float(row[name]) for name in ("step", "metrics.step", "metrics.metrics.step", "loss")}
+    assert shown == {"step": 2, "metrics.step": 7, "metrics.metrics.step": 8, "loss": 1.5}
+    assert {metric_of(name) for name in row} == {*FIXED_COLUMNS, "step", "metrics.step", "loss"}
 
 
 def test_runs_for_programs_has_exactly_the_promised_fields(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +172,7 @@ def test_what_is_known_of_the_run_goes_with_the_file_and_adds_no_row(
     run.steps(1, 3)
     target = tmp_path / f"out.{kind}"
     assert main(["export", "run-1", "--dir", str(tmp_path / "data"), "--format", kind, "-o", str(target)]) == 0
-    facts = exported.read(target)
+    facts = export_format.read(target)
     assert facts is not None
     assert (facts.run_id, facts.project, facts.name, facts.stage) == ("run-1", "demo", "d12", "pretrain")
     assert (facts.total_steps, facts.model_facts, facts.tags) == (100, {"params": 10}, ["t"])
@@ -167,7 +185,7 @@ def test_what_is_known_of_the_run_goes_with_the_file_and_adds_no_row(
 
 
 def test_an_export_without_facts_has_none(tmp_path: Path) -> None:
-    assert exported.read(tmp_path / "none.jsonl") is None
+    assert export_format.read(tmp_path / "none.jsonl") is None
     (tmp_path / "torn.run.json").write_text("{")
-    assert exported.read(tmp_path / "torn.csv") is None
-    assert exported.read(tmp_path / "missing.parquet") is None
+    assert export_format.read(tmp_path / "torn.csv") is None
+    assert export_format.read(tmp_path / "missing.parquet") is None

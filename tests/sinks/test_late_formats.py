@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sidecar import exported, wire
+from sidecar import export_format, wire
 from sidecar.sinks import late
 from sidecar.sinks.cursors import Cursors
 
@@ -147,7 +147,7 @@ def test_a_sink_added_late_is_identical_to_one_from_the_start(places: Places, si
 def test_what_is_known_of_the_run_lies_beside_its_files(places: Places) -> None:
     for which in ("start", "late", "over"):
         for name in ("run-1.jsonl", "run-1.csv", "run-1.parquet"):
-            facts = exported.read(places.base / which / "files" / name)
+            facts = export_format.read(places.base / which / "files" / name)
             assert facts is not None
             assert (facts.project, facts.name, facts.stage) == ("demo", "d12", "pretrain")
             assert facts.model_facts == {"params": 10}

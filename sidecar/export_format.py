@@ -1,24 +1,28 @@
-"""What a file of rows says of its run as a whole: project, name, stage, configuration, model facts.
+"""What exported files have in common: their columns, and what they say of their run as a whole.
 
-Given: what is known of a run, or the path of an export. Hands on: JSON, or the facts read back.
+Given: what is known of a run, or the path of an export. Hands on: JSON, or the facts read back; names of columns.
 Never: holds a secret of the configuration, or the name of a host; and adds no row to the export itself, whose rows
 are those that were emitted.
 
-Parquet keeps them in the metadata of its schema under ``sidecar.run``; beside JSON lines and CSV lies NAME.run.json.
+The facts are project, name, stage, configuration and model facts. Parquet keeps them in the metadata of its schema
+under ``sidecar.run``; beside JSON lines and CSV lies NAME.run.json.
 """
 
 import contextlib
-import os
-import threading
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from sidecar.atomic_file import write_atomic
 from sidecar.rows import RunInfo
 from sidecar.sinks.secrecy import REDACTED, is_secret_key, looks_secret
 
+FIXED_COLUMNS = ("run", "rank", "seq", "step", "time", "kind")
+"""The columns of every row in CSV and Parquet; the others are metrics."""
+METRIC_PREFIX = "metrics."
 METADATA_KEY = b"sidecar.run"
 SUFFIX = ".run.json"
 DEPTH_MAX = 8
@@ -44,6 +48,19 @@ class RunFacts(msgspec.Struct, kw_only=True):
     started_ns: int = 0
 
 
+_LIKE_FIXED = re.compile(rf"(metrics\.)*({'|'.join(FIXED_COLUMNS)})")
+
+
+def column_of(metric: str) -> str:
+    """The column of a metric: its name, unless a fixed column has it ("step" becomes "metrics.step")."""
+    return METRIC_PREFIX + metric if _LIKE_FIXED.fullmatch(metric) else metric
+
+
+def metric_of(column: str) -> str:
+    """The opposite of column_of."""
+    return column.removeprefix(METRIC_PREFIX) if _LIKE_FIXED.fullmatch(column) else column
+
+
 def facts(info: RunInfo, state: str | None = None) -> RunFacts:
     return RunFacts(
         run_id=info.run_id, project=info.project, name=info.name, stage=info.stage, state=state or info.end,
@@ -64,13 +81,7 @@ def beside(path: Path) -> Path:
 
 def write(path: Path, known: RunFacts) -> None:
     """Whole or not at all; the owner's alone. Raises OSError."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.draft")  # Several outlets write it.
-    try:
-        draft.touch(mode=0o600)
-        draft.write_bytes(msgspec.json.format(encode(known)))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_atomic(path, msgspec.json.format(encode(known)), mode=0o600)
 
 
 def read(path: Path) -> RunFacts | None:
