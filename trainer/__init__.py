@@ -6,7 +6,6 @@
 It runs from a checkout and is not part of the installed package. It talks to the sidecar only through
 ``import sidecar``, like anybody's code.
 
-Where to begin reading: loop.py is the story; stages/ says what each stage's batch and loss are; chat.py and tasks/
-what they learn from; policy.py the arithmetic of DPO and PPO; report.py all that the sidecar is told beforehand.
-docs/trainer.md has the map.
+To read it, begin with loop.py, which is the same for every stage; then model.py, one of stages/; and monitoring.py,
+which is all that the sidecar is told beforehand. docs/trainer.md has the reading order.
 """

@@ -1,4 +1,4 @@
-"""The entry point: pick the stage, hand it the remaining words, turn a UserError into two lines.
+"""The entry point: parse the command line, run the command, turn a UserError into two lines.
 
     python -m trainer pretrain --steps 300
     torchrun --nproc_per_node=2 -m trainer pretrain
@@ -14,28 +14,25 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from trainer import config as flags_of
-from trainer.config import Config
+from trainer.config import Config, EvalConfig, GenerateConfig, PipelineConfig
 from trainer.errors import UserError
 from trainer.flags import describe, parse
+from trainer.stages import STAGES
 
 
 class Command(NamedTuple):
-    run: str
-    """Where its ``run(config)`` lives, as "module:function"."""
+    entry_point: str
+    """"module:function", called with ``arguments`` and the config."""
     config: type[Config]
-    what: str
+    summary: str
+    arguments: tuple[str, ...] = ()
 
 
 COMMANDS = {
-    "pretrain": Command("trainer.stages.pretrain:run", Config, "a small GPT learns plain text from nothing"),
-    "midtrain": Command("trainer.stages.midtrain:run", flags_of.MidtrainConfig, "it meets conversations and problems"),
-    "sft": Command("trainer.stages.sft:run", flags_of.SftConfig, "it learns to answer"),
-    "dpo": Command("trainer.stages.dpo:run", flags_of.DpoConfig, "it learns which of two answers is better"),
-    "ppo": Command("trainer.stages.ppo:run", flags_of.PpoConfig, "it learns from its own answers, right or wrong"),
-    "pipeline": Command("trainer.pipeline:run", flags_of.PipelineConfig, "all five, each from the former's weights"),
-    "eval": Command("trainer.commands:evaluate", flags_of.EvalConfig, "how good are these weights"),
-    "generate": Command("trainer.commands:generate", flags_of.GenerateConfig, "what do these weights say"),
+    **{name: Command("trainer.run:run_stage", stage.config, stage.summary, (name,)) for name, stage in STAGES.items()},
+    "pipeline": Command("trainer.pipeline:run", PipelineConfig, "all five, each from the previous one's weights"),
+    "eval": Command("trainer.commands:evaluate", EvalConfig, "how good are these weights"),
+    "generate": Command("trainer.commands:generate", GenerateConfig, "what do these weights say"),
 }
 """Importing this table loads neither torch nor a stage."""
 
@@ -45,7 +42,7 @@ EXIT_TERMINATED = 143
 
 
 def usage() -> str:
-    commands = "\n".join(f"  {name:<10} {command.what}" for name, command in COMMANDS.items())
+    commands = "\n".join(f"  {name:<10} {command.summary}" for name, command in COMMANDS.items())
     return (
         "usage: python -m trainer COMMAND [flags]\n\n"
         f"commands:\n{commands}\n\n"
@@ -60,12 +57,13 @@ def run_command(arguments: Sequence[str]) -> None:
         raise UserError(f"there is no stage called {name!r}", f"choose one of: {', '.join(COMMANDS)}")
     words = [word for word in arguments[1:] if word != "--"]  # torchrun -m trainer sft -- --run x
     shown = [word for word in words if word in ("--show_config", "--show-config")]
-    config = parse(COMMANDS[name].config, name, [word for word in words if word not in shown])
+    command = COMMANDS[name]
+    config = parse(command.config, name, [word for word in words if word not in shown])
     if shown:
         print(describe(config))
         return
-    module, function = COMMANDS[name].run.split(":")
-    getattr(importlib.import_module(module), function)(config)
+    module, function = command.entry_point.split(":")
+    getattr(importlib.import_module(module), function)(*command.arguments, config)
 
 
 def end_on_sigterm() -> None:

@@ -1,9 +1,9 @@
-"""The chat template: a conversation as tokens, and which of them the assistant said.
+"""The chat template: a conversation as tokens, and the loss mask of what the assistant said.
 
     BOS  USER_START what? USER_END  ASSISTANT_START this. ASSISTANT_END
 
-Given: messages. Hands on: (token ids, learn), learn being True where the assistant's words and its closing mark are.
-Never: lets a text spell a mark: texts are bytes, marks lie above them.
+Given: messages. Hands on: (token ids, loss mask); the mask is True on the assistant's words and its closing mark.
+Never: lets a text spell a mark: texts are bytes, the marks' ids lie above them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,8 +16,8 @@ _tokenizer = ByteTokenizer()
 
 
 def render(messages: Iterable[Message]) -> tuple[list[int], list[bool]]:
-    """A system message goes in front of the user's next words: small models have no seat for it."""
-    tokens, learn, system = [BOS], [False], ""
+    """A system message goes in front of the user's next words: this template has no mark of its own for it."""
+    tokens, loss_mask, system = [BOS], [False], ""
     for message in messages:
         if message.role == "system":
             system += f"{message.content}\n\n"
@@ -26,9 +26,9 @@ def render(messages: Iterable[Message]) -> tuple[list[int], list[bool]]:
         text = _tokenizer.encode(system + message.content if message.role == "user" else message.content)
         is_reply = message.role == "assistant"
         tokens += [start, *text, end]
-        learn += [False, *[is_reply] * len(text), is_reply]
+        loss_mask += [False, *[is_reply] * len(text), is_reply]
         system = "" if message.role == "user" else system
-    return tokens, learn
+    return tokens, loss_mask
 
 
 def render_prompt(messages: Sequence[Message]) -> list[int]:

@@ -1,6 +1,6 @@
-"""What midtraining and SFT share: a mixture of conversations, validated by loss and by answers to questions.
+"""What midtraining and SFT share: a mixture of conversations, validated by loss and by accuracy on questions.
 
-Given: the flags. Hands on: Batches of conversations; val/* and eval/* numbers; the facts about the data.
+Given: the flags. Hands on: Batches of conversations; val/* and eval/* metrics; facts about the data.
 """
 
 from collections.abc import Sequence
@@ -9,78 +9,79 @@ from typing import Any
 
 from trainer import tasks
 from trainer.config import ChatConfig, MidtrainConfig
-from trainer.data.chats import Chats, Prepared, cached, prepare
+from trainer.data.conversations import Conversations, Prepared, cached, prepare
 from trainer.data.quality import Quality, statistics
 from trainer.distributed import World
 from trainer.evaluate import evaluate
-from trainer.judge import judge
 from trainer.model import GPT
 from trainer.stage import Stage
+from trainer.task_eval import evaluate_tasks
 from trainer.tasks.example import Example, Task, TaskMixture
-from trainer.tasks.rows import Problems
+from trainer.tasks.rows import DataReport
 from trainer.weights import DEFAULT_FOLDER
 
 PROMPTS_MAX = 3
 REPLY_TOKENS = 32
-CUT_UNMENTIONED = 0.02
+TRUNCATED_SHARE_MAX = 0.02
+"""More truncated conversations than this are worth a remark."""
 
 
 class ChatStage(Stage):
     chats = True
-    learn_all = False
-    """Learn from the questions, too."""
+    train_on_prompts = False
+    """Do the user's words count in the loss, too?"""
 
     def __init__(self, config: MidtrainConfig, world: World) -> None:
-        loaded, problems = load_tasks(self.name, config)
-        self.judged = {task.name: task.val for task in loaded}
-        self.judge_examples, self.seed = config.judge_examples, config.seed
+        loaded, report = load_tasks(self.name, config)
+        self.eval_tasks = {task.name: task.val for task in loaded}
+        self.eval_examples, self.seed = config.eval_examples, config.seed
         mixture = TaskMixture({task.name: task.train for task in loaded}, config.seed)
-        held_back = TaskMixture({task.name: task.val for task in loaded}, config.seed)
+        held_out = TaskMixture({task.name: task.val for task in loaded}, config.seed)
         prepared, reused = self._prepared(config, mixture)
-        val = prepare(held_back, config.seq_len, learn_all=self.learn_all)
+        val = prepare(held_out, config.seq_len, train_on_prompts=self.train_on_prompts)
         share: dict[str, Any] = {
             "seq_len": config.seq_len, "batch_size": config.batch_size, "rank": world.rank, "world_size": world.size,
             "packed": config.pack, "fixed": config.compile,
         }  # fmt: skip
-        self.train = Chats(prepared, name=self.name, seed=config.seed, **share)
-        self.val = Chats(val, name=f"{self.name} (validation)", **share)
+        self.train = Conversations(prepared, name=self.name, seed=config.seed, **share)
+        self.val = Conversations(val, name=f"{self.name} (validation)", **share)
         self.batches_per_epoch = self.train.batches_per_epoch
-        self.prompts = some_prompts(loaded)
+        self.prompts = sample_prompts(loaded)
         counts = prepared.task.bincount(minlength=len(prepared.names)).tolist()
         self.dataset_sizes = dict(zip(prepared.names, counts, strict=True))
-        self.data_facts = facts(loaded, prepared.lengths().tolist(), len(prepared), len(val), problems)
+        self.data_facts = dataset_facts(loaded, prepared.lengths().tolist(), len(prepared), len(val), report)
         self.data_facts["dataset/truncated_samples"] = prepared.truncated
         self.data_facts["dataset/dropped_samples"] = prepared.dropped
-        self.remarks = (*problems.lines(), *cuts(prepared, config.seq_len))
+        self.remarks = (*report.lines(), *truncation_remark(prepared, config.seq_len))
         if reused:
             self.remarks += ("tokens: as prepared before",)
 
     def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
         self.val.rewind()
         numbers = evaluate(model, self.val.next_batch, iters, world, self.autocast)
-        most, reply_tokens = self.judge_examples, min(REPLY_TOKENS, model.config.seq_len // 4)
-        return numbers | judge(model, self.judged, world, most=most, seed=self.seed, reply_tokens=reply_tokens)
+        limits = {"max_examples": self.eval_examples, "reply_tokens": min(REPLY_TOKENS, model.config.seq_len // 4)}
+        return numbers | evaluate_tasks(model, self.eval_tasks, world, seed=self.seed, **limits)
 
     def _prepared(self, config: MidtrainConfig, mixture: TaskMixture[Example]) -> tuple[Prepared, bool]:
         def make() -> Prepared:
-            return prepare(mixture, config.seq_len, learn_all=self.learn_all)
+            return prepare(mixture, config.seq_len, train_on_prompts=self.train_on_prompts)
 
         if not config.use_prepared:
             return make(), False
-        parts = [(name, len(part), ends_of(part)) for name, part in mixture.parts.items()]
+        parts = [(name, len(part), fingerprint(part)) for name, part in mixture.parts.items()]
         key = repr((self.name, config.seq_len, config.seed, parts))
         return cached(make, key, Path(config.prepared or Path(config.out or DEFAULT_FOLDER) / "prepared"))
 
 
-def ends_of(part: Sequence[Any]) -> str:
-    """The first and the last example: enough to tell one version of a data set from the next."""
+def fingerprint(part: Sequence[Any]) -> str:
+    """The first and the last example: enough to tell one version of a dataset from the next."""
     return repr((part[0], part[-1])) if part else ""
 
 
-def cuts(prepared: Prepared, seq_len: int) -> tuple[str, ...]:
-    """What the context is too short for, if it is for much."""
+def truncation_remark(prepared: Prepared, seq_len: int) -> tuple[str, ...]:
+    """A line for the console if the context cuts many conversations."""
     count = len(prepared) + prepared.dropped
-    if prepared.truncated <= count * CUT_UNMENTIONED:
+    if prepared.truncated <= count * TRUNCATED_SHARE_MAX:
         return ()
     return (
         f"{prepared.truncated} of {count} conversations are cut to {seq_len} tokens, {prepared.dropped} of them left "
@@ -88,26 +89,26 @@ def cuts(prepared: Prepared, seq_len: int) -> tuple[str, ...]:
     )
 
 
-def load_tasks(stage: str, config: ChatConfig) -> tuple[list[Task[Any]], Problems]:
-    problems = Problems(refuse=config.bad_rows == "refuse", quality=Quality(config.screen))
+def load_tasks(stage: str, config: ChatConfig) -> tuple[list[Task[Any]], DataReport]:
+    report = DataReport(refuse=config.bad_rows == "refuse", quality=Quality(config.screen))
     loaded = tasks.load(
-        stage, config.data, config.data_config, problems, config.val_fraction, without_hub=config.without_hub
+        stage, config.data, config.data_config, report, config.val_fraction, without_hub=config.without_hub
     )
-    return loaded, problems
+    return loaded, report
 
 
-def facts(
-    loaded: Sequence[Task[Any]], lengths: Sequence[int], train: int, val: int, problems: Problems
+def dataset_facts(
+    loaded: Sequence[Task[Any]], lengths: Sequence[int], train: int, val: int, report: DataReport
 ) -> dict[str, Any]:
-    """dataset/* and data/*, as the documents list them."""
+    """dataset/* and data/* metrics. ``lengths``: tokens of each training sample; ``train``, ``val``: samples."""
     return {
         "dataset/name": " + ".join(task.name for task in loaded),
         **statistics(lengths, train, val),
-        **problems.quality.metrics(),
-        "data/unreadable": problems.count,
+        **report.quality.metrics(),
+        "data/unreadable": report.count,
     }
 
 
-def some_prompts(loaded: Sequence[Task[Any]]) -> tuple[str, ...]:
-    """One question of each task, for the samples."""
+def sample_prompts(loaded: Sequence[Task[Any]]) -> tuple[str, ...]:
+    """The first held-out question of each task."""
     return tuple(dict.fromkeys(task.val[0].prompt[-1].content for task in loaded))[:PROMPTS_MAX]

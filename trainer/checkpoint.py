@@ -4,7 +4,7 @@
     python -m trainer pretrain --out runs/a --resume runs/a/pretrain
 
 Given: model, optimizer, positions. Hands on: FOLDER/STAGE/checkpoint_000300.pt.
-Never: leaves half a file (written aside, synced, renamed), nor runs code from one (loaded with weights_only).
+Never: leaves half a file (it is written aside, synced, then renamed), or runs code from one (weights_only).
 """
 
 import os
@@ -17,7 +17,7 @@ import torch
 from trainer.distributed import World
 from trainer.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 
 
 def path_for(folder: str | Path, step: int) -> Path:
@@ -25,7 +25,7 @@ def path_for(folder: str | Path, step: int) -> Path:
 
 
 def save(path: Path, state: dict[str, Any]) -> int:
-    """Write atomically; the number of bytes. Raises OSError if the disk will not."""
+    """Write atomically; returns the number of bytes. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -38,7 +38,7 @@ def save(path: Path, state: dict[str, Any]) -> int:
         aside.unlink(missing_ok=True)
         raise
     for left in path.parent.glob(f".{path.name}.*.tmp"):
-        left.unlink(missing_ok=True)  # Of a process that was killed while it wrote this very file.
+        left.unlink(missing_ok=True)  # Left by a process that was killed while it wrote this file.
     _sync_folder(path.parent)
     return path.stat().st_size
 

@@ -20,8 +20,8 @@ BACKENDS = ("wandb", "tensorboard", "none")
 def flag(
     default: Any, help: str, *also: str, group: str, env: str = "", choices: tuple[str, ...] = (), several: bool = False
 ) -> Any:
-    """A field that is also a flag. ``also``: other spellings; ``env``: the documents' own variables for it; ``several``
-    of the choices may be given, with commas."""
+    """A field that is also a flag. ``also``: other spellings; ``env``: customary variables that set it, besides
+    TRAINER_<FLAG>; ``several``: more than one of the choices may be given, with commas."""
     metadata = {"help": help, "also": also, "group": group, "env": env, "choices": choices, "several": several}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -38,7 +38,7 @@ class Config:
     )  # fmt: skip
     screen: bool = flag(True, "keep text with secrets, malware or copyleft licences in it", group="data")
     data_bytes: int = flag(4_000_000, "read at most this many bytes of text", group="data")
-    val_fraction: float = flag(0.1, "share of the data held back for validation", group="data")
+    val_fraction: float = flag(0.1, "share of the data held out for validation", group="data")
 
     n_layer: int = flag(4, "transformer blocks", group="model")
     n_head: int = flag(4, "attention heads", group="model")
@@ -80,7 +80,7 @@ class Config:
     dtype: str = flag(
         "auto", "bfloat16 is autocast [on GPUs]", group="machine", choices=("auto", "float32", "bfloat16")
     )
-    read_ahead: bool = flag(False, "make the next batch during a step [on GPUs]", group="machine")
+    prefetch: bool = flag(False, "make the next batch during a step [on GPUs]", "read_ahead", group="machine")
     compile: bool = flag(False, "torch.compile the model", group="machine")
     checkpoint_activations: bool = flag(False, "compute activations twice instead of keeping them", group="machine")
     threads: int | None = flag(None, "CPU threads per process [cores, at most 8]", group="machine")
@@ -122,7 +122,7 @@ class ChatConfig(Config):
     data: str | None = flag(None, DATA_HELP, group="data")
     data_config: str | None = flag(None, "YAML, TOML or JSON that names the data sets", group="data")
     bad_rows: str = flag("skip", "rows that cannot be understood", group="data", choices=("skip", "refuse"))
-    judge_examples: int = flag(50, "questions per task at a validation", group="cadence")
+    eval_examples: int = flag(50, "questions per task at a validation", "judge_examples", group="cadence")
     generation_prompts: tuple[str, ...] = flag(
         (), "what samples begin with, separated by | [a question of each set]", group="cadence",
         env="GENERATION_PROMPTS",
@@ -148,8 +148,8 @@ class DpoConfig(ChatConfig):
     steps: int | None = flag(None, "optimizer steps [100, or what --epochs gives]", "max_iters", group="training")
     batch_size: int = flag(16, "pairs per rank and micro-batch", group="training")
     learning_rate: float = flag(1e-4, "peak learning rate", group="training")
-    beta: float = flag(0.1, "how dear it is to leave the reference", group="training")
-    chosen_weight: float = flag(0.0, "weight of plain learning from the better reply", group="training")
+    beta: float = flag(0.1, "strength of the pull towards the reference", group="training")
+    chosen_weight: float = flag(0.0, "weight of the chosen reply's own likelihood in the loss", group="training")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,16 +165,16 @@ class PpoConfig(ChatConfig):
     entropy_weight: float = flag(0.0, "weight of the entropy bonus", group="training")
     gamma: float = flag(1.0, "discount per token", group="training")
     gae_lambda: float = flag(0.95, "of generalised advantage estimation", group="training")
-    kl_weight: float = flag(0.02, "price of a nat away from the reference, at first", group="training")
-    kl_target: float = flag(6.0, "nats per reply that the price is steered towards", group="training")
+    kl_weight: float = flag(0.02, "initial penalty per nat of KL from the reference", group="training")
+    kl_target: float = flag(6.0, "KL per reply, in nats, that the penalty is adapted towards", group="training")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(ChatConfig):
     from_weight: str | None = flag("sft", "weights to judge: a stage's in --out, or a path", group="model")
-    judge_examples: int = flag(500, "questions per task", group="cadence")
+    eval_examples: int = flag(500, "questions per task", "judge_examples", group="cadence")
     allow_code: bool = flag(False, "run programs that the model writes (pass@1)", group="cadence")
-    judge_samples: int = flag(4, "programs drawn per problem", group="cadence")
+    pass_k_samples: int = flag(4, "programs drawn per problem, the k of pass@k", "judge_samples", group="cadence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +195,6 @@ class PipelineConfig(PpoConfig, DpoConfig, SftConfig):
 POSITIVE = (
     "data_bytes", "hub_files", "n_layer", "n_head", "n_embd", "seq_len", "steps", "epochs", "batch_size", "grad_accum",
     "learning_rate", "log_train_freq", "log_freq", "eval_freq", "eval_iters", "generate_freq", "watch_freq",
-    "threads", "checkpoint_freq", "grad_clip", "judge_examples", "beta", "rollout_batches", "ppo_epochs", "max_reply",
-    "clip", "max_tokens", "judge_samples", "kl_target",
+    "threads", "checkpoint_freq", "grad_clip", "eval_examples", "beta", "rollout_batches", "ppo_epochs", "max_reply",
+    "clip", "max_tokens", "pass_k_samples", "kl_target",
 )  # fmt: skip

@@ -1,13 +1,12 @@
-"""What a person sees while it trains: plain lines, from the main rank only.
+"""What a person sees during training: plain lines, from the main rank only.
 
     Epoch:[1/1](10/300) loss:5.516532 lr:0.000666666667 grad_norm:3.0159 tokens/s:13292 MFU:38.20% epoch_Time:0.0min
         ETA:0.74min
     Step: 100/300 loss 2.91
     Step 75: val_loss=2.9120, val_ppl=18.39
 
-The first as the second document has it (and the time left besides), the others as the fourth does.
-Given: numbers, None for the unknown, which prints as "-". On a terminal, a last line shows how far it is.
-Never: writes control characters to anything but a terminal, or ends training because nobody listens any more.
+Given: numbers; None, the unknown, prints as "-". On a terminal the last line is a progress bar.
+Never: writes control characters to anything but a terminal, or ends training because its output was closed.
 """
 
 import contextlib
@@ -43,18 +42,18 @@ class Console:
         self._is_drawn = True
 
     def _wiped(self) -> str:
-        """What takes the bar away."""
+        """The characters that erase the bar."""
         wipe, self._is_drawn = ("\r" + " " * WIDTH + "\r") if self._is_drawn else "", False
         return wipe
 
     def _write(self, text: str) -> None:
-        """Who listened may be gone (``| head``, a terminal that was closed): no reason to end hours of training."""
+        """The reader may be gone (``| head``, a closed terminal): no reason to end hours of training."""
         try:
             self._stream.write(text)
             self._stream.flush()
         except OSError:
             self.level = QUIET - 1
-            with contextlib.suppress(OSError, ValueError):  # Else the interpreter stumbles over what is left in it.
+            with contextlib.suppress(OSError, ValueError):  # Else the interpreter fails to flush it at exit.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
     def train(
@@ -70,11 +69,11 @@ class Console:
         )
 
     def mean_loss(self, step: int, total_steps: int, loss: float) -> None:
-        """The line that was printed before there was any monitoring."""
+        """The mean loss of the last LOG_FREQ steps."""
         self.say(f"Step: {step}/{total_steps} loss {loss:.3}")
 
     def validation(self, step: int, numbers: dict[str, float]) -> None:
-        """The documents' line; a stage without a validation loss or perplexity shows what it has instead."""
+        """Loss and perplexity; accuracies and DPO's rewards where a stage has those."""
         loss, perplexity = numbers.get("val/loss"), numbers.get("val/perplexity")
         if perplexity is not None or not numbers:
             self.say(f"Step {step}: val_loss={_number(loss, '.4f')}, val_ppl={_number(perplexity, '.2f')}")
@@ -87,7 +86,7 @@ class Console:
 
 
 def printable(text: str) -> str:
-    """Model output on one line, with nothing in it that a terminal would obey."""
+    """Model output on one line, without control characters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -1,4 +1,4 @@
-"""Which rank am I, on what device, and how do ranks add up their numbers.
+"""This process' rank and device, and how ranks add up their numbers.
 
     torchrun --nproc_per_node=2 -m trainer pretrain      (gloo on CPUs, nccl on GPUs)
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from trainer.errors import UserError
 
 THREADS_MAX = 8
-"""A model that fits this trainer's defaults gains nothing from more, and the sidecar wants some air."""
+"""A model of the default size gains nothing from more, and the sidecar needs some CPU, too."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def sums(self, *values: float) -> list[float]:
+    def sum_over_ranks(self, *values: float) -> list[float]:
         """Each value added up over all ranks, in double precision."""
         if self.size == 1:
             return list(values)
@@ -40,11 +40,11 @@ class World:
         dist.all_reduce(total)
         return total.tolist()
 
-    def shares(self, weights: Sequence[int | None]) -> Sequence[float | Tensor]:
-        """What to multiply each micro-batch's mean loss by, so that the step follows the mean over all that is learnt
-        from, on all ranks: DDP averages over ranks, and a mean of means would favour what stands in sparse batches.
+    def loss_scales(self, weights: Sequence[int | None]) -> Sequence[float | Tensor]:
+        """Factors for each micro-batch's mean loss that make the step follow the mean over all targets of all ranks.
+        (DDP averages over ranks, and a mean of means would give targets in sparse micro-batches more weight.)
 
-        A weight is a micro-batch's number of targets; None means that all have as many, here and elsewhere.
+        A weight is a micro-batch's number of targets; None means that all have the same, on all ranks.
         """
         if weights[0] is None:
             return [1.0 / len(weights)] * len(weights)
@@ -97,5 +97,5 @@ _DEFAULTS = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
 
 
 def _thread_count() -> int:
-    """torch's own choice, which honours OMP_NUM_THREADS (torchrun sets it to 1), but no more than we may really use."""
+    """torch's own choice, which honours OMP_NUM_THREADS (torchrun sets it to 1), within the CPUs we are allowed."""
     return max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)), THREADS_MAX))

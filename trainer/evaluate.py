@@ -52,7 +52,7 @@ def evaluate(
                 logits = model(batch.inputs)
             loss, right, counted = token_counts(logits, batch.targets)
             loss_sum, hits, count = loss_sum + loss, hits + right, count + counted
-    loss_sum, hits, count = world.sums(loss_sum, hits, count)
+    loss_sum, hits, count = world.sum_over_ranks(loss_sum, hits, count)
     return summary(loss_sum, hits, count)
 
 

@@ -3,9 +3,9 @@
     TRAINER_BATCH_SIZE=8 python -m trainer sft --config my.toml --epochs 1
 
 Given: the words after the command's name. Hands on: one frozen Config.
-Never: guesses at a misspelt flag or key, nor reads the environment anywhere but in here.
+Never: guesses at a misspelt flag or key. Nothing else in the trainer reads the environment for settings.
 
-Every flag has a variable TRAINER_<FLAG>; where the documents name one (WANDB_PROJECT, EVAL_FREQ ...) that counts, too.
+Every flag has a variable TRAINER_<FLAG>; customary ones (WANDB_PROJECT, EVAL_FREQ ...) count, too.
 A file is TOML: flags at the top hold for every command, those under [sft] for that one.
 """
 

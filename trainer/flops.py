@@ -1,6 +1,6 @@
 """What one trained token costs, and what the device could do at best: the two halves of MFU.
 
-Given: a model, or a shape of work. Hands on: FLOPs. The division is the sidecar's business, and the console's.
+Given: a model, or the shape of a matrix product. Hands on: FLOPs. The sidecar and the console do the division.
 """
 
 import math

@@ -1,12 +1,10 @@
-"""What the model says: text from fixed prompts, and numbers that show when it only stammers.
+"""Text from the model: continuations of prompts, and replies to them.
 
-Given: a model, prompts, a seed. Hands on: prompt -> continuation, and samples/* scores.
-Never: touches the global random numbers: each prompt draws from a generator of its own, so a run with samples
-and one without see the same loss, bit by bit.
+Given: a model, prompts, a seed. Hands on: tokens, or texts by prompt.
+Never: touches the global random numbers. Everything here draws from generators of its own, so a run with samples and
+one without see the same loss, bit by bit.
 """
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -14,10 +12,9 @@ from torch import Tensor
 
 from trainer.chat import render_prompt, reply_of
 from trainer.evaluate import evaluation_mode
-from trainer.model import GPT
-from trainer.policy import respond
+from trainer.model import GPT, KVCache
 from trainer.tasks.example import Message
-from trainer.tokenizer import ByteTokenizer
+from trainer.tokenizer import ASSISTANT_END, PAD, ByteTokenizer
 
 TEMPERATURE = 0.8
 
@@ -25,7 +22,7 @@ TEMPERATURE = 0.8
 def continue_tokens(
     model: GPT, prompt: Sequence[int], max_tokens: int, *, seed: int, temperature: float = TEMPERATURE
 ) -> list[int]:
-    """``max_tokens`` tokens that follow ``prompt``; at temperature 0 the most likely ones."""
+    """``max_tokens`` tokens that follow ``prompt``, with the context sliding along; greedy at temperature 0."""
     device = model.head.weight.device
     generator = torch.Generator(device).manual_seed(seed)
     tokens = torch.tensor([list(prompt)], device=device)
@@ -35,10 +32,45 @@ def continue_tokens(
     return tokens[0, len(prompt) :].tolist()
 
 
+@torch.no_grad()
+def generate_replies(
+    model: GPT, prompts: Sequence[Sequence[int]], max_tokens: int, *, seed: int = 0, temperature: float = 1.0
+) -> list[list[int]]:
+    """A reply to each prompt, up to and with its closing mark if it comes to one; greedy at temperature 0.
+
+    All prompts go through the model together, padded on the right, where causal attention never looks; after that one
+    token per reply at a time, with a KV cache.
+    """
+    device = model.head.weight.device
+    generator = torch.Generator(device).manual_seed(seed)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    longest = int(lengths.max())
+    limit = min(model.config.seq_len, longest + max_tokens)
+    tokens = torch.full((len(prompts), limit), PAD)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = torch.tensor(prompt)
+    tokens, rows = tokens.to(device), torch.arange(len(prompts), device=device)
+    cache = KVCache(model, len(prompts), limit)
+    features = model.features(tokens[:, :longest], cache)[rows, lengths - 1]
+    ends, running = lengths.clone(), torch.ones_like(lengths, dtype=torch.bool)
+    for _ in range(max_tokens):
+        next_tokens = _pick(model.head(features).float(), temperature, generator)
+        running = running & (ends < limit)
+        tokens[rows[running], ends[running]] = next_tokens[running]
+        at = ends.clamp(max=limit - 1)  # Rows that are finished are computed along, and ignored.
+        ends = ends + running.long()
+        running = running & (next_tokens != ASSISTANT_END)
+        if not running.any():
+            break
+        features = model.features(next_tokens[:, None], cache, at)[:, 0]
+    return [tokens[row, lengths[row] : ends[row]].tolist() for row in range(len(prompts))]
+
+
 def _pick(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """The next token for logits of shape (..., vocabulary)."""
     if temperature == 0:
-        return logits.argmax()
-    return torch.multinomial(torch.softmax(logits / temperature, dim=-1), 1, generator=generator)
+        return logits.argmax(-1)
+    return torch.multinomial(torch.softmax(logits / temperature, dim=-1), 1, generator=generator).squeeze(-1)
 
 
 def generate_samples(
@@ -62,7 +94,7 @@ def generate_samples(
 def _answers(model: GPT, prompts: Sequence[str], max_tokens: int, seed: int, temperature: float) -> dict[str, str]:
     asked = [render_prompt([Message("user", prompt)]) for prompt in prompts]
     with evaluation_mode(model):
-        replies = respond(model, asked, max_tokens, seed=seed, temperature=temperature)
+        replies = generate_replies(model, asked, max_tokens, seed=seed, temperature=temperature)
     return {prompt: f"{prompt}\n{reply_of(reply)}" for prompt, reply in zip(prompts, replies, strict=True)}
 
 
@@ -74,39 +106,3 @@ def sample_names(prompts: Sequence[str]) -> dict[str, str]:
         same = sum(other == name or other.startswith(f"{name} (") for other in names.values())
         names[prompt] = f"{name} ({same + 1})" if same else name
     return names
-
-
-def scores(continuations: Sequence[str]) -> dict[str, float]:
-    """Means over the texts: length in characters, share of different word pairs, share of characters that only repeat,
-    bits per character.
-
-    A model that degenerates ("the the the ...") shows as distinct_2 falling to 0 and repetition rising to 1.
-    """
-    if not continuations:
-        return {}
-    count = len(continuations)
-    return {
-        "samples/length": sum(map(len, continuations)) / count,
-        "samples/distinct_2": sum(map(distinct_2, continuations)) / count,
-        "samples/repetition": sum(map(repetition, continuations)) / count,
-        "samples/entropy": sum(map(entropy, continuations)) / count,
-    }
-
-
-def distinct_2(text: str) -> float:
-    """Different pairs of neighbouring words over all pairs (Li et al. 2016); 1 for a text of less than two words."""
-    words = text.split()
-    pairs = list(zip(words, words[1:], strict=False))
-    return len(set(pairs)) / len(pairs) if pairs else 1.0
-
-
-def entropy(text: str) -> float:
-    """Bits per character if characters were drawn one by one; 0 for a text of one kind of character."""
-    counts = Counter(text)
-    return -sum(n / len(text) * math.log2(n / len(text)) for n in counts.values()) if text else 0.0
-
-
-def repetition(text: str, size: int = 8) -> float:
-    """Share of the 8-character pieces that occurred before in the text; 0 for one shorter than that."""
-    pieces = [text[i : i + size] for i in range(len(text) - size + 1)]
-    return 1.0 - len(set(pieces)) / len(pieces) if pieces else 0.0

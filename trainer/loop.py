@@ -1,7 +1,8 @@
-"""The training loop, the same for every stage: batch, forward, backward, step, tell the sidecar; now and then look up.
+"""The training loop, the same for every stage: batch, forward, backward, step, tell the sidecar; at times validate,
+sample and save.
 
 Given: a Stage, the flags, this process' World. Hands on: a trained model, and every number to the sidecar.
-Never: waits for the sidecar, and never lets validation or samples change what is trained: no random number moves.
+Never: waits for the sidecar, or lets validation and samples change the training: no global random number moves.
 """
 
 import dataclasses
@@ -17,27 +18,28 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import sidecar
-from trainer import checkpoint, continuous, report
+from trainer import checkpoint, monitoring, run_history
 from trainer.config import Config
-from trainer.console import QUIET, VERBOSE, Console
+from trainer.console import NORMAL, QUIET, VERBOSE, Console
 from trainer.data.batch import Batch
 from trainer.distributed import World
 from trainer.errors import UserError
-from trainer.finite import FiniteWatch
-from trainer.generate import generate_samples, sample_names, scores
+from trainer.generate import generate_samples, sample_names
 from trainer.model import GPT
+from trainer.nonfinite import NonFiniteGuard
 from trainer.optimizer import build_optimizer
-from trainer.pace import Pace
+from trainer.sample_metrics import sample_metrics
 from trainer.schedule import learning_rate_at, plan
 from trainer.stage import Stage
-from trainer.tally import Tally
+from trainer.step_metrics import StepMetrics
+from trainer.throughput import ThroughputMeter
 from trainer.tokenizer import IDENTITY
 from trainer.weights import Weights, build_model
 
 
 def train(stage: Stage, config: Config, world: World, weights: Weights | None = None) -> GPT:
     """Everything from the first weights to the last checkpoint. Raises UserError before training starts."""
-    console = Console(is_main=world.is_main, level=QUIET if config.quiet else VERBOSE if config.verbose else 1)
+    console = Console(is_main=world.is_main, level=QUIET if config.quiet else VERBOSE if config.verbose else NORMAL)
     loop = Loop(stage, config, world, console, weights)
     loop.open()
     try:
@@ -65,42 +67,44 @@ class Loop:
         self.learner = stage.learner(self.model)
         self.optimizer = build_optimizer(self.learner, config)
         self.step = 0
-        """Optimizer steps done, those left out included."""
-        self.watch = FiniteWatch(config.nan_loss, world.device)
+        """Optimizer steps done, skipped ones included."""
+        self.guard = NonFiniteGuard(config.nan_loss, world.device)
         self.started_from = weights.origin if weights else None
         self.resumed_id: str | None = None
         if config.resume:
             self._resume(config.resume)
         self.first_step = self.step
         on_gpu = world.device.type == "cuda"
-        if on_gpu or config.read_ahead:
-            stage.read_ahead(pin=on_gpu)
-        self.trained = self._wrap()
+        if on_gpu or config.prefetch:
+            stage.prefetch(pin=on_gpu)
+        self.trained = self._compile_and_wrap()
         self.run: sidecar.Run
 
     def open(self) -> None:
-        """Introduce ourselves to the sidecar."""
-        if self.config.out:
-            _check_writable(self.config.out)
-        facts = report.model_facts(self.model, self.config, self.world, self.dtype)
-        settings = report.run_config(self.model, self.config, self.schedule, self.world)
+        """Tell the sidecar what is about to be trained."""
+        config, world = self.config, self.world
+        if config.out:
+            _check_writable(config.out)
+        facts = monitoring.model_facts(self.model, config, world, self.dtype)
+        settings = monitoring.run_config(self.model, config, self.schedule, world)
         settings |= {**self.stage.data_facts, "dataset_sizes": self.stage.dataset_sizes}
         settings |= {"from_weight": self.started_from} if self.started_from else {}
         total = self.schedule.total_steps
-        self.history = continuous.begin(self.config, self.world)
-        self.run = report.begin(self.stage.name, self.config, facts, settings, total, self.resumed_id, self.history)
-        if (every := self.config.watch_freq) is not None:
-            self.run.watch(self.learner, self.optimizer, every=every, histograms=True, activations=True)
-        self.pace = Pace(self.schedule, facts["flops_per_token"], facts.get("peak_flops"), self.world.size, self.step)
-        if self.world.is_main and self.step == 0:
+        self.history = run_history.begin_run(config, world)
+        self.run = monitoring.init_run(self.stage.name, config, facts, settings, total, self.resumed_id, self.history)
+        if config.watch_freq is not None:
+            self.run.watch(self.learner, self.optimizer, every=config.watch_freq, histograms=True, activations=True)
+        speeds = facts["flops_per_token"], facts.get("peak_flops")
+        self.meter = ThroughputMeter(self.schedule, *speeds, world.size, self.step)
+        if world.is_main and self.step == 0:
             self.run.log({k: v for k, v in self.stage.data_facts.items() if not isinstance(v, str)}, step=0)
         self.console.say(
             f"{self.stage.name}: {facts['params']:,} parameters, {total} steps of "
-            f"{self.config.batch_size * self.config.grad_accum * self.world.size} x {facts['seq_len']} tokens from "
-            f"{self.stage.data_facts['dataset/name']} on {self.world.size} x {facts['device_name']} ({facts['dtype']})"
+            f"{config.batch_size * config.grad_accum * world.size} x {facts['seq_len']} tokens from "
+            f"{self.stage.data_facts['dataset/name']} on {world.size} x {facts['device_name']} ({facts['dtype']})"
             + (f", starting from {self.started_from}" if self.started_from else "")
         )
-        for remark in (*self.stage.remarks, *report.remarks(self.config)):
+        for remark in (*self.stage.remarks, *monitoring.remarks(config)):
             self.console.say(f"  {remark}")
 
     def run_to_the_end(self) -> None:
@@ -116,72 +120,76 @@ class Loop:
                 self._save(self.config.out)
 
     def close(self, failure: str | None = None) -> None:
-        if failure is None:
-            self.console.say(self.pace.summary(), QUIET)
-            if self.world.is_main:
-                self.run.log(continuous.end(self.history, self.config, self.pace.samples), step=self.step)
-            self.run.finish()
-        else:
+        if failure is not None:
             self.run.finish(state="failed", reason=failure)
+            return
+        self.console.say(self.meter.summary(), QUIET)
+        if self.world.is_main:
+            self.run.log(run_history.end_run(self.history, self.config, self.meter.samples), step=self.step)
+        self.run.finish()
+
+    # -- a step --------------------------------------------------------------------------------------------------------
 
     def _train_step(self) -> None:
-        """One optimizer step over ``grad_accum`` micro-batches, and its event."""
-        self.pace.begin()
+        """One optimizer step over ``grad_accum`` micro-batches."""
+        self.meter.begin()
         lr = self._set_learning_rate()
         with self.run.phase(self.stage.batch_phase):
             batches = [self.stage.next_batch().to(self.world.device) for _ in range(self.config.grad_accum)]
-        weights, tally = [self.stage.weight(batch) for batch in batches], Tally()
-        shares = self.world.shares(weights)
+        weights, metrics = [self.stage.weight(batch) for batch in batches], StepMetrics()
+        scales = self.world.loss_scales(weights)
         for micro, batch in enumerate(batches):
-            with self._gradients_stay_home(micro):
-                loss, metrics = self._forward_backward(batch, shares[micro])
-            tally.add(batch, loss, metrics, weight=weights[micro], flops=self.stage.flops(self.model, batch))
+            with self._sync_only_last(micro):
+                loss, numbers = self._forward_backward(batch, scales[micro])
+            metrics.add(batch, loss, numbers, weight=weights[micro], flops=self.stage.flops(self.model, batch))
             for name, (samples, tokens) in batch.datasets.items():
                 self.run.dataset(name, samples=samples, tokens=tokens)
         with self.run.phase("optimizer"):
             grad_norm = nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.grad_clip)
-            self.watch.step(self.optimizer, grad_norm)
+            self.guard.step(self.optimizer, grad_norm)
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        told: list[Any] = [tally.loss(), grad_norm.detach()]
-        if self.watch.on_cpu:  # On a GPU the numbers stay there: nothing may wait for them.
-            told = [number.item() for number in told]
-        mean, norm = told
-        self.run.step(
-            self.step, loss=mean, learning_rate=lr, grad_norm=norm, tokens=tally.tokens, samples=tally.samples,
-            epoch=self.step / self.schedule.steps_per_epoch, metrics=tally.metrics() | self.watch.metrics(),
-        )  # fmt: skip
-        self.pace.end(self.step, mean, tally.tokens, tally.samples)
-        if self.step % self.config.log_freq == 0:
-            self.console.mean_loss(self.step, self.schedule.total_steps, self.pace.mean_loss())
-        if self.step % self.config.log_train_freq == 0 or self.step == self.schedule.total_steps:
-            self.console.train(lr=lr, grad_norm=float(norm), **self.pace.report(self.step))
-        elif self.console.level >= VERBOSE:
-            self.console.say(f"Step {self.step}: loss={float(mean):.4f}", VERBOSE)
-        self.console.progress(self.step, self.schedule.total_steps)
-        if self.watch.on_cpu or self.step % self.config.log_train_freq == 0:
-            self.watch.check(self.step)
+        self._report_step(lr, grad_norm.detach(), metrics)
 
-    def _forward_backward(self, batch: Batch, share: float | Tensor) -> tuple[Tensor, dict[str, Any]]:
+    def _forward_backward(self, batch: Batch, scale: float | Tensor) -> tuple[Tensor, dict[str, Any]]:
         compiling = self.config.compile and self.step == self.first_step
         with self.run.phase("compile" if compiling else "forward"), self.stage.autocast():
             loss, metrics = self.stage.loss(self.trained, batch)
         with self.run.phase("compile" if compiling else "backward"):
-            torch.mul(loss, share).backward()  # type: ignore[no-untyped-call]
+            torch.mul(loss, scale).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), metrics
 
     def _set_learning_rate(self) -> float:
-        config = self.config
+        config, total = self.config, self.schedule.total_steps
         lr = learning_rate_at(
-            self.step,
-            self.schedule.total_steps,
-            peak=config.learning_rate,
-            warmup=config.warmup,
-            min_share=config.min_lr,
+            self.step, total, peak=config.learning_rate, warmup=config.warmup, min_share=config.min_lr
         )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr
+
+    def _report_step(self, lr: float, grad_norm: Tensor, metrics: StepMetrics) -> None:
+        """The step's event for the sidecar, and its line on the console."""
+        on_cpu, step, total = self.world.device.type == "cpu", self.step, self.schedule.total_steps
+        loss, norm = metrics.loss(), grad_norm
+        if on_cpu:  # On a GPU the numbers stay there as tensors: nothing may wait for them in a step.
+            loss, norm = loss.item(), norm.item()  # type: ignore[assignment]
+        self.run.step(
+            step, loss=loss, learning_rate=lr, grad_norm=norm, tokens=metrics.tokens, samples=metrics.samples,
+            epoch=step / self.schedule.steps_per_epoch, metrics=metrics.metrics() | self.guard.metrics(),
+        )  # fmt: skip
+        self.meter.end(step, loss, metrics.tokens, metrics.samples)
+        if step % self.config.log_freq == 0:
+            self.console.mean_loss(step, total, self.meter.mean_loss())
+        if step % self.config.log_train_freq == 0 or step == total:
+            self.console.train(lr=lr, grad_norm=float(norm), **self.meter.report(step))
+        elif self.console.level >= VERBOSE:
+            self.console.say(f"Step {step}: loss={float(loss):.4f}", VERBOSE)
+        self.console.progress(step, total)
+        if on_cpu or step % self.config.log_train_freq == 0:
+            self.guard.check(step)
+
+    # -- validation and samples ----------------------------------------------------------------------------------------
 
     def _validate(self) -> None:
         with self.run.phase("evaluation"):
@@ -197,16 +205,18 @@ class Loop:
         with self.run.phase("sampling"):
             texts = generate_samples(self.model, prompts, seed=self.config.seed, chat=self.stage.chats)
             added = [text[len(prompt) :] for prompt, text in texts.items()]
-            numbers = scores(added)
-            if (perplexity := self.stage.surprise(added)) is not None:
+            numbers = sample_metrics(added)
+            if (perplexity := self.stage.sample_perplexity(added)) is not None:
                 numbers["samples/perplexity"] = perplexity
         for prompt, name in sample_names(prompts).items():
             self.run.text(name, texts[prompt], step=self.step)
         self.run.log(numbers, step=self.step)
         self.console.samples(texts)
 
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
     def _save(self, folder: str) -> None:
-        """A failing disk ends the run only at the last checkpoint: until then there is something to lose."""
+        """A disk that fails ends the run only at the last checkpoint: until then, going on may still succeed."""
         randomness = checkpoint.random_state(self.world)
         of_ranks = {name: self.world.gather(tensor) for name, tensor in self.stage.rank_state().items()}
         if not self.world.is_main:
@@ -222,7 +232,7 @@ class Loop:
                 ) from error
             self.console.say(f"Step {self.step}: no checkpoint, cannot write {path}: {error.strerror}", QUIET)
             return
-        continuous.note(self.history, self.config, self.pace.samples)
+        run_history.record_checkpoint(self.history, self.config, self.meter.samples)
         self.run.checkpoint(self.step, seconds=time.perf_counter() - start, bytes=size, name=path.name, path=path)
         self.console.say(f"Step {self.step}: checkpoint {path} ({size / 1e6:.1f} MB)")
 
@@ -266,8 +276,10 @@ class Loop:
         self.stage.load_rank_state({name: parts[self.world.rank] for name, parts in state["data_of_ranks"].items()})
         self.step, self.resumed_id = state["step"], state["run_id"]
 
-    def _wrap(self) -> nn.Module:
-        """The model as it is trained: compiled, and with gradients averaged over ranks."""
+    # -- ranks ---------------------------------------------------------------------------------------------------------
+
+    def _compile_and_wrap(self) -> nn.Module:
+        """The module that the stage's loss calls: compiled if asked for, in DDP if there are several ranks."""
         model: nn.Module = torch.compile(self.learner) if self.config.compile else self.learner  # type: ignore[assignment]
         if self.world.size == 1:
             return model
@@ -275,15 +287,15 @@ class Loop:
             model, device_ids=[self.world.local_rank] if self.world.device.type == "cuda" else None
         )
 
-    def _gradients_stay_home(self, micro: int) -> AbstractContextManager[Any]:
-        """Ranks average their gradients once per step, with the last micro-batch."""
+    def _sync_only_last(self, micro: int) -> AbstractContextManager[Any]:
+        """Ranks average their gradients once per step, in the backward pass of the last micro-batch."""
         if isinstance(self.trained, DistributedDataParallel) and micro < self.config.grad_accum - 1:
             return self.trained.no_sync()
         return nullcontext()
 
 
 def dtype_of(config: Config, world: World) -> torch.dtype:
-    """bfloat16 where there are units for it: on GPUs. On CPUs autocast mostly costs, so it must be asked for."""
+    """bfloat16 on GPUs. On most CPUs autocast is slower, so there it must be asked for."""
     if config.dtype == "auto":
         return torch.bfloat16 if world.device.type == "cuda" else torch.float32
     return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32

@@ -53,14 +53,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
         self.out = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, remember: "Remember | None" = None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: "LayerCache | None" = None) -> Tensor:
         batch, time, width = x.shape
         qkv = self.qkv(x).view(batch, time, 3, self.n_head, width // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         mask = None
-        if remember is not None:
-            k, v, mask = remember(k, v)
+        if cache is not None:
+            k, v, mask = cache(k, v)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout)
         return self.out(y.transpose(1, 2).reshape(batch, time, width))
@@ -82,36 +82,37 @@ class Block(nn.Module):
         self.attention, self.mlp = Attention(config), MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, remember: "Remember | None" = None) -> Tensor:
-        x = x + self.dropout(self.attention(rms_norm(x), cos, sin, remember))
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: "LayerCache | None" = None) -> Tensor:
+        x = x + self.dropout(self.attention(rms_norm(x), cos, sin, cache))
         return x + self.dropout(self.mlp(rms_norm(x)))
 
 
-Remember = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
-"""(keys, values) of what is read now -> those of all that may be looked at, and which of them each row may."""
+LayerCache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
+"""(new keys, new values) -> (all keys, all values, which of them each row attends to; None: causal)."""
 
 
-class Memory:
-    """Keys and values of tokens already read, so that one more token costs one position instead of all."""
+class KVCache:
+    """Keys and values of the tokens read so far, so that one more token costs one position instead of all."""
 
     def __init__(self, model: "GPT", rows: int, limit: int) -> None:
-        """For ``rows`` texts of at most ``limit`` tokens."""
+        """For ``rows`` sequences of at most ``limit`` tokens."""
         config, like = model.config, model.head.weight
         shape = (config.n_layer, rows, config.n_head, limit, config.head_dim)
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         self.rows, self.places = torch.arange(rows, device=like.device), torch.arange(limit, device=like.device)
 
-    def of(self, layer: int, at: Tensor | None) -> Remember:
-        keys, values = self.keys[layer], self.values[layer]
+    def layer(self, number: int, at: Tensor | None) -> LayerCache:
+        """``at``: the position of the one new token of each row; None: whole prompts, from position 0 on."""
+        keys, values = self.keys[number], self.values[number]
 
-        def remember(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        def update(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
             if at is None:
                 keys[:, :, : k.size(2)], values[:, :, : v.size(2)] = k, v
                 return k, v, None
             keys[self.rows, :, at], values[self.rows, :, at] = k[:, :, 0].to(keys.dtype), v[:, :, 0].to(keys.dtype)
             return keys.to(k.dtype), values.to(v.dtype), (self.places <= at[:, None])[:, None, None]
 
-        return remember
+        return update
 
 
 class GPT(nn.Module):
@@ -134,27 +135,21 @@ class GPT(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(self.features(tokens))
 
-    def features(self, tokens: Tensor) -> Tensor:
-        """What the head reads: (batch, time, width)."""
+    def features(self, tokens: Tensor, cache: KVCache | None = None, at: Tensor | None = None) -> Tensor:
+        """What the head reads: (batch, time, width).
+
+        With a ``cache``, call it first with whole prompts, then with one token per row, at the positions ``at``.
+        """
         time = tokens.size(1)
         cos, sin = self.cos[:, :, :time], self.sin[:, :, :time]
-        x = rms_norm(self.embedding(tokens))
-        for block in self.blocks:
-            if self.config.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, cos, sin, use_reentrant=False)
-            else:
-                x = block(x, cos, sin)
-        return rms_norm(x)
-
-    def read(self, tokens: Tensor, memory: "Memory", at: Tensor | None = None) -> Tensor:
-        """As ``features``, remembering what was read: first whole prompts, then one token per row, each at ``at``."""
-        time = tokens.size(1)
-        cos, sin = (self.cos[:, :, :time], self.sin[:, :, :time])
         if at is not None:
             cos, sin = self.cos[0, 0, at][:, None, None], self.sin[0, 0, at][:, None, None]
         x = rms_norm(self.embedding(tokens))
-        for layer, block in enumerate(self.blocks):
-            x = block(x, cos, sin, memory.of(layer, at))
+        for number, block in enumerate(self.blocks):
+            if self.config.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, cos, sin, use_reentrant=False)
+            else:
+                x = block(x, cos, sin, cache.layer(number, at) if cache else None)
         return rms_norm(x)
 
     def _initialise(self) -> None:

@@ -1,4 +1,4 @@
-"""All five stages, one after the other: each starts from the former's weights, all under one project and group.
+"""All five stages, one after the other: each starts from the previous one's weights, all in one project and group.
 
     python -m trainer pipeline                                   a few minutes on two cores
     sidecar run -- python -m trainer pipeline --out runs/a       each stage a run of its own, side by side in every view
@@ -9,94 +9,65 @@ Never: lets a stage's own default win over a flag that was given: such a flag ho
 """
 
 import dataclasses
-import importlib
 import os
 import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from trainer import checkpoint
-from trainer import weights as weights_
-from trainer.config import Config, DpoConfig, MidtrainConfig, PipelineConfig, PpoConfig, SftConfig
+from trainer.config import Config, PipelineConfig
 from trainer.distributed import World, world
 from trainer.errors import UserError
-from trainer.run import MakeStage, train_stage
-from trainer.weights import Weights
+from trainer.run import train_stage
+from trainer.stages import STAGES, load_stage
+from trainer.weights import Weights, find_weights
 
-
-class Part(NamedTuple):
-    stage: str
-    """Where it lives, as "module:Class"."""
-    config: type[Config]
-    settings: Mapping[str, Any]
-    """What a run of minutes needs, other than when the stage is run alone."""
-
-
-CONTEXT = 160
 TEXT_FOLDERS = ("fineweb-edu", "fineweb_edu", "text")
-PARTS = {
-    "pretrain": Part(
-        "trainer.stages.pretrain:Pretraining", Config, {"steps": 240, "generate_freq": 24, "seq_len": CONTEXT}
-    ),
-    "midtrain": Part("trainer.stages.midtrain:Midtraining", MidtrainConfig, {"steps": 160}),
-    "sft": Part("trainer.stages.sft:FineTuning", SftConfig, {"steps": 180, "batch_size": 32, "learning_rate": 2e-3}),
-    "dpo": Part(
-        "trainer.stages.dpo:PreferenceTraining", DpoConfig, {"steps": 60, "eval_iters": 8, "chosen_weight": 1.0}
-    ),
-    "ppo": Part(
-        "trainer.stages.ppo:PolicyTraining",
-        PpoConfig,
-        {
-            "steps": 180,
-            "batch_size": 64,
-            "learning_rate": 3e-4,
-            "max_reply": 16,
-            "weight_decay": 0.0,
-            "value_weight": 0.1,
-        },
-    ),
-}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "pretrain": {"steps": 240, "generate_freq": 24, "seq_len": 160},
+    "midtrain": {"steps": 160},
+    "sft": {"steps": 180, "batch_size": 32, "learning_rate": 2e-3},
+    "dpo": {"steps": 60, "eval_iters": 8, "chosen_weight": 1.0},
+    "ppo": {
+        "steps": 180, "batch_size": 64, "learning_rate": 3e-4, "max_reply": 16, "weight_decay": 0.0,
+        "value_weight": 0.1,
+    },
+}  # fmt: skip
+"""Where a pipeline of minutes differs from the defaults of the stages run alone."""
 
 
 def run(config: PipelineConfig) -> None:
     began = time.perf_counter()
     with world(config.device, config.threads) as here:
-        weights = weights_.find(config)
-        group = config.group or f"pipeline-{_launch()}"
-        for name, part in PARTS.items():
-            settings = settings_of(config, name, group)
-            done = _finished(config.resume, name)
-            if done is not None:
-                weights = done
+        weights = find_weights(config)
+        group = config.group or f"pipeline-{_launch_number()}"
+        for name in STAGES:
+            finished = _finished(config.resume, name)
+            if finished is not None:
+                weights = finished
                 continue
-            settings = dataclasses.replace(settings, resume=_begun(config.resume, name))
-            weights = train_stage(make_stage(part), settings, here, weights)
-        _say(config, here, f"pipeline: {len(PARTS)} stages in {time.perf_counter() - began:.0f} s, group {group}")
+            stage_config = dataclasses.replace(config_of(config, name, group), resume=_begun(config.resume, name))
+            weights = train_stage(load_stage(name), stage_config, here, weights)
+        _say(config, here, f"pipeline: {len(STAGES)} stages in {time.perf_counter() - began:.0f} s, group {group}")
 
 
-def settings_of(config: PipelineConfig, name: str, group: str) -> Config:
-    """The stage's own flags: those given for the pipeline, else the part's settings, else the stage's defaults."""
-    part = PARTS[name]
-    own = {field.name for field in dataclasses.fields(part.config) if field.metadata}
+def config_of(config: PipelineConfig, name: str, group: str) -> Config:
+    """The stage's own flags: those given for the pipeline, else SETTINGS, else the stage's defaults."""
+    kind = STAGES[name].config
+    own = {field.name for field in dataclasses.fields(kind) if field.metadata}
     given = {key: getattr(config, key) for key in config.origins if key in own}
     if name == "pretrain" and config.data and config.data != "hub":
         given["data"] = _text_in(Path(config.data).expanduser())
     label = f"{config.run}-{name}" if config.run and config.run != "dummy" else config.run or name
     fixed = {"group": group, "run": label, "run_id": None, "from_weight": None}
-    return part.config(**{**part.settings, **given, **fixed}, origins=config.origins)
+    return kind(**{**SETTINGS[name], **given, **fixed}, origins=config.origins)
 
 
 def _text_in(folder: Path) -> str | None:
     """With --data FOLDER the first stage reads FOLDER/fineweb-edu (or /text), where there is one."""
     return next((str(folder / name) for name in TEXT_FOLDERS if (folder / name).is_dir()), None)
-
-
-def make_stage(part: Part) -> MakeStage:
-    module, name = part.stage.split(":")
-    make: MakeStage = getattr(importlib.import_module(module), name)
-    return make
 
 
 def _finished(folder: str | None, name: str) -> Weights | None:
@@ -117,12 +88,12 @@ def _newest(folder: str | None, name: str) -> dict[str, Any] | None:
     try:
         path = checkpoint.newest(os.path.join(folder, name), name)
     except UserError:
-        return None  # This stage has not written any yet.
+        return None  # This stage has not written one yet.
     return checkpoint.load_file(path)
 
 
-def _launch() -> str:
-    """A number that all ranks share; no hexadecimal word, which a tracker's privacy gate would take for a key."""
+def _launch_number() -> str:
+    """The same on all ranks. Decimal: a privacy gate would take a hexadecimal word for a secret key."""
     launch = os.environ.get("SIDECAR_LAUNCH_ID") or os.environ.get("TORCHELASTIC_RUN_ID", "none")
     if launch == "none":
         launch = os.environ.get("MASTER_PORT") or str(time.time())

@@ -1,30 +1,31 @@
-"""One stage from the flags to the last checkpoint.
+"""One stage from its flags to its last checkpoint.
 
-Given: a stage and its flags, and the former stage's weights if they are at hand. Hands on: the trained Weights.
+Given: a stage and its flags, and the weights to start from. Hands on: the trained Weights.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from trainer import weights as weights_
 from trainer.config import Config
 from trainer.distributed import World, world
 from trainer.loop import train
 from trainer.stage import Stage
-from trainer.weights import Weights
+from trainer.stages import load_stage
+from trainer.weights import Weights, config_for, find_weights
 
 MakeStage = Callable[[Any, World], Stage]
 
 
-def run_stage(make: MakeStage, config: Config) -> None:
-    """In a World of its own. Raises UserError before training starts."""
+def run_stage(name: str, config: Config) -> None:
+    """``python -m trainer NAME``. Raises UserError before training starts."""
     with world(config.device, config.threads) as here:
-        train_stage(make, config, here, weights_.find(config))
+        train_stage(load_stage(name), config, here, find_weights(config))
 
 
-def train_stage(make: MakeStage, config: Config, here: World, start: Weights | None) -> Weights:
-    config = weights_.fitted(config, start)
-    stage = make(config, here)
+def train_stage(make_stage: MakeStage, config: Config, here: World, start: Weights | None) -> Weights:
+    """Train one stage in a process group that exists already, as the pipeline does five times."""
+    config = config_for(config, start)
+    stage = make_stage(config, here)
     model = train(stage, config, here, start)
     return Weights(stage.name, dataclasses.asdict(model.config), model.state_dict())

@@ -1,4 +1,4 @@
-"""How many steps, how often to look up from training, and the learning rate at each step. Pure.
+"""How many steps, how often to validate and sample, and the learning rate at each step. Pure.
 
 Given: the flags and the number of micro-batches in one pass over the data. Hands on: a Schedule.
 """
@@ -27,7 +27,7 @@ class Schedule:
 
 
 def plan(config: Config, steps_per_epoch: int) -> Schedule:
-    """Flags win. The documents' 500 / 100 / 1000 are for long runs: a shorter one looks up four times as well."""
+    """Flags win. The default periods (500, 100, 1000) are for long runs: a short run, too, validates four times."""
     if config.steps is not None:
         total = config.steps
     elif config.epochs is not None:

@@ -1,4 +1,4 @@
-"""What a stage brings to the loop: batches, a loss, a judgement. stages/*.py has the five of them.
+"""What a stage brings to the loop: batches, a loss, a validation. stages/ has the five of them.
 
 Given: the flags and this process' World, when it is made. Hands on: Batches and losses, step by step.
 Never: steps an optimizer, or talks to the sidecar: loop.py does that for all stages alike.
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import GENERATION_PROMPTS
-from trainer.data.ahead import Ahead, Loader
 from trainer.data.batch import IGNORE, Batch
+from trainer.data.prefetch import Loader, Prefetcher
 from trainer.distributed import World
 from trainer.evaluate import evaluate
 from trainer.flops import flops_per_token
@@ -24,41 +24,41 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 class Stage:
-    """The common ground: learn to predict the next token of ``train``, judge by that of ``val``."""
+    """The defaults: predict the next token of ``train``, validate on ``val``."""
 
     name: str
     prompts: tuple[str, ...] = GENERATION_PROMPTS
     chats: bool = False
-    """Are samples answers to the prompts, rather than their continuations?"""
+    """Samples are replies to the prompts, not continuations of them."""
     batch_phase: str = "data_wait"
-    """What the loop is doing while it waits for a batch."""
+    """The phase that the time of ``next_batch`` counts as."""
     train: Loader
     val: Loader
     batches_per_epoch: int
-    """Micro-batches of this rank in one pass over the data."""
+    """Micro-batches of this rank in one epoch."""
     data_facts: dict[str, Any]
-    """dataset/* and data/*: told once, when training begins."""
+    """dataset/* and data/* metrics, logged once when training begins."""
     dataset_sizes: dict[str, int]
-    """Samples in one pass over each dataset, for the sidecar's coverage."""
+    """Samples in each dataset, from which the sidecar computes coverage."""
     autocast: Autocast = nullcontext
-    """The precision that the model computes with; the loop sets it."""
+    """Precision of the forward pass; set by the loop."""
     remarks: tuple[str, ...] = ()
-    """What the user should know about the data, one line each."""
+    """Lines for the console: what the user should know about the data."""
 
     def learner(self, model: GPT) -> nn.Module:
-        """What is trained: the model, or more around it. Called once, with the weights that the stage starts from."""
+        """The module to train: the model, or a module around it. Called once, when the model has its first weights."""
         return model
 
-    def read_ahead(self, pin: bool) -> None:
-        """Make the next batch while the last one is computed with. A stage that draws its own batches cannot."""
+    def prefetch(self, pin: bool) -> None:
+        """Make the next batch while the current one is computed. A stage that draws its own batches (PPO) cannot."""
         if hasattr(self, "train"):
-            self.train = Ahead(self.train, pin=pin)
+            self.train = Prefetcher(self.train, pin=pin)
 
     def next_batch(self) -> Batch:
         return self.train.next_batch()
 
     def loss(self, learner: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
-        """Mean cross-entropy in nats per token that counts; and further numbers of this micro-batch, here none."""
+        """(mean cross-entropy in nats per token that counts, further metrics of this micro-batch: here none)."""
         logits = learner(batch.inputs)
         losses = F.cross_entropy(
             logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORE, reduction="sum"
@@ -66,15 +66,15 @@ class Stage:
         return losses / max(1, batch.targets.numel() if batch.loss_tokens is None else batch.loss_tokens), {}
 
     def weight(self, batch: Batch) -> int | None:
-        """Of how many targets this batch's loss is the mean; None if all batches have as many."""
+        """The number of targets that this batch's loss is the mean of; None if it is the same for all batches."""
         return batch.loss_tokens
 
-    def surprise(self, texts: list[str]) -> float | None:
-        """Perplexity of samples under a reference that does not learn, where there is one."""
+    def sample_perplexity(self, texts: list[str]) -> float | None:
+        """Perplexity of samples under a fixed reference model, where there is one."""
         return None
 
     def flops(self, model: GPT, batch: Batch) -> float | None:
-        """FLOPs of this micro-batch where they are not flops_per_token times tokens."""
+        """FLOPs of this micro-batch if they are not flops_per_token times tokens, else None."""
         return None
 
     def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
@@ -83,14 +83,14 @@ class Stage:
         return evaluate(model, self.val.next_batch, iters, world, self.autocast)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold besides the model; the same on every rank."""
+        """What a checkpoint must hold besides the model; identical on all ranks."""
         return self.train.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.train.load_state(state)
 
     def rank_state(self) -> dict[str, Tensor]:
-        """The same for what differs between ranks: tensors of one shape on all of them."""
+        """The same for what differs between ranks; each tensor has one shape on all of them."""
         return {}
 
     def load_rank_state(self, state: dict[str, Tensor]) -> None:
@@ -98,17 +98,17 @@ class Stage:
 
 
 def forward_flops(model: GPT, tokens: int) -> float:
-    """A forward pass is a third of a step: twice as much is done backward."""
+    """A forward pass is a third of a training step; the backward pass costs twice as much."""
     return flops_per_token(model) * tokens / 3
 
 
 def frozen_copy(model: GPT) -> GPT:
-    """The same weights, never to change."""
+    """A copy of the model that is not trained."""
     copy = GPT(model.config).to(next(model.parameters()).device)
     copy.load_state_dict(model.state_dict())
     return copy.requires_grad_(False).eval()
 
 
-def mean_of(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean where ``mask`` is True; 0 if it nowhere is."""
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the positions where ``mask`` is True; 0 if there are none."""
     return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

@@ -1,12 +1,12 @@
-"""The second document's import line, as it stands there:
+"""For training scripts in MiniMind's style, which begin with
 
     from trainer.trainer_utils import (
         get_lr, Logger, is_main_process, lm_checkpoint,
         init_distributed_mode, setup_seed, init_model, SkipBatchSampler, calculate_mfu
     )
 
-Given: the calls that its training scripts make. Hands on: the same answers, by this trainer's own parts. This trainer
-itself does not use them.
+Given: the calls that they make. Hands on: the same results, by this trainer's own parts. This trainer itself does not
+use them: nothing here is worth reading to understand it.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from trainer import checkpoint
 from trainer.config import Config
 from trainer.model import GPT, ModelConfig
 from trainer.tokenizer import ByteTokenizer
-from trainer.weights import build_model, find
+from trainer.weights import build_model, find_weights
 
 __all__ = [
     "Logger", "SkipBatchSampler", "calculate_mfu", "get_lr", "init_distributed_mode", "init_model", "is_main_process",
@@ -47,7 +47,7 @@ def Logger(content: object) -> None:  # noqa: N802 - Their name.
 
 
 def get_lr(current_step: int, total_steps: int, lr: float) -> float:
-    """Their cosine: from 1.1 times ``lr`` down to a tenth of it."""
+    """MiniMind's cosine: from 1.1 times ``lr`` down to a tenth of it."""
     return lr / 10 + 0.5 * lr * (1 + math.cos(math.pi * current_step / total_steps))
 
 
@@ -98,7 +98,7 @@ def init_model(
     """
     shape = {k: v for k, v in dataclasses.asdict(lm_config).items() if k != "vocab_size"}
     config = Config(from_weight=None if from_weight == "none" else from_weight, out=save_dir, **shape)
-    return build_model(config, find(config)).to(device), ByteTokenizer()
+    return build_model(config, find_weights(config)).to(device), ByteTokenizer()
 
 
 def lm_checkpoint(

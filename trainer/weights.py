@@ -1,10 +1,10 @@
-"""Weights to start from: those of the former stage, or any checkpoint's.
+"""Weights to start from: those of the previous stage, or of any checkpoint.
 
     python -m trainer sft --out runs/a --from_weight midtrain        the newest in runs/a/midtrain
     python -m trainer sft --from_weight somewhere/checkpoint_000300.pt
 
 Given: the flags. Hands on: Weights, and the flags made to fit them.
-Never: trains a model of another shape or tokenizer than its weights were made for.
+Never: builds a model whose shape or tokenizer differs from its weights'.
 """
 
 import dataclasses
@@ -17,24 +17,24 @@ from trainer import checkpoint
 from trainer.config import Config
 from trainer.errors import UserError
 from trainer.model import GPT, ModelConfig
+from trainer.stages import STAGES
 from trainer.tokenizer import IDENTITY, VOCAB_SIZE
 
-STAGES = ("pretrain", "midtrain", "sft", "dpo", "ppo")
 SHAPE = ("n_layer", "n_head", "n_embd", "tie_weights")
-"""What weights decide: a flag may repeat it, not contradict it."""
+"""Decided by the weights: a flag may repeat it, but not contradict it."""
 DEFAULT_FOLDER = "runs"
 C = TypeVar("C", bound=Config)
 
 
 class Weights(NamedTuple):
     origin: str
-    """For the reader: a stage or a path."""
+    """A stage or a path, for messages."""
     shape: dict[str, Any]
     """Fields of ModelConfig."""
     tensors: dict[str, Tensor]
 
 
-def find(config: Config) -> Weights | None:
+def find_weights(config: Config) -> Weights | None:
     """What --from_weight names; None without it. Raises UserError: missing, unreadable, of another tokenizer."""
     name = config.from_weight
     if not name:
@@ -44,7 +44,8 @@ def find(config: Config) -> Weights | None:
     if newest is None or not newest.is_file():
         remedy = f"train that stage first: python -m trainer {name} --out {config.out or DEFAULT_FOLDER}"
         raise UserError(
-            f"no weights at {path}", remedy if name in STAGES else f"give a checkpoint_*.pt, or one of {STAGES}"
+            f"no weights at {path}",
+            remedy if name in STAGES else f"give a checkpoint_*.pt, or one of {', '.join(STAGES)}",
         )
     state = checkpoint.load_file(newest)
     if state.get("tokenizer") != IDENTITY:
@@ -55,7 +56,7 @@ def find(config: Config) -> Weights | None:
     return Weights(name, state["model"], state["weights"])
 
 
-def fitted(config: C, weights: Weights | None) -> C:
+def config_for(config: C, weights: Weights | None) -> C:
     """The flags with the weights' shape. Raises UserError if a flag that was given contradicts it."""
     if weights is None:
         return config
@@ -68,12 +69,12 @@ def fitted(config: C, weights: Weights | None) -> C:
             )
     taken = {name: weights.shape[name] for name in SHAPE}
     if not config.is_chosen("seq_len"):
-        taken["seq_len"] = max(config.seq_len, weights.shape["seq_len"])  # Positions are rotated: any length will do.
+        taken["seq_len"] = max(config.seq_len, weights.shape["seq_len"])  # Rotary positions: any length works.
     return dataclasses.replace(config, **taken)
 
 
 def build_model(config: Config, weights: Weights | None) -> GPT:
-    """A new model, or one with the given weights. Raises UserError if these are not a GPT's of that shape."""
+    """A new model, or one with the given weights. Raises UserError if they do not fit it."""
     names = {field.name for field in dataclasses.fields(ModelConfig)} - {"vocab_size"}
     shape = {name: getattr(config, name) for name in names}
     model = GPT(ModelConfig(vocab_size=VOCAB_SIZE, **shape))

@@ -98,9 +98,9 @@ def test_a_run_asks_for_a_period_by_its_sinks(tmp_path: Path) -> None:
 def test_the_reference_trainer_asks_by_its_own_flag(words: list[str], sinks: list[str] | None) -> None:
     from trainer.config import Config
     from trainer.flags import parse
-    from trainer.report import sinks_of
+    from trainer.monitoring import requested_sinks
 
-    assert sinks_of(parse(Config, "pretrain", words)) == sinks
+    assert requested_sinks(parse(Config, "pretrain", words)) == sinks
 
 
 def test_one_number_stands_under_several_names() -> None:

@@ -9,7 +9,6 @@ import torch
 from fake_run import Recorder
 
 import sidecar
-from trainer import weights
 from trainer.config import Config, DpoConfig, MidtrainConfig, PpoConfig, SftConfig
 from trainer.distributed import world
 from trainer.run import train_stage
@@ -18,6 +17,7 @@ from trainer.stages.midtrain import Midtraining
 from trainer.stages.ppo import PolicyTraining
 from trainer.stages.pretrain import Pretraining
 from trainer.stages.sft import FineTuning
+from trainer.weights import find_weights
 
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "boil", "quartz")
 
@@ -54,14 +54,14 @@ def tiny(corpus: Path) -> dict[str, object]:
 @pytest.fixture
 def tiny_chat(tiny: dict[str, object]) -> dict[str, object]:
     """The same for the stages that read conversations: built-in data."""
-    return {**tiny, "data": None, "seq_len": 128, "judge_examples": 4}
+    return {**tiny, "data": None, "seq_len": 128, "eval_examples": 4}
 
 
 @pytest.fixture
 def trained(tiny: dict[str, object], tiny_chat: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Trained:
     """``trained("sft", steps=5, ...)`` trains with the tiny flags but for those given; returns what the sidecar was
     told. The stage is pretrain if none is named."""
-    monkeypatch.setattr("trainer.report.measured_peak_flops", lambda *_: 1e11)
+    monkeypatch.setattr("trainer.monitoring.measured_peak_flops", lambda *_: 1e11)
     monkeypatch.setattr("trainer.loop.generate_samples", short_samples)
 
     def run(stage: str = "pretrain", **flags: object) -> Recorder:
@@ -75,7 +75,7 @@ def trained(tiny: dict[str, object], tiny_chat: dict[str, object], monkeypatch: 
         make, kind = STAGES[stage]
         config = kind(**{**(tiny if stage == "pretrain" else tiny_chat), **flags})
         with world("cpu", threads=1) as here:
-            train_stage(make, config, here, weights.find(config))
+            train_stage(make, config, here, find_weights(config))
         return told[0]
 
     return run

@@ -105,11 +105,11 @@ def run_lives(lives: list[dict[str, Any]], folder: Path, **environment: str) -> 
 
 
 if __name__ == "__main__":
-    from trainer.pipeline import PARTS, make_stage
+    from trainer.stages import STAGES, load_stage
     from trainer.tasks import builtin
 
-    for part in PARTS.values():
-        make_stage(part)  # Imports it.
+    for name in STAGES:
+        load_stage(name)  # Imports it.
 
     builtin.entries()  # Reads the standard library's sources; the forks remember.
     found = [live(life) for life in json.loads(Path(sys.argv[1]).read_text())]

@@ -14,7 +14,7 @@ from trainer.data.batch import Batch
 from trainer.data.corpus import shuffled_by_name
 from trainer.data.quality import Quality
 from trainer.data.stream import ParquetStream
-from trainer.data.windows import Windows, concatenate
+from trainer.data.windows import TokenWindows, concatenate
 from trainer.errors import UserError
 from trainer.tokenizer import BOS, ByteTokenizer
 
@@ -22,7 +22,7 @@ from trainer.tokenizer import BOS, ByteTokenizer
 def load(
     path: Path | None, bytes_max: int = 10**6, val_fraction: float = 0.2, quality: Quality | None = None
 ) -> data.Corpus:
-    place = data.at_hand(None if path is None else str(path))
+    place = data.locate(None if path is None else str(path))
     return data.load(place, bytes_max=bytes_max, val_fraction=val_fraction, quality=quality or Quality())
 
 
@@ -109,7 +109,7 @@ def test_shards_may_lie_in_folders_of_their_own_but_hidden_ones_are_none(tmp_pat
     for name in ("sample/10BT/000", "sample/10BT/001", "sample/100BT/000", ".cache/000"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         write_fineweb(tmp_path / f"{name}.parquet", ["text"] * 3)
-    place = data.at_hand(str(tmp_path))
+    place = data.locate(str(tmp_path))
     assert [str(path.relative_to(tmp_path)) for path in place.shards] == [
         "sample/100BT/000.parquet", "sample/10BT/000.parquet", "sample/10BT/001.parquet"
     ]  # fmt: skip
@@ -197,12 +197,12 @@ def test_parquet_without_pyarrow_names_what_to_install(tmp_path: Path, monkeypat
     assert caught.value.remedy == "pip install pyarrow"
 
 
-def windows(count: int = 41, **options: int) -> Windows:
+def windows(count: int = 41, **options: int) -> TokenWindows:
     given = {"seq_len": 4, "batch_size": 2, **options}
-    return Windows(torch.arange(count * 4 + 1, dtype=torch.int16), name="numbers", **given)
+    return TokenWindows(torch.arange(count * 4 + 1, dtype=torch.int16), name="numbers", **given)
 
 
-def starts(loader: Windows, batches: int) -> list[int]:
+def starts(loader: TokenWindows, batches: int) -> list[int]:
     return [start for _ in range(batches) for start in loader.next_batch().inputs[:, 0].tolist()]
 
 

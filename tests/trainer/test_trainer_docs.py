@@ -13,8 +13,8 @@ import pytest
 from trainer import tasks
 from trainer.__main__ import COMMANDS, main
 from trainer.flags import parse
-from trainer.tasks.known import KNOWN
-from trainer.tasks.rows import Problems
+from trainer.tasks.known_datasets import KNOWN_DATASETS
+from trainer.tasks.rows import DataReport
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/trainer.md").read_text()
@@ -52,7 +52,7 @@ def test_many_commands_are_shown() -> None:
 def test_the_stages_by_hand_work_one_after_the_other_as_written(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SIDECAR_ENDPOINT", f"ipc://{tmp_path}/nobody")
-    monkeypatch.setattr("trainer.report.measured_peak_flops", lambda *_: 1e11)
+    monkeypatch.setattr("trainer.monitoring.measured_peak_flops", lambda *_: 1e11)
     for name, value in SMALL.items():
         monkeypatch.setenv(f"TRAINER_{name}", value)
     chain = [words for words in commands(PAGE) if "runs/a" in words or "runs/c" in words]
@@ -70,7 +70,7 @@ def test_the_second_documents_sft_command_runs_as_it_stands_there(tmp_path: Path
     """Its folders are relative, and it names no other: the weights and the tokens are looked for below ./runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SIDECAR_ENDPOINT", f"ipc://{tmp_path}/nobody")
-    monkeypatch.setattr("trainer.report.measured_peak_flops", lambda *_: 1e11)
+    monkeypatch.setattr("trainer.monitoring.measured_peak_flops", lambda *_: 1e11)
     for name, value in {**SMALL, "BATCH_SIZE": "", "SEQ_LEN": "64"}.items():
         monkeypatch.setenv(f"TRAINER_{name}", value)
     config = Path("config/data/posttrain/sft/general.yaml")
@@ -101,10 +101,17 @@ def test_the_map_names_every_file_and_no_other() -> None:
     assert named == {name for name in files if not name.endswith("__init__.py")}
 
 
+def test_the_first_reading_is_as_short_as_the_page_says() -> None:
+    """Thirty minutes at fifty lines a minute."""
+    table = PAGE.split("Half an hour, 1,450 lines")[1].split("The others, when")[0]
+    files = re.findall(r"`((?:stages/)?\w+\.py)`", table)
+    assert 1400 < sum(len((ROOT / "trainer" / name).read_text().splitlines()) for name in files) <= 1500
+
+
 def test_the_page_names_every_set_that_a_folder_is_searched_for() -> None:
     rows = {word for row in re.findall(r"^\| (`[\w-]+`(?:, `[\w-]+`)*) \|", PAGE, re.MULTILINE)
             for word in re.findall(r"`([\w-]+)`", row)}  # fmt: skip
-    assert set(KNOWN) <= rows
+    assert set(KNOWN_DATASETS) <= rows
 
 
 def test_the_pages_data_config_is_one(tmp_path: Path) -> None:
@@ -116,7 +123,7 @@ def test_the_pages_data_config_is_one(tmp_path: Path) -> None:
     for name, row in {"smoltalk/a": talk, "smoltalk/b": talk, "gsm8k/train": sums, "gsm8k/test": sums}.items():
         (tmp_path / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
     (tmp_path / "sft.yaml").write_text(example)
-    loaded = tasks.load("sft", None, str(tmp_path / "sft.yaml"), Problems(), 0.2)
+    loaded = tasks.load("sft", None, str(tmp_path / "sft.yaml"), DataReport(), 0.2)
     assert {t.name: (len(t.train), len(t.val)) for t in loaded} == {"SmolTalk": (5, 1), "GSM8K": (3, 3)}
 
 

@@ -10,8 +10,9 @@ from torch import nn
 from trainer.data.batch import IGNORE, Batch
 from trainer.distributed import World
 from trainer.evaluate import evaluate, summary, token_counts
-from trainer.generate import continue_tokens, distinct_2, entropy, generate_samples, repetition, sample_names, scores
+from trainer.generate import continue_tokens, generate_samples, sample_names
 from trainer.model import GPT, ModelConfig
+from trainer.sample_metrics import distinct_2, entropy, repetition, sample_metrics
 
 HERE = World(0, 0, 1, torch.device("cpu"))
 TINY = ModelConfig(n_layer=1, n_head=2, n_embd=16, seq_len=16, dropout=0.5)
@@ -120,6 +121,6 @@ def test_a_stammering_sample_shows_as_numbers() -> None:
     assert distinct_2(stammer) == pytest.approx(1 / 7)
     assert distinct_2(speech) == 1.0
     assert repetition(stammer) > 0.8 > 0.0 == repetition(speech)
-    assert scores([stammer, speech])["samples/length"] == (len(stammer) + len(speech)) / 2
+    assert sample_metrics([stammer, speech])["samples/length"] == (len(stammer) + len(speech)) / 2
     assert entropy("aaaa") == 0 < entropy("abab") == 1 < entropy(speech)
-    assert scores([]) == {}
+    assert sample_metrics([]) == {}

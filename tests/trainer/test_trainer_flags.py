@@ -13,9 +13,9 @@ from trainer.config import BACKENDS, Config, SftConfig
 from trainer.errors import UserError
 from trainer.flags import describe, parse
 from trainer.model import ModelConfig
-from trainer.pace import Pace
-from trainer.report import sinks_of
+from trainer.monitoring import requested_sinks
 from trainer.schedule import plan
+from trainer.throughput import ThroughputMeter
 from trainer.tokenizer import VOCAB_SIZE
 
 FILE = """
@@ -114,7 +114,7 @@ def test_the_sft_command_of_the_second_document_is_understood(tmp_path: Path) ->
     words = f"--data_config {tmp_path}/general.toml --from_weight midtrain --use_prepared --epochs 1 --batch_size 16"
     config = parse(SftConfig, "sft", [*words.split(), "--use_wandb"])
     assert (config.from_weight, config.use_prepared, config.epochs, config.batch_size) == ("midtrain", True, 1.0, 16)
-    assert sinks_of(config) == ["wandb"]
+    assert requested_sinks(config) == ["wandb"]
 
 
 DOCUMENTED = [
@@ -158,7 +158,7 @@ def test_the_documents_prompts_are_the_default() -> None:
 def test_the_tracker_is_the_documents_choice_of_three_or_several_of_them(tmp_path: Path, monkeypatch, capsys) -> None:
     assert BACKENDS == ("wandb", "tensorboard", "none")
     both = parse(Config, "pretrain", ["--log_backend", "wandb, tensorboard"])
-    assert sinks_of(both) == ["wandb", "tensorboard"]
+    assert requested_sinks(both) == ["wandb", "tensorboard"]
     assert main(["pretrain", "--log_backend", "wandb,comet"]) == 2
     assert "'comet' (choose from wandb, tensorboard, none" in capsys.readouterr().err
     (tmp_path / "t.toml").write_text('log_backend = ["tensorboard", "wandb"]')
@@ -201,7 +201,7 @@ def test_the_documents_periods_hold_and_only_a_run_shorter_than_them_looks_up_so
 )
 def test_what_is_asked_of_the_sidecar_is_what_the_user_chose(words: list[str], sinks: list[str] | None) -> None:
     """Without a choice the sidecar's own settings hold."""
-    assert sinks_of(parse(Config, "pretrain", words)) == sinks
+    assert requested_sinks(parse(Config, "pretrain", words)) == sinks
 
 
 @pytest.mark.parametrize("off", [{"run": "dummy"}, {"enable_wandb": False}])
@@ -237,7 +237,7 @@ def test_a_run_that_is_killed_and_resumed_is_one_run_and_its_samples_count_once(
     flags = {"out": str(tmp_path), "run": "night_{n}", "steps": 6, "batch_size": 4, "nan_loss": "stop"}
     trained("pretrain", **{**flags, "steps": 2})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.pace.Pace.end", killed_at(6))
+        patch.setattr("trainer.throughput.ThroughputMeter.end", killed_at(6))
         with pytest.raises(KeyboardInterrupt):
             trained("pretrain", **flags, checkpoint_freq=4)
     books = json.loads((tmp_path / "runs.json").read_text())
@@ -265,9 +265,9 @@ def test_books_that_cannot_be_written_do_not_end_a_run(trained, tmp_path: Path, 
 
 
 def killed_at(step: int) -> Any:
-    whole = Pace.end
+    whole = ThroughputMeter.end
 
-    def end(pace: Pace, at: int, *told: Any) -> None:
+    def end(pace: ThroughputMeter, at: int, *told: Any) -> None:
         if at == step:
             raise KeyboardInterrupt
         whole(pace, at, *told)

@@ -17,9 +17,10 @@ from trainer.config import PipelineConfig
 from trainer.data import hub
 from trainer.data.quality import Quality
 from trainer.errors import UserError
-from trainer.pipeline import PARTS, settings_of
-from trainer.tasks.known import KNOWN
-from trainer.tasks.rows import Problems
+from trainer.pipeline import config_of
+from trainer.stages import STAGES
+from trainer.tasks.known_datasets import KNOWN_DATASETS
+from trainer.tasks.rows import DataReport
 
 MESSAGE = pyarrow.struct([("content", pyarrow.string()), ("role", pyarrow.string())])
 MESSAGES = pyarrow.list_(MESSAGE)
@@ -136,8 +137,8 @@ def offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
 
 
-def load(stage: str, problems: Problems | None = None, **options: Any) -> list[tasks.Task]:
-    return tasks.load(stage, "hub", None, problems or Problems(), 0.2, **options)
+def load(stage: str, problems: DataReport | None = None, **options: Any) -> list[tasks.Task]:
+    return tasks.load(stage, "hub", None, problems or DataReport(), 0.2, **options)
 
 
 def sizes(loaded: list[tasks.Task]) -> dict[str, tuple[int, int]]:
@@ -163,12 +164,12 @@ def test_what_was_fetched_is_not_fetched_again_and_needs_no_hub_later(online: Hu
 
 
 def test_plain_text_takes_so_many_shards_as_asked_for_of_which_the_last_validates(online: Hub) -> None:
-    place = data.at_hand("hub", files_max=3)
+    place = data.locate("hub", files_max=3)
     assert [path.name for path in place.shards] == [f"shard_0000{n}.parquet" for n in (0, 1, 5)]
     corpus = data.load(place, bytes_max=10**6, val_fraction=0.1, quality=Quality())
     assert corpus.name == "FineWeb-EDU"
     assert {text[:1] for text in corpus.val} == {b"5"}
-    one = data.at_hand("hf://datasets/karpathy/fineweb-edu-100b-shuffle/shard_00002.parquet")
+    one = data.locate("hf://datasets/karpathy/fineweb-edu-100b-shuffle/shard_00002.parquet")
     alone = data.load(one, bytes_max=10**6, val_fraction=0.1, quality=Quality())
     assert (alone.name, len(alone.train), len(alone.val)) == ("fineweb-edu-100b-shuffle", 27, 3)
 
@@ -187,7 +188,7 @@ def test_a_data_config_may_name_sets_on_the_hub(online: Hub, tmp_path: Path) -> 
         "val_path: 'hf://datasets/openai/gsm8k@main/main/test-*'}\n"
         f"  - {{name: talk, format: smoltalk, path: 'hf://datasets/HuggingFaceTB/smol-smoltalk@{SHA}', stop: 4}}\n"
     )
-    loaded = tasks.load("sft", None, str(config), Problems(), 0.2)
+    loaded = tasks.load("sft", None, str(config), DataReport(), 0.2)
     assert sizes(loaded) == {"sums": (5, 2), "talk": (4, 2)}
 
 
@@ -203,7 +204,7 @@ def test_a_data_config_may_name_sets_on_the_hub(online: Hub, tmp_path: Path) -> 
 )
 def test_an_address_that_leads_nowhere_is_refused_in_one_line(online: Hub, address: str, cause: str) -> None:
     with pytest.raises(UserError, match=cause) as caught:
-        data.at_hand(address, without_hub="builtin")
+        data.locate(address, without_hub="builtin")
     assert "\n" not in caught.value.cause
 
 
@@ -211,7 +212,7 @@ def test_without_the_hub_the_run_ends_unless_the_built_in_data_will_do(offline: 
     with pytest.raises(UserError, match="hub cannot be reached") as caught:
         load("sft")
     assert "--without_hub builtin" in caught.value.remedy
-    problems = Problems()
+    problems = DataReport()
     loaded = load("sft", problems, without_hub="builtin")
     assert [task.name for task in loaded] == ["modules", "sums", "docstrings"]
     assert "built-in data instead" in problems.lines()[0]
@@ -223,7 +224,7 @@ def test_without_the_hub_the_run_ends_unless_the_built_in_data_will_do(offline: 
 def test_sets_from_the_cache_leave_no_trace_when_another_one_is_missing(online: Hub, monkeypatch) -> None:
     hub.fetch(hub.parse("hf://datasets/HuggingFaceTB/smol-smoltalk"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    problems, alone = Problems(), Problems()
+    problems, alone = DataReport(), DataReport()
     assert load("midtrain", problems, without_hub="builtin") == tasks.load("midtrain", None, None, alone, 0.2)
     assert problems.quality == alone.quality
 
@@ -250,8 +251,9 @@ def test_nothing_of_the_hub_is_loaded_for_data_of_ones_own(repository: Path) -> 
     import subprocess
 
     code = (
-        "import sys; from trainer import data, tasks; from trainer.tasks.rows import Problems; data.at_hand(None); "
-        "tasks.load('ppo', None, None, Problems(), 0.1); print('huggingface_hub' in sys.modules, 'yaml' in sys.modules)"
+        "import sys; from trainer import data, tasks; from trainer.tasks.rows import DataReport; data.locate(None); "
+        "tasks.load('ppo', None, None, DataReport(), 0.1); "
+        "print('huggingface_hub' in sys.modules, 'yaml' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
@@ -266,13 +268,13 @@ def test_a_copy_of_a_repository_is_read_as_the_hub_would_be(tmp_path: Path) -> N
             path = tmp_path / word / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-    found = {**sizes(tasks.load("midtrain", str(tmp_path), None, Problems(), 0.2))}
-    found |= sizes(tasks.load("dpo", str(tmp_path), None, Problems(), 0.2))
+    found = {**sizes(tasks.load("midtrain", str(tmp_path), None, DataReport(), 0.2))}
+    found |= sizes(tasks.load("dpo", str(tmp_path), None, DataReport(), 0.2))
     assert found == {"MMLU": (7, 3), "GSM8K": (5, 2), "preferences": (9, 2)}
 
 
 def test_every_set_on_the_hub_has_something_to_validate_by() -> None:
-    for known in KNOWN.values():
+    for known in KNOWN_DATASETS.values():
         assert (known.repo is None) == (known.val is None)
         for address in filter(None, known.addresses() if known.repo else ()):
             assert hub.parse(address).repo == known.repo
@@ -280,4 +282,4 @@ def test_every_set_on_the_hub_has_something_to_validate_by() -> None:
 
 def test_the_pipeline_takes_all_its_data_from_the_hub() -> None:
     config = PipelineConfig(data="hub", origins={"data": "flag"})
-    assert {settings_of(config, name, "g").data for name in PARTS} == {"hub"}
+    assert {config_of(config, name, "g").data for name in STAGES} == {"hub"}

@@ -21,7 +21,8 @@ from test_trainer_command import flags_of
 
 from trainer.__main__ import main
 from trainer.config import PipelineConfig, PpoConfig
-from trainer.pipeline import PARTS, settings_of
+from trainer.pipeline import SETTINGS, config_of
+from trainer.stages import STAGES
 
 TWELVE = {
     "train/loss", "train/learning_rate", "train/grad_norm", "train/epoch", "train/global_step",
@@ -48,7 +49,7 @@ KILLS = {"pretrain": 7, "midtrain": 11, "sft": 6, "dpo": 9, "ppo": 8}
 """Stage -> the step after which rank 0 gets SIGKILL; checkpoints are at 5, 10 and 12."""
 FLAGS = {
     "n_layer": 1, "n_head": 2, "n_embd": 32, "steps": STEPS, "batch_size": 4, "threads": 1, "eval_iters": 1,
-    "max_reply": 6, "judge_examples": 4, "eval_freq": 4, "generate_freq": 100, "data_bytes": 300_000,
+    "max_reply": 6, "eval_examples": 4, "eval_freq": 4, "generate_freq": 100, "data_bytes": 300_000,
     "project": "nano", "checkpoint_freq": 5, "dropout": 0.1,
 }  # fmt: skip
 RANKS = (1, 2)
@@ -90,7 +91,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Observed]:
             for ranks in RANKS:
                 (folder / f"told{ranks}").mkdir()
                 codes[ranks], said[ranks] = run_lives(lives_of(folder, ranks), folder, **environment)
-            runs = until_all_is_delivered(http, len(PARTS) * len(RANKS))
+            runs = until_all_is_delivered(http, len(STAGES) * len(RANKS))
         for ranks in RANKS:
             killed = [[-signal.SIGKILL] * ranks] * len(KILLS)
             assert codes[ranks] == [[0] * ranks, *killed, [0] * ranks], said[ranks]
@@ -191,13 +192,13 @@ def exported(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-each_stage = pytest.mark.parametrize("stage", PARTS)
+each_stage = pytest.mark.parametrize("stage", STAGES)
 each_size = pytest.mark.parametrize("ranks", RANKS)
 
 
 @each_size
 def test_each_stage_is_a_run_of_its_own_in_one_project(observed, ranks: int) -> None:
-    assert set(observed[ranks].runs) == set(PARTS)
+    assert set(observed[ranks].runs) == set(STAGES)
     for run in observed[ranks].runs.values():
         assert run["project"] == "nano"
         assert (run["state"], run["last_step"]) == ("finished", STEPS)
@@ -236,7 +237,7 @@ def test_prometheus_has_them_too(observed, stage: str, ranks: int) -> None:
 @each_stage
 def test_what_a_killed_stage_did_after_its_resume_is_bit_equal_to_a_run_in_peace(observed, stage, ranks: int) -> None:
     """Every step of every rank, those between the last checkpoint and the kill twice; and every validation."""
-    seen, place = observed[ranks], list(PARTS).index(stage)
+    seen, place = observed[ranks], list(STAGES).index(stage)
     for rank in range(ranks):
         said = {step["step"]: step for step in seen.whole[rank][place]["steps"]}
         rows = [row for row in seen.rows[stage] if row["kind"] == "step" and row["rank"] == rank]
@@ -279,16 +280,16 @@ def test_the_journal_has_every_sample_checkpoint_and_dataset(observed, stage: st
 @each_size
 def test_the_weights_were_handed_on_and_kept(observed, ranks: int) -> None:
     out = observed[ranks].out
-    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == sorted(PARTS)
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == sorted(STAGES)
     assert not list(out.rglob("*.tmp")), "nothing half-written is left, whoever was killed"
     assert json.loads((out / "runs.json").read_text())["total_runs"] == 5
 
 
 def test_the_weights_can_be_judged_and_speak(observed, capsys, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("trainer.report.measured_peak_flops", lambda *_: 1e11)
+    monkeypatch.setattr("trainer.monitoring.measured_peak_flops", lambda *_: 1e11)
     monkeypatch.setenv("SIDECAR_ENDPOINT", f"ipc://{tmp_path}/nobody")
     out = str(observed[1].out)
-    few = ["--judge_examples", "4", "--threads", "1", "--eval_iters", "1", "--seq_len", "128"]
+    few = ["--eval_examples", "4", "--threads", "1", "--eval_iters", "1", "--seq_len", "128"]
     assert main(["eval", "--out", out, "--from_weight", "ppo", *few]) == 0
     numbers = json.loads(capsys.readouterr().out)
     assert {"val/loss", "eval/modules_acc", "eval/sums_acc", "eval/mean_acc_normalized"} <= set(numbers)
@@ -302,16 +303,16 @@ def test_the_weights_can_be_judged_and_speak(observed, capsys, monkeypatch, tmp_
 
 def test_a_flag_that_is_given_holds_for_every_stage_and_wins_over_the_pipelines_own(tmp_path: Path) -> None:
     given = PipelineConfig(steps=7, n_layer=2, origins={"steps": "flag", "n_layer": "environment"})
-    for name in PARTS:
-        settings = settings_of(given, name, "g")
+    for name in STAGES:
+        settings = config_of(given, name, "g")
         assert (settings.steps, settings.n_layer, settings.group) == (7, 2, "g")
     (tmp_path / "fineweb-edu").mkdir()
     local = PipelineConfig(data=str(tmp_path), origins={"data": "flag"})
-    assert settings_of(local, "pretrain", "g").data == str(tmp_path / "fineweb-edu")
-    assert settings_of(local, "sft", "g").data == str(tmp_path)
-    plain = settings_of(PipelineConfig(), "ppo", "g")
-    assert plain.steps == PARTS["ppo"].settings["steps"]
+    assert config_of(local, "pretrain", "g").data == str(tmp_path / "fineweb-edu")
+    assert config_of(local, "sft", "g").data == str(tmp_path)
+    plain = config_of(PipelineConfig(), "ppo", "g")
+    assert plain.steps == SETTINGS["ppo"]["steps"]
     assert isinstance(plain, PpoConfig)
     assert plain.rollout_batches == PpoConfig().rollout_batches
-    assert settings_of(PipelineConfig(run="night"), "sft", "g").run == "night-sft"
-    assert settings_of(PipelineConfig(run="dummy"), "sft", "g").run == "dummy", "kept off W&B in every stage"
+    assert config_of(PipelineConfig(run="night"), "sft", "g").run == "night-sft"
+    assert config_of(PipelineConfig(run="dummy"), "sft", "g").run == "dummy", "kept off W&B in every stage"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.batch import Order
+from trainer.data.batch import BatchSampler
 from trainer.data.stream import ParquetStream
 from trainer.tasks.example import Example, TaskMixture, ask
 
-PARTS = st.dictionaries(st.text("abc", min_size=1, max_size=2), st.integers(0, 12), max_size=4)
+STAGES = st.dictionaries(st.text("abc", min_size=1, max_size=2), st.integers(0, 12), max_size=4)
 RANKS = st.integers(1, 5)
 
 
@@ -22,14 +22,14 @@ def mixture(sizes: dict[str, int], seed: int) -> TaskMixture[Example]:
     return TaskMixture(parts, seed)
 
 
-@given(PARTS, st.integers())
+@given(STAGES, st.integers())
 def test_the_index_map_is_a_shuffle_of_every_place_of_every_task(sizes: dict[str, int], seed: int) -> None:
     mixed = mixture(sizes, seed)
     assert sorted(mixed.index_map) == [(t, i) for t, size in enumerate(sizes.values()) for i in range(size)]
     assert mixed.index_map == mixture(sizes, seed).index_map
 
 
-@given(PARTS.filter(lambda sizes: sum(sizes.values()) > 0), st.integers(), st.integers(0, 1000))
+@given(STAGES.filter(lambda sizes: sum(sizes.values()) > 0), st.integers(), st.integers(0, 1000))
 def test_any_cursor_has_an_example_and_its_task_also_beyond_the_end(sizes, seed: int, cursor: int) -> None:
     mixed = mixture(sizes, seed)
     task, place = mixed.index_map[cursor % len(mixed)]
@@ -38,14 +38,14 @@ def test_any_cursor_has_an_example_and_its_task_also_beyond_the_end(sizes, seed:
     assert mixed[cursor + len(mixed)] == mixed[cursor]
 
 
-@given(PARTS, RANKS)
+@given(STAGES, RANKS)
 def test_ranks_share_a_pass_without_overlap_or_gap(sizes: dict[str, int], world_size: int) -> None:
     mixed = mixture(sizes, 0)
     cursors = [cursor for rank in range(world_size) for cursor in mixed.of_rank(rank, world_size)]
     assert sorted(cursors) == list(range(len(mixed)))
 
 
-@given(PARTS, st.integers())
+@given(STAGES, st.integers())
 def test_shuffling_moves_no_global_random_number(sizes: dict[str, int], seed: int) -> None:
     before = random.getstate()
     mixture(sizes, seed)
@@ -59,11 +59,11 @@ def test_shuffling_moves_no_global_random_number(sizes: dict[str, int], seed: in
 def test_an_order_goes_on_from_any_position_and_a_pass_has_no_row_twice(
     count: int, batch_size: int, world_size: int, seed: int, before: int, after: int
 ) -> None:
-    def orders() -> list[Order]:
+    def orders() -> list[BatchSampler]:
         share = {"batch_size": batch_size, "seed": seed, "world_size": world_size}
-        return [Order(count, rank=rank, **share) for rank in range(world_size)]
+        return [BatchSampler(count, rank=rank, **share) for rank in range(world_size)]
 
-    def rows(order: Order, batches: int) -> list[int]:
+    def rows(order: BatchSampler, batches: int) -> list[int]:
         return [row for _ in range(batches) for row in order.next().tolist()]
 
     whole, restored = orders(), orders()

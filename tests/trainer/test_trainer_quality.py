@@ -17,8 +17,8 @@ from trainer.data import parquet
 from trainer.data.quality import LANGUAGES_MAX, Quality, blocked, statistics
 from trainer.data.stream import ParquetStream
 from trainer.errors import UserError
-from trainer.tasks import formats, is_held_back
-from trainer.tasks.rows import LINE_BYTES_MAX, Problems, read
+from trainer.tasks import formats, is_held_out
+from trainer.tasks.rows import LINE_BYTES_MAX, DataReport, read
 
 SUM = {"question": "Ann has 2 and gets 3. How many?", "answer": "2+3=5\n#### 5"}
 DIRTY = {
@@ -133,7 +133,7 @@ def test_a_folder_of_sources_says_its_languages(tmp_path: Path) -> None:
     for name in ("a.py", "b.py", "c.rs", "d.unknown"):
         (tmp_path / name).write_text("text")
     quality = Quality()
-    data.load(data.at_hand(str(tmp_path)), bytes_max=100, val_fraction=0.3, quality=quality)
+    data.load(data.locate(str(tmp_path)), bytes_max=100, val_fraction=0.3, quality=quality)
     assert quality.languages == {"python": 2, "rust": 1}
 
 
@@ -151,14 +151,14 @@ def test_a_stream_leaves_out_what_is_blocked_and_goes_on_where_it_stood(tmp_path
 
 def test_a_stream_without_any_text_ends_in_one_line_and_not_in_a_loop(tmp_path: Path) -> None:
     shards = [shard(tmp_path / f"{n}.parquet", pyarrow.array([None, ""] * 4, pyarrow.string())) for n in (1, 2)]
-    with pytest.raises(UserError, match="no text that may be learnt from"):
+    with pytest.raises(UserError, match="no text that may be trained on"):
         ParquetStream(shards, name="s", seq_len=8, batch_size=2).next_batch()
 
 
 def test_rows_that_are_blocked_do_not_reach_a_task(tmp_path: Path) -> None:
     dirty = {"question": DIRTY["secrets"][2].decode(), "answer": "#### 1"}
     (tmp_path / "gsm8k.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in [SUM] * 8 + [dirty] * 2))
-    problems = Problems()
+    problems = DataReport()
     [task] = tasks.load("ppo", str(tmp_path), None, problems, 0.25)
     assert (len(task.train), len(task.val)) == (6, 2)
     assert problems.quality.metrics()["data/blocked_secrets"] == 2
@@ -176,7 +176,7 @@ def test_every_kind_of_bad_line_is_counted_with_its_place_and_reason(tmp_path: P
         b'{"question": "' + b"x" * LINE_BYTES_MAX + b'"}', good,
     ]  # fmt: skip
     path.write_bytes(b"\n".join(lines))
-    problems, reasons = Problems(), []
+    problems, reasons = DataReport(), []
     problems.add = lambda where, reason: reasons.append(f"{where}: {reason}")  # type: ignore[method-assign]
     assert len(read([path], formats.gsm8k, problems)) == 2
     assert reasons == [
@@ -284,7 +284,7 @@ def test_prepared_tokens_that_are_damaged_are_prepared_again(trained, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("path", "held_back"),
+    ("path", "held_out"),
     [
         ("test-00000-of-00001.parquet", True),
         ("ARC-Easy-Dev.jsonl", True),
@@ -295,8 +295,8 @@ def test_prepared_tokens_that_are_damaged_are_prepared_again(trained, tmp_path: 
         ("intervals/train.jsonl", False),
     ],
 )
-def test_only_whole_words_of_a_name_hold_a_file_back(path: str, held_back: bool) -> None:
-    assert is_held_back(path) == held_back
+def test_only_whole_words_of_a_name_hold_a_file_back(path: str, held_out: bool) -> None:
+    assert is_held_out(path) == held_out
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_what_is_wrong_with_a_data_config_is_said_in_one_line(row: str, cause: s
     file = tmp_path / "data.yaml"
     file.write_text(f"datasets:\n  - {row}\n")
     with pytest.raises(UserError, match=cause) as caught:
-        tasks.load("sft", None, str(file), Problems(), 0.2)
+        tasks.load("sft", None, str(file), DataReport(), 0.2)
     assert "\n" not in caught.value.cause
 
 
@@ -325,7 +325,7 @@ def test_a_data_config_is_the_same_in_yaml_toml_and_json(tmp_path: Path) -> None
     (tmp_path / "d.yaml").write_text("datasets:\n- name: sums\n  format: gsm8k\n  path: '*.jsonl'\n  stop: 5\n")
     (tmp_path / "d.toml").write_text('[[datasets]]\nname = "sums"\nformat = "gsm8k"\npath = "*.jsonl"\nstop = 5\n')
     loaded = [
-        tasks.load("ppo", None, str(tmp_path / f"d.{kind}"), Problems(), 0.2) for kind in ("json", "yaml", "toml")
+        tasks.load("ppo", None, str(tmp_path / f"d.{kind}"), DataReport(), 0.2) for kind in ("json", "yaml", "toml")
     ]
     assert loaded[0] == loaded[1] == loaded[2]
     assert (len(loaded[0][0].train), len(loaded[0][0].val)) == (4, 1)
@@ -366,7 +366,7 @@ def test_no_row_whatsoever_ends_the_reading(name: str, data: st.DataObject, tmp_
     inner[last] = data.draw(JSON)
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(row) + "\n")
-    problems = Problems()
+    problems = DataReport()
     understood = read([file], formats.FORMATS[name], problems)
     assert len(understood) + problems.count + problems.quality.blocked.total() == 1
     for example in understood:

@@ -36,7 +36,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> dict[str, t
                 "n_layer": 1, "n_head": 2, "n_embd": 32, "seq_len": 96, "batch_size": 8 // ranks, "steps": STEPS,
                 "threads": 1, "eval_freq": 99, "generate_freq": 99, "eval_iters": 1, "quiet": True,
             }  # fmt: skip
-            flags |= {"data": corpus} if stage == "pretrain" else {"judge_examples": 1}
+            flags |= {"data": corpus} if stage == "pretrain" else {"eval_examples": 1}
             flags |= {"no-pack": True} if stage == "midtrain" else {}
             flags |= {"chosen_weight": 1.0} if stage == "dpo" else {}
             lives.append({"arguments": [stage, *flags_of(flags)], "ranks": ranks, "record": str(out)})

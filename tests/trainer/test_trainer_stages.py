@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trainer.errors import UserError
-from trainer.finite import FiniteWatch
+from trainer.nonfinite import NonFiniteGuard
 from trainer.stage import Stage
 from trainer.tokenizer import IDENTITY
 
@@ -127,8 +127,8 @@ def test_a_stage_resumed_from_a_checkpoint_goes_on_bit_equal(trained, tmp_path: 
 @pytest.mark.parametrize("stage", ["pretrain", "sft"])
 def test_reading_ahead_changes_nothing_also_over_a_resume(trained, tmp_path: Path, stage: str) -> None:
     plain = trained(stage, steps=5)
-    ahead = trained(stage, steps=5, read_ahead=True, out=str(tmp_path), checkpoint_freq=2)
-    rest = trained(stage, steps=5, read_ahead=True, resume=str(tmp_path / stage / "checkpoint_000002.pt"))
+    ahead = trained(stage, steps=5, prefetch=True, out=str(tmp_path), checkpoint_freq=2)
+    rest = trained(stage, steps=5, prefetch=True, resume=str(tmp_path / stage / "checkpoint_000002.pt"))
     assert ahead.losses == plain.losses
     assert rest.losses == plain.losses[2:]
 
@@ -195,7 +195,7 @@ def test_on_a_device_the_optimizer_itself_leaves_the_step_out_and_nobody_waits()
     """The way of a GPU, on fused AdamW for the CPU."""
     weight = torch.nn.Parameter(torch.ones(4))
     optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.0, fused=True)
-    watch = FiniteWatch("skip", torch.device("cpu"))
+    watch = NonFiniteGuard("skip", torch.device("cpu"))
     watch.on_cpu = False
     for gradient in (1.0, math.nan, 1.0):
         weight.grad = torch.full((4,), gradient)
@@ -206,7 +206,7 @@ def test_on_a_device_the_optimizer_itself_leaves_the_step_out_and_nobody_waits()
     assert watch.metrics()["train/skipped_steps"] == 1
     watch.check(3)
     watch.policy = "stop"
-    with pytest.raises(UserError, match="1 step.s. left out"):
+    with pytest.raises(UserError, match="1 step.s. skipped"):
         watch.check(3)
 
 

@@ -1,4 +1,4 @@
-"""Data sets in their true formats, the chat template, the mixture, and rows that nobody can understand."""
+"""Data sets in their true formats, the chat template, the mixture, and rows that nobody can to_example."""
 
 import ast
 import inspect
@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from trainer import chat, tasks
 from trainer.data.batch import IGNORE
-from trainer.data.chats import Chats, pack, prepare
-from trainer.data.pairs import Pairs
+from trainer.data.conversations import Conversations, pack, prepare
+from trainer.data.preferences import PreferencePairs
 from trainer.errors import UserError
 from trainer.tasks import builtin, formats
 from trainer.tasks.example import Message, Preference, TaskMixture, ask
-from trainer.tasks.rows import Problems, read
+from trainer.tasks.rows import DataReport, read
 from trainer.tokenizer import ASSISTANT_END, ASSISTANT_START, BOS, PAD, USER_END, USER_START
 
 SMOLTALK = {
@@ -77,21 +77,21 @@ def test_gsm8k_is_judged_by_the_number_behind_the_marks() -> None:
     example = formats.gsm8k(GSM8K)
     assert example.answer == "1072"
     assert "<<" not in example.reply
-    assert formats.is_right(example, "Therefore #### 1072.")
-    assert formats.is_right(example, "#### 1072.00")
-    assert not formats.is_right(example, "#### 1073")
-    assert not formats.is_right(example, "1072")
+    assert formats.is_correct(example, "Therefore #### 1072.")
+    assert formats.is_correct(example, "#### 1072.00")
+    assert not formats.is_correct(example, "#### 1073")
+    assert not formats.is_correct(example, "1072")
 
 
 @pytest.mark.parametrize("reply", ["#### 1.2.3", f"#### {'9' * 400}", "#### ..", "#### -", "####", "#### 1\n#### 5"])
 def test_whatever_a_model_writes_is_judged_and_ends_nothing(reply: str) -> None:
-    assert not formats.is_right(formats.gsm8k({"question": "?", "answer": "#### 5"}), reply)
+    assert not formats.is_correct(formats.gsm8k({"question": "?", "answer": "#### 5"}), reply)
 
 
 @given(st.text())
 def test_no_reply_at_all_can_end_the_judging(text: str) -> None:
     example = formats.gsm8k({"question": "?", "answer": "#### 5"})
-    assert formats.is_right(example, f"{text}####5") or "####" in text
+    assert formats.is_correct(example, f"{text}####5") or "####" in text
 
 
 ROLES = st.sampled_from(["system", "user", "assistant"])
@@ -116,12 +116,12 @@ def test_preferences_may_be_texts_or_conversations(row: dict) -> None:
 def test_prompts_need_no_reply_to_be_verified() -> None:
     example = formats.prompts({"prompt": "3+4?", "answer": 7})
     assert example.prompt == (Message("user", "3+4?"),)
-    assert formats.is_right(example, "#### 7")
+    assert formats.is_correct(example, "#### 7")
     assert formats.prompts(GSM8K).answer == "1072"
 
 
 @pytest.mark.parametrize(
-    ("understand", "row"),
+    ("to_example", "row"),
     [
         (formats.smoltalk, {"messages": []}),
         (formats.smoltalk, {"messages": [{"role": "user", "content": "alone"}]}),
@@ -137,16 +137,16 @@ def test_prompts_need_no_reply_to_be_verified() -> None:
         (formats.gsm8k, {"question": "x", "answer": "#### 1.2.3"}),
     ],
 )
-def test_a_row_of_another_shape_is_no_example(understand, row, tmp_path: Path) -> None:
-    problems = Problems()
-    assert read([jsonl(tmp_path / "rows.jsonl", [row])], understand, problems) == []
+def test_a_row_of_another_shape_is_no_example(to_example, row, tmp_path: Path) -> None:
+    problems = DataReport()
+    assert read([jsonl(tmp_path / "rows.jsonl", [row])], to_example, problems) == []
     assert problems.count == 1
     assert problems.named[0].startswith("rows.jsonl:1: ")
 
 
 def test_corrupt_lines_are_counted_and_named_and_the_rest_is_read(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "gsm8k.jsonl", [GSM8K, '{"question": "cut of', "", "[1]", GSM8K, {"question": "?"}])
-    problems = Problems()
+    problems = DataReport()
     assert len(read([path], formats.gsm8k, problems)) == 2
     assert problems.count == 3
     assert problems.named == [
@@ -158,7 +158,7 @@ def test_corrupt_lines_are_counted_and_named_and_the_rest_is_read(tmp_path: Path
 def test_corrupt_lines_are_refused_by_option(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "gsm8k.jsonl", [GSM8K, "nonsense"])
     with pytest.raises(UserError, match="gsm8k.jsonl:2: not JSON"):
-        read([path], formats.gsm8k, Problems(refuse=True))
+        read([path], formats.gsm8k, DataReport(refuse=True))
 
 
 def local_sets(folder: Path) -> Path:
@@ -179,7 +179,7 @@ def local_sets(folder: Path) -> Path:
 
 
 def load(stage: str, *, data: Path | None = None, config: Path | None = None) -> list[tasks.Task]:
-    return tasks.load(stage, data and str(data), config and str(config), Problems(), 0.2)
+    return tasks.load(stage, data and str(data), config and str(config), DataReport(), 0.2)
 
 
 def test_a_folder_is_searched_for_the_sets_that_the_stage_mixes(tmp_path: Path) -> None:
@@ -286,16 +286,16 @@ def test_every_built_in_sum_is_right_and_no_problem_is_in_both_halves() -> None:
         words = example.prompt[0].content.split()
         a, b = int(words[2]), int(words[6].rstrip("."))
         assert int(example.answer) == (a + b if words[5] == "gets" else a - b)
-        assert formats.is_right(example, example.reply)
+        assert formats.is_correct(example, example.reply)
     assert not set(task.train) & set(task.val)
 
 
 def test_the_rejected_reply_differs_from_the_chosen_in_being_wrong() -> None:
     sums = builtin.sums()
     for pair, example in zip(builtin.preferences().val, sums.val, strict=True):
-        assert formats.is_right(example, pair.chosen)
+        assert formats.is_correct(example, pair.chosen)
         assert formats.final_number(pair.rejected) is not None
-        assert not formats.is_right(example, pair.rejected)
+        assert not formats.is_correct(example, pair.rejected)
 
 
 def test_asking_about_modules_imports_none_of_them(repository: Path) -> None:
@@ -359,9 +359,9 @@ def test_text_cannot_spell_a_mark() -> None:
     assert tokens.count(ASSISTANT_START) == 1
 
 
-def loader(packed: bool = False, **options: int) -> Chats:
+def loader(packed: bool = False, **options: int) -> Conversations:
     prepared = prepare(MIXTURE, 32)
-    return Chats(prepared, name="mixture", seq_len=32, **{"batch_size": 2, "packed": packed, **options})
+    return Conversations(prepared, name="mixture", seq_len=32, **{"batch_size": 2, "packed": packed, **options})
 
 
 def test_targets_are_the_assistants_words_and_nothing_else() -> None:
@@ -377,8 +377,8 @@ def test_targets_are_the_assistants_words_and_nothing_else() -> None:
 
 
 def test_learning_from_everything_leaves_out_only_beginnings_and_padding() -> None:
-    prepared = prepare(MIXTURE, 32, learn_all=True)
-    batch = Chats(prepared, name="m", seq_len=32, batch_size=2, packed=True).next_batch()
+    prepared = prepare(MIXTURE, 32, train_on_prompts=True)
+    batch = Conversations(prepared, name="m", seq_len=32, batch_size=2, packed=True).next_batch()
     learnt = batch.targets[batch.targets != IGNORE]
     assert BOS not in learnt.tolist()
     assert PAD not in learnt.tolist()
@@ -410,7 +410,7 @@ def test_too_long_conversations_are_cut_and_those_cut_off_from_the_reply_are_dro
 
 def test_both_replies_of_a_pair_follow_the_same_prompt() -> None:
     pairs = TaskMixture({"p": [Preference((Message("user", f"q{i}"),), "good", "bad") for i in range(4)]})
-    batch = Pairs(pairs, seq_len=32, batch_size=2).next_batch()
+    batch = PreferencePairs(pairs, seq_len=32, batch_size=2).next_batch()
     assert batch.samples == 2
     for chosen, rejected in zip(*batch.targets.chunk(2), strict=True):
         assert bytes(t for t in chosen.tolist() if 0 <= t < 256) == b"good"
@@ -422,6 +422,6 @@ def test_both_replies_of_a_pair_follow_the_same_prompt() -> None:
 
 def test_a_pair_that_does_not_fit_is_left_out_whole() -> None:
     pairs = TaskMixture({"p": [Preference((Message("user", "q"),), "g" * n, "b") for n in (1, 50)]})
-    assert Pairs(pairs, seq_len=32, batch_size=1).dropped == 1
+    assert PreferencePairs(pairs, seq_len=32, batch_size=1).dropped == 1
     with pytest.raises(UserError, match="too few"):
-        Pairs(pairs, seq_len=32, batch_size=2)
+        PreferencePairs(pairs, seq_len=32, batch_size=2)

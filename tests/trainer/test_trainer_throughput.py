@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from sidecar.client.facts import model_facts
 from sidecar.derive import mfu
 from trainer.config import Config
-from trainer.data.ahead import Ahead
 from trainer.data.batch import Batch
+from trainer.data.prefetch import Prefetcher
 from trainer.distributed import world
 from trainer.errors import UserError
 from trainer.flags import parse
@@ -109,9 +109,9 @@ class _Loader:
 def test_what_is_read_ahead_for_a_gpu_lies_in_pinned_memory(monkeypatch) -> None:
     pinned: list[torch.Tensor] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
-    Ahead(_Loader(), pin=False).next_batch()
+    Prefetcher(_Loader(), pin=False).next_batch()
     assert pinned == []
-    Ahead(_Loader(), pin=True).next_batch()
+    Prefetcher(_Loader(), pin=True).next_batch()
     assert len(pinned) >= 2
 
 

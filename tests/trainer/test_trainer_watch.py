@@ -20,7 +20,10 @@ def test_nothing_is_watched_unless_asked_for(trained) -> None:
 
 
 def test_what_is_seen_arrives_and_the_losses_are_the_same_to_the_last_bit(
-    corpus: Path, repository: Path, tmp_path: Path, listener: Listener  # noqa: F811
+    corpus: Path,
+    repository: Path,
+    tmp_path: Path,
+    listener: Listener,  # noqa: F811
 ) -> None:
     def run(name: str, *more: str) -> list[float]:
         done = subprocess.run(

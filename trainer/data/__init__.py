@@ -1,6 +1,6 @@
-"""Where text comes from: the standard library, a folder (text.py), parquet (parquet.py, stream.py) or the hub (hub.py).
+"""Text for pretraining: the standard library, a folder (text.py), parquet (parquet.py, stream.py) or the hub (hub.py).
 
-``at_hand`` finds the files that --data names and fetches them if they are on the hub; ``load`` reads the documents,
+``locate`` finds the files that --data names and fetches them if they are on the hub; ``load`` reads the documents,
 already split into training and validation. Several parquet shards are read as a stream, all but the last.
 """
 
@@ -14,10 +14,10 @@ from trainer.errors import UserError
 
 FINEWEB = f"{hub.SCHEME}karpathy/fineweb-edu-100b-shuffle/*.parquet"
 FINEWEB_NAME = "FineWeb-EDU"
-"""What ``--data hub`` is for plain text: 100 MB a shard; the documents' 24 GB are 240 of them."""
+"""What ``--data hub`` means for pretraining; shards of 100 MB each; --hub_files says how many of them."""
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     path: Path | None = None
     """A file or folder on this machine; None for the standard library."""
     name: str | None = None
@@ -27,27 +27,27 @@ class Place(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-def at_hand(path: str | None, *, files_max: int | None = None, without_hub: str = "refuse") -> Place:
-    """Raises UserError: no such place; or the hub does not answer, and ``without_hub`` is not "builtin"."""
+def locate(path: str | None, *, files_max: int | None = None, without_hub: str = "refuse") -> Location:
+    """Raises UserError: no such file or folder; or the hub does not answer, and ``without_hub`` is not "builtin"."""
     if path is None:
-        return Place()
+        return Location()
     if path == "hub" or hub.is_address(path):
         try:
             return _from_hub(path, files_max)
         except hub.Unreachable as error:
             if without_hub != "builtin":
                 raise
-            return Place(remarks=(f"{error.cause}: the standard library instead",))
+            return Location(remarks=(f"{error.cause}: the standard library instead",))
     place = Path(path).expanduser()
     if not place.exists():
         raise UserError(f"no such file or folder: {path}", "give --data a folder of text or a parquet, or leave it out")
     shards = [shard for shard in sorted(place.rglob("*.parquet")) if not is_hidden(shard.relative_to(place))]
     if len(shards) > 1:
-        return Place(place, None, tuple(shards))
-    return Place(shards[0] if shards else place)
+        return Location(place, None, tuple(shards))
+    return Location(shards[0] if shards else place)
 
 
-def load(place: Place, *, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
+def load(place: Location, *, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
     """Documents of the standard library, of a folder of text, or of parquet; of several shards only those that
     validate. Raises UserError."""
     from trainer.data import parquet, text
@@ -70,10 +70,10 @@ def is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _from_hub(path: str, files_max: int | None) -> Place:
+def _from_hub(path: str, files_max: int | None) -> Location:
     address = hub.parse(FINEWEB if path == "hub" else path)
     files = tuple(file for file in hub.fetch(address, files_max) if file.suffix == ".parquet")
     if not files:
         raise UserError(f"{address.repo} has no parquet there", "name its parquet files in the address")
     name = FINEWEB_NAME if path == "hub" else address.name
-    return Place(files[0], name, files if len(files) > 1 else ())
+    return Location(files[0], name, files if len(files) > 1 else ())

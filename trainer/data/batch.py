@@ -1,17 +1,19 @@
-"""What one forward pass eats, and how positions become batches.
+"""The input of one forward pass, rows of tokens padded to one width, and the sampler that all loaders share.
 
 Given: token ids. Hands on: Batches. Never: uses the global random numbers.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from trainer.errors import UserError
+from trainer.tokenizer import PAD
 
 IGNORE = -100
-"""A target that is not to be predicted."""
+"""A target that does not count: padding, and prompts where only replies are trained on. (F.cross_entropy's own.)"""
 
 
 @dataclass(frozen=True)
@@ -19,17 +21,17 @@ class Batch:
     inputs: Tensor
     """Token ids, (batch, time), int64."""
     targets: Tensor
-    """The token that follows each input; IGNORE where there is nothing to learn."""
+    """The token that follows each input, or IGNORE."""
     datasets: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Where it came from: dataset -> (samples, tokens)."""
+    """dataset -> (samples, tokens) taken from it."""
     padding: int = 0
-    """Positions that only fill up rows."""
+    """Positions that hold no token."""
     loss_tokens: int | None = None
-    """Targets that are learnt from, where these are not all."""
+    """Targets that count; None: all."""
     count: int | None = None
-    """Samples, where a sample is not a row."""
+    """Samples; None: one per row."""
     extra: dict[str, Tensor] = field(default_factory=dict)
-    """What else the stage's loss wants, one row per row of inputs."""
+    """Further inputs of the stage's loss, one row per row of inputs."""
 
     @property
     def samples(self) -> int:
@@ -37,7 +39,7 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Tokens read, whether or not they are learnt from; padding is none."""
+        """Without padding, whether or not they count in the loss."""
         return self.inputs.numel() - self.padding
 
     def to(self, device: torch.device) -> "Batch":
@@ -54,11 +56,46 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
 
-class Order:
-    """An endless shuffled order of ``count`` rows in batches, of which this rank takes its share.
+def collate(rows: Sequence[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, Tensor]:
+    """(inputs, targets) of shape (rows, width) from rows of (token ids, loss mask), each at most width + 1 long.
 
-    Rank r of w takes rows r, r + w, r + 2w ... of each pass' order: none is read twice in a pass. The whole position
-    is two integers, so resuming is exact.
+    Padded on the right, where causal attention never looks.
+    """
+    tokens = torch.full((len(rows), width + 1), PAD)
+    targets = torch.full((len(rows), width + 1), IGNORE)
+    for number, (ids, loss_mask) in enumerate(rows):
+        tokens[number, : len(ids)] = ids
+        targets[number, : len(ids)] = torch.where(loss_mask, ids, IGNORE)
+    return tokens[:, :-1].contiguous(), targets[:, 1:].contiguous()
+
+
+def count_padding(inputs: Tensor) -> int:
+    return int((inputs == PAD).sum())
+
+
+def count_loss_tokens(targets: Tensor) -> int:
+    return int((targets != IGNORE).sum())
+
+
+def count_by_dataset(samples: Iterable[tuple[str, int]]) -> dict[str, tuple[int, int]]:
+    """dataset -> (samples, tokens), from one (dataset, tokens) for each sample."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, tokens in samples:
+        seen, read = found.get(name, (0, 0))
+        found[name] = (seen + 1, read + tokens)
+    return found
+
+
+def round_up(number: int, multiple: int) -> int:
+    """Widths are rounded up: fewer different shapes, which allocators and compilers like."""
+    return -(-number // multiple) * multiple
+
+
+class BatchSampler:
+    """Row numbers in batches: an endless, shuffled order of ``count`` rows, of which this rank takes its share.
+
+    Rank r of w takes rows r, r + w, r + 2w ... of each epoch's order, so none is read twice in an epoch. The whole
+    position is two integers, so resuming is exact.
     """
 
     def __init__(self, count: int, *, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
@@ -87,7 +124,7 @@ class Order:
         return self._order[first : first + self.batch_size]
 
     def rewind(self) -> None:
-        """Back to the first batch of the first pass."""
+        """Back to the first batch of the first epoch."""
         self.load_state({"epoch": 0, "position": 0})
 
     def state(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A corpus: named documents in two halves that share no file.
+"""A corpus: documents split into training and validation, file by file.
 
 Given: files (or rows) by name. Hands on: which of them are for training and which for validation.
 The choice depends on the names alone: the same on every machine and rank, whatever order the disk lists them in.
@@ -26,7 +26,7 @@ class Corpus:
 
 
 def shuffled_by_name(names: Sequence[str]) -> list[str]:
-    """A fixed order that has nothing to do with the alphabet: by checksum, so that any prefix is a fair sample."""
+    """A fixed pseudo-random order, by checksum of the name, so that any prefix is a fair sample."""
     return sorted(names, key=lambda name: (zlib.crc32(name.encode("utf-8", "surrogateescape")), name))
 
 
@@ -34,8 +34,8 @@ def split(items: Sequence[T], val_fraction: float, what: str) -> tuple[list[T], 
     """(train, validation): the first items validate, at least one. Raises UserError if a half would be empty."""
     if len(items) < 2:
         raise UserError(
-            f"{what} has {len(items)} document(s) of text: too few to hold some back for validation",
+            f"{what} has {len(items)} document(s) of text: too few to hold some out for validation",
             "give --data at least two documents that hold text",
         )
-    held_back = min(len(items) - 1, max(1, round(val_fraction * len(items))))
-    return list(items[held_back:]), list(items[:held_back])
+    held_out = min(len(items) - 1, max(1, round(val_fraction * len(items))))
+    return list(items[held_out:]), list(items[:held_out])

@@ -1,10 +1,10 @@
 """Data sets on the Hugging Face hub: files by address, fetched once, then read like any local file.
 
-    python -m trainer midtrain --data hub                       the documents' own sets
+    python -m trainer midtrain --data hub                       the stage's usual datasets
     python -m trainer pretrain --data hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT/*.parquet
 
-Given: an address. Hands on: paths into the hub's own cache, with which a later run needs no network.
-Never: asks the network for anything unless told to, waits for it without end, or imports huggingface_hub before that.
+Given: an address. Hands on: paths into the hub's own cache, so that a later run needs no network.
+Never: uses the network or imports huggingface_hub unless asked for the hub, or waits for it without a timeout.
 """
 
 import fnmatch

@@ -4,7 +4,7 @@
     python -m trainer pretrain --data ./000_00000.parquet      one shard: some of its rows validate
 
 Given: a .parquet file or a folder of them. Hands on: a Corpus; several shards are read as a stream (stream.py).
-Never: loads a whole shard (it reads batch by batch, up to the limit), nor imports pyarrow unless parquet is asked for.
+Never: loads a whole shard (it reads batch by batch, up to the limit), or imports pyarrow unless parquet is asked for.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from trainer.data.quality import Quality
 from trainer.errors import UserError
 
 COLUMN = "text"
-SAID = ("language", "score", "license")
-"""Columns that say something about a document, where a shard has them."""
+METADATA = ("language", "score", "license")
+"""Columns about a document, where a shard has them."""
 
 
 def load(shard: Path, name: str | None, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
@@ -46,7 +46,7 @@ def group_texts(shard: Path, group: int, quality: Quality) -> list[bytes]:
     with _opened(shard) as file:
         if group >= file.metadata.num_row_groups:
             return []
-        rows = file.read_row_group(group, columns=_said_by(file)).to_pylist()
+        rows = file.read_row_group(group, columns=_columns_of(file)).to_pylist()
     return [text for row in rows if (text := _text_of(row)) and _is_kept(text, row, quality)]
 
 
@@ -62,7 +62,7 @@ def documents(shard: Path, bytes_max: int, quality: Quality) -> list[bytes]:
     read: list[bytes] = []
     size = 0
     with _opened(shard) as file:
-        for batch in file.iter_batches(columns=_said_by(file)):
+        for batch in file.iter_batches(columns=_columns_of(file)):
             for row in batch.to_pylist():
                 text = _text_of(row)[: bytes_max - size]
                 if text and _is_kept(text, row, quality):
@@ -73,8 +73,8 @@ def documents(shard: Path, bytes_max: int, quality: Quality) -> list[bytes]:
     return read
 
 
-def _said_by(file: Any) -> list[str]:
-    return [COLUMN, *(name for name in SAID if name in file.schema_arrow.names)]
+def _columns_of(file: Any) -> list[str]:
+    return [COLUMN, *(name for name in METADATA if name in file.schema_arrow.names)]
 
 
 def _text_of(row: dict[str, Any]) -> bytes:
@@ -82,7 +82,7 @@ def _text_of(row: dict[str, Any]) -> bytes:
 
 
 def _is_kept(text: bytes, row: dict[str, Any], quality: Quality) -> bool:
-    return quality.keep(text, *(row.get(name) for name in SAID))
+    return quality.keep(text, *(row.get(name) for name in METADATA))
 
 
 @contextmanager

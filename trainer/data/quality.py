@@ -1,7 +1,7 @@
-"""What must not be learnt from, and what is told about the rest: the third document's data/* numbers.
+"""A screen for text that must not be trained on, and the data/* and dataset/* metrics.
 
 Given: texts, one at a time, with what their source says about them. Hands on: whether to keep each, and the numbers.
-Never: keeps or shows a text. It is a coarse screen by unmistakable marks, not a scanner: it misses what has none.
+Never: stores or prints a text. It is a coarse screen by unmistakable patterns, not a full scanner.
 """
 
 import re
@@ -30,7 +30,7 @@ MARKS: tuple[tuple[str, bytes, re.Pattern[bytes]], ...] = (
 
 
 def blocked(text: bytes, license: object = None) -> str | None:
-    """Which of KINDS forbids to learn from this text; None if nothing does. ``license``: what its source says."""
+    """Which of KINDS this text is; None if it may be trained on. ``license``: as its source names it."""
     if isinstance(license, str) and license.lower().startswith(COPYLEFT_NAMES):
         return "license"
     if b"SPDX" in text[:HEAD_BYTES] and COPYLEFT.search(text[:HEAD_BYTES]):
@@ -51,7 +51,7 @@ class Quality:
     blocked: Counter[str] = field(default_factory=Counter)
 
     def keep(self, text: bytes, language: object = None, score: object = None, license: object = None) -> bool:
-        """May this text be learnt from? Counts it; ``language``, ``score``: as its source has them, else None."""
+        """May this text be trained on? Counts it. The other arguments: what its source says about it."""
         if self.screen and (kind := blocked(text, license)):
             self.blocked[kind] += 1
             return False
@@ -64,7 +64,7 @@ class Quality:
         return True
 
     def metrics(self) -> dict[str, float]:
-        """data/* by the documents' names; what the source does not say is absent, as are blocked_* without a screen."""
+        """data/* metrics. What the source does not say is absent, and so are blocked_* without a screen."""
         stopped = self.blocked.total()
         found: dict[str, float] = {"data/total_samples": self.passed + stopped}
         if self.passed:
@@ -88,7 +88,7 @@ class Quality:
 
 
 def statistics(lengths: Sequence[int], train: int, val: int) -> dict[str, float]:
-    """dataset/* of the third document. ``lengths``: tokens of each training sample."""
+    """dataset/* metrics. ``lengths``: tokens of each training sample; ``train``, ``val``: samples."""
     found: dict[str, float] = {
         "dataset/train_size": train,
         "dataset/eval_size": val,

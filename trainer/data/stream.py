@@ -1,7 +1,7 @@
-"""Many parquet shards, read as they are needed: row group by row group, each by one rank only.
+"""Many parquet shards, read as a stream: row group by row group, each by one rank only.
 
-Given: the shards of FineWeb-EDU's shape, and this process' rank among how many. Hands on: Batches of windows, for ever.
-Never: holds more than one row group and one batch in memory, or reads a row group that is another rank's.
+Given: shards in FineWeb-EDU's format, and this process' rank. Hands on: Batches of windows, endlessly.
+Never: holds more than one row group and one batch in memory, or reads another rank's row groups.
 
 The position is where the next window begins (pass, row group, document, token), so resuming is exact. It differs from
 rank to rank.
@@ -29,7 +29,7 @@ class Position:
     """Number of the row group among this rank's."""
     document: int = 0
     offset: int = 0
-    """Tokens of the document that are behind us."""
+    """Tokens of the document already used."""
 
 
 class ParquetStream:
@@ -37,7 +37,7 @@ class ParquetStream:
         self, shards: Sequence[Path], *, name: str, seq_len: int, batch_size: int, rank: int = 0, world_size: int = 1,
         screen: bool = True,
     ) -> None:  # fmt: skip
-        """``screen``: leave out what quality.py forbids to learn from.
+        """``screen``: leave out text that quality.py blocks.
 
         Raises UserError: a shard that cannot be read, or fewer row groups than ranks.
         """
@@ -50,7 +50,7 @@ class ParquetStream:
             )
         size = sum(map(parquet.text_bytes, shards))
         self.count = max(1, size // seq_len)
-        """Windows in one pass, over all ranks; as the shards' footers have it, so not to the last one."""
+        """TokenWindows in one pass, over all ranks; as the shards' footers have it, so not to the last one."""
         self.batches_per_epoch = max(1, self.count // (batch_size * world_size))
         self.rewind()
 
@@ -96,7 +96,7 @@ class ParquetStream:
         else:
             last = at.group + 1 == len(self.groups)
             if last and at.epoch > self._began_in and not self._found:
-                raise UserError(f"{self.name} has no text that may be learnt from", "give other shards, or --no-screen")
+                raise UserError(f"{self.name} has no text that may be trained on", "give other shards, or --no-screen")
             self._found = self._found and not last
             self._next = Position(at.epoch + 1) if last else Position(at.epoch, at.group + 1)
             self._texts = None

@@ -4,7 +4,7 @@
     python -m trainer pretrain --data ./my_texts    every UTF-8 file below that folder
 
 Given: a folder. Hands on: a Corpus, one document per file, split by file.
-Never: reads more than it was told to, nor follows hidden folders.
+Never: reads more than it was told to, or follows hidden folders.
 """
 
 import os

@@ -1,7 +1,6 @@
-"""Documents in a row, cut into windows, dealt out in a shuffled order: the loader of the stages that read plain text.
+"""Documents concatenated, cut into windows and shuffled: the loader of pretraining.
 
-Given: documents, and this process' rank among how many. Hands on: Batches, for ever; each pass in a new order.
-Never: uses the global random numbers. Its whole position is two integers, so resuming is exact.
+Given: documents, and this process' rank. Hands on: Batches, endlessly; each epoch in a new order.
 """
 
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer.data.batch import Batch, Order
+from trainer.data.batch import Batch, BatchSampler
 from trainer.tokenizer import BOS
 
 
@@ -22,20 +21,13 @@ def concatenate(documents: Sequence[bytes]) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int16)
 
 
-class Windows(Order):
+class TokenWindows(BatchSampler):
     """An endless source of batches of ``batch_size`` windows of ``seq_len`` tokens."""
 
     def __init__(
-        self,
-        tokens: Tensor,
-        *,
-        name: str,
-        seq_len: int,
-        batch_size: int,
-        seed: int = 0,
-        rank: int = 0,
+        self, tokens: Tensor, *, name: str, seq_len: int, batch_size: int, seed: int = 0, rank: int = 0,
         world_size: int = 1,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.tokens, self.name, self.seq_len = tokens, name, seq_len
         count = max(0, (len(tokens) - 1) // seq_len)
         super().__init__(count, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)

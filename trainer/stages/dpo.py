@@ -1,4 +1,4 @@
-"""Direct preference optimization: make the better of two replies likelier, without straying from where we began.
+"""Direct preference optimization (DPO): make the better of two replies likelier, close to a frozen reference.
 
     python -m trainer dpo --out runs/a --from_weight sft
 
@@ -12,15 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.chat_stage import facts, load_tasks, some_prompts
+from trainer.chat_stage import dataset_facts, load_tasks, sample_prompts
 from trainer.config import DpoConfig
 from trainer.data.batch import Batch
-from trainer.data.pairs import Pairs
+from trainer.data.preferences import PreferencePairs
 from trainer.distributed import World
 from trainer.evaluate import evaluation_mode
 from trainer.model import GPT
 from trainer.policy import token_logps
-from trainer.run import run_stage
 from trainer.stage import Stage, forward_flops, frozen_copy
 from trainer.tasks.example import Example, Message, Task, TaskMixture
 
@@ -30,20 +29,20 @@ class PreferenceTraining(Stage):
     chats = True
 
     def __init__(self, config: DpoConfig, world: World) -> None:
-        loaded, problems = load_tasks(self.name, config)
+        loaded, report = load_tasks(self.name, config)
         self.beta, self.chosen_weight = config.beta, config.chosen_weight
         share: dict[str, Any] = {
             "seq_len": config.seq_len, "batch_size": config.batch_size, "rank": world.rank, "world_size": world.size
         }  # fmt: skip
         mixture = TaskMixture({task.name: task.train for task in loaded}, config.seed)
-        self.train = Pairs(mixture, seed=config.seed, **share)
-        self.val = Pairs(TaskMixture({task.name: task.val for task in loaded}, config.seed), **share)
+        self.train = PreferencePairs(mixture, seed=config.seed, **share)
+        self.val = PreferencePairs(TaskMixture({task.name: task.val for task in loaded}, config.seed), **share)
         self.batches_per_epoch = self.train.batches_per_epoch
         self.dataset_sizes = {name: len(part) for name, part in mixture.parts.items()}
-        self.data_facts = facts(loaded, self.train.lengths(), self.train.count, self.val.count, problems)
+        self.data_facts = dataset_facts(loaded, self.train.lengths(), self.train.count, self.val.count, report)
         self.data_facts["dataset/dropped_samples"] = self.train.dropped
-        self.prompts = some_prompts([_as_questions(task) for task in loaded])
-        self.remarks = problems.lines()
+        self.prompts = sample_prompts([_as_questions(task) for task in loaded])
+        self.remarks = report.lines()
 
     def learner(self, model: GPT) -> nn.Module:
         self.reference = frozen_copy(model)
@@ -65,17 +64,17 @@ class PreferenceTraining(Stage):
                 "rewards/margin": margin.mean(),
                 "dpo/kl": _estimated_kl(logps - reference, batch),
             }
-        return -F.logsigmoid(margin).mean() + self.chosen_weight * _surprise(logps, batch), numbers
+        return -F.logsigmoid(margin).mean() + self.chosen_weight * _chosen_nll(logps, batch), numbers
 
     def weight(self, batch: Batch) -> None:
-        """A pair is a pair, however long its replies."""
+        """Every pair counts the same, however long its replies."""
 
     def flops(self, model: GPT, batch: Batch) -> float:
         """A step, and the reference's forward pass."""
         return 4 * forward_flops(model, batch.tokens)
 
     def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
-        """Means over held-back pairs: val/loss is DPO's own, so there is no perplexity."""
+        """Means over held-out pairs: val/loss is DPO's own, so there is no perplexity."""
         self.val.rewind()
         totals = [0.0, 0.0, 0.0]
         with evaluation_mode(model):
@@ -84,7 +83,7 @@ class PreferenceTraining(Stage):
                     loss, numbers = self.loss(model, self.val.next_batch().to(world.device))
                 row = (loss, numbers["rewards/accuracy"], numbers["rewards/margin"])
                 totals = [total + float(value) for total, value in zip(totals, row, strict=True)]
-        *sums, count = world.sums(*totals, iters)
+        *sums, count = world.sum_over_ranks(*totals, iters)
         names = ("val/loss", "val/rewards_accuracy", "val/rewards_margin")
         return {name: value / count for name, value in zip(names, sums, strict=True)}
 
@@ -97,24 +96,20 @@ class PreferenceTraining(Stage):
 
 
 def _estimated_kl(log_ratios: Tensor, batch: Batch) -> Tensor:
-    """Nats per token away from the reference on these replies: (r - 1) - log r, with r the reference's share.
+    """KL estimate in nats per token: (r - 1) - log r, with r = p_reference / p, on the replies' tokens.
 
-    Never negative, unbiased on replies of our own, an indication on others'; Schulman, "Approximating KL", 2020.
+    Never negative; unbiased only for replies that the policy wrote itself. Schulman, "Approximating KL", 2020.
     """
     counts = batch.targets >= 0
     return torch.where(counts, torch.expm1(-log_ratios) + log_ratios, 0.0).sum() / counts.sum().clamp(min=1)
 
 
-def _surprise(logps: Tensor, batch: Batch) -> Tensor:
-    """Nats per token of the better replies, a mean over pairs. DPO alone is content if both replies become unlikely
-    (Pang et al. 2024)."""
+def _chosen_nll(logps: Tensor, batch: Batch) -> Tensor:
+    """Negative log-likelihood of the chosen replies per token, a mean over pairs. DPO's own loss does not mind if both
+    replies become unlikely (Pang et al. 2024)."""
     chosen, counts = logps.chunk(2)[0], batch.targets.chunk(2)[0] >= 0
     return -(chosen.sum(-1) / counts.sum(-1).clamp(min=1)).mean()
 
 
 def _as_questions(task: Task[Any]) -> Task[Example]:
     return Task(task.name, [], [Example((*pair.prompt, Message("assistant", ""))) for pair in task.val[:1]])
-
-
-def run(config: DpoConfig) -> None:
-    run_stage(PreferenceTraining, config)

@@ -3,238 +3,240 @@
     python -m trainer ppo --out runs/a --from_weight dpo
 
 Given: a Config; prompts whose answers can be checked. Hands on: a PolicyTraining stage to the loop.
-Never: asks a reward model: a reply is worth 1 if its final number is right, else 0, less the price of straying.
+Never: asks a reward model: a reply earns 1 if its final number is right, else 0, less the KL penalty per token.
 
-A rollout is ``rollout_batches`` batches of replies; each is learnt from ``ppo_epochs`` times before new ones are drawn.
-Sources: Schulman et al. 2017 (clipping), Ziegler et al. 2019 (the price of KL and how it is steered).
+A rollout is ``rollout_batches`` batches of replies; each is trained on ``ppo_epochs`` times before new ones are drawn.
+Sources: Schulman et al. 2017 (clipping), Ziegler et al. 2019 (adaptive KL penalty).
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer import chat
-from trainer.chat_stage import facts, load_tasks, some_prompts
+from trainer.chat_stage import dataset_facts, load_tasks, sample_prompts
 from trainer.config import PpoConfig
-from trainer.data.batch import IGNORE, Batch, Order
+from trainer.data.batch import (
+    IGNORE,
+    Batch,
+    BatchSampler,
+    collate,
+    count_loss_tokens,
+    count_padding,
+    round_up,
+)
 from trainer.distributed import World
 from trainer.evaluate import evaluation_mode
-from trainer.judge import judge
+from trainer.generate import generate_replies
 from trainer.model import GPT
-from trainer.policy import ActorCritic, advantages_of, respond, token_logps, whitened
-from trainer.run import run_stage
-from trainer.stage import Stage, forward_flops, frozen_copy, mean_of
+from trainer.policy import ActorCritic, compute_gae, token_logps, whiten
+from trainer.stage import Stage, forward_flops, frozen_copy, masked_mean
+from trainer.task_eval import evaluate_tasks
 from trainer.tasks.example import Example, TaskMixture
-from trainer.tasks.formats import is_right
+from trainer.tasks.formats import is_correct
 from trainer.tokenizer import PAD
 
 KL_HORIZON = 1_000
-"""Replies over which the price of KL may double, or so."""
+"""Replies over which the KL penalty's weight may about double."""
 KL_ERROR_MAX = 0.2
-ROUND = 8
-"""Rows are padded to a multiple of this: narrow ones, for the replies are short."""
+WIDTH_MULTIPLE = 8
+ROLLOUT_METRICS = ("ppo/reward", "ppo/response_length", "ppo/kl", "ppo/kl_weight")
 
 
 @dataclass(frozen=True)
-class Replies(Batch):
-    """Some of a rollout's replies, to be learnt from."""
+class ReplyBatch(Batch):
+    """Some of a rollout's replies, to be trained on."""
 
-    told: dict[str, float] = field(default_factory=dict)
-    """What is to be said of the whole rollout."""
-    drawn_tokens: int = 0
-    """Of prompts and replies, if the rollout was drawn for this batch."""
+    rollout_metrics: dict[str, float] = field(default_factory=dict)
+    rollout_tokens: int = 0
+    """Prompt and reply tokens, if the rollout was drawn for this batch."""
 
 
 class PolicyTraining(Stage):
     name = "ppo"
     chats = True
-    batch_phase = "forward"  # Drawing replies is this stage's work, not a wait for somebody else's.
+    batch_phase = "forward"  # Drawing replies is work of this stage, not a wait for data.
 
     def __init__(self, config: PpoConfig, world: World) -> None:
         self.config, self.world = config, world
-        loaded, problems = load_tasks(self.name, config)
-        self.mixture = TaskMixture({task.name: self._short(task.train) for task in loaded}, config.seed)
-        self.judged = {task.name: task.val for task in loaded}
+        loaded, report = load_tasks(self.name, config)
+        self.mixture = TaskMixture({task.name: self._that_fit(task.train) for task in loaded}, config.seed)
+        self.eval_tasks = {task.name: task.val for task in loaded}
         replies = config.batch_size * config.rollout_batches
         share = {"batch_size": replies, "rank": world.rank, "world_size": world.size}
-        self.order = Order(len(self.mixture), seed=config.seed, **share)
-        self.order.require_a_batch(f"{loaded[0].name} (prompts)")
-        self.updates = config.rollout_batches * config.ppo_epochs
-        self.batches_per_epoch = self.order.batches_per_epoch * self.updates
+        self.sampler = BatchSampler(len(self.mixture), seed=config.seed, **share)
+        self.sampler.require_a_batch(f"{loaded[0].name} (prompts)")
+        self.updates_per_rollout = config.rollout_batches * config.ppo_epochs
+        self.batches_per_epoch = self.sampler.batches_per_epoch * self.updates_per_rollout
         self.dataset_sizes = {name: len(part) for name, part in self.mixture.parts.items()}
-        held_back = sum(map(len, self.judged.values()))
         lengths = [len(chat.render_prompt(self.mixture[i].prompt)) for i in range(len(self.mixture))]
-        self.data_facts = facts(loaded, lengths, len(self.mixture), held_back, problems)
-        self.prompts = some_prompts(loaded)
-        self.remarks = problems.lines()
-        self.kl_weight, self.rollouts, self.used = config.kl_weight, 0, self.updates
-        self.experience = self._nothing_yet(replies)
-        self.told: dict[str, float] = {}
+        held_out = sum(map(len, self.eval_tasks.values()))
+        self.data_facts = dataset_facts(loaded, lengths, len(self.mixture), held_out, report)
+        self.prompts = sample_prompts(loaded)
+        self.remarks = report.lines()
+        self.kl_weight, self.rollouts, self.updates = config.kl_weight, 0, self.updates_per_rollout
+        self.experience = self._empty_experience(replies)
+        self.rollout_metrics: dict[str, float] = {}
 
     def learner(self, model: GPT) -> nn.Module:
         self.reference, self.actor_critic = frozen_copy(model), ActorCritic(model)
         return self.actor_critic
 
-    # -- drawing replies -----------------------------------------------------------------------------------------------
+    # -- rollouts ------------------------------------------------------------------------------------------------------
 
     def next_batch(self) -> Batch:
-        """The next batch of the current rollout, in an order of its own each time round; or the first of a new one."""
-        fresh = self.used == self.updates
-        drawn_tokens = self._roll_out() if fresh else 0
-        self.used = 0 if fresh else self.used
-        size, (round_, place) = self.config.batch_size, divmod(self.used, self.config.rollout_batches)
-        self.used += 1
-        generator = torch.Generator().manual_seed(self._seed(self.rollouts * 100 + round_))
+        """The next batch of the current rollout, shuffled anew in each PPO epoch; or the first of a new rollout."""
+        rollout_tokens = 0
+        if self.updates == self.updates_per_rollout:
+            rollout_tokens, self.updates = self._rollout(), 0
+        size, (ppo_epoch, place) = self.config.batch_size, divmod(self.updates, self.config.rollout_batches)
+        self.updates += 1
+        generator = torch.Generator().manual_seed(self._seed(self.rollouts * 100 + ppo_epoch))
         rows = torch.randperm(size * self.config.rollout_batches, generator=generator)[place * size :][:size]
-        return self._batch({name: tensor[rows] for name, tensor in self.experience.items()}, drawn_tokens)
+        return self._batch({name: tensor[rows] for name, tensor in self.experience.items()}, rollout_tokens)
 
-    def _roll_out(self) -> int:
-        """New replies, and how they were judged; the number of tokens read and drawn."""
-        cursors = self.order.next().tolist()
-        examples = [self.mixture[cursor] for cursor in cursors]
+    def _rollout(self) -> int:
+        """Draw replies and see which are right; returns the number of tokens read and drawn."""
+        examples = [self.mixture[cursor] for cursor in self.sampler.next().tolist()]
         prompts = [chat.render_prompt(example.prompt) for example in examples]
-        model = self.actor_critic.actor
         with evaluation_mode(self.actor_critic):
-            replies = respond(model, prompts, self.config.max_reply, seed=self._seed(self.rollouts))
-            right = [is_right(e, chat.reply_of(reply)) for e, reply in zip(examples, replies, strict=True)]
-            self.experience = self._judged(prompts, replies, torch.tensor(right, dtype=torch.float32))
+            replies = generate_replies(
+                self.actor_critic.actor, prompts, self.config.max_reply, seed=self._seed(self.rollouts)
+            )
+            correct = [is_correct(e, chat.reply_of(reply)) for e, reply in zip(examples, replies, strict=True)]
+            self.experience = self._make_experience(prompts, replies, torch.tensor(correct, dtype=torch.float32))
         self.rollouts += 1
-        drawn = sum(map(len, replies))
-        rewards, length, count = self.world.sums(sum(right), drawn, len(replies))
-        self.told |= {"ppo/reward": rewards / count, "ppo/response_length": length / count}
-        return sum(map(len, prompts)) + drawn
+        reply_tokens = sum(map(len, replies))
+        rewards, length, count = self.world.sum_over_ranks(sum(correct), reply_tokens, len(replies))
+        self.rollout_metrics |= {"ppo/reward": rewards / count, "ppo/response_length": length / count}
+        return sum(map(len, prompts)) + reply_tokens
 
-    def _judged(self, prompts: list[list[int]], replies: list[list[int]], right: Tensor) -> dict[str, Tensor]:
-        """Everything that learning wants to know, (replies, context): as drawn, and how good it was."""
-        device = self.world.device
-        tokens = torch.full((len(prompts), self.config.seq_len + 1), PAD)
-        targets = torch.full_like(tokens, IGNORE)
-        for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
-            end = len(prompt) + len(reply)
-            tokens[row, :end] = torch.tensor(prompt + reply)
-            targets[row, len(prompt) : end] = torch.tensor(reply)
-        inputs, targets = tokens[:, :-1], targets[:, 1:]
-        width = _width(inputs)
-        on_device = inputs[:, :width].to(device), targets[:, :width].to(device)
-        with self.autocast():  # As when it is learnt from: else rounding alone would look like a change of the policy.
-            logits, values = self.actor_critic(on_device[0])
-            reference, _ = token_logps(self.reference(on_device[0]), on_device[1])
-        logps, _ = token_logps(logits, on_device[1])
-        mask = on_device[1] != IGNORE
-        kl = logps - reference
+    def _make_experience(
+        self, prompts: list[list[int]], replies: list[list[int]], correct: Tensor
+    ) -> dict[str, Tensor]:
+        """What the loss needs of each reply: tokens, log-probabilities as drawn, values, advantages, returns; all of
+        shape (replies, context), on the CPU."""
+        rows = [
+            (torch.tensor(prompt + reply), torch.tensor([False] * len(prompt) + [True] * len(reply)))
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+        inputs, targets = collate(rows, self.config.seq_len)
+        width, device = _used_width(inputs), self.world.device
+        read, predicted = inputs[:, :width].to(device), targets[:, :width].to(device)
+        with self.autocast():  # As in training: rounding alone must not look like a change of the policy.
+            logits, values = self.actor_critic(read)
+            reference_logps, _ = token_logps(self.reference(read), predicted)
+        logps, _ = token_logps(logits, predicted)
+        mask = predicted != IGNORE
+        kl = logps - reference_logps
         rewards = -self.kl_weight * kl
         last = (mask * torch.arange(1, width + 1, device=device)).argmax(-1)
-        rewards[torch.arange(len(prompts), device=device), last] += right.to(device)
-        advantages, returns = advantages_of(
+        rewards[torch.arange(len(prompts), device=device), last] += correct.to(device)
+        advantages, returns = compute_gae(
             rewards, torch.where(mask, values, 0.0), mask, gamma=self.config.gamma, lam=self.config.gae_lambda
         )
-        self._steer(kl.sum(-1).mean().item(), len(prompts))
-        advantages = whitened(advantages, mask, self.world.sums)
+        self._adapt_kl_weight(kl.sum(-1).mean().item(), len(prompts))
+        advantages = whiten(advantages, mask, self.world.sum_over_ranks)
         found = {"logps": logps, "values": values, "advantages": advantages, "returns": returns}
-        wide = {n: torch.nn.functional.pad(t.float().cpu(), (0, inputs.size(1) - width)) for n, t in found.items()}
-        return {"inputs": inputs.contiguous(), "targets": targets.contiguous(), **wide}
+        padded = {name: F.pad(t.float().cpu(), (0, inputs.size(1) - width)) for name, t in found.items()}
+        return {"inputs": inputs, "targets": targets, **padded}
 
-    def _steer(self, kl: float, replies: int) -> None:
-        """Dearer when the policy strays further than the target, cheaper when less; alike on all ranks."""
-        total, count = self.world.sums(kl * replies, replies)
+    def _adapt_kl_weight(self, kl: float, replies: int) -> None:
+        """Raise it while the policy is further from the reference than the target, else lower it; same on all ranks."""
+        total, count = self.world.sum_over_ranks(kl * replies, replies)
         kl = total / count
         error = max(-KL_ERROR_MAX, min(KL_ERROR_MAX, kl / self.config.kl_target - 1))
         self.kl_weight *= 1 + error * count / KL_HORIZON
-        self.told |= {"ppo/kl": kl, "ppo/kl_weight": self.kl_weight}
+        self.rollout_metrics |= {"ppo/kl": kl, "ppo/kl_weight": self.kl_weight}
 
-    def _batch(self, rows: dict[str, Tensor], drawn_tokens: int) -> Replies:
+    def _batch(self, rows: dict[str, Tensor], rollout_tokens: int) -> ReplyBatch:
+        width = _used_width(rows["inputs"])
+        rows = {name: tensor[:, :width].contiguous() for name, tensor in rows.items()}
         inputs, targets = rows.pop("inputs"), rows.pop("targets")
-        width = _width(inputs)
-        inputs, targets = inputs[:, :width].contiguous(), targets[:, :width].contiguous()
-        padding = int((inputs == PAD).sum())
-        name = self.mixture.names[0] if len(self.mixture.names) == 1 else " + ".join(self.mixture.names)
-        return Replies(
-            inputs, targets, {name: (len(inputs), inputs.numel() - padding)}, padding=padding,
-            loss_tokens=int((targets != IGNORE).sum()), extra={n: t[:, :width] for n, t in rows.items()},
-            told=dict(self.told), drawn_tokens=drawn_tokens,
+        padding = count_padding(inputs)
+        return ReplyBatch(
+            inputs, targets, {" + ".join(self.mixture.names): (len(inputs), inputs.numel() - padding)},
+            padding=padding, loss_tokens=count_loss_tokens(targets), extra=rows,
+            rollout_metrics=dict(self.rollout_metrics), rollout_tokens=rollout_tokens,
         )  # fmt: skip
 
-    # -- learning from them --------------------------------------------------------------------------------------------
+    # -- training on them ----------------------------------------------------------------------------------------------
 
     def loss(self, learner: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Any]]:
-        """Clipped policy loss, clipped value loss and entropy, means over the replies' tokens."""
+        """Clipped policy loss, clipped value loss and entropy bonus, means over the replies' tokens."""
         logits, values = learner(batch.inputs)
-        logps, entropy = token_logps(logits, batch.targets)
+        logps, entropies = token_logps(logits, batch.targets)
         old, mask, clip = batch.extra, batch.targets != IGNORE, self.config.clip
         ratio = (logps - old["logps"]).exp()
-        gain = torch.minimum(ratio * old["advantages"], ratio.clamp(1 - clip, 1 + clip) * old["advantages"])
-        near = old["values"] + (values - old["values"]).clamp(-clip, clip)
-        misses = torch.maximum((values - old["returns"]).square(), (near - old["returns"]).square())
-        policy_loss, value_loss, spread = -mean_of(gain, mask), 0.5 * mean_of(misses, mask), mean_of(entropy, mask)
-        loss = policy_loss + self.config.value_weight * value_loss - self.config.entropy_weight * spread
+        objective = torch.minimum(ratio * old["advantages"], ratio.clamp(1 - clip, 1 + clip) * old["advantages"])
+        clipped_values = old["values"] + (values - old["values"]).clamp(-clip, clip)
+        errors = torch.maximum((values - old["returns"]).square(), (clipped_values - old["returns"]).square())
+        policy_loss, value_loss = -masked_mean(objective, mask), 0.5 * masked_mean(errors, mask)
+        entropy = masked_mean(entropies, mask)
+        loss = policy_loss + self.config.value_weight * value_loss - self.config.entropy_weight * entropy
         with torch.no_grad():
-            clipped = mean_of(((ratio - 1).abs() > clip).float(), mask)
+            clip_fraction = masked_mean(((ratio - 1).abs() > clip).float(), mask)
         return loss, {
-            **batch.told,
+            **batch.rollout_metrics,
             "ppo/policy_loss": policy_loss.detach(),
             "ppo/value_loss": value_loss.detach(),
-            "ppo/entropy": spread.detach(),
-            "ppo/clip_fraction": clipped,
+            "ppo/entropy": entropy.detach(),
+            "ppo/clip_fraction": clip_fraction,
         }
 
     def flops(self, model: GPT, batch: Any) -> float:
         """A step; where replies were drawn for it, also the forward passes to draw and to score them twice."""
-        return 3 * forward_flops(model, batch.tokens + batch.drawn_tokens)
+        return 3 * forward_flops(model, batch.tokens + batch.rollout_tokens)
 
     def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
-        """Held-back problems, answered with the likeliest reply."""
-        most = self.config.judge_examples
-        return judge(model, self.judged, world, most=most, reply_tokens=self.config.max_reply)
+        """Accuracy of greedy replies to held-out problems."""
+        limits = {"max_examples": self.config.eval_examples, "reply_tokens": self.config.max_reply}
+        return evaluate_tasks(model, self.eval_tasks, world, **limits)
 
     # -- resuming ------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         return {
-            **self.order.state(), "kl_weight": self.kl_weight, "rollouts": self.rollouts, "used": self.used,
+            **self.sampler.state(), "kl_weight": self.kl_weight, "rollouts": self.rollouts, "updates": self.updates,
             "reference": self.reference.state_dict(), "value": self.actor_critic.value.state_dict(),
         }  # fmt: skip
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.order.load_state(state)
-        self.kl_weight, self.rollouts, self.used = state["kl_weight"], state["rollouts"], state["used"]
+        self.sampler.load_state(state)
+        self.kl_weight, self.rollouts, self.updates = state["kl_weight"], state["rollouts"], state["updates"]
         self.reference.load_state_dict(state["reference"])
         self.actor_critic.value.load_state_dict(state["value"])
 
     def rank_state(self) -> dict[str, Tensor]:
-        told = torch.tensor([self.told.get(name, 0.0) for name in TOLD], dtype=torch.float64)
-        return {**self.experience, "told": told}
+        metrics = [self.rollout_metrics.get(name, 0.0) for name in ROLLOUT_METRICS]
+        return {**self.experience, "rollout_metrics": torch.tensor(metrics, dtype=torch.float64)}
 
     def load_rank_state(self, state: dict[str, Tensor]) -> None:
-        told = state.pop("told").tolist()
-        self.told, self.experience = dict(zip(TOLD, told, strict=True)), state
+        metrics = state.pop("rollout_metrics").tolist()
+        self.rollout_metrics, self.experience = dict(zip(ROLLOUT_METRICS, metrics, strict=True)), state
 
-    # -- small things --------------------------------------------------------------------------------------------------
+    # -- helpers -------------------------------------------------------------------------------------------------------
 
-    def _short(self, examples: list[Example]) -> list[Example]:
+    def _that_fit(self, examples: list[Example]) -> list[Example]:
         """Those whose prompt leaves room for a reply."""
         room = self.config.seq_len - self.config.max_reply
         return [example for example in examples if len(chat.render_prompt(example.prompt)) <= room]
 
     def _seed(self, number: int) -> int:
-        """One of its own for each rank and rollout."""
+        """A different one for each rank and rollout."""
         return (self.config.seed * 1_000_003 + number) * self.world.size + self.world.rank
 
-    def _nothing_yet(self, replies: int) -> dict[str, Tensor]:
+    def _empty_experience(self, replies: int) -> dict[str, Tensor]:
+        """Of the shapes that a checkpoint of any rank holds."""
         shape = (replies, self.config.seq_len)
         whole = {name: torch.zeros(shape, dtype=torch.int64) for name in ("inputs", "targets")}
         return whole | {name: torch.zeros(shape) for name in ("logps", "values", "advantages", "returns")}
 
 
-TOLD = ("ppo/reward", "ppo/response_length", "ppo/kl", "ppo/kl_weight")
-
-
-def _width(inputs: Tensor) -> int:
-    """Up to the last token that is no padding, rounded up."""
-    used = int((inputs != PAD).any(0).nonzero().max()) + 1 if (inputs != PAD).any() else 1
-    return min(inputs.size(1), -(-used // ROUND) * ROUND)
-
-
-def run(config: PpoConfig) -> None:
-    run_stage(PolicyTraining, config)
+def _used_width(inputs: Tensor) -> int:
+    """Columns up to the last one that is not all padding, rounded up."""
+    used = (inputs != PAD).any(0).nonzero()
+    return min(inputs.size(1), round_up(int(used.max()) + 1 if len(used) else 1, WIDTH_MULTIPLE))

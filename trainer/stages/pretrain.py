@@ -1,4 +1,4 @@
-"""Pretraining: predict the next byte of plain text, from nothing.
+"""Pretraining: predict the next byte of plain text, from scratch.
 
     python -m trainer pretrain
     python -m trainer pretrain --data ./fineweb_edu --steps 5000 --n_layer 12 --n_head 12 --n_embd 768 --seq_len 1024
@@ -17,10 +17,9 @@ from trainer.config import Config
 from trainer.data import parquet
 from trainer.data.quality import Quality, statistics
 from trainer.data.stream import ParquetStream
-from trainer.data.windows import Windows, concatenate
+from trainer.data.windows import TokenWindows, concatenate
 from trainer.distributed import World
-from trainer.ngram import Reference
-from trainer.run import run_stage
+from trainer.sample_metrics import NgramModel
 from trainer.stage import Stage
 
 
@@ -29,20 +28,20 @@ class Pretraining(Stage):
 
     def __init__(self, config: Config, world: World) -> None:
         share = {"batch_size": config.batch_size, "rank": world.rank, "world_size": world.size}
-        place = data.at_hand(config.data, files_max=config.hub_files, without_hub=config.without_hub)
+        place = data.locate(config.data, files_max=config.hub_files, without_hub=config.without_hub)
         quality, shards, self.remarks = Quality(config.screen), place.shards[:-1], place.remarks
         corpus = data.load(place, bytes_max=config.data_bytes, val_fraction=config.val_fraction, quality=quality)
         self.is_stream = bool(shards)
-        train: Windows | ParquetStream
+        train: TokenWindows | ParquetStream
         if shards:
             train = ParquetStream(shards, name=corpus.name, seq_len=config.seq_len, screen=config.screen, **share)
             parquet.group_texts(shards[0], 0, quality)  # Of a stream, data/* describe what comes first.
         else:
             tokens = concatenate(corpus.train)
-            train = Windows(tokens, name=corpus.name, seq_len=config.seq_len, seed=config.seed, **share)
+            train = TokenWindows(tokens, name=corpus.name, seq_len=config.seq_len, seed=config.seed, **share)
         val_tokens = concatenate(corpus.val)
-        self.val = val = Windows(val_tokens, name=f"{corpus.name} (validation)", seq_len=config.seq_len, **share)
-        self.reference = Reference(corpus.train or corpus.val) if world.is_main else None
+        self.val = val = TokenWindows(val_tokens, name=f"{corpus.name} (validation)", seq_len=config.seq_len, **share)
+        self.ngram = NgramModel(corpus.train or corpus.val) if world.is_main else None
         self.train, self.batches_per_epoch = train, train.batches_per_epoch
         self.dataset_sizes = {corpus.name: train.count}
         self.data_facts = {
@@ -53,8 +52,8 @@ class Pretraining(Stage):
             **({"dataset/train_shards": len(shards)} if shards else {}),
         }
 
-    def surprise(self, texts: list[str]) -> float | None:
-        return self.reference.perplexity(texts) if self.reference else None
+    def sample_perplexity(self, texts: list[str]) -> float | None:
+        return self.ngram.perplexity(texts) if self.ngram else None
 
     def state(self) -> dict[str, Any]:
         return {} if self.is_stream else self.train.state()
@@ -72,7 +71,3 @@ class Pretraining(Stage):
     def load_rank_state(self, state: dict[str, Tensor]) -> None:
         if self.is_stream:
             self.train.load_state({name: int(value) for name, value in state.items()})
-
-
-def run(config: Config) -> None:
-    run_stage(Pretraining, config)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: conversations again, but only what the assistant says is learnt from.
+"""Supervised fine-tuning: conversations again, but only the assistant's words count in the loss.
 
     python -m trainer sft --out runs/a --from_weight midtrain --epochs 1 --batch_size 16 --use_wandb
     python -m trainer sft --data_config sft.toml --from_weight midtrain --use_prepared
@@ -7,13 +7,7 @@ Given: a Config. Hands on: a FineTuning stage to the loop.
 """
 
 from trainer.chat_stage import ChatStage
-from trainer.config import SftConfig
-from trainer.run import run_stage
 
 
 class FineTuning(ChatStage):
     name = "sft"
-
-
-def run(config: SftConfig) -> None:
-    run_stage(FineTuning, config)

@@ -1,10 +1,10 @@
-"""Which data sets a stage mixes, and where they come from: built in, local files in their true formats, or the hub.
+"""Which datasets a stage mixes, and where they come from: built in, local files in their published formats, or the hub.
 
-    --data FOLDER          FOLDER/smoltalk, FOLDER/mmlu, FOLDER/gsm8k.jsonl ...: whatever known.py lists and is there
+    --data FOLDER          FOLDER/smoltalk, FOLDER/mmlu, FOLDER/gsm8k.jsonl ...: what is there of known_datasets.py
     --data hub             the same sets from the hub
-    --data_config FILE     YAML, TOML or JSON: datasets with name, format, path, and if you like stop and val_path
+    --data_config FILE     YAML, TOML or JSON: datasets with name, format and path, optionally stop and val_path
 
-``load`` is the one door. Given: a stage's name and the flags. Hands on: its Tasks.
+``load`` is the entry point. Given: a stage's name and the flags. Hands on: its Tasks.
 """
 
 import glob
@@ -20,18 +20,19 @@ from trainer.tasks import builtin
 from trainer.tasks.data_config import Source, read_sources
 from trainer.tasks.example import Task
 from trainer.tasks.formats import FORMATS
-from trainer.tasks.known import KNOWN, Known
-from trainer.tasks.rows import Problems, files_of, keep, read
+from trainer.tasks.known_datasets import KNOWN_DATASETS, KnownDataset
+from trainer.tasks.rows import DataReport, files_of, keep, read
 
-HELD_BACK = {"test", "val", "valid", "validation", "dev", "eval"}
-"""A file with one of these words in its name, or in that of a folder around it, validates."""
+HELD_OUT = {"test", "val", "valid", "validation", "dev", "eval"}
+"""A file is for validation if its name, or that of a folder around it, has one of these words."""
 
 
 class Recipe(NamedTuple):
     builtin: tuple[Callable[[], Task[Any]], ...]
     known: tuple[str, ...]
+    """Names in KNOWN_DATASETS."""
     stop: dict[str, int] = {}
-    """At most this many rows of a set, as the documents have it."""
+    """At most this many training rows of a dataset."""
     trains: bool = True
 
 
@@ -51,13 +52,13 @@ RECIPES = {
 
 
 def load(
-    stage: str, data: str | None, data_config: str | None, problems: Problems, val_fraction: float,
+    stage: str, data: str | None, data_config: str | None, report: DataReport, val_fraction: float,
     without_hub: str = "refuse",
 ) -> list[Task[Any]]:  # fmt: skip
     """The stage's tasks. Raises UserError: nothing there, an unknown format, an empty half, a refused row, no hub."""
     recipe = RECIPES[stage]
     if not (data or data_config):
-        return _built_in(recipe, problems)
+        return _built_in(recipe, report)
     try:
         if data_config:
             sources = read_sources(Path(data_config).expanduser(), FORMATS)
@@ -65,20 +66,20 @@ def load(
             sources = _on_the_hub(recipe)
         else:
             sources = _found(stage, Path(str(data)).expanduser(), recipe)
-        return [_read(source, problems, val_fraction, trains=recipe.trains) for source in sources]
+        return [_read(source, report, val_fraction, trains=recipe.trains) for source in sources]
     except hub.Unreachable as error:
         if without_hub != "builtin":
             raise
-        problems.forget()  # Some sets may have come from the cache.
-        problems.remarks.append(f"{error.cause}: built-in data instead")
-        return _built_in(recipe, problems)
+        report.reset()  # Some datasets may have come from the cache.
+        report.remarks.append(f"{error.cause}: built-in data instead")
+        return _built_in(recipe, report)
 
 
-def _built_in(recipe: Recipe, problems: Problems) -> list[Task[Any]]:
+def _built_in(recipe: Recipe, report: DataReport) -> list[Task[Any]]:
     tasks = [make() for make in recipe.builtin]
     for task in tasks:
         for example in (*task.train, *task.val):
-            keep(example, problems.quality)  # They are clean: counted, never left out.
+            keep(example, report.quality)  # Counted for data/* metrics; nothing built in is left out.
     return tasks
 
 
@@ -90,7 +91,7 @@ def _found(stage: str, folder: Path, recipe: Recipe) -> list[Source]:
         places = [folder / word, *(folder / f"{word}{suffix}" for suffix in (".jsonl", ".json", ".parquet"))]
         place = next((place for place in places if place.exists()), None)
         if place is not None:
-            sources.append(_local(KNOWN[word], place, recipe.stop.get(word)))
+            sources.append(_local(KNOWN_DATASETS[word], place, recipe.stop.get(word)))
     if not sources:
         raise UserError(
             f"{folder} has none of the data sets of {stage}: {', '.join(recipe.known)}",
@@ -99,43 +100,44 @@ def _found(stage: str, folder: Path, recipe: Recipe) -> list[Source]:
     return sources
 
 
-def _local(known: Known, place: Path, stop: int | None) -> Source:
-    """A folder that is laid out as on the hub is read as the hub would be: such repositories hold more than one set."""
+def _local(known: KnownDataset, place: Path, stop: int | None) -> Source:
+    """A copy of the hub's repository is read by the hub's patterns, for it may hold several datasets."""
     if known.val and place.is_dir() and any(place.glob(known.val)):
         return Source(known.name, known.format, known.train and f"{place}/{known.train}", f"{place}/{known.val}", stop)
     return Source(known.name, known.format, str(place), None, stop)
 
 
 def _on_the_hub(recipe: Recipe) -> list[Source]:
-    known = {word: KNOWN[word] for word in recipe.known if KNOWN[word].repo}
+    known = {word: KNOWN_DATASETS[word] for word in recipe.known if KNOWN_DATASETS[word].repo}
     return [Source(k.name, k.format, *k.addresses(), recipe.stop.get(word)) for word, k in known.items()]
 
 
-def _read(source: Source, problems: Problems, val_fraction: float, *, trains: bool) -> Task[Any]:
-    """Files whose name says that they are for tests validate; without any, a share of the rows does."""
-    understand, before = FORMATS[source.format], problems.count
+def _read(source: Source, report: DataReport, val_fraction: float, *, trains: bool) -> Task[Any]:
+    """Files that are held out by name validate; without any, a share of the rows does."""
+    to_example, before = FORMATS[source.format], report.count
     files = _files(source.path)
-    held_back = _files(source.val_path) or [file for file, path in files.items() if is_held_back(path)]
-    train_files = [file for file in files if file not in held_back] if trains or not held_back else []
-    train = read(train_files, understand, problems, source.stop)
-    val = read(list(held_back), understand, problems)
-    if problems.count > before and not train + val:
+    held_out = _files(source.val_path) or [file for file, path in files.items() if is_held_out(path)]
+    train_files = [file for file in files if file not in held_out] if trains or not held_out else []
+    train = read(train_files, to_example, report, source.stop)
+    val = read(list(held_out), to_example, report)
+    if report.count > before and not train + val:
         raise UserError(
-            f"{source.name}: no row is of the format {source.format!r}: {problems.named[-1]}",
+            f"{source.name}: no row is of the format {source.format!r}: {report.named[-1]}",
             "check the file, or name another format with --data_config FILE",
         )
-    if not held_back:
+    if not held_out:
         train, val = split(train, val_fraction, f"{source.name} in {source.path}")
     if not val or (trains and not train):
         raise UserError(
             f"{source.name} in {source.path} leaves the {'validation' if train else 'training'} split empty",
             "add rows to it, or files of their own with val in the name",
         )
-    return Task(source.name, train, val, problems.count - before)
+    return Task(source.name, train, val, report.count - before)
 
 
 def _files(where: str | None) -> dict[Path, str]:
-    """The files of a folder, a file, a pattern or an address; and the words of each one's path that we may go by."""
+    """The files of a folder, file, pattern or hub address, each with the part of its path that says whether it is held
+    out."""
     if where is None:
         return {}
     if hub.is_address(where):
@@ -146,5 +148,5 @@ def _files(where: str | None) -> dict[Path, str]:
     return {file: str(file.relative_to(root)) if file != root else file.name for file in files_of(root)}
 
 
-def is_held_back(path: str) -> bool:
-    return not HELD_BACK.isdisjoint(re.split(r"[^a-z]+", path.lower()))
+def is_held_out(path: str) -> bool:
+    return not HELD_OUT.isdisjoint(re.split(r"[^a-z]+", path.lower()))

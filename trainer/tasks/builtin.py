@@ -1,8 +1,8 @@
 """Tasks that need no download: questions about the standard library, from its own docstrings, and small sums.
 
-Given: this machine's Python. Hands on: Tasks of the same shapes as the documents' data sets: chat (SmolTalk), multiple
+Given: this machine's Python. Hands on: Tasks of the same shapes as public datasets: chat (SmolTalk), multiple
 choice (MMLU, ARC), word problems (GSM8K), preferences and prompts by verifiable correctness, tiny programs (HumanEval).
-Never: makes an answer that was not checked, nor imports the modules it asks about (it reads their source).
+Never: makes an answer that was not checked, or imports the modules it asks about (it reads their source).
 """
 
 import ast
@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 from trainer.data.corpus import shuffled_by_name
 from trainer.tasks.example import Example, Preference, Task, ask
-from trainer.tasks.formats import LETTERS, choice, is_right
+from trainer.tasks.formats import LETTERS, choice, is_correct
 
 ENTRIES_MAX = 800
 SENTENCE_MAX = 70
-VAL_SHARE = 10  # One in ten is held back.
+VAL_SHARE = 10  # One in ten is held out.
 NAMES = ("Tom", "Ann", "Sam", "Eva", "Ben", "Mia")
 THINGS = ("apples", "coins", "books", "cards", "pens")
 
@@ -46,7 +46,7 @@ def entries() -> tuple[Entry, ...]:
 
 @functools.cache
 def words_of(module: str) -> frozenset[str]:
-    """All that its source mentions."""
+    """Every word of its source."""
     return frozenset(re.findall(r"\w+", (_library() / f"{module}.py").read_text(encoding="utf-8")))
 
 
@@ -57,7 +57,7 @@ def _library() -> Path:
 def _entries_of(file: Path) -> Iterator[Entry]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Old modules have escapes that newer compilers grumble about.
+            warnings.simplefilter("ignore")  # Old modules have escapes that newer compilers warn about.
             tree = ast.parse(file.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
         return
@@ -89,10 +89,10 @@ def modules(choices: int = 4) -> Task[Example]:
 
 @functools.cache
 def sums() -> Task[Example]:
-    """Word problems with small numbers; every answer is checked by the judge that will judge the model."""
+    """Word problems with small numbers; every answer passes the check that the model's answers will have to."""
     problems = [_sum(a, b, more, who, what) for a in range(1, 6) for b in range(1, 6) for more in (True, False)
                 for who in NAMES for what in THINGS if more or a >= b]  # fmt: skip
-    if not all(is_right(problem, problem.reply) for problem in problems):
+    if not all(is_correct(problem, problem.reply) for problem in problems):
         raise AssertionError("a sum was wrong")
     random.Random(2).shuffle(problems)
     return _task("sums", problems)
@@ -115,7 +115,7 @@ def preferences() -> Task[Preference]:
 def _preference(example: Example, rng: random.Random) -> Preference:
     wrong = int(example.answer) + rng.choice([-3, -2, -1, 1, 2, 3])
     rejected = f"{example.reply.split('=')[0]}={wrong} #### {wrong}"
-    if is_right(example, rejected):
+    if is_correct(example, rejected):
         raise AssertionError("the worse reply was right")
     return Preference(example.prompt, example.reply, rejected)
 

@@ -1,4 +1,4 @@
-"""The true formats of the documents' data sets: how a row of each becomes an Example.
+"""The published formats of public datasets: how a row of each becomes an Example.
 
 Given: one row, as the hub's files have it. Hands on: an Example or a Preference.
 Never: guesses: a row of another shape raises KeyError, TypeError or ValueError, and the reader of rows counts it.
@@ -97,8 +97,7 @@ def choice(question: str, choices: list[str], letters: str, answer: str) -> Exam
 
 
 def final_number(reply: str) -> str | None:
-    """The number behind ####, without thousands commas: by it a reply is right or wrong. None if there is none; a model
-    may write anything there."""
+    """The number behind ####, without thousands commas; it decides whether a reply is right. None if there is none."""
     found = FINAL.search(reply)
     try:
         return _number(found[1]) if found else None
@@ -106,13 +105,13 @@ def final_number(reply: str) -> str | None:
         return None
 
 
-def is_right(example: Example, reply: str) -> bool:
-    """Exact match of the final number, as GSM8K is judged."""
+def is_correct(example: Example, reply: str) -> bool:
+    """Exact match of the final number, as GSM8K is scored."""
     return final_number(reply) == example.answer
 
 
 def _number(text: str) -> str:
-    """In one spelling. Raises ValueError for what is no finite number."""
+    """In one canonical spelling. Raises ValueError for anything but a finite number."""
     value = float(text.replace(",", ""))
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is no finite number")

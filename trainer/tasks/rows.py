@@ -1,7 +1,7 @@
-"""Rows of JSONL, JSON and parquet files, one dictionary each; what is no row is named and counted, or refused.
+"""Rows of JSONL, JSON and parquet files, one dictionary each; unusable rows are counted and named, or refused.
 
-Given: a file or a folder of them. Hands on: (where, row) pairs, where being "train.jsonl:17" for the reader's eye.
-Never: stops at a bad line unless told to, nor reads files that are none of these.
+Given: a file or a folder of them. Hands on: examples, and a DataReport of what could not be used.
+Never: stops at a bad line unless told to, or reads files of other kinds.
 """
 
 import json
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".json", ".parquet")
 NAMED_MAX = 3
 LINE_BYTES_MAX = 16 * 1024 * 1024
-"""A longer line is no conversation but a file that lost its line breaks."""
+"""A longer line is not a row, but a file that lost its line breaks."""
 
 
 class Readable(Protocol):
@@ -28,27 +28,27 @@ T = TypeVar("T", bound=Readable)
 
 
 @dataclass
-class Problems:
-    """What could not be used: all of it counted, the first few named. ``refuse``: the first one ends it all."""
+class DataReport:
+    """Unusable rows: all are counted, the first few named. ``refuse``: the first one raises."""
 
     refuse: bool = False
     count: int = 0
     named: list[str] = field(default_factory=list)
     quality: Quality = field(default_factory=Quality)
-    """Of the rows that were understood."""
+    """About the rows that were usable."""
     remarks: list[str] = field(default_factory=list)
-    """What else the user should know about where the data come from."""
+    """Other lines for the console about where the data come from."""
 
     def add(self, where: str, reason: str) -> None:
         """Raises UserError if bad rows are refused."""
         if self.refuse:
-            raise UserError(f"{where}: {reason}", "mend that line, or pass over such lines with --bad_rows skip")
+            raise UserError(f"{where}: {reason}", "correct that line, or skip such lines with --bad_rows skip")
         self.count += 1
         if len(self.named) < NAMED_MAX:
             self.named.append(f"{where}: {reason}")
 
-    def forget(self) -> None:
-        """What was read so far will not be used."""
+    def reset(self) -> None:
+        """Forget the rows read so far: they will not be used."""
         self.count, self.named, self.quality = 0, [], Quality(self.quality.screen)
 
     def sentence(self) -> str:
@@ -69,30 +69,30 @@ def files_of(path: Path) -> list[Path]:
     return files
 
 
-def read(files: list[Path], understand: Callable[[Row], T], problems: Problems, stop: int | None = None) -> list[T]:
-    """At most ``stop`` understood rows; ``understand`` raises KeyError, TypeError or ValueError for what it cannot."""
-    understood: list[T] = []
+def read(files: list[Path], to_example: Callable[[Row], T], report: DataReport, stop: int | None = None) -> list[T]:
+    """At most ``stop`` examples; ``to_example`` raises KeyError, TypeError or ValueError for an unusable row."""
+    examples: list[T] = []
     for file in files:
-        for where, row in _rows(file, problems):
-            if stop is not None and len(understood) >= stop:
-                return understood
+        for where, row in _rows(file, report):
+            if stop is not None and len(examples) >= stop:
+                return examples
             try:
-                example = understand(row)
+                example = to_example(row)
             except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-                problems.add(where, f"no field {error}" if isinstance(error, KeyError) else str(error))
+                report.add(where, f"no field {error}" if isinstance(error, KeyError) else str(error))
                 continue
-            if keep(example, problems.quality, row):
-                understood.append(example)
-    return understood
+            if keep(example, report.quality, row):
+                examples.append(example)
+    return examples
 
 
 def keep(example: Readable, quality: Quality, row: Row | None = None) -> bool:
-    """May it be learnt from? ``row``: what its source says about it."""
-    said = (row or {}).get
-    return quality.keep(example.text().encode(errors="replace"), said("language"), said("score"), said("license"))
+    """May it be trained on? ``row``: its source, which may say its language, score and license."""
+    field = (row or {}).get
+    return quality.keep(example.text().encode(errors="replace"), field("language"), field("score"), field("license"))
 
 
-def _rows(file: Path, problems: Problems) -> Iterator[tuple[str, Row]]:
+def _rows(file: Path, report: DataReport) -> Iterator[tuple[str, Row]]:
     if file.suffix == ".parquet":
         from trainer.data import parquet
 
@@ -105,13 +105,13 @@ def _rows(file: Path, problems: Problems) -> Iterator[tuple[str, Row]]:
             if isinstance(row, dict):
                 yield where, row
             else:
-                problems.add(where, row if isinstance(row, str) else "not an object")
+                report.add(where, row if isinstance(row, str) else "not an object")
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}", "check its permissions") from error
 
 
 def _parsed(file: Path) -> Iterator[tuple[int, Any]]:
-    """(number, row); for a line that is none, what is wrong with it."""
+    """(number, row), or (number, what is wrong with that line)."""
     if file.suffix == ".json" and (whole := _listed(file)) is not None:
         yield from ((number, row if isinstance(row, dict) else None) for number, row in enumerate(whole, start=1))
         return
@@ -138,7 +138,7 @@ def _row_or_reason(line: bytes) -> Any:
 
 
 def _listed(file: Path) -> list[Any] | None:
-    """A .json file holds one list of rows, or one row; None for the many that are JSONL in truth."""
+    """The rows of a .json file that holds a list of them, or one; None if it is JSONL under another name."""
     try:
         whole = json.loads(file.read_bytes())
     except (ValueError, RecursionError):

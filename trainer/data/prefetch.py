@@ -1,7 +1,7 @@
-"""The next batch is made while the last one is computed with.
+"""Prefetching: the next batch is made in a thread while the current one is computed.
 
-Given: a loader. Hands on: the same batches in the same order, pinned where there is a GPU to copy them to.
-Never: says it is further than the last batch it gave: what was made ahead is made again after a resume.
+Given: a loader. Hands on: the same batches in the same order, in pinned memory if they will be copied to a GPU.
+Never: counts a batch that it has made but not yet returned: after a resume that one is made again.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,21 +20,21 @@ class Loader(Protocol):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
 
-class Ahead:
+class Prefetcher:
     def __init__(self, loader: Loader, *, pin: bool) -> None:
         self._loader, self._pin, self.batches_per_epoch = loader, pin, loader.batches_per_epoch
         self._worker = ThreadPoolExecutor(1, "batches")
         self._state = loader.state()
-        self._coming: Future[tuple[Batch, dict[str, Any]]] | None = None
+        self._pending: Future[tuple[Batch, dict[str, Any]]] | None = None
 
     def next_batch(self) -> Batch:
-        coming = self._coming or self._worker.submit(self._make)
-        batch, self._state = coming.result()
-        self._coming = self._worker.submit(self._make)
+        pending = self._pending or self._worker.submit(self._make)
+        batch, self._state = pending.result()
+        self._pending = self._worker.submit(self._make)
         return batch
 
     def rewind(self) -> None:
-        self._forget()
+        self._discard()
         self._loader.rewind()
         self._state = self._loader.state()
 
@@ -42,7 +42,7 @@ class Ahead:
         return self._state
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._forget()
+        self._discard()
         self._loader.load_state(state)
         self._state = state
 
@@ -52,7 +52,7 @@ class Ahead:
             batch = replace(batch, inputs=batch.inputs.pin_memory(), targets=batch.targets.pin_memory())
         return batch, self._loader.state()
 
-    def _forget(self) -> None:
-        if self._coming is not None:
-            self._coming.result()
-            self._coming = None
+    def _discard(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None

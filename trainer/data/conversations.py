@@ -1,14 +1,12 @@
-"""Conversations as rows of tokens with a mask of what to learn: the loader of midtraining and SFT.
+"""Conversations as rows of tokens with a loss mask: the loader of midtraining and SFT.
 
 Given: a TaskMixture, or what an earlier run prepared from it. Hands on: Batches whose padding and prompts have no
-target; with ``pack``, rows that hold as many whole conversations as fit.
-Never: learns from a prompt, unless told to learn from everything. Its whole position is two integers.
+target (with ``train_on_prompts``: only the padding); if packed, rows that hold as many whole conversations as fit.
 """
 
 import contextlib
 import hashlib
 from array import array
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,19 @@ import torch
 from torch import Tensor
 
 from trainer import chat
-from trainer.data.batch import IGNORE, Batch, Order
+from trainer.data.batch import (
+    Batch,
+    BatchSampler,
+    collate,
+    count_by_dataset,
+    count_loss_tokens,
+    count_padding,
+    round_up,
+)
 from trainer.errors import UserError
 from trainer.tasks.example import Example, TaskMixture
-from trainer.tokenizer import PAD
 
-ROUND = 16
-"""Rows are padded to a multiple of this: fewer shapes, which allocators and compilers like."""
+WIDTH_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
@@ -32,17 +36,17 @@ class Prepared:
 
     tokens: Tensor
     """int16"""
-    learn: Tensor
-    """bool, one per token"""
+    loss_mask: Tensor
+    """bool, one per token: does it count as a target?"""
     starts: Tensor
     """int64, one more than there are conversations"""
     task: Tensor
-    """int64, the number of the data set of each"""
+    """int64, the number of each one's dataset in ``names``"""
     names: list[str]
     truncated: int = 0
     """Conversations cut to the context."""
     dropped: int = 0
-    """Those with nothing left to learn from after the cut."""
+    """Conversations left out because no target remained after the cut."""
 
     def __len__(self) -> int:
         return len(self.task)
@@ -51,25 +55,25 @@ class Prepared:
         return self.starts[1:] - self.starts[:-1]
 
 
-def prepare(mixture: TaskMixture[Example], seq_len: int, *, learn_all: bool = False) -> Prepared:
+def prepare(mixture: TaskMixture[Example], seq_len: int, *, train_on_prompts: bool = False) -> Prepared:
     """Render every conversation, cut to ``seq_len`` + 1 tokens: a row has one token more than the context."""
-    tokens, learn = array("h"), bytearray()  # Lists would take eight times the memory of the tensors.
+    tokens, loss_mask = array("h"), bytearray()  # Lists would take eight times the memory of the tensors.
     starts, task = [0], []
     truncated = dropped = 0
     for cursor in range(len(mixture)):
         ids, mask = chat.render(mixture[cursor].messages)
         truncated += len(ids) > seq_len + 1
         ids, mask = ids[: seq_len + 1], mask[: seq_len + 1]
-        if learn_all:
+        if train_on_prompts:
             mask = [False, *[True] * (len(ids) - 1)]
         if not any(mask):
             dropped += 1
             continue
         tokens.extend(ids)
-        learn.extend(mask)
+        loss_mask.extend(mask)
         starts.append(len(tokens))
         task.append(mixture.index_map[cursor][0])
-    as_tensors = (_tensor(tokens, torch.int16), _tensor(learn, torch.bool))
+    as_tensors = (_tensor(tokens, torch.int16), _tensor(loss_mask, torch.bool))
     return Prepared(*as_tensors, torch.tensor(starts), torch.tensor(task), mixture.names, truncated, dropped)
 
 
@@ -78,11 +82,11 @@ def _tensor(numbers: "array[int] | bytearray", dtype: torch.dtype) -> Tensor:
 
 
 def cached(make: Any, key: str, folder: Path) -> tuple[Prepared, bool]:
-    """What ``make()`` gives, from the file of an earlier run if there is a whole one; True if it was."""
+    """(what ``make()`` returns, was it read from the file of an earlier run?)"""
     from trainer import checkpoint
 
     path = folder / f"prepared_{hashlib.blake2s(key.encode(), digest_size=6).hexdigest()}.pt"
-    with contextlib.suppress(UserError, KeyError):  # Of another version, or damaged: it is only a copy.
+    with contextlib.suppress(UserError, KeyError):  # Of another version, or damaged: it is only a cache.
         state = checkpoint.load_file(path)
         return Prepared(**{name: state[name] for name in Prepared.__dataclass_fields__}), True
     made: Prepared = make()
@@ -106,7 +110,7 @@ def pack(lengths: list[int], room: int) -> list[list[int]]:
     return rows
 
 
-class Chats(Order):
+class Conversations(BatchSampler):
     """An endless source of batches of ``batch_size`` rows."""
 
     def __init__(
@@ -124,33 +128,19 @@ class Chats(Order):
         return self.batch([self.rows[number] for number in self.next().tolist()])
 
     def batch(self, rows: list[list[int]]) -> Batch:
-        """Rows of conversations by number; each padded on the right, where causal attention never looks."""
+        """Rows of conversations by number."""
         data, used = self.prepared, [number for row in rows for number in row]
-        lengths = data.lengths()
-        sizes = [int(lengths[row].sum()) for row in rows]
-        width = self.seq_len if self.fixed else min(self.seq_len, -(-(max(sizes) - 1) // ROUND) * ROUND)
-        tokens = torch.full((len(rows), width + 1), PAD)
-        targets = torch.full((len(rows), width + 1), IGNORE)
-        for place, row in enumerate(rows):
-            at = 0
-            for number in row:
-                span = slice(int(data.starts[number]), int(data.starts[number + 1]))
-                end = at + span.stop - span.start
-                ids = data.tokens[span].long()
-                tokens[place, at:end] = ids
-                targets[place, at:end] = torch.where(data.learn[span], ids, IGNORE)
-                at = end
-        inputs, targets = tokens[:, :-1].contiguous(), targets[:, 1:].contiguous()
+        parts = [(self._join(data.tokens, row).long(), self._join(data.loss_mask, row)) for row in rows]
+        longest = max(len(ids) for ids, _ in parts) - 1
+        width = self.seq_len if self.fixed else min(self.seq_len, round_up(longest, WIDTH_MULTIPLE))
+        inputs, targets = collate(parts, width)
+        sizes = data.lengths()[used].tolist()
+        names = [data.names[task] for task in data.task[used].tolist()]
         return Batch(
-            inputs, targets, self._sources(used), padding=int((inputs == PAD).sum()),
-            loss_tokens=int((targets != IGNORE).sum()), count=len(used),
+            inputs, targets, count_by_dataset(zip(names, sizes, strict=True)), padding=count_padding(inputs),
+            loss_tokens=count_loss_tokens(targets), count=len(used),
         )  # fmt: skip
 
-    def _sources(self, used: list[int]) -> dict[str, tuple[int, int]]:
-        samples: Counter[str] = Counter()
-        tokens: Counter[str] = Counter()
-        for number in used:
-            name = self.prepared.names[int(self.prepared.task[number])]
-            samples[name] += 1
-            tokens[name] += int(self.prepared.starts[number + 1] - self.prepared.starts[number])
-        return {name: (samples[name], tokens[name]) for name in samples}
+    def _join(self, values: Tensor, row: list[int]) -> Tensor:
+        starts = self.prepared.starts
+        return torch.cat([values[starts[number] : starts[number + 1]] for number in row])

@@ -1,7 +1,7 @@
-"""Gradients that are not finite: the step is left out and counted, or training ends.
+"""Steps whose gradient is not finite (NaN, infinity) are skipped and counted, or end the run.
 
-Given: the gradient's norm, the same on every rank. Hands on: an optimizer step, or none.
-Never: waits for a device to look: the optimizer itself leaves the step out; on a GPU we look at the logging steps.
+Given: the gradient norm, the same on every rank. Hands on: an optimizer step, or none.
+Never: waits for a GPU in a step: the optimizer skips on the device itself, and the host looks at the logging steps.
 """
 
 from typing import Any
@@ -12,10 +12,10 @@ from torch import Tensor
 from trainer.errors import UserError
 
 IN_A_ROW_MAX = 20
-"""So many steps in a row, and it is no accident any more."""
+"""Skipped steps in a row after which the run has diverged for good."""
 
 
-class FiniteWatch:
+class NonFiniteGuard:
     def __init__(self, policy: str, device: torch.device) -> None:
         """``policy``: "skip" or "stop"."""
         self.policy, self.on_cpu = policy, device.type == "cpu"
@@ -30,13 +30,13 @@ class FiniteWatch:
         self.skipped += bad
 
     def metrics(self) -> dict[str, Any]:
-        """Absent as long as there is nothing to say, so far as we know without asking the device."""
+        """On a CPU only once a step was skipped; on a GPU always, because asking would wait for it."""
         if self.on_cpu:
             return {"train/skipped_steps": int(self.skipped)} if self.skipped else {}
         return {"train/skipped_steps": self.skipped.clone()}
 
     def check(self, step: int) -> None:
-        """On a GPU at the logging steps only, where waiting for it is no loss. Raises UserError."""
+        """Raises UserError by the policy. Waits for a GPU: call it at logging steps only."""
         seen = int(self.skipped)
         self._in_a_row = self._in_a_row + seen - self._before if seen > self._before else 0
         self._before = seen
@@ -45,6 +45,6 @@ class FiniteWatch:
 
     def _error(self, step: int) -> UserError:
         return UserError(
-            f"gradients are not finite at step {step}: {self._before} step(s) left out",
+            f"gradients are not finite at step {step}: {self._before} step(s) skipped",
             "lower --learning_rate, or resume from an earlier checkpoint",
         )

@@ -1,6 +1,6 @@
-"""How fast it goes, for the console only: the sidecar derives the real figures from the events.
+"""Speed and mean loss for the console line. (The sidecar computes its own figures from the events.)
 
-Given: the begin and end of each step. Hands on: the fields of the console's line, and the closing sentence.
+Given: the begin and end of each step. Hands on: the fields of the console's line, and its last one.
 """
 
 import time
@@ -9,16 +9,12 @@ from typing import Any
 from trainer.schedule import Schedule
 
 
-class Pace:
+class ThroughputMeter:
     def __init__(
         self, schedule: Schedule, flops_per_token: float, peak_flops: float | None, world_size: int, first_step: int
     ) -> None:
-        self.schedule, self.flops_per_token, self.peak_flops, self.world_size = (
-            schedule,
-            flops_per_token,
-            peak_flops,
-            world_size,
-        )
+        self.schedule, self.world_size = schedule, world_size
+        self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
         self.started = self.epoch_started = time.perf_counter()
         self.first_step, self.seconds_training, self.tokens, self.samples = first_step, 0.0, 0, 0
         self.first_loss: float | None = None

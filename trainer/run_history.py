@@ -1,8 +1,8 @@
-"""One run after the other on the same folder: how many there were, what they saw, since when.
+"""Continuous training: the runs that trained one after the other in the same folder, kept in OUT/runs.json.
 
-Given: --out. Hands on: this run's number, and continuous/* at its end; the books are OUT/runs.json.
-Never: gives a number to two runs (one that is resumed keeps its own), counts samples twice or not at all when a run is
-killed and resumed (they are booked with the checkpoint that has seen them), or loses the books to a crash.
+Given: --out. Hands on: this run's number, and the continuous/* metrics at its end.
+Never: gives two runs one number (a resumed run keeps its own), or counts samples twice or not at all when a run is
+killed and resumed: samples are added with the checkpoint that has seen them.
 """
 
 import contextlib
@@ -18,50 +18,52 @@ from trainer.errors import UserError
 
 
 @dataclass
-class History:
+class RunHistory:
     run_number: int = 1
     total_runs: int = 0
     """Completed."""
     total_samples_trained: int = 0
-    """That the checkpoints in the folder have seen."""
+    """Seen by the checkpoints in the folder."""
     started_seconds: float = 0.0
-    """When the first run began, since 1970."""
+    """When the first run began, in seconds since 1970."""
 
     def name_of(self, template: str | None) -> str | None:
         """``qwen_run_{n}`` -> qwen_run_3."""
         return template and template.replace("{n}", str(self.run_number))
 
 
-def begin(config: Config, world: World) -> History:
-    """Take the next number; to resume, the last one again. Without --out there are no books: every run is the first."""
-    fresh = History(started_seconds=time.time())
+def begin_run(config: Config, world: World) -> RunHistory:
+    """Take the next run number, or the last one again to resume. Without --out there is no history."""
+    fresh = RunHistory(started_seconds=time.time())
     if not config.out:
         return fresh
     path = Path(config.out) / "runs.json"
     try:
-        history = History(**json.loads(path.read_text())) if path.exists() else History(0, 0, 0, fresh.started_seconds)
+        history = (
+            RunHistory(**json.loads(path.read_text())) if path.exists() else RunHistory(0, 0, 0, fresh.started_seconds)
+        )
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not what this trainer wrote", "remove it, or give --out another folder") from error
-    last = int(world.sums(history.run_number if world.is_main else 0)[0])
+    last = int(world.sum_over_ranks(history.run_number if world.is_main else 0)[0])
     history.run_number = last if last and config.resume else last + 1
     if world.is_main:
         _write(path, history)
     return history
 
 
-def note(history: History, config: Config, samples: int) -> None:
-    """A checkpoint is written. ``samples``: of this process' ranks so far, in all."""
+def record_checkpoint(history: RunHistory, config: Config, samples: int) -> None:
+    """``samples``: seen since this process began, by all ranks."""
     if config.out:
         seen = history.total_samples_trained + samples
-        _keep(Path(config.out), replace(history, total_samples_trained=seen))
+        _try_write(Path(config.out), replace(history, total_samples_trained=seen))
 
 
-def end(history: History, config: Config, samples: int) -> dict[str, float]:
-    """The books with this run in them, as metrics."""
+def end_run(history: RunHistory, config: Config, samples: int) -> dict[str, float]:
+    """Add this run; the history as metrics."""
     history.total_runs += 1
     history.total_samples_trained += samples
     if config.out:
-        _keep(Path(config.out), history)
+        _try_write(Path(config.out), history)
     return {
         "continuous/run_number": history.run_number,
         "continuous/total_runs": history.total_runs,
@@ -71,13 +73,13 @@ def end(history: History, config: Config, samples: int) -> dict[str, float]:
     }
 
 
-def _keep(folder: Path, history: History) -> None:
-    """On a disk that is full by now, the books stay as they were: no reason to end a run that is doing well."""
+def _try_write(folder: Path, history: RunHistory) -> None:
+    """A full disk leaves the file as it was: no reason to end a run that is doing well."""
     with contextlib.suppress(OSError):
         _write(folder / "runs.json", history)
 
 
-def _write(path: Path, history: History) -> None:
+def _write(path: Path, history: RunHistory) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         aside.write_text(json.dumps(asdict(history)))

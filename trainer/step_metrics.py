@@ -1,7 +1,7 @@
-"""What one optimizer step adds up to, over its micro-batches.
+"""Totals and means of one optimizer step over its micro-batches.
 
-Given: each micro-batch with its loss and the stage's numbers. Hands on: the arguments of ``run.step``.
-Never: waits for a device: what is on a GPU stays there.
+Given: each micro-batch with its loss and the stage's metrics. Hands on: the arguments of ``run.step``.
+Never: waits for a GPU: tensors stay on their device.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 from trainer.data.batch import Batch
 
 
-class Tally:
+class StepMetrics:
     def __init__(self) -> None:
         self.samples = self.tokens = 0
         self._numbers: dict[str, list[Any]] = {}
@@ -22,7 +22,7 @@ class Tally:
     def add(
         self, batch: Batch, loss: Tensor, metrics: dict[str, Any], *, weight: int | None, flops: float | None
     ) -> None:
-        """``weight``: how much this micro-batch's means count; None: as much as any other's."""
+        """``weight``: how much this micro-batch's means count (see Stage.weight); None: all the same."""
         self.samples, self.tokens = self.samples + batch.samples, self.tokens + batch.tokens
         self._weights.append(1 if weight is None else weight)
         for name, value in {"train/loss": loss, **metrics}.items():
@@ -33,11 +33,11 @@ class Tally:
             self._flops = (self._flops or 0.0) + flops
 
     def loss(self) -> Tensor:
-        """On the device that it was computed on."""
+        """On the device that computed it."""
         return self._mean(self._numbers["train/loss"])
 
     def metrics(self) -> dict[str, Any]:
-        """Means of the stage's numbers; the supervised tokens and FLOPs where these are not implied by the tokens."""
+        """Means of the stage's metrics; targets that count, and FLOPs, where the tokens do not imply them."""
         found = {name: self._mean(values) for name, values in self._numbers.items() if name != "train/loss"}
         if self._loss_tokens is not None:
             found["train/num_loss_tokens"] = self._loss_tokens
@@ -46,7 +46,7 @@ class Tally:
         return {name: _plain(value) for name, value in found.items()}
 
     def _mean(self, values: list[Any]) -> Any:
-        """Over all that is learnt from: a mean of means would weigh a token in a sparse micro-batch more."""
+        """Over all targets: a mean of means would give those in a sparse micro-batch more weight."""
         total = max(1, sum(self._weights))
         return sum(value * (weight / total) for value, weight in zip(values, self._weights, strict=True))
 

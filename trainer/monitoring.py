@@ -1,4 +1,4 @@
-"""What the trainer tells the sidecar about itself before the first step. The only file that calls ``sidecar.init``.
+"""What the sidecar is told before the first step. The only file that calls ``sidecar.init``.
 
 Given: a stage, its model and the flags. Hands on: a ``sidecar.Run``.
 """
@@ -10,15 +10,15 @@ import torch
 
 import sidecar
 from trainer.config import Config
-from trainer.continuous import History
 from trainer.distributed import World
 from trainer.flops import cpu_name, flops_per_token, measured_peak_flops
 from trainer.model import GPT
+from trainer.run_history import RunHistory
 from trainer.schedule import Schedule
 
 
 def model_facts(model: GPT, config: Config, world: World, dtype: torch.dtype) -> dict[str, Any]:
-    """What the sidecar needs for MFU. On a CPU the peak is measured; for a GPU the sidecar has a table."""
+    """What the sidecar needs for MFU. On a CPU the peak FLOP/s are measured; for GPUs the sidecar has a table."""
     facts = {
         "flops_per_token": flops_per_token(model),
         "params": model.params(),
@@ -37,7 +37,7 @@ def model_facts(model: GPT, config: Config, world: World, dtype: torch.dtype) ->
 
 
 def run_config(model: GPT, config: Config, schedule: Schedule, world: World) -> dict[str, Any]:
-    """The flags as given, and the same under the documents' names: ``model/``, ``hyperparams/``, ``max_iters``."""
+    """The flags, and the same under names that dashboards look for: ``model/*``, ``hyperparams/*``, ``max_iters``."""
     flags = dataclasses.asdict(config)
     return {
         **{name: value for name, value in flags.items() if value is not None and name != "origins"},
@@ -59,16 +59,11 @@ def run_config(model: GPT, config: Config, schedule: Schedule, world: World) -> 
     }
 
 
-def begin(
-    stage: str,
-    config: Config,
-    facts: dict[str, Any],
-    settings: dict[str, Any],
-    total_steps: int,
-    run_id: str | None,
-    history: History,
-) -> sidecar.Run:
-    """Open the run. ``run_id`` is that of the checkpoint we resume from, so that the curves continue."""
+def init_run(
+    stage: str, config: Config, facts: dict[str, Any], settings: dict[str, Any], total_steps: int, run_id: str | None,
+    history: RunHistory,
+) -> sidecar.Run:  # fmt: skip
+    """Open the run. ``run_id`` is that of the checkpoint it resumes from, so that its curves go on."""
     return sidecar.init(
         project=config.project,
         name=history.name_of(config.run),
@@ -79,14 +74,14 @@ def begin(
         run_id=config.run_id or run_id,
         group=config.group,
         entity=config.wandb_entity,
-        sinks=sinks_of(config),
+        sinks=requested_sinks(config),
     )
 
 
-def sinks_of(config: Config) -> list[str] | None:
-    """What this run asks the sidecar to send to. None leaves the choice to the sidecar's own settings: nobody who
-    started it with ``--sink tensorboard`` shall lose that to a default of ours. Nor shall anybody lose rows to our
-    default ``--log_train_freq``; one that was chosen is a period for outlets, ``wandb:10``."""
+def requested_sinks(config: Config) -> list[str] | None:
+    """The sinks that this run asks the sidecar for. None leaves the choice to the sidecar's own settings, so that a
+    default of the trainer never overrides ``sidecar run --sink tensorboard``. Likewise only a --log_train_freq that the
+    user chose thins what sinks get (``wandb:10``)."""
     asked = config.log_backend.split(",") if config.is_chosen("log_backend") else []
     if config.use_wandb:
         asked = [*(word for word in asked if word not in ("wandb", "none")), "wandb"]
@@ -98,7 +93,7 @@ def sinks_of(config: Config) -> list[str] | None:
 
 
 def remarks(config: Config) -> tuple[str, ...]:
-    """What keeps this run off W&B, for whoever looks for it there."""
+    """A line for the console if this run is kept off W&B."""
     if config.run == "dummy":
         return ("W&B is off: --run dummy",)
     return () if config.enable_wandb else ("W&B is off: --no-enable_wandb, or ENABLE_WANDB=0",)
