@@ -103,8 +103,8 @@ class Batch:
                 shape = shapes[names] = _Shape(names)
             if shape.has_tokens:
                 seen = metrics[TOKENS_SEEN]
-                if seen.__class__ is float or seen.__class__ is int:
-                    tokens = number(seen)
+                if (seen.__class__ is float or seen.__class__ is int) and math.isfinite(place := number(seen)):
+                    tokens = place
             note(tokens)
             shape.rows.append(index)
             shape.values.append(metrics.values())

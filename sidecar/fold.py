@@ -31,21 +31,21 @@ from sidecar.streams import (
     Record,
     count_alive,
     greet,
-    prompt,
+    plain_step,
+    ready_records,
     refresh_model,
-    turns,
 )
 from sidecar.wire import PENDING
 
-__all__ = ["PENDING", "Record", "apply", "fold", "greet", "prompt", "step_ended", "turns"]
+__all__ = ["PENDING", "Record", "apply", "fold", "greet", "plain_step", "step_ended", "ready_records"]
 
 
 def fold(state: RunState, record: Record) -> None:
-    rank = prompt(state, record)
+    rank = plain_step(state, record)
     if rank is not None:
         step_ended(state, rank, record.seq, record.event)
         return
-    for ready in turns(state, record):
+    for ready in ready_records(state, record):
         apply(state, ready)
 
 
@@ -119,13 +119,13 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
     return True
 
 
-def _past(state: RunState, ghost: RankState, seq: int, event: Any) -> bool:
+def _past(state: RunState, past: RankState, seq: int, event: Any) -> bool:
     """The late tail of a dead process: its rows are printed and its work is counted, but nothing is as of now."""
     if not _step_ok(state, getattr(event, "step", None)):
         return False
     if type(event) is not wire.Step:
         return type(event) is not wire.Completion
-    rank = state.ranks[ghost.rank]
+    rank = state.ranks[past.rank]
     tokens = _count_of(state, event.metrics.get("train/num_tokens")) or 0
     samples = _count_of(state, event.metrics.get("train/num_samples")) or 0
     loss_tokens = _count_of(state, event.metrics.get("train/num_loss_tokens")) or 0

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from sidecar import wire
-from sidecar.fold import Record, apply, greet, prompt, step_ended, turns
+from sidecar.fold import Record, apply, greet, plain_step, step_ended, ready_records
 from sidecar.state import RunState
 from sidecar.wire import NAME_BYTES_MAX, SIDECAR_RANK, Hello, Value
 
@@ -77,7 +77,7 @@ class Projector:
     def feed(self, record: Record) -> list[Row]:
         state = self.state
         rows: list[Row] = []
-        ready = prompt(state, record)
+        ready = plain_step(state, record)
         if ready is not None:
             if step_ended(state, ready, record.seq, record.event):
                 _step(rows, state.run_id, ready.rank, record.seq, record.event)
@@ -92,7 +92,7 @@ class Projector:
         """The general case: records that were held, sessions that begin or end, everything but a plain step."""
         state = self.state
         done = 0
-        for ready in turns(state, record):
+        for ready in ready_records(state, record):
             if len(state.emitted) > done:  # Steps of a process that is gone, completed by the new one's arrival.
                 done = self._derived(rows, done)
             if not apply(state, ready):

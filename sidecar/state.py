@@ -110,7 +110,7 @@ class RankState(msgspec.Struct):
     """Of these, steps that only a captured library's log rows told of."""
     tokens_total: int = 0
     samples_total: int = 0
-    tokens_told: tuple[int, int] | None = None
+    tokens_reported: tuple[int, int] | None = None
     """(session, total) that a captured script's log row told of last."""
     clock_mono_ns: int = 0
     """Time is in the ledger up to here; what lies between two step ends gathers in open_ns."""
@@ -246,7 +246,7 @@ class RunState(msgspec.Struct):
     started_ns: int = 0
     greeted_ns: int = 0
     """When the first Hello reached the sidecar (its clock)."""
-    greetings: dict[int, wire.Hello] = {}
+    pending_hellos: dict[int, wire.Hello] = {}
     """Hellos by session whose records have not come yet. A Hello takes effect with the first record of its session,
     so that a replay, which knows all Hellos beforehand, gives the same rows."""
     greeted: bool = False

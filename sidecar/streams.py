@@ -69,14 +69,14 @@ def greet(state: RunState, hello: wire.Hello, received_ns: int) -> None:
     rank = state.ranks.get(hello.rank)
     if rank is not None and (rank.session == hello.session or hello.session in rank.past):
         return
-    if len(state.greetings) < SESSIONS_WAITING_MAX:
-        state.greetings.setdefault(hello.session, hello)
+    if len(state.pending_hellos) < SESSIONS_WAITING_MAX:
+        state.pending_hellos.setdefault(hello.session, hello)
     else:
         count(state, "sessions_over_limit")
 
 
-def prompt(state: RunState, record: Record) -> RankState | None:
-    """The usual case of ``turns`` without its generality: the next step of a stream that waits for nothing."""
+def plain_step(state: RunState, record: Record) -> RankState | None:
+    """The usual case of ``ready_records`` without its generality: the next step of a stream that waits for nothing."""
     event = record.event
     rank = state.ranks.get(record.rank)
     if rank is None or rank.session != record.session or type(event) is not wire.Step or rank.held:
@@ -91,7 +91,7 @@ def prompt(state: RunState, record: Record) -> RankState | None:
     return rank
 
 
-def turns(state: RunState, record: Record) -> Iterator[Ready]:
+def ready_records(state: RunState, record: Record) -> Iterator[Ready]:
     """The records whose turn comes with this one, usually itself. Each must be applied before the next is asked for."""
     state.events += 1
     state.emitted = []
@@ -108,7 +108,7 @@ def turns(state: RunState, record: Record) -> Iterator[Ready]:
             count(state, "ranks_over_limit")
             return
         if rank is not None and _is_past(state, rank, record.session):
-            yield _ghost(rank, record.session), record.seq, event
+            yield _past_rank(rank, record.session), record.seq, event
             return
         if rank is not None:
             yield from _release(rank, everything=True)
@@ -160,18 +160,18 @@ def _is_past(state: RunState, rank: RankState, session: int) -> bool:
     """Is this the late tail of a process whose successor has spoken already (a ring recovered afterwards)?"""
     if session in rank.past:
         return True
-    hello = state.greetings.get(session)
+    hello = state.pending_hellos.get(session)
     # Both clocks must say so: the wall clock may have been set back between two processes.
     return hello is not None and hello.time_ns < rank.started_ns and hello.mono_ns < rank.started_mono_ns
 
 
-def _ghost(rank: RankState, session: int) -> RankState:
+def _past_rank(rank: RankState, session: int) -> RankState:
     return RankState(rank.rank, session, state="past")
 
 
 def _activate(state: RunState, record: Record, rank: RankState | None) -> RankState:
     """The first record of a session: its Hello takes effect; a second session of a rank is a restart."""
-    hello = state.greetings.pop(record.session, None)
+    hello = state.pending_hellos.pop(record.session, None)
     event = record.event
     first = rank is None
     if rank is None:

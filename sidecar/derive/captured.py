@@ -30,8 +30,8 @@ def as_step(state: RunState, rank: RankState, row: dict[str, Any]) -> dict[str, 
 
 def _since_last(rank: RankState, total: int) -> int:
     """The total's growth. One that shrinks was begun anew; what a resumed process begins with was counted before."""
-    session, before = rank.tokens_told or (rank.session, 0)
-    rank.tokens_told = (rank.session, total)
+    session, before = rank.tokens_reported or (rank.session, 0)
+    rank.tokens_reported = (rank.session, total)
     if session != rank.session:
         return 0
     return total - before if total >= before else total

@@ -18,12 +18,12 @@ def cpu_limit(root: str | Path = "/") -> float | None:
     """CPUs' worth of time per second that this process may use."""
     limits = []
     for directory in _directories(Path(root), "cpu"):
-        quota, period = _words(directory / "cpu.max", 2) or (
+        words = _words(directory / "cpu.max", 2) or (
             *_words(directory / "cpu.cfs_quota_us", 1),
             *_words(directory / "cpu.cfs_period_us", 1),
-        ) or ("max", "1")
-        if quota.isdecimal() and period.isdecimal() and int(period):
-            limits.append(int(quota) / int(period))
+        )
+        if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[1]):
+            limits.append(int(words[0]) / int(words[1]))
     return min(limits, default=None)
 
 

@@ -233,6 +233,10 @@ def test_cgroup_v1_limits_are_read(tmp_path: Path) -> None:
     assert memory_limit_bytes(root) == 2**31
 
 
+def test_a_cgroup_v1_quota_without_its_period_is_no_limit(tmp_path: Path) -> None:
+    assert cpu_limit(cgroup(tmp_path, {"cpu/job/cpu.cfs_quota_us": "250000\n"}, "3:cpu,cpuacct:/job\n")) is None
+
+
 def test_no_cgroup_or_no_limit_is_none(tmp_path: Path) -> None:
     assert cpu_limit(tmp_path) is None
     assert memory_limit_bytes(tmp_path) is None

@@ -114,6 +114,15 @@ def test_series_of_different_pace_share_one_axis() -> None:
     assert "unknown" not in answer["series"]
 
 
+@pytest.mark.parametrize("seen", [math.inf, math.nan, 10**400])
+def test_tokens_that_are_no_place_leave_the_axis_as_it_was(seen: float) -> None:
+    history = History()
+    for step in range(1_000):
+        history.add(row(step, {"train/num_input_tokens_seen": seen if step == 500 else step, "a": 1.0}))
+    asked = history.query(["a"], x="tokens", points=10)
+    assert (asked["x"][-1], sum(asked["series"]["a"]["values"])) == (999, len(asked["x"]))
+
+
 def test_the_axis_can_be_tokens_or_time() -> None:
     history = History()
     for step in range(1, 5):
