@@ -100,7 +100,7 @@ def test_an_uploader_that_died_for_good_is_replaced_and_the_journal_repairs_it(
             server.fault = fault
             run.steps(first, first + 4)
             first += 5
-            manager.drain()
+            manager.manager.notify("run-1")
             if fault:
                 until(lambda before=failures: health.failures_total > before, 60.0, lambda: f"{fault}: {health}")  # noqa: B023
                 if fault == "unauthorized":  # wandb itself would need a quarter of a minute.
@@ -153,7 +153,8 @@ def test_what_could_not_be_uploaded_before_the_end_is_sent_by_a_later_sync(
         until(lambda: len(global_steps(server)) == 5)
         server.fault = "hang"
         run.steps(5, 9)
-        manager.drain()
+        manager.manager.notify("run-1")
+        until(lambda: manager.health("wandb").delivered_rows == 20)
         manager.manager.close(1.0)
         assert manager.health("wandb").state == "failing"
         assert "`sidecar sync run-1` sends the rest" in manager.health("wandb").reason
