@@ -4,12 +4,15 @@ Given: the path of a journal. Hands on: records with the rows they became, in or
 Never: writes, waits for more, or gives other rows to whoever reads later or in other batches.
 """
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from sidecar.journal import Checkpoint, JournalReader, Record
 from sidecar.rows import Projector, Row
 from sidecar.state import dump, load
+
+log = logging.getLogger("sidecar.follow")
 
 
 class Follower:
@@ -31,6 +34,8 @@ class Follower:
         """The last row read."""
         self.number = checkpoint.number if checkpoint else 0
         """How many rows of output there have been since the run began."""
+        self.faults_total = 0
+        """Records that the fold failed on: a mistake of ours. They are left out, for every reader alike."""
         self._greeted = -1
         self._greet()
 
@@ -41,7 +46,13 @@ class Follower:
             return
         self._greet()
         for record in self.reader.records(self.row, last - self.row):
-            rows = self.projector.feed(record)
+            try:
+                rows = self.projector.feed(record)
+            except Exception:  # noqa: BLE001 - Task boundary: one record must not end the view of its run.
+                self.faults_total += 1
+                if self.faults_total == 1:
+                    log.exception("record %d of rank %d in row %d is left out", record.seq, record.rank, record.row)
+                rows = []
             self.number += len(rows)
             self.row = record.row
             yield record, rows

@@ -31,7 +31,7 @@ EVENTS_PER_TURN = 2_048  # Of one run before the next has its turn, and readers 
 ROWS_PER_TURN_MIN, ROWS_PER_TURN_MAX = 16, 2_048
 CHECKPOINT_EVENTS = 50_000  # Half a second of folding: what a restart has to do again at most.
 CHECKPOINT_AT_STOP_EVENTS = 1_000
-FOLLOWED_RUNS_MAX = 64  # Runs kept in memory; older ones are read from their journals when asked for.
+FOLLOWED_RUNS_MAX = 64  # Beyond this, runs that have ended leave memory; their journals are read when somebody asks.
 PAST_RUNS_MAX = 4
 LATENCIES_MAX = 512
 LIVE_STATES = frozenset({"starting", "running", "stalled"})
@@ -45,6 +45,7 @@ class FollowedRun:
         self.history = _history(follower.checkpoint_history)
         self.snapshot: RunSnapshot | None = None
         self.behind = self.dirty = True
+        self.stored_summary: RunSummary | None = None
         self._since_checkpoint = 0
         self._rows_per_turn = ROWS_PER_TURN_MIN
 
@@ -54,8 +55,8 @@ class FollowedRun:
 
     def advance(self, telemetry: Telemetry) -> None:
         """Fold more of what was committed: about EVENTS_PER_TURN events."""
-        reader, rows_max = self.follower.reader, self._rows_per_turn
-        before, bad = self.follower.row, reader.bad_records + reader.damaged_rows
+        rows_max, faults, bad = self._rows_per_turn, self.follower.faults_total, self._bad_records()
+        before = self.follower.row
         newest, events = None, 0
         fresh: list[Row] = []
         for record, rows in self.follower.read(rows_max):
@@ -71,14 +72,29 @@ class FollowedRun:
         if events:
             rows_fit = EVENTS_PER_TURN * read // events
             self._rows_per_turn = max(ROWS_PER_TURN_MIN, min(ROWS_PER_TURN_MAX, rows_fit))
-        if reader.bad_records + reader.damaged_rows > bad:
-            telemetry.frames_rejected_total["bad_event"] += reader.bad_records + reader.damaged_rows - bad
+        if more := self._bad_records() - bad:
+            telemetry.frames_rejected_total["bad_event"] += more
+        if more := self.follower.faults_total - faults:
+            telemetry.frames_rejected_total["internal_error"] += more
         if newest is not None and not self.behind:
             _note_latency(telemetry, newest)
 
-    def publish(self, now_ns: int) -> None:
+    def _bad_records(self) -> int:
+        return self.follower.reader.bad_records + self.follower.reader.damaged_rows
+
+    @property
+    def is_live(self) -> bool:
+        """Is it training, as far as is known? A run that nothing was published of counts as live."""
+        return self.snapshot is None or self.snapshot.state in LIVE_STATES
+
+    def publish_if_due(self, now_ns: int) -> bool:
+        """True when the run's state (running, finished, ...) is another than before."""
+        if not (self.dirty or self.is_live):
+            return False
+        before = self.snapshot
         self.snapshot = snapshot(self.state, now_ns=now_ns)
         self.dirty = False
+        return before is None or before.state != self.snapshot.state
 
     def checkpoint(self, events_min: int) -> Checkpoint | None:
         """The fold so far, when at least ``events_min`` events have come since the last one was taken."""
@@ -97,14 +113,15 @@ class Views:
         self.telemetry = telemetry
         self.version = 0
         """Grows at each publication."""
+        self.followed: dict[str, FollowedRun] = {}
+        """Runs followed live, by id, the one last started last. The pipeline replaces it as a whole."""
         self._store = store
-        self._followed: dict[str, FollowedRun] = {}
         self._past: dict[str, FollowedRun] = {}
         self._past_lock = threading.Lock()
 
     def run_ids(self) -> list[str]:
         """Runs followed live, the one last started first."""
-        return list(self._followed)[::-1]
+        return list(self.followed)[::-1]
 
     def snapshot(self, run_id: str | None = None) -> RunSnapshot | None:
         """The published state of a run (default: the one last started). None: no such run, or nothing yet."""
@@ -119,7 +136,7 @@ class Views:
         """All runs of the data directory, the one last started first; live ones as they are now."""
         entries = []
         for entry in self._store.runs():
-            live = self._followed.get(entry.run_id)
+            live = self.followed.get(entry.run_id)
             shown = live.snapshot if live else None
             live_now = {"state": shown.state, "last_step": shown.step} if shown else {}
             entries.append(msgspec.structs.replace(entry, **live_now))
@@ -129,25 +146,27 @@ class Views:
         if run_id is None:
             ids = self.run_ids()
             if ids:
-                return self._followed.get(ids[0])
+                return self.followed.get(ids[0])
             entries = self._store.runs()
             return self._from_journal(entries[0].run_id) if entries else None
-        return self._followed.get(run_id) or self._from_journal(run_id)
+        return self.followed.get(run_id) or self._from_journal(run_id)
 
     def _from_journal(self, run_id: str) -> FollowedRun | None:
-        """A run of an earlier day, read from its journal once and kept."""
+        """A run that is not followed: read from its journal when it is asked for, and kept for the next time."""
         with self._past_lock:
-            run = self._past.get(run_id)
+            run = self._past.pop(run_id, None) or follow(self._store, run_id)
             if run is None:
-                run = follow(self._store, run_id)
-                if run is None:
-                    return None
+                return None
+            self._past[run_id] = run
+            run.behind = True
+            try:
                 while run.behind:
-                    run.advance(self.telemetry)
-                run.publish(time.time_ns())
-                while len(self._past) >= PAST_RUNS_MAX:
-                    self._past.pop(next(iter(self._past))).follower.close()
-                self._past[run_id] = run
+                    run.advance(Telemetry())  # What an old journal holds is no news of this sidecar.
+            except sqlite3.Error as error:
+                log.warning("the journal of %s cannot be read to its end: %s", run_id, error)
+            run.publish_if_due(time.time_ns())
+            while len(self._past) > PAST_RUNS_MAX:
+                self._past.pop(next(iter(self._past))).follower.close()
             return run
 
 
@@ -158,10 +177,9 @@ class Pipeline:
         self.views = Views(store, telemetry)
         self.on_snapshot_due: Callable[[int], None] = lambda step: None
         self.on_checkpoint: Callable[[str, Checkpoint], None] = lambda run_id, checkpoint: None
+        self.on_state_changed: Callable[[str], None] = lambda run_id: None
         self._store, self._telemetry, self._snapshot_steps = store, telemetry, snapshot_steps
-        self._runs = self.views._followed
         self._published = 0.0
-        self._summaries: dict[str, RunSummary] = {}
         self._started: list[str] = []
         self._grown: set[str] = set()
         self._news = threading.Condition()
@@ -193,8 +211,7 @@ class Pipeline:
 
     def live_run_ids(self) -> list[str]:
         """Runs that are training now: the ones hardware readings belong to. Thread-safe."""
-        runs = list(self._runs.items())
-        return [id for id, run in runs if run.snapshot is None or run.snapshot.state in LIVE_STATES]
+        return [id for id, run in self._runs.items() if run.is_live]
 
     def summary_of(self, run_id: str) -> bytes | None:
         """What `sidecar runs` shows, when it has changed since it was last stored. Thread-safe."""
@@ -202,10 +219,14 @@ class Pipeline:
         if run is None or run.snapshot is None:
             return None
         summary = _summary(run.snapshot, run.state.started_ns)
-        if self._summaries.get(run_id) == summary:
+        if run.stored_summary == summary:
             return None
-        self._summaries[run_id] = summary
+        run.stored_summary = summary
         return msgspec.msgpack.encode(summary)
+
+    @property
+    def _runs(self) -> dict[str, FollowedRun]:
+        return self.views.followed
 
     def _run(self) -> None:
         while True:
@@ -214,12 +235,11 @@ class Pipeline:
                 self._turn()
                 if stopping and not any(run.behind for run in self._runs.values()):
                     break
-            except Exception:  # noqa: BLE001 - Task boundary: one run that we mishandle must not end the view of all others.
-                log.exception("a turn of the pipeline failed")
-                self._telemetry.frames_rejected_total["internal_error"] += 1
+            except Exception:  # noqa: BLE001 - Task boundary: the view of all runs must go on.
+                self._note_fault("a turn of the pipeline")
                 time.sleep(0.1)
         self._publish(time.time_ns())
-        for run_id in list(self._runs):
+        for run_id in self._runs:
             self._save(run_id, CHECKPOINT_AT_STOP_EVENTS)
 
     def _wait_for_news(self) -> bool:
@@ -243,19 +263,29 @@ class Pipeline:
         return stopping
 
     def _follow(self, run_id: str) -> FollowedRun | None:
-        run = self._runs.pop(run_id, None) or follow(self._store, run_id)
+        """Make it the run last started."""
+        run = self._runs.get(run_id) or follow(self._store, run_id)
         if run is not None:
             run.behind = True
-            self._runs[run_id] = run
-            while len(self._runs) > FOLLOWED_RUNS_MAX:
-                self._runs.pop(next(iter(self._runs))).follower.close()
+            runs = {id: other for id, other in self._runs.items() if id != run_id} | {run_id: run}
+            ended = [id for id, other in runs.items() if not other.is_live and id != run_id]
+            leaving = ended[: max(0, len(runs) - FOLLOWED_RUNS_MAX)]
+            for id in leaving:
+                self._save(id, CHECKPOINT_AT_STOP_EVENTS)
+            self.views.followed = {id: other for id, other in runs.items() if id not in leaving}
+            for id in leaving:
+                runs[id].follower.close()
         return run
 
     def _turn(self) -> None:
-        for run_id, run in list(self._runs.items()):
+        for run_id, run in self._runs.items():
             if run.behind:
                 before = run.state.step
-                run.advance(self._telemetry)
+                try:
+                    run.advance(self._telemetry)
+                except Exception:  # noqa: BLE001 - Task boundary: a run that cannot be read must not hold up the others.
+                    run.behind = False  # Until more of it is committed.
+                    self._note_fault(f"reading the journal of {run_id}")
                 self._ask_for_snapshot(before, run.state.step)
                 self._save(run_id, CHECKPOINT_EVENTS)
         now = time.monotonic()
@@ -265,10 +295,14 @@ class Pipeline:
             self._publish(time.time_ns())
 
     def _publish(self, now_ns: int) -> None:
-        for run in self._runs.values():
-            if run.dirty or run.snapshot is None or run.snapshot.state in LIVE_STATES:
-                run.publish(now_ns)
+        for run_id, run in self._runs.items():
+            if run.publish_if_due(now_ns):
+                self.on_state_changed(run_id)
         self.views.version += 1
+
+    def _note_fault(self, what: str) -> None:
+        log.exception("%s failed", what)
+        self._telemetry.frames_rejected_total["internal_error"] += 1
 
     def _ask_for_snapshot(self, before: int | None, step: int | None) -> None:
         if step is not None and (before is None or step // self._snapshot_steps > before // self._snapshot_steps):
@@ -287,7 +321,7 @@ def follow(store: Store, run_id: str) -> FollowedRun | None:
         return None
     try:
         return FollowedRun(Follower(path, run_id))
-    except (sqlite3.Error, msgspec.MsgspecError) as error:
+    except (sqlite3.Error, ValueError) as error:
         log.warning("the journal of %s cannot be read: %s", run_id, error)
         return None
 

@@ -177,6 +177,7 @@ class Service:
         self._intake.summary_of = self._pipeline.summary_of
         self._pipeline.on_snapshot_due = self._sampler.request_snapshot
         self._pipeline.on_checkpoint = self._save_checkpoint
+        self._pipeline.on_state_changed = self._store_summary
 
     def _committed(self, run_id: str) -> None:
         self._pipeline.notify(run_id)
@@ -292,6 +293,7 @@ class Service:
             pass
 
     def _store_summary(self, run_id: str) -> None:
+        """For `sidecar runs`, which reads the journals alone."""
         blob = self._pipeline.summary_of(run_id)
         if blob is not None:
             self._intake.write(run_id, lambda journal: journal.put(SUMMARY_KEY, blob))

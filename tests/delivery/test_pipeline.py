@@ -1,0 +1,153 @@
+"""What is committed is folded and published: of every run, whatever happens to another."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sidecar import pipeline, wire
+from sidecar.journal import Chunk, Journal, Record
+from sidecar.pipeline import Pipeline
+from sidecar.rows import Projector
+from sidecar.store import Store
+from sidecar.telemetry import Telemetry
+
+
+class Scene:
+    """A pipeline whose turns are taken by hand, and runs to write to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store, self.telemetry = Store(folder), Telemetry()
+        self.store.prepare()
+        self.pipeline = Pipeline(self.store, self.telemetry, snapshot_steps=10)
+        self.views = self.pipeline.views
+        self.journals: dict[str, Journal] = {}
+
+    def emit(self, run_id: str, *events: wire.Event) -> None:
+        if run_id not in self.journals:
+            self.journals[run_id] = journal = self.store.journal(run_id)
+            hello = wire.Hello(run_id=run_id, rank=0, session=7, time_ns=1, mono_ns=1, project="p")
+            journal.greet(hello, 1)
+            self.pipeline.run_started(run_id)
+        journal = self.journals[run_id]
+        records = [wire.encode_event(event) for event in events]
+        journal.append([Chunk(7, journal.streams[7].next_seq, 1, records)])
+        self.pipeline.notify(run_id)
+
+    def turn(self) -> None:
+        self.pipeline._published = 0.0  # So that news is published at once.
+        self.pipeline._wait_for_news()
+        self.pipeline._turn()
+
+    def close(self) -> None:
+        for journal in self.journals.values():
+            journal.close()
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path)
+    yield made
+    made.close()
+
+
+def step(number: int) -> wire.Step:
+    return wire.Step(number + 1, number + 1, number, {"train/loss": 1.0})
+
+
+def finished(number: int) -> wire.Finished:
+    return wire.Finished(number + 1, number + 1)
+
+
+def test_a_record_that_cannot_be_folded_costs_that_record_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = Projector.feed
+
+    def feed_or_fail(self: Projector, record: Record) -> list[object]:
+        if getattr(record.event, "step", None) == 2:
+            raise RuntimeError("a mistake of ours")
+        return feed(self, record)
+
+    monkeypatch.setattr(Projector, "feed", feed_or_fail)
+    scene.emit("a", *map(step, range(4)))
+    scene.emit("a", *map(step, range(4, 6)))
+    scene.emit("b", *map(step, range(6)))
+    scene.turn()
+    for run_id, events in (("a", 5), ("b", 5)):
+        shown = scene.views.snapshot(run_id)
+        assert shown is not None
+        assert shown.step == 5
+        run = scene.views.followed[run_id]
+        assert run.follower.faults_total == 1
+        assert run.state.events == events
+    assert scene.telemetry.frames_rejected_total == {"internal_error": 2}
+
+
+def test_a_journal_that_cannot_be_read_holds_up_no_other_run(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.emit("a", step(0))
+    scene.emit("b", step(0))
+    scene.turn()
+
+    def damaged(*_: object) -> Iterator[Record]:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    monkeypatch.setattr(scene.views.followed["a"].follower.reader, "records", damaged)
+    scene.emit("a", step(1))
+    scene.emit("b", step(1))
+    scene.turn()
+    shown = scene.views.snapshot("b")
+    assert shown is not None
+    assert shown.step == 1
+    assert not any(run.behind for run in scene.views.followed.values())
+    assert scene.telemetry.frames_rejected_total == {"internal_error": 1}
+
+
+def test_live_runs_stay_in_memory_however_many_and_ended_ones_leave_it_oldest_first(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "FOLLOWED_RUNS_MAX", 3)
+    names = [f"r{number}" for number in range(6)]
+    for name in names:
+        scene.emit(name, step(0))
+        scene.turn()
+    assert scene.views.run_ids() == names[::-1]
+    for name in ("r1", "r3"):
+        scene.emit(name, finished(1))
+    scene.turn()
+    scene.emit("r6", step(0))
+    scene.turn()
+    assert scene.views.run_ids() == ["r6", "r5", "r4", "r2", "r0"]
+    past = scene.views.snapshot("r1")
+    assert past is not None
+    assert past.state == "finished"
+
+
+def test_a_run_of_an_earlier_day_is_shown_as_its_journal_is_now(scene: Scene) -> None:
+    scene.emit("a", step(0))
+    scene.turn()
+    scene.views.followed = {}  # As after a restart, or when it has left memory.
+    for number in (1, 2):
+        scene.emit("a", step(number))
+        shown = scene.views.snapshot("a")
+        assert shown is not None
+        assert shown.step == number
+    history = scene.views.history("a")
+    assert history is not None
+    assert scene.telemetry.intake_latency_seconds == [0.0]  # Of the turn alone: reading an old journal is no news.
+
+
+def test_the_list_of_runs_on_disk_learns_of_each_change_of_state(scene: Scene) -> None:
+    changed: list[str] = []
+    scene.pipeline.on_state_changed = changed.append
+    scene.emit("a", step(0))
+    scene.turn()
+    scene.emit("a", step(1))
+    scene.turn()
+    assert changed == ["a"]
+    scene.emit("a", finished(2))
+    scene.turn()
+    assert changed == ["a", "a"]
+    assert b"finished" in (scene.pipeline.summary_of("a") or b"")
+    assert scene.pipeline.summary_of("a") is None
