@@ -53,7 +53,7 @@ def child(kind: str, count: int, endpoint: str, folder: str) -> list[int]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def report(count: int, turns: int) -> int:
+def report(count: int, turns: int) -> None:
     common.print_machine()
     found: dict[str, list[int]] = {kind: [] for kind in KINDS}
     with common.sidecar_alive() as sidecar, tempfile.TemporaryDirectory() as folder:
@@ -64,16 +64,13 @@ def report(count: int, turns: int) -> int:
     for kind, durations in found.items():
         print(f"{kind:24s}{common.microseconds(durations)}")
     p50 = {kind: common.percentile(durations, 0.5) / 1e3 for kind, durations in found.items()}
-    good = [
-        common.verdict("captured wandb.log p50", p50["captured"], BOUND_US, "us"),
-        common.verdict("captured wandb.log(step=) p50", p50["captured, step="], BOUND_US, "us"),
-        common.verdict("real / captured, p50", p50["wandb offline"] / p50["captured"], BOUND_RATIO, "x", at_least=True),
-    ]
+    common.verdict("captured wandb.log p50", p50["captured"], BOUND_US, "us")
+    common.verdict("captured wandb.log(step=) p50", p50["captured, step="], BOUND_US, "us")
+    common.verdict("real / captured, p50", p50["wandb offline"] / p50["captured"], BOUND_RATIO, "x", at_least=True)
     common.print_load_after()
-    return 0 if all(good) else 1
 
 
-def main() -> int:
+def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--calls", type=int, default=1000, help="calls of each kind in each turn (default 1000)")
     parser.add_argument("--turns", type=int, default=2, help="how often the kinds take turns (default 2)")
@@ -81,9 +78,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.child:
         print(json.dumps(calls(options.calls, with_step="step=" in options.child)))
-        return 0
-    return report(options.calls, options.turns)
+    else:
+        report(options.calls, options.turns)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -122,7 +122,7 @@ def pin(core: int | None) -> None:
         os.sched_setaffinity(0, {core})
 
 
-def favour(nice: int | None) -> None:
+def set_priority(nice: int | None) -> None:
     """Let this thread, and those it makes later, go before the other work of a busy machine (below 0: root only).
 
     It shows the tails that a quiet machine would have. Processes started before are not favoured.

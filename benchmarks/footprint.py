@@ -52,7 +52,7 @@ def descendants(pid: int) -> list[int]:
     return [found for child in children for found in [child, *descendants(child)]]
 
 
-def weigh(seconds: float) -> dict[str, float]:
+def measure_sidecar(seconds: float) -> dict[str, float]:
     import sidecar as client
 
     with common.sidecar_alive() as sidecar:
@@ -101,7 +101,7 @@ def main() -> int:
         call = f'import sidecar; run = sidecar.init("benchmark", endpoint="ipc://{folder}/events")'
         begun, _, _ = import_seconds(call)
     print(f"import and the first sidecar.init (16 MiB ring, backed and touched): {1e3 * begun:.1f} ms")
-    found = weigh(options.seconds)
+    found = measure_sidecar(options.seconds)
     print(f"sidecar at {STEPS_PER_SECOND} steps/s of 12 metrics, sampled every second, for {options.seconds:.0f} s "
           f"({found['steps']:.0f} steps); proportional {found['proportional_mib']:.1f} MiB")  # fmt: skip
     common.verdict("resident memory", found["resident_mib"] * 2**20 / 1e6, 90, "MB")

@@ -56,7 +56,7 @@ def report_steps(options) -> None:
 
     common.print_machine()
     with common.sidecar_alive() as sidecar:
-        common.favour(options.nice)
+        common.set_priority(options.nice)
         run = client.init("benchmark", endpoint=sidecar.endpoint)
         common.pin(options.pin)
         found = measure_pairs(run, options.pairs, options.steps)

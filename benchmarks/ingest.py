@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 from benchmarks import common
 
-PARTS = ("rate", "ranks", "paced", "recovery")
 RANKS = (1, 8, 64, 256, 1024)
 RECOVERY_EVENTS = 1_000_000
 
@@ -297,6 +296,9 @@ def profile(events: int, *, ranks: int) -> None:
     print("\n".join(line for line in text.getvalue().splitlines()[6:] if line.strip()))
 
 
+PARTS = {"rate": rate, "ranks": ranks, "paced": paced, "recovery": recovery}
+
+
 def main() -> int:
     parser = common.parser(__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help="rate, ranks, paced, recovery (default: all)")
@@ -310,12 +312,12 @@ def main() -> int:
     if options.bare:
         bare_intake(*options.bare)
     else:
-        unknown = set(options.parts) - set(PARTS)
+        unknown = set(options.parts) - PARTS.keys()
         if unknown:
             parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
         common.print_machine()
         for part in options.parts or PARTS:
-            globals()[part](options)
+            PARTS[part](options)
         common.print_load_after()
     return 0
 

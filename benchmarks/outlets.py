@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 from benchmarks import common
 from benchmarks.footprint import descendants, memory_mib
 
-PARTS = ("rate", "weight", "outage")
 RUN = "load"
 START_NS = 1_790_000_000_000_000_000
 FRAME_EVENTS = 128
@@ -323,6 +322,9 @@ def _await(condition: Callable[[], bool], what: str, manager: Any) -> None:
         raise SystemExit(f"{what} did not arrive: {manager.health(RUN, 'wandb')}")
 
 
+PARTS = {"rate": rate, "weight": weight, "outage": outage}
+
+
 def main() -> int:
     parser = common.parser(__doc__)
     parser.add_argument("part", nargs="?", choices=PARTS, help="one part only")
@@ -334,7 +336,7 @@ def main() -> int:
     options = parser.parse_args()
     common.print_machine()
     for part in [options.part] if options.part else PARTS:
-        {"rate": rate, "weight": weight, "outage": outage}[part](options)
+        PARTS[part](options)
     common.print_load_after()
     return 0
 

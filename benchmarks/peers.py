@@ -248,7 +248,7 @@ def compare(names: list[str], rounds: int, nice: int | None) -> list[Process]:
     rng, work_rounds, taking_part = random.Random(SEED), common.rounds_for(), []
     with common.sidecar_alive() as sidecar, tempfile.TemporaryDirectory() as folder:
         env = common.environment(BENCHMARK_ENDPOINT=sidecar.endpoint, BENCHMARK_OTLP=otlp, HOME=folder)
-        common.favour(nice)
+        common.set_priority(nice)
         processes = [Process(name, Path(folder) / name, work_rounds, env) for name in names]
         try:
             for process in processes:

@@ -2,7 +2,7 @@
 
 Proves: the pipeline takes at most 6 minutes on 2 cores (CPU seconds of the trainer over 2, which a busy machine hardly
 changes); the validation loss falls in every supervised stage; DPO tells better replies from worse in more than 60 % of
-held-back pairs, and in more of them as it goes on; PPO's mean reward rises; samples become at least 20 % less
+held-out pairs, and in more of them as it goes on; PPO's mean reward rises; samples become at least 20 % less
 surprising to an n-gram of the training text. All of it is read from the sidecar's journal, not from the trainer.
 
     python -m benchmarks.pipeline                       # a few minutes; needs torch
@@ -72,7 +72,7 @@ def judge(found: dict[str, Series]) -> bool:
         for stage in SUPERVISED
     ]
     right = found["dpo"]["val/rewards_accuracy"]
-    good.append(common.verdict("dpo, accuracy on held-back pairs", right[-1], 0.6, "", at_least=True))
+    good.append(common.verdict("dpo, accuracy on held-out pairs", right[-1], 0.6, "", at_least=True))
     good.append(common.verdict("dpo, the same, last - first", right[-1] - right[0], 0.0, "", at_least=True))
     rewards = found["ppo"]["ppo/reward"]
     quarter = max(1, len(rewards) // 4)

@@ -16,11 +16,10 @@ import secrets
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import common, witness
-from benchmarks.chaos import Machine, has_frames
+from benchmarks.chaos import Testbed
 from benchmarks.footprint import memory_mib
 
 FAULTS = ("stop_sidecar", "kill_trainer", "stop_trainer", "fill_disk")
@@ -62,15 +61,15 @@ def slope(points: list[tuple[float, float]]) -> tuple[float, float]:
     return value, (rest / (n - 2) / spread) ** 0.5
 
 
-def torment(machine: Machine, seconds: float, every_seconds: float) -> int:
+def inject_faults(testbed: Testbed, seconds: float, every_seconds: float) -> int:
     ends, faults = time.monotonic() + seconds, 0
     while True:
-        pause = machine.rng.expovariate(1 / every_seconds)
+        pause = testbed.rng.expovariate(1 / every_seconds)
         if time.monotonic() + pause > ends:
             time.sleep(max(0.0, ends - time.monotonic()))
             return faults
         time.sleep(pause)
-        getattr(machine, machine.rng.choice(FAULTS))()
+        getattr(testbed, testbed.rng.choice(FAULTS))()
         faults += 1
 
 
@@ -100,28 +99,23 @@ def main() -> int:
     print(f"seed {options.seed}", flush=True)
     with common.folder() as folder:
         (folder / "data").mkdir(mode=0o700)
-        machine = Machine(folder, options, random.Random(options.seed))
+        testbed = Testbed(folder, options, random.Random(options.seed))
         try:
-            common.wait_until(lambda: machine.counter.exists() and witness.emitted(machine.counter) > 0)
-            watcher = Watcher(machine.sidecar.pid)
+            common.wait_until(lambda: testbed.counter.exists() and witness.emitted(testbed.counter) > 0)
+            watcher = Watcher(testbed.sidecar.pid)
             watcher.start()
-            faults = torment(machine, 60 * options.minutes, options.every)
+            faults = inject_faults(testbed, 60 * options.minutes, options.every)
             watcher.stop()
-            settled = machine.settle()
-            machine.sidecar.stop()
-            found = witness.compare(_read(folder), witness.emitted(machine.counter), machine.trainers)
+            settled = testbed.settle()
+            testbed.sidecar.stop()
+            found = witness.compare(witness.journal_in(folder), witness.emitted(testbed.counter), testbed.trainers)
         finally:
-            machine.close()
-    print(f"{options.minutes:g} minutes at {options.rate:,.0f} events/s, {faults} faults, {machine.trainers} trainers")
+            testbed.close()
+    print(f"{options.minutes:g} minutes at {options.rate:,.0f} events/s, {faults} faults, {testbed.trainers} trainers")
     report(watcher.samples)
     found.print()
     common.print_load_after()
     return 0 if settled and found.nothing_lost else 1
-
-
-def _read(folder: Path) -> witness.Journaled:
-    journals = [path for path in (folder / "data").rglob("*.sqlite") if has_frames(path)]
-    return witness.read_journal(journals[0])
 
 
 if __name__ == "__main__":

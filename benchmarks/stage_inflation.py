@@ -218,7 +218,7 @@ def add_options(parser: Any) -> None:
 def report_stages(options: Any) -> None:
     common.print_machine()
     with common.sidecar_alive() as sidecar:
-        common.favour(options.nice)
+        common.set_priority(options.nice)
         for stage in STAGES if options.stage == "all" else (options.stage,):
             measure(stage, sidecar, options)
     common.print_load_after()

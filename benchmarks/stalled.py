@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import common
+from benchmarks import common, witness
 from benchmarks.footprint import descendants, memory_mib
 
 
@@ -102,11 +102,7 @@ def compare(sidecar: common.Sidecar, seconds: float, ring_mb: int) -> bool:
 
 
 def _journaled(folder: Path) -> int:
-    from benchmarks.chaos import has_frames
-    from benchmarks.witness import read_journal
-
-    journals = [path for path in (folder / "data").rglob("*.sqlite") if has_frames(path)]
-    return sum(len(steps) for steps in read_journal(journals[0]).steps.values())
+    return sum(len(steps) for steps in witness.journal_in(folder).steps.values())
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def measure(sidecar: common.Sidecar, blocks: int, core: int | None, nice: int | 
     rounds = common.rounds_for()
     peer = subprocess.Popen([sys.executable, "-m", "benchmarks.step_cost", "--router", f"{sidecar.endpoint}-send"],
                             env=common.environment(), cwd=common.REPOSITORY)  # fmt: skip
-    common.favour(nice)
+    common.set_priority(nice)
     run = client.init("benchmark", endpoint=sidecar.endpoint)
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)

@@ -1,12 +1,15 @@
 """What drawing costs: the pictures of 5 runs x 10,000 steps, and the film of 100,000 steps x 8 ranks.
 
-    python -m benchmarks.viz [--quick] [--browser]
+Proves: the pictures of 5 runs take at most 10 s and 300 MB; the film's page has at most 8 MB and is drawn within 3 s.
+
+    python -m benchmarks.viz                # about a minute and a half
+    python -m benchmarks.viz --quick        # with a tenth of the steps
+    python -m benchmarks.viz --browser      # and the film in headless Chromium (needs playwright)
 
 Given: nothing; it writes journals of its own into a temporary folder. Hands on: a table on standard output.
-Never: touches the user's data. Goals: pictures in 10 s and 300 MB; the film's page in 8 MB, drawn within 3 s.
+Never: touches the user's data.
 """
 
-import argparse
 import math
 import random
 import resource
@@ -15,19 +18,31 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from benchmarks import common
 from sidecar import wire
 from sidecar.journal import Chunk
 from sidecar.store import Store
 
 SECOND = 1_000_000_000
 START = 1_750_000_000 * SECOND
+CASES = ((5, 10_000, 1), (1, 100_000, 8), (1, 100_000, 1), (1, 1_000_000, 1))
+"""(runs, steps, ranks): the first is the goal of the pictures, the second of the film."""
 CHILD = (
     "import resource, sys, time; began = time.perf_counter(); from sidecar.cli import main; code = main(sys.argv[1:]);"
     "print(f'{time.perf_counter() - began:.2f} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}');"
     "sys.exit(code)"
 )
+
+
+class Drawn(NamedTuple):
+    name: str
+    seconds: float
+    memory_mb: float
+    page_mb: float
+    film_seconds: float | None
+    """None: no browser was asked for."""
 
 
 def write_run(directory: Path, run_id: str, steps: int, ranks: int) -> None:
@@ -113,25 +128,38 @@ def _cpu_seconds(process: Any) -> float:
     return sum(sum(child.cpu_times()[:2]) for child in process.children(recursive=True))
 
 
+def measure(base: Path, runs: int, steps: int, ranks: int, *, browser: bool) -> Drawn:
+    """Write the journals, draw them, print a line."""
+    name = f"{runs} run{'s' * (runs > 1)} x {steps:,} steps x {ranks} rank{'s' * (ranks > 1)}"
+    out = base.with_suffix(".html")
+    for run in range(runs):
+        write_run(base, f"r{run}", steps, ranks)
+    seconds, memory, size = draw(base, out)
+    drawn = film(out) if browser else None
+    shown = "{:>11.1f} {:>9.0f} {:>14.1f}".format(*drawn) if drawn else ""
+    print(f"{name:<32} {seconds:>8.1f} {memory:>10.0f} {size:>8.2f}{shown}", flush=True)
+    return Drawn(name, seconds, memory, size, drawn[0] if drawn else None)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What drawing costs.")
+    parser = common.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the steps")
     parser.add_argument("--browser", action="store_true", help="also time the film in headless Chromium (playwright)")
     options = parser.parse_args()
     share = 10 if options.quick else 1
+    common.print_machine()
     with tempfile.TemporaryDirectory(prefix="sidecar-viz-") as folder:
-        base = Path(folder)
-        cases = {"5 runs x 10,000 steps": (5, 10_000, 1), "film, 100,000 steps x 8 ranks": (1, 100_000, 8),
-                 "1 run x 100,000 steps": (1, 100_000, 1), "1 run x 1,000,000 steps": (1, 1_000_000, 1)}
-        drawn = f" {'film in s':>10} {'scrub ms':>9} {'browser CPU s':>14}" if options.browser else ""
-        print(f"{'case':<32} {'seconds':>8} {'MB memory':>10} {'MB page':>8}{drawn}")
-        for number, (name, (runs, steps, ranks)) in enumerate(cases.items()):
-            directory, out = base / str(number), base / f"{number}.html"
-            for run in range(runs):
-                write_run(directory, f"r{run}", steps // share, ranks)
-            seconds, memory, size = draw(directory, out)
-            shown = "{:>11.1f} {:>9.0f} {:>14.1f}".format(*film(out)) if options.browser else ""
-            print(f"{name:<32} {seconds:>8.1f} {memory:>10.0f} {size:>8.2f}{shown}", flush=True)
+        heads = f" {'film in s':>10} {'scrub ms':>9} {'browser CPU s':>14}" if options.browser else ""
+        print(f"{'case':<32} {'seconds':>8} {'MB memory':>10} {'MB page':>8}{heads}")
+        found = [measure(Path(folder) / str(number), runs, steps // share, ranks, browser=options.browser)
+                 for number, (runs, steps, ranks) in enumerate(CASES)]  # fmt: skip
+    pictures, page, *_ = found
+    common.verdict(f"pictures of {pictures.name}", pictures.seconds, 10.0, "s")
+    common.verdict("the same, memory", pictures.memory_mb, 300.0, "MB")
+    common.verdict(f"page of the film of {page.name}", page.page_mb, 8.0, "MB")
+    if page.film_seconds is not None:
+        common.verdict("the same, from opening it to the film drawn", page.film_seconds, 3.0, "s")
+    common.print_load_after()
 
 
 if __name__ == "__main__":

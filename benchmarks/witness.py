@@ -88,6 +88,18 @@ def read_journal(path: Path) -> Journaled:
     return Journaled(sequences, steps, gaps, damaged)
 
 
+def journal_in(folder: Path) -> Journaled:
+    """The journal of the only run below ``folder``. Raises ValueError when there is none, or more than one."""
+    (path,) = [path for path in folder.rglob("*.sqlite") if _has_frames(path)]
+    return read_journal(path)
+
+
+def _has_frames(path: Path) -> bool:
+    """Whether it is a journal, and not a sidecar's other databases."""
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        return bool(database.execute("SELECT 1 FROM sqlite_master WHERE name = 'frames'").fetchone())
+
+
 class Comparison(NamedTuple):
     emitted: int
     journaled: int
@@ -96,14 +108,14 @@ class Comparison(NamedTuple):
     out_of_order: int
     gaps: int
     damaged: int
-    unwitnessed: int
+    uncounted: int
     """Journaled but not counted: at most one per killed trainer, which died between the call and the count."""
 
     def print(self) -> None:
         print(
             f"emitted {self.emitted:,}  journaled {self.journaled:,}  lost {self.lost}  duplicated {self.duplicated}  "
             f"out of order {self.out_of_order}  gaps declared {self.gaps}  rows damaged {self.damaged}  "
-            f"journaled past the count {self.unwitnessed}", flush=True
+            f"journaled past the count {self.uncounted}", flush=True
         )  # fmt: skip
 
     @property
@@ -122,13 +134,13 @@ def compare(journaled: Journaled, total: int, trainers: int) -> Comparison:
     lost = sum(1 for step in range(total) if step not in distinct)
     within = sum(len(steps) - len(set(steps)) for steps in journaled.steps.values())
     repeated = len(everything) - len(distinct) - within
-    unwitnessed = repeated + sum(1 for step in distinct if step >= total)
+    uncounted = repeated + sum(1 for step in distinct if step >= total)
     duplicated = within + sum(len(seqs) - len(set(seqs)) for seqs in journaled.sequences.values())
-    duplicated += max(0, unwitnessed - trainers)
+    duplicated += max(0, uncounted - trainers)
     disorder = sum(1 for seqs in journaled.sequences.values() for a, b in _pairs(seqs) if b != a + 1)
     disorder += sum(1 for steps in journaled.steps.values() for a, b in _pairs(steps) if b <= a)
     return Comparison(
-        total, len(everything), lost, duplicated, disorder, journaled.gaps, journaled.damaged, unwitnessed
+        total, len(everything), lost, duplicated, disorder, journaled.gaps, journaled.damaged, uncounted
     )
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "ingest-paced": ["ingest", "paced", "--seconds", "1", "--rank-counts", "8"],
     "ingest-recovery": ["ingest", "recovery", "--recovery-events", "5000"],
     "peers": ["peers", "--rounds", "1", "--only", "jsonl,prometheus"],
+    "capture_cost": ["capture_cost", "--calls", "20", "--turns", "1"],
     "probe_cost": ["probe_cost", "--pairs", "1", "--batch-size", "1"],
     "instruments": ["instruments", "--rounds", "2", "--every", "8", "--trainer-arguments", INSTRUMENTED],
     "stalled": ["stalled", "--seconds", "2"],

@@ -15,13 +15,13 @@ def journal(*streams: list[int]) -> witness.Journaled:
 def test_all_that_was_emitted_by_two_processes_is_found() -> None:
     found = witness.compare(journal([0, 1, 2], [3, 4]), 5, 2)
     assert found.nothing_lost
-    assert (found.emitted, found.journaled, found.unwitnessed) == (5, 5, 0)
+    assert (found.emitted, found.journaled, found.uncounted) == (5, 5, 0)
 
 
 def test_an_event_between_its_call_and_its_count_is_neither_lost_nor_doubled() -> None:
     found = witness.compare(journal([0, 1, 2, 3], [3, 4]), 5, 2)
     assert found.nothing_lost
-    assert found.unwitnessed == 1
+    assert found.uncounted == 1
 
 
 def test_a_missing_event_is_lost() -> None:

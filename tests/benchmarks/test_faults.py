@@ -52,11 +52,6 @@ def start_trainer(one: common.Sidecar, *options: object, **env: str) -> "subproc
     )
 
 
-def journal_of(one: common.Sidecar) -> witness.Journaled:
-    (path,) = [path for path in (one.folder / "data").rglob("*.sqlite") if chaos.has_frames(path)]
-    return witness.read_journal(path)
-
-
 @pytest.mark.slow
 def test_a_flood_never_blocks_and_every_loss_is_counted(sidecar: common.Sidecar) -> None:
     trainer = start_trainer(sidecar, "--rate", 1e8, "--seconds", 1, SIDECAR_RING_MB="1")
@@ -66,7 +61,7 @@ def test_a_flood_never_blocks_and_every_loss_is_counted(sidecar: common.Sidecar)
     memory_mib = footprint.memory_mib(sidecar.pid)[0]
     sidecar.stop()
     emitted = witness.emitted(sidecar.folder / "counter")
-    found = journal_of(sidecar)
+    found = witness.journal_in(sidecar.folder)
     steps = sum(len(steps) for steps in found.steps.values())
     counted = steps + found.gaps + status["rejected"].get("aside_full", 0)
     assert emitted > 100_000
@@ -107,5 +102,5 @@ def test_a_sidecar_out_of_disk_says_so_and_goes_on_by_itself(sidecar: common.Sid
     finally:
         common.kill(trainer)
     sidecar.stop()
-    found = witness.compare(journal_of(sidecar), witness.emitted(sidecar.folder / "counter"), 1)
+    found = witness.compare(witness.journal_in(sidecar.folder), witness.emitted(sidecar.folder / "counter"), 1)
     assert found.nothing_lost, found
