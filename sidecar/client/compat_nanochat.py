@@ -6,10 +6,8 @@ Never: asks NVML or the host anything (the sidecar does), or sends what was not 
 
 import sys
 from collections.abc import Mapping, Sequence
-from time import monotonic_ns, time_ns
 from typing import Any
 
-from sidecar import wire
 from sidecar.client import compat_rows as rows
 from sidecar.client.mixture import MixtureTracker
 
@@ -135,9 +133,7 @@ class DatasetTracker:
         run = rows.run_for(wandb_run)
         self._tracker.flush(run)
         if run._last_step is None:  # Nobody reports steps that would carry it.
-            datasets, run._datasets = run._datasets, {}
-            if datasets:
-                run._emit(wire.Consumed(time_ns(), monotonic_ns(), step, datasets))
+            run._emit_consumed(step, run._take_counts()[1])
         name = current_dataset_name or self._tracker.current
         if name:
             rows.log(run, {"dataset/current": name}, step, texts=True)

@@ -54,14 +54,7 @@ def log(run: Run, metrics: Mapping[str, Any], step: Any = None, *, texts: bool =
     if at is not None and not late:
         _reached[run] = at
     if kept:
-        run._emit(wire.Log(time_ns(), monotonic_ns(), at, values_of(kept, run), late))
-
-
-def values_of(metrics: dict[str, Any], run: Run) -> dict[str, Any]:
-    """What the wire can carry: device scalars as they are, everything else checked."""
-    on_device = {name: value for name, value in metrics.items() if getattr(value, "is_cpu", True) is False}
-    rest = {name: value for name, value in metrics.items() if name not in on_device}
-    return values.metrics(rest, run.rejected) | on_device
+        run._emit(wire.Log(time_ns(), monotonic_ns(), at, values.metrics_and_device_scalars(kept, run.rejected), late))
 
 
 def measured(metrics: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -46,28 +46,28 @@ class GpuPhases:
     def __init__(self, rejected: dict[str, int]) -> None:
         self._rejected = rejected
         self._spans: list[Span] = []
-        self._open: Span | None = None
         self._spoilt = False
         self._pool: list[Any] = []
 
-    def begin(self, name: str) -> Span | None:
-        """None where there is nothing to record on: no CUDA, another phase, or a graph being captured."""
-        if name not in METRICS or (module := cuda()) is None:
-            return None
-        if module.is_current_stream_capturing() or len(self._spans) >= SPANS_MAX:
-            self._spoilt = True  # A part of a step is worse than none.
-            return None
+    def begin(self, name: str, outer: Span | None = None) -> Span | None:
+        """None where there is nothing to record on: no CUDA, another phase, or a graph being captured.
+
+        ``outer`` is the span of the phase around this one: what this one takes is not counted there.
+        """
         try:
-            span = Span(name, self._event(module), self._event(module), self._open)
+            if name not in METRICS or (module := cuda()) is None:
+                return None
+            if module.is_current_stream_capturing() or len(self._spans) >= SPANS_MAX:
+                self._spoilt = True  # A part of a step is worse than none.
+                return None
+            span = Span(name, self._event(module), self._event(module), outer)
             span.start.record()
         except Exception:  # noqa: BLE001 - Hot path: a failing device is the script's to notice, not ours to raise.
             self._fail()
             return None
-        self._open = span
         return span
 
     def end(self, span: Span) -> None:
-        self._open = span.outer
         try:
             module = cuda()
             if module is None or module.is_current_stream_capturing():

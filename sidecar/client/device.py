@@ -27,7 +27,11 @@ class Ticket(Protocol):
 
 
 class DeviceScalars:
-    """Records of one run whose values are outstanding. Used from the training thread only."""
+    """Records of one run whose values are outstanding.
+
+    Any thread may ask what has arrived: asking a ticket lets other threads run, so an entry is taken off the queue
+    before it is asked, and put back when it is not ready.
+    """
 
     def __init__(self, copy: Callable[[Sequence[Any]], Ticket] | None = None) -> None:
         self._copy = copy or copy_to_host
@@ -72,25 +76,31 @@ class DeviceScalars:
     def expect(self, seq: int, names: list[str], ticket: Ticket) -> int:
         """Remember that record ``seq`` is to be completed. Returns how many older ones had to be given up for it."""
         self.outstanding.append((seq, names, ticket))
-        given_up = max(0, len(self.outstanding) - TICKETS_MAX)
-        for _ in range(given_up):
-            self.outstanding.popleft()
+        given_up = 0
+        while len(self.outstanding) > TICKETS_MAX and self._oldest() is not None:
+            given_up += 1
         return given_up
 
     def arrived(self) -> list[tuple[int, dict[str, Any]]]:
         """(seq, values) of the records whose values are here, oldest first; stops at the first that is not."""
-        done = []
-        while self.outstanding:
-            seq, names, ticket = self.outstanding[0]
+        done: list[tuple[int, dict[str, Any]]] = []
+        while (entry := self._oldest()) is not None:
+            seq, names, ticket = entry
             try:
                 if not ticket.ready():
+                    self.outstanding.appendleft(entry)
                     break
                 found: dict[str, Any] = dict(zip(names, ticket.values(), strict=True))
             except Exception:  # noqa: BLE001 - A device that has failed: these will never come, the record goes on without.
                 found = dict.fromkeys(names)
-            self.outstanding.popleft()
             done.append((seq, found))
         return done
+
+    def _oldest(self) -> tuple[int, list[str], Ticket] | None:
+        try:
+            return self.outstanding.popleft()
+        except IndexError:  # Another thread was faster.
+            return None
 
 
 class _Mixed:

@@ -17,12 +17,13 @@ from sidecar import ring as ring_file
 from sidecar import wire
 from sidecar.client import values
 from sidecar.client.device import DeviceScalars, Ticket
-from sidecar.client.pump import CONNECT_SECONDS, Pump
+from sidecar.client.pump import CONNECT_SECONDS, Pump, warn
 from sidecar.rendezvous import endpoint_key, private_directory, ring_directories
 
 ASIDE_EVENTS_MAX = 4096  # Events that met a held lock; the next call, or wake-up of the pump, moves them into the ring.
 REPORT_SECONDS = 1.0
 DEVICE_SECONDS = 2.0  # How long the end of a run lets a device complete the scalars that were passed last.
+LOCK_SECONDS = 0.5  # Nobody holds the lock for longer than microseconds.
 
 
 class Emitter:
@@ -55,6 +56,11 @@ class Emitter:
             self.emit(wire.ClientReport(time_ns(), monotonic_ns(), dict(self.rejected), self.ring.overwritten))
         self.emit(event)
         self.emit = self._after_finish
+        if self.lock.acquire(timeout=LOCK_SECONDS):  # Bounded: the thread that holds it may be the one we interrupted.
+            try:
+                self._store_aside()  # Left for the pump, the last event could miss the flush.
+            finally:
+                self.lock.release()
         delivered = self.pump.flush(timeout_seconds if self.pump.connected else min(timeout_seconds, CONNECT_SECONDS))
         self.pump.stop()
         if delivered:
@@ -94,20 +100,21 @@ class Emitter:
         """In a forked child: the ring, the socket and the thread belong to the parent."""
         self.emit = self._in_child
         self.lock = threading.Lock()
-        self.ring.forget()
+        with contextlib.suppress(BufferError):  # The pump was reading at the moment of the fork: that view stays.
+            self.ring.forget()
 
     def housekeeping(self) -> None:
         """Called by the pump at each wake-up: move what was left aside, report what was lost."""
-        if self._aside:
-            with self.lock:
+        if self._aside and self.lock.acquire(timeout=LOCK_SECONDS):
+            try:
                 self._store_aside()
+            finally:
+                self.lock.release()
         now_ns = monotonic_ns()
         totals = (dict(self.rejected), self.ring.overwritten)
         if totals != self._reported and now_ns >= self._next_report_ns:
             self._reported, self._next_report_ns = totals, now_ns + int(REPORT_SECONDS * 1e9)
-            payload = self._encode(wire.ClientReport(time_ns(), now_ns, *totals))
-            with self.lock:
-                self._store(payload)
+            self._put(self._encode(wire.ClientReport(time_ns(), now_ns, *totals)), [], None)
 
     def _to_ring(self, event: wire.Event) -> None:
         """A call that finds the lock held, or re-enters (a signal handler), leaves the event aside."""
@@ -116,9 +123,14 @@ class Emitter:
         try:
             payload = self._encode(event)
         except Exception:  # noqa: BLE001 - Some value has no form on the wire, or is still on a device: keep the others.
-            self._put(*self._encode_what_can_be(event))
+            self._put_what_can_be_encoded(event)
             return
-        if len(payload) <= self._record_bytes_max and self.lock.acquire(False):  # The usual case, without detours.
+        try:
+            free = len(payload) <= self._record_bytes_max and self.lock.acquire(False)
+        except BaseException:
+            self._recover_lock()
+            raise
+        if free:  # The usual case, without detours.
             try:
                 if self._aside:
                     self._store_aside()
@@ -129,7 +141,12 @@ class Emitter:
             self._put(payload, [], None)
 
     def _put(self, payload: bytes, names: list[str], ticket: Ticket | None) -> None:
-        if self.lock.acquire(False):
+        try:
+            free = self.lock.acquire(False)
+        except BaseException:
+            self._recover_lock()
+            raise
+        if free:
             try:
                 self._store_aside()
                 self._store(payload, names, ticket)
@@ -140,6 +157,11 @@ class Emitter:
         else:
             values.count(self.rejected, "aside_full")
 
+    def _recover_lock(self) -> None:
+        """A signal handler raised (Ctrl-C) while the lock was being taken: if it had been, nobody would release it."""
+        self.lock.acquire(timeout=LOCK_SECONDS)
+        self.lock.release()
+
     def _store_aside(self) -> None:
         """Before whatever is stored next: a step that arrived behind its successors would look like a restart."""
         while self._aside:
@@ -149,19 +171,26 @@ class Emitter:
         values.count(self.rejected, "after_finish")
 
     def _in_child(self, event: wire.Event) -> None:
+        if "in_forked_child" not in self.rejected:
+            warn("sidecar: this process was forked after sidecar.init: call it here, or nothing from here is kept")
         values.count(self.rejected, "in_forked_child")
 
-    def _encode_what_can_be(self, event: wire.Event) -> tuple[bytes, list[str], Ticket | None]:
-        metrics, names, ticket = self.device.start(getattr(event, "metrics", {}), self.rejected)
+    def _put_what_can_be_encoded(self, event: wire.Event) -> None:
+        given = getattr(event, "metrics", None)
+        if given is None:
+            values.count(self.rejected, "unsupported_type")
+            return
+        metrics, names, ticket = self.device.start(given, self.rejected)
         kept = values.metrics(metrics, self.rejected)
         if ticket is not None:
             kept[wire.PENDING] = len(names)
-        return self._encode(msgspec.structs.replace(event, metrics=kept)), names, ticket
+        self._put(self._encode(msgspec.structs.replace(event, metrics=kept)), names, ticket)
 
     def _complete_records(self) -> None:
         """Send the device scalars that have arrived, each to the record it belongs to."""
         for seq, late in self.device.arrived():
-            self._put(self._encode(wire.Completion(time_ns(), monotonic_ns(), seq, dict(late))), [], None)
+            found = values.metrics(late, self.rejected)
+            self._put(self._encode(wire.Completion(time_ns(), monotonic_ns(), seq, found)), [], None)
 
     def _await_device(self, timeout_seconds: float) -> None:
         deadline = monotonic_ns() + int(timeout_seconds * 1e9)
@@ -196,7 +225,7 @@ def _make_ring(hello: wire.Hello, endpoint: str) -> ring_file.Ring:
     encoded = wire.encode(hello)
     name = f"{endpoint_key(endpoint)}-{hello.rank}-{hello.session:016x}"
     for directory in ring_directories():
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, OverflowError):  # No space, no permission, an absurd size.
             capacity = _capacity(private_directory(directory))
             if capacity >= ring_file.CAPACITY_BYTES_MIN:
                 return ring_file.create(

@@ -130,7 +130,10 @@ def _device(model: Any) -> dict[str, Any]:
 def gpu_uuids() -> list[str]:
     """UUID of our device as NVML spells it; empty without CUDA. NVML ignores CUDA_VISIBLE_DEVICES."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+    try:
+        if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+            return []
+        uuid = str(getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", ""))
+    except Exception:  # noqa: BLE001 - A torch that is only half imported, or a device that has failed.
         return []
-    uuid = str(getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", ""))
     return [uuid if uuid.startswith("GPU-") else f"GPU-{uuid}"] if uuid else []

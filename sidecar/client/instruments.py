@@ -38,8 +38,8 @@ class Instruments:
         self._bins: deque[tuple[Numbers, str, int | None]] = deque()
         self._closers: list[Callable[[], None]] = []
 
-    def begin_gpu_phase(self, name: str) -> cuda_phases.Span | None:
-        span = self.gpu_phases.begin(name)
+    def begin_gpu_phase(self, name: str, outer: cuda_phases.Span | None) -> cuda_phases.Span | None:
+        span = self.gpu_phases.begin(name, outer)
         if span is not None:
             self.busy = True  # A script may come to its GPU only after some steps.
         return span
@@ -106,10 +106,11 @@ class Instruments:
 
     def emit_arrived_bins(self) -> None:
         while self._bins:
-            numbers, name, step = self._bins.popleft()
-            with self._guard("histogram"):
+            with self._guard("histogram"), contextlib.suppress(IndexError):  # Another thread may have been faster.
+                entry = self._bins.popleft()
+                numbers, name, step = entry
                 if not numbers.ready():
-                    self._bins.appendleft((numbers, name, step))
+                    self._bins.appendleft(entry)
                     return
                 self._run._emit_bins(name, histogram.unpacked(numbers.values()), step)
 

@@ -4,8 +4,9 @@ Given: a name, entered and left. Hands on: seconds to the step under way, or two
 Never: raises, or hides an exception of the code inside.
 """
 
+import threading
 from time import monotonic_ns, time_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecar import wire
 from sidecar.client.cuda_phases import METRICS
@@ -14,44 +15,77 @@ if TYPE_CHECKING:
     from sidecar.client.run import Run
 
 
-class Phase:
-    """Context manager of :meth:`Run.phase`. Nested phases count their time once, for the innermost."""
+class OpenPhases(threading.local):
+    """The phases that the calling thread is in, outermost first. A checkpoint written by another thread does not
+    contain the forward pass that goes on meanwhile."""
 
-    __slots__ = ("_gpu", "_name", "_nested_ns", "_outer", "_run", "_started_ns")
+    def __init__(self) -> None:
+        self.stack: list[_Entry] = []
+
+
+class _Entry:
+    """One stay in a phase."""
+
+    __slots__ = ("gpu", "name", "nested_ns", "stack", "started_ns")
+
+    def __init__(self, name: str, stack: "list[_Entry]") -> None:
+        self.name, self.stack = name, stack
+        self.started_ns, self.nested_ns = monotonic_ns(), 0
+        self.gpu: Any = None
+
+    def leave(self) -> "_Entry | None":
+        """Off the stack, wherever in it (generators are closed late); returns the phase around this one."""
+        place = self.stack.index(self)
+        del self.stack[place]
+        return self.stack[place - 1] if place else None
+
+
+class Phase:
+    """Context manager of :meth:`Run.phase`; may be entered again. Nested phases count their time once, for the
+    innermost."""
+
+    __slots__ = ("_entered", "_name", "_run")
 
     def __init__(self, run: "Run", name: str) -> None:
         self._run, self._name = run, name
-        self._nested_ns = self._started_ns = 0
-        self._outer: Phase | None = None
+        self._entered: list[_Entry] = []
 
     def __enter__(self) -> "Phase":
-        run = self._run
-        self._outer = run._phase
-        run._phase = self
-        self._started_ns = monotonic_ns()
-        self._gpu = run._instruments.begin_gpu_phase(self._name) if self._name in METRICS else None
-        if self._name not in wire.STEP_PHASES:
+        run, name = self._run, self._name
+        stack = run._open_phases.stack
+        entry = _Entry(name, stack)
+        if name in METRICS:
+            around = next((each.gpu for each in reversed(stack) if each.gpu is not None), None) if stack else None
+            entry.gpu = run._instruments.begin_gpu_phase(name, around)
+        stack.append(entry)
+        self._entered.append(entry)
+        if name not in wire.STEP_PHASES:
             with run._guard():
-                run._emitter.emit(wire.PhaseEntered(time_ns(), self._started_ns, run._last_step, self._name))
+                run._emitter.emit(wire.PhaseEntered(time_ns(), entry.started_ns, run._last_step, name))
         return self
 
     def cancel(self) -> None:
         """Leave a phase of a step that turned out to be none: nothing is counted."""
-        self._run._phase = self._outer
-        if self._outer is not None:
-            self._outer._nested_ns += self._nested_ns
+        if self._entered:
+            entry = self._entered.pop()
+            outer = entry.leave()
+            if outer is not None:
+                outer.nested_ns += entry.nested_ns
 
     def __exit__(self, *error: object) -> None:
-        run, ended_ns = self._run, monotonic_ns()
-        run._phase = self._outer
-        if self._gpu is not None:
-            run._instruments.gpu_phases.end(self._gpu)
-        elapsed_ns = ended_ns - self._started_ns
-        if self._outer is not None:
-            self._outer._nested_ns += elapsed_ns
-        seconds = (elapsed_ns - self._nested_ns) / 1e9
+        ended_ns = monotonic_ns()
+        if not self._entered:
+            return
+        run, entry = self._run, self._entered.pop()
+        outer = entry.leave()
+        if entry.gpu is not None:
+            run._instruments.gpu_phases.end(entry.gpu)
+        elapsed_ns = ended_ns - entry.started_ns
+        if outer is not None:
+            outer.nested_ns += elapsed_ns
+        seconds = (elapsed_ns - entry.nested_ns) / 1e9
         if self._name not in wire.STEP_PHASES:
             with run._guard():
                 run._emitter.emit(wire.PhaseExited(time_ns(), ended_ns, run._last_step, self._name, seconds))
-        elif self._outer is None or self._outer._name in wire.STEP_PHASES:
-            run._phases[self._name] = run._phases.get(self._name, 0.0) + seconds
+        elif outer is None or outer.name in wire.STEP_PHASES:
+            run._add_phase(self._name, seconds)

@@ -30,6 +30,7 @@ HELLO_SECONDS = 0.5
 REFUSED_SECONDS = 30.0
 REWIND_SECONDS = 0.1  # At most one rewind in this time: each duplicate frame in a burst asks for one.
 DESCRIPTORS_SECONDS = 0.25  # Between two looks, while the process has no file descriptor left.
+STOP_SECONDS = 2.0
 CONNECT_SECONDS = 1.0  # How long a flush waits for a sidecar that never answered.
 
 
@@ -52,7 +53,11 @@ class Pump:
         self._thread = threading.Thread(target=self._run, name="sidecar-pump", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        """Begin to send. A process that may not have another thread trains on, and its events wait in the ring."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            warn("sidecar: events stay in the ring, no thread can send them: %s", error)
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until everything is acknowledged, at most ``timeout_seconds``. True: nothing is left in the ring."""
@@ -67,14 +72,15 @@ class Pump:
         """End the thread and close the socket. Bounded: the thread never waits longer than a tick."""
         self._stopping = True
         self._wake.set()
-        self._thread.join(2.0)
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
         try:
             if self._wait_for_descriptors():
                 self._converse()
         except Exception as error:  # noqa: BLE001 - Task boundary: the training process must not notice, the ring keeps everything.
-            _warn("sidecar: events stay in the ring, the pump stopped: %s", error)
+            warn("sidecar: events stay in the ring, the pump stopped: %s", error)
         finally:
             self._idle.set()
 
@@ -83,7 +89,7 @@ class Pump:
         told = False
         while not (self._stopping or descriptors.are_left(descriptors.NEEDED_BY_A_CONTEXT)):
             if not told:
-                _warn("sidecar: no file descriptors left, events stay in the ring until there are; see ulimit -n")
+                warn("sidecar: no file descriptors left, events stay in the ring until there are; see ulimit -n")
                 told = True
             self._on_tick()
             self._finish_flush(time.monotonic())
@@ -161,7 +167,7 @@ class Pump:
     def _handle(self, reply: wire.Ack | wire.Resend | wire.WantHello | wire.Refused, now: float) -> None:
         if isinstance(reply, wire.Refused):
             if self.refused_reason is None:
-                _warn("sidecar: the sidecar refuses this run: %s", reply.reason)
+                warn("sidecar: the sidecar refuses this run: %s", reply.reason)
             self.connected, self.refused_reason = False, reply.reason
             self._next_hello = now + REFUSED_SECONDS
         elif isinstance(reply, wire.WantHello):
@@ -224,7 +230,7 @@ class Pump:
         return True
 
 
-def _warn(text: str, *values: object) -> None:
+def warn(text: str, *values: object) -> None:
     import logging  # Only here: most training processes hear nothing from us, and loading it takes two milliseconds.
 
     logging.getLogger("sidecar").warning(text, *values)

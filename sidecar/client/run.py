@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from time import monotonic_ns, time_ns
 from types import TracebackType
@@ -19,12 +20,14 @@ from sidecar.client.emitter import Emitter
 from sidecar.client.histogram import Bins
 from sidecar.client.instruments import Instruments, NoProbe
 from sidecar.client.loader import TimedLoader
-from sidecar.client.phase import Phase
+from sidecar.client.phase import OpenPhases, Phase
 from sidecar.client.timed_optimizer import TimedOptimizer
 
 __all__ = ["Phase", "Run", "current"]
 
 FLUSH_SECONDS_DEFAULT = 10.0
+FLUSH_SECONDS_MAX = 24 * 3600.0
+DATASETS_PER_STEP_MAX = 1024
 
 _live: "list[Run]" = []  # Those not finished yet, in the order of their beginning.
 
@@ -47,7 +50,9 @@ class Run:
         """What could not be taken, by reason; also sent to the sidecar."""
         self._phases: dict[str, float] = {}
         self._datasets: dict[str, tuple[int, int]] = {}
-        self._phase: Phase | None = None
+        self._counts = threading.RLock()  # Of these two; held for a microsecond, and by a signal handler as well.
+        self._open_phases = OpenPhases()
+        self._finishing = False
         self._last_step: int | None = None
         self._instruments = Instruments(self)
         _live.append(self)
@@ -85,11 +90,14 @@ class Run:
             if epoch is not None:
                 sent["train/epoch"] = epoch
             if metrics:
-                sent.update(metrics)
-                for name in metrics:
-                    if type(name) is not str:
-                        sent = values.metrics(sent, self.rejected)
-                        break
+                try:
+                    sent.update(metrics)
+                    for name in metrics:
+                        if type(name) is not str:
+                            sent = values.metrics_and_device_scalars(sent, self.rejected)
+                            break
+                except Exception:  # noqa: BLE001 - No mapping, or a hostile one: the step itself still counts.
+                    values.count(self.rejected, "bad_metrics")
             if type(step) is not int or not 0 <= step <= wire.STEP_MAX:
                 number = values.step_number(step)
                 if number is None:
@@ -97,10 +105,8 @@ class Run:
                     return
                 step = number
             phases, datasets = self._phases, self._datasets
-            if phases:
-                self._phases = {}
-            if datasets:
-                self._datasets = {}
+            if phases or datasets:
+                phases, datasets = self._take_counts()
             busy = self._instruments.busy
             if busy:
                 self._instruments.before_step(step, sent)
@@ -114,16 +120,15 @@ class Run:
     def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Any numbers, at any time. Without ``step`` they belong to the step last begun."""
         with self._guard():
-            given = dict(metrics)
-            on_device = {n: value for n, value in given.items() if type(n) is str and values.is_on_device(value)}
-            sent = values.metrics({n: v for n, v in given.items() if n not in on_device}, self.rejected) | on_device
-            if sent or not given:
+            sent = values.metrics_and_device_scalars(metrics, self.rejected)
+            if sent or not metrics:
                 self._emitter.emit(wire.Log(time_ns(), monotonic_ns(), self._step(step), sent))
 
     def text(self, name: str, text: str, step: int | None = None) -> None:
         """A text, such as a sample. It stays on this machine unless the sidecar is told otherwise."""
         with self._guard():
-            self._emitter.emit(wire.Text(time_ns(), monotonic_ns(), self._step(step), values.label(name), str(text)))
+            kept = values.text(text)
+            self._emitter.emit(wire.Text(time_ns(), monotonic_ns(), self._step(step), values.label(name), kept))
 
     def histogram(self, name: str, values_: Any, step: int | None = None, *, bins: int = 64) -> None:
         """The distribution of a tensor, array or list, in ``bins`` equal bins; only the bins leave the process."""
@@ -166,9 +171,12 @@ class Run:
     def dataset(self, name: str, *, samples: int = 0, tokens: int = 0) -> None:
         """What the current step consumed from a dataset, on this rank. Counted when the step ends."""
         with self._guard("bad_dataset"):
-            name = values.label(name)
-            old_samples, old_tokens = self._datasets.get(name, (0, 0))
-            self._datasets[name] = (old_samples + int(samples), old_tokens + int(tokens))
+            name, more_samples, more_tokens = values.label(name), values.integer(samples), values.integer(tokens)
+            with self._counts:
+                if name not in self._datasets and len(self._datasets) >= DATASETS_PER_STEP_MAX:
+                    raise ValueError("too many datasets in one step")
+                old_samples, old_tokens = self._datasets.get(name, (0, 0))
+                self._datasets[name] = (old_samples + more_samples, old_tokens + more_tokens)
 
     def dataset_loss(self, names: Sequence[str], losses: Any, mask: Any = None) -> None:
         """Losses of a micro-batch by dataset, from values the step has anyway; the sidecar joins all ranks.
@@ -185,13 +193,13 @@ class Run:
     ) -> None:
         """A checkpoint has been written: how long it took and how large it is. ``path``: the file or folder, which
         W&B gets as an artifact where ``--allow artifacts`` says so."""
-        with self._guard():
+        with self._guard("bad_checkpoint"):
             event = wire.Checkpoint(
                 time_ns(),
                 monotonic_ns(),
                 self._step(step),
                 None if seconds is None else float(seconds),
-                bytes,
+                None if bytes is None else values.integer(bytes),
                 values.label(name),
                 values.path(path),
             )
@@ -215,13 +223,19 @@ class Run:
         Where no sidecar ever answered it waits one second. What is not acknowledged stays in the ring, from where the
         next sidecar takes it. Idempotent; also called when the interpreter exits.
         """
+        if self._finishing or not self._emitter.is_open:
+            return
+        self._finishing = True  # Also for a signal handler that comes while we wait below.
         with self._guard():
-            if self._emitter.is_open:
+            limit = FLUSH_SECONDS_DEFAULT if timeout_seconds is None else max(0.0, float(timeout_seconds))
+            if self in _live:
                 _live.remove(self)
-                self._instruments.close()
-                self._emit_leftovers()
-                limit = FLUSH_SECONDS_DEFAULT if timeout_seconds is None else timeout_seconds
-                self._emitter.finish(wire.Finished(time_ns(), monotonic_ns(), state, reason), limit)
+            self._instruments.close()
+            self._emit_leftovers()
+            last = wire.Finished(
+                time_ns(), monotonic_ns(), values.label(state), None if reason is None else values.label(reason)
+            )
+            self._emitter.finish(last, min(limit, FLUSH_SECONDS_MAX))
 
     def __enter__(self) -> "Run":
         return self
@@ -229,7 +243,7 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
             self.finish()
         else:
             self.finish("failed", reason=kind.__name__)
@@ -245,12 +259,24 @@ class Run:
         """A row that may still change, for the captures: it survives a kill, and is sent only when it is emitted."""
         self._emitter.hold(event)
 
+    def _add_phase(self, name: str, seconds: float) -> None:
+        with self._counts:
+            self._phases[name] = self._phases.get(name, 0.0) + seconds
+
+    def _take_counts(self) -> tuple[dict[str, float], dict[str, tuple[int, int]]]:
+        with self._counts:
+            taken = self._phases, self._datasets
+            self._phases, self._datasets = {}, {}
+        return taken
+
     def _emit_leftovers(self) -> None:
         """Phases and consumption that no step carried away."""
-        phases, datasets, step = self._phases, self._datasets, self._last_step
-        self._phases, self._datasets = {}, {}
+        phases, datasets = self._take_counts()
         for name, seconds in phases.items():
-            self._emitter.emit(wire.PhaseExited(time_ns(), monotonic_ns(), step, name, seconds))
+            self._emitter.emit(wire.PhaseExited(time_ns(), monotonic_ns(), self._last_step, name, seconds))
+        self._emit_consumed(self._last_step, datasets)
+
+    def _emit_consumed(self, step: int | None, datasets: dict[str, tuple[int, int]]) -> None:
         if datasets:
             self._emitter.emit(wire.Consumed(time_ns(), monotonic_ns(), step, datasets))
 
@@ -272,11 +298,14 @@ class Run:
 
 def _forget_all_after_fork() -> None:
     for run in list(_live):
+        run._counts = threading.RLock()  # Another thread may have held it.
         run._emitter.forget_after_fork()
 
 
 def _finish_all_at_exit() -> None:
-    error = getattr(sys, "last_type", None)  # Set by the interpreter when an exception ended the program.
+    # Set by the interpreter when an exception ended the program. In an interactive session, where sys.ps1 is set, any
+    # earlier line or cell may have left it behind.
+    error = None if hasattr(sys, "ps1") else getattr(sys, "last_type", None)
     for run in list(_live):
         run.finish("failed", reason=error.__name__) if error else run.finish()
 

@@ -8,10 +8,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from sidecar.wire import NAME_BYTES_MAX, STEP_MAX, Metrics
+import msgspec
+
+from sidecar.wire import NAME_BYTES_MAX, PENDING, RECORD_BYTES_MAX, STEP_MAX, Metrics
 
 ARRAY_ITEMS_MAX = 512
 PATH_BYTES_MAX = 4096
+MAP_BYTES_MAX = RECORD_BYTES_MAX - 4096  # A changed configuration is one record, with a little around it.
+TEXT_OF_VALUE_CHARS_MAX = 1000
 INT64 = range(-(2**63), 2**63)
 
 
@@ -68,6 +72,8 @@ def metrics(values: dict[Any, Any], rejected: dict[str, int]) -> Metrics:
         try:
             if not isinstance(name, str):
                 raise Unsupported("name_not_string")
+            if name == PENDING:
+                raise Unsupported("reserved_name")
             name.encode()
             kept[str(name)] = _value(value, depth=0)
         except Unsupported as error:
@@ -77,6 +83,13 @@ def metrics(values: dict[Any, Any], rejected: dict[str, int]) -> Metrics:
         except Exception:  # noqa: BLE001 - Foreign code: even asking for a class may raise. The others are still taken.
             count(rejected, "unsupported_type")
     return kept
+
+
+def metrics_and_device_scalars(values: Mapping[Any, Any], rejected: dict[str, int]) -> dict[str, Any]:
+    """As :func:`metrics`, but tensors on a device stay as they are: the emitter copies them asynchronously."""
+    given = dict(values)
+    on_device = {name: value for name, value in given.items() if type(name) is str and is_on_device(value)}
+    return metrics({name: value for name, value in given.items() if name not in on_device}, rejected) | on_device
 
 
 def _value(value: Any, depth: int) -> Any:
@@ -96,18 +109,33 @@ def _value(value: Any, depth: int) -> Any:
     if isinstance(value, list | tuple):
         return [_value(item, depth + 1) for item in value]
     if isinstance(value, dict):
-        return {str(key): _value(item, depth + 1) for key, item in value.items()}
+        return {text(key): _value(item, depth + 1) for key, item in value.items()}
     if isinstance(value, bytes | bytearray | memoryview | set | frozenset):
         return _reject("unsupported_type")
     return _value(plain(value), depth + 1)
 
 
-def wire_map(given: Mapping[str, Any] | None, rejected: dict[str, int] | None = None) -> dict[str, Any]:
-    """A map that surely fits the wire: what has no form there is kept as its text, bounded."""
+def wire_map(
+    given: Mapping[str, Any] | None, rejected: dict[str, int] | None = None, *, bytes_max: int = MAP_BYTES_MAX
+) -> dict[str, Any]:
+    """A map that surely fits the wire. A value without a form there is kept as its text, of at most 1000 characters.
+
+    Entries for which there is no room in ``bytes_max`` are left out and counted as "map_too_large": a Hello that does
+    not fit one message would never reach the sidecar.
+    """
+    counters: dict[str, int] = {} if rejected is None else rejected
     result: dict[str, Any] = {}
+    room_bytes = bytes_max
     for key, value in dict(given or {}).items():
-        kept = metrics({str(key): value}, {} if rejected is None else rejected)
-        result[str(key)] = kept[str(key)] if kept else str(value)[:1000]
+        name = text(key)
+        kept = metrics({name: value}, counters)
+        entry = kept[name] if name in kept else text(value)[:TEXT_OF_VALUE_CHARS_MAX]
+        size = len(msgspec.msgpack.encode((name, entry)))
+        if size > room_bytes:
+            count(counters, "map_too_large")
+            continue
+        room_bytes -= size
+        result[name] = entry
     return result
 
 
@@ -124,20 +152,42 @@ def step_number(step: Any) -> int | None:
         return None
 
 
+def text(given: Any) -> str:
+    """Any object as text that UTF-8 can carry: a lone surrogate (from undecodable bytes) becomes a question mark."""
+    try:
+        found = str(given)
+    except Exception:  # noqa: BLE001 - Foreign code, see plain().
+        return f"<{type(given).__name__}>"
+    try:
+        found.encode()
+    except UnicodeEncodeError:
+        return found.encode(errors="replace").decode()
+    return found
+
+
+def integer(given: Any) -> int:
+    """A count. Raises Unsupported for what is on a device (reading it would wait) or does not fit 64 bits, and
+    whatever ``int`` raises for what is no number."""
+    if is_on_device(given):
+        raise Unsupported("device_tensor")
+    number = int(given)
+    return number if number in INT64 else _reject("integer_too_large")
+
+
 def label(name: Any) -> str:
     """A name as text that fits the wire, whatever was passed."""
     try:
-        text = name if type(name) is str else str(name)
-        return text.encode(errors="replace")[:NAME_BYTES_MAX].decode(errors="ignore")
+        found = name if type(name) is str else str(name)
+        return found.encode(errors="replace")[:NAME_BYTES_MAX].decode(errors="ignore")
     except Exception:  # noqa: BLE001 - Foreign code, see plain().
         return "unnamed"
 
 
 def path(given: Any) -> str:
     """A place as an absolute path, whatever stands for it; a URL as it is; nothing for None or what is too long."""
-    text = "" if given is None else os.fsdecode(given)
-    text = text if "://" in text or not text else os.path.abspath(text)
-    return text if len(text.encode(errors="replace")) <= PATH_BYTES_MAX else ""
+    place = "" if given is None else os.fsdecode(given)
+    place = text(place if "://" in place or not place else os.path.abspath(place))
+    return place if len(place.encode()) <= PATH_BYTES_MAX else ""
 
 
 def count(counters: dict[str, int], reason: str, amount: int = 1) -> None:

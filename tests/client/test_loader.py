@@ -98,7 +98,7 @@ def test_exceptions_of_the_loader_pass_and_no_phase_stays_open(run: Run) -> None
         next(batches)
     with pytest.raises(TypeError, match="not iterable"):
         iter(run.data(5))
-    assert run._phase is None
+    assert run._open_phases.stack == []
 
 
 def test_a_real_loader_with_workers_gives_what_it_would_give(run: Run) -> None:
@@ -145,7 +145,7 @@ def test_an_optimizer_that_raises_leaves_no_phase_open_beyond_the_next_step(run:
     with pytest.raises(RuntimeError, match="diverged"):
         optimizer.step(closure)
     stepped(optimizer, parameter, torch)
-    assert run._phase is None
+    assert run._open_phases.stack == []
 
 
 def test_wrappers_of_optimizers_are_seen_through_and_others_counted(run: Run) -> None:

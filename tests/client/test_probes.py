@@ -367,7 +367,7 @@ def test_where_the_step_itself_computes_gradients_those_are_measured(run: Run) -
         optimizer.zero_grad()
         loss = model(x).square().mean()
         loss.backward()
-        assert run._phase is None  # This is no part of the phase "optimizer".
+        assert run._open_phases.stack == []  # This is no part of the phase "optimizer".
         pauses.append(loss.item())
         return loss
 
@@ -393,7 +393,7 @@ def test_a_closure_that_raises_is_the_scripts_and_leaves_no_phase_open(run: Run)
 
     with pytest.raises(ZeroDivisionError):
         optimizer.step(closure)
-    assert run._phase is None
+    assert run._open_phases.stack == []
 
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,6 @@ from sidecar.client import emitter
 from sidecar.client.run import Run
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    """A run with no sidecar: what it emitted is in its ring."""
-    made = sidecar.init("tests", endpoint=f"ipc://{tmp_path}/nobody")
-    yield made
-    made._emitter.pump.stop()
-    if made._emitter.is_open:
-        made._emitter.emit = made._emitter._after_finish
-        made._emitter.ring.remove()
 
 
 def events(run: Run) -> list[wire.AnyEvent]:

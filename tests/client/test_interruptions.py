@@ -1,0 +1,171 @@
+"""Threads, forks and signals that come at the worst moment."""
+
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sidecar
+from sidecar import wire
+from sidecar.client.device import DeviceScalars
+from sidecar.client.run import Run
+from tests.client.test_run import events, of_kind
+
+
+class Ticket:
+    """Asking it lets other threads run, as asking a CUDA event does."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def ready(self) -> bool:
+        time.sleep(0)
+        return True
+
+    def values(self) -> list[float]:
+        time.sleep(0)
+        return [float(self._number)]
+
+
+def test_device_values_asked_for_by_several_threads_arrive_once_each() -> None:
+    scalars, count = DeviceScalars(), 2000
+    scalars.outstanding.extend((number, ["loss"], Ticket(number)) for number in range(count))
+    found: list[tuple[int, dict[str, Any]]] = []
+    failed: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            found.extend(scalars.arrived())
+        except Exception as error:  # noqa: BLE001 - To be seen by the test, whatever it is.
+            failed.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert sorted(found, key=lambda entry: entry[0]) == [(n, {"loss": float(n)}) for n in range(count)]
+
+
+class InterruptedLock:
+    """Ctrl-C comes right after the lock was taken, before anybody could know."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self.interrupt = True
+
+    def acquire(self, *given: Any, **named: Any) -> bool:
+        taken: bool = self._lock.acquire(*given, **named)
+        if self.interrupt:
+            self.interrupt = False
+            raise KeyboardInterrupt
+        return taken
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+@pytest.mark.parametrize("way", ["step", "long text"])
+def test_ctrl_c_in_the_middle_of_a_call_reaches_the_loop_and_stalls_nothing_after_it(run: Run, way: str) -> None:
+    real = run._emitter.lock
+    run._emitter.lock = InterruptedLock(real)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        run.step(1) if way == "step" else run.text("t", "x" * 300_000)
+    assert not real.locked()
+    run.step(2)
+    assert [event.step for event in of_kind(run, wire.Step)] == [2]
+
+
+def test_an_end_that_meets_a_held_lock_is_stored_before_the_flush(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    emitter, kept = run._emitter, []
+    real = emitter.lock
+
+    class HeldOnce:
+        """As if the pump held it at the moment of the last event."""
+
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+            return False if not blocking else real.acquire(timeout=timeout)
+
+        def release(self) -> None:
+            real.release()
+
+    emitter.lock = HeldOnce()  # type: ignore[assignment]
+    monkeypatch.setattr(emitter.pump, "flush", lambda timeout: kept.extend(events(run)) or False)
+    run.finish(timeout_seconds=0)
+    assert [type(event) for event in kept] == [wire.Finished]
+
+
+def test_a_signal_during_the_end_does_not_end_it_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = []
+    again = run.finish
+    monkeypatch.setattr(run._instruments, "close", lambda: again("failed", reason="SIGTERM"))
+    monkeypatch.setattr(run._emitter, "finish", lambda event, limit: finished.append(event.state))
+    run.finish()
+    assert finished == ["finished"]
+    assert run.rejected == {}
+
+
+def test_a_child_forked_while_the_pump_was_reading_lets_go_of_every_run(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    second = sidecar.init("tests", endpoint=f"ipc://{tmp_path}/nobody")
+    reading = run._emitter.ring._data[:10]  # What the pump holds for a moment.
+    with run._counts:
+        child = os.fork()
+        if child == 0:
+            reading.release()
+            for each in (run, second):
+                each.step(1)
+                each.dataset("a", samples=1)
+            os._exit(0 if run.rejected == second.rejected == {"in_forked_child": 1} else 1)
+    reading.release()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert events(second) == []
+    assert "Exception ignored" not in capfd.readouterr().err
+    second.finish(timeout_seconds=0)
+
+
+def test_a_forked_child_that_reports_is_told_to_begin_its_own_run(
+    run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    child = os.fork()
+    if child == 0:
+        logging.getLogger("sidecar").addHandler(logging.StreamHandler(sys.__stderr__))
+        run.step(1)
+        run.step(2)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert capfd.readouterr().err.count("forked after sidecar.init") == 1
+
+
+def test_metrics_of_a_wrong_kind_do_not_take_the_step_with_them(run: Run) -> None:
+    wrong: Any = 0.5
+    run.step(1, loss=2.0, metrics=wrong)
+    assert [event.metrics for event in of_kind(run, wire.Step)] == [{"train/loss": 2.0}]
+    assert run.rejected == {"bad_metrics": 1}
+
+
+def test_one_name_that_is_no_text_does_not_take_the_loss_on_a_device_with_it(run: Run) -> None:
+    class OnDevice:
+        is_cpu = False
+
+    names: Any = {5: 1.0, wire.PENDING: 2, "good": 3.0}
+    run._emitter.device._copy = lambda tensors: Ticket(7)
+    import sidecar.client.device as device
+
+    original, device.scalar = device.scalar, lambda value: value
+    try:
+        run.step(1, loss=OnDevice(), metrics=names)
+        run.step(2)
+    finally:
+        device.scalar = original
+    (completion,) = of_kind(run, wire.Completion)
+    assert (completion.seq, completion.metrics) == (0, {"train/loss": 7.0})
+    assert of_kind(run, wire.Step)[0].metrics == {"good": 3.0, wire.PENDING: 1}
+    assert run.rejected == {"name_not_string": 1, "reserved_name": 1}
