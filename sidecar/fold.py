@@ -78,7 +78,7 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
     if phases:
         for name, seconds in phases.items():
             _add_phase(state, rank, name, seconds)
-    if step < rank.reached:  # The same process stepped back, or numbers its steps anew in each epoch.
+    if step < rank.reached:  # The same process went back, or numbers its steps from 0 in each epoch.
         joins.begin_attempt(state, rank, restarted=False)
     elif rank.reached < 0:
         rank.first_step = step
@@ -88,12 +88,12 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
     rank.steps_total += 1
 
     tokens = samples = loss_tokens = 0
-    if (count_ := _count_of(state, metrics.get("train/num_tokens"))) is not None:
-        tokens, state.has_tokens = count_, True
-    if (count_ := _count_of(state, metrics.get("train/num_samples"))) is not None:
-        samples, state.has_samples = count_, True
-    if (count_ := _count_of(state, metrics.get("train/num_loss_tokens"))) is not None:
-        loss_tokens, state.has_loss_tokens = count_, True
+    if (given := _count_of(state, metrics.get("train/num_tokens"))) is not None:
+        tokens, state.has_tokens = given, True
+    if (given := _count_of(state, metrics.get("train/num_samples"))) is not None:
+        samples, state.has_samples = given, True
+    if (given := _count_of(state, metrics.get("train/num_loss_tokens"))) is not None:
+        loss_tokens, state.has_loss_tokens = given, True
     rank.tokens_total += tokens
     rank.samples_total += samples
     if not rank.steps_total & 31 or rank.mark is None:
@@ -120,7 +120,7 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
 
 
 def _past(state: RunState, past: RankState, seq: int, event: Any) -> bool:
-    """The late tail of a dead process: its rows are printed and its work is counted, but nothing is as of now."""
+    """A late record of a dead process: it has a row and its work is counted, but how the run is now stays as it is."""
     if not _step_ok(state, getattr(event, "step", None)):
         return False
     if type(event) is not wire.Step:
@@ -147,7 +147,7 @@ def _count_of(state: RunState, value: Any) -> int | None:
 
 
 def _datasets(state: RunState, consumed: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """The same under bounded names and believable counts; also notes which dataset gives most now."""
+    """The same with a bounded number of names and plausible counts. Also notes which dataset gave most to this step."""
     taken: dict[str, tuple[int, int]] = {}
     most = -1
     for name, (samples, tokens) in consumed.items():
@@ -180,7 +180,7 @@ def _log(state: RunState, rank: RankState, seq: int, event: wire.Log) -> bool:
 
 
 def _step_by_log(state: RunState, rank: RankState, seq: int, event: wire.Log, step: int) -> None:
-    """A captured script knows no step events: a log row further on than all before it tells that steps were done."""
+    """A captured script sends no step events: a log row with a higher step than all before it ends a step."""
     if event.late:
         return
     metrics = as_step(state, rank, event.metrics)
@@ -240,7 +240,7 @@ def _phase_exited(state: RunState, rank: RankState, seq: int, event: wire.PhaseE
     if depth == 0:
         goodput.leave_phase(rank, event.name, event.mono_ns)
         rank.phase_left_received_ns = rank.last_received_ns
-    elif depth is None and not rank.open_phases:  # Its beginning was lost: go by what it says it took.
+    elif depth is None and not rank.open_phases:  # Its start was lost: use the duration it reports.
         goodput.tick(rank, max(rank.clock_mono_ns, event.mono_ns - _nanoseconds(event.seconds)))
         goodput.leave_phase(rank, event.name, event.mono_ns)
     if depth is not None:
@@ -259,8 +259,6 @@ def _add_phase(state: RunState, rank: RankState, name: str, seconds: float) -> N
         if len(rank.phases) >= PHASES_MAX:
             count(state, "phases_over_limit")
             return
-        if not rank.phases:
-            rank.phases = {}
         phase = rank.phases[name] = PhaseTotal()
     if 0 <= seconds < 1e9:
         phase.seconds_total += seconds
@@ -319,7 +317,7 @@ def _run_changed(state: RunState, rank: RankState, seq: int, event: wire.RunChan
 
 
 def _client_report(state: RunState, rank: RankState, seq: int, event: wire.ClientReport) -> None:
-    """Totals of the session so far: they replace what this session said before."""
+    """Totals of the session so far: they replace what it reported before."""
     for reason in list(event.rejected)[:100]:
         rank.rejected[reason] = max(rank.rejected.get(reason, 0), event.rejected[reason])
     rank.overwritten = event.overwritten

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from sidecar import wire
-from sidecar.fold import Record, apply, greet, plain_step, step_ended, ready_records
+from sidecar.fold import Record, apply, greet, plain_step, ready_records, step_ended
 from sidecar.state import RunState
 from sidecar.wire import NAME_BYTES_MAX, SIDECAR_RANK, Hello, Value
 
@@ -89,11 +89,11 @@ class Projector:
         return self._feed(record, rows)
 
     def _feed(self, record: Record, rows: list[Row]) -> list[Row]:
-        """The general case: records that were held, sessions that begin or end, everything but a plain step."""
+        """The general case: records that waited, sessions that begin or end, everything but a plain step."""
         state = self.state
         done = 0
         for ready in ready_records(state, record):
-            if len(state.emitted) > done:  # Steps of a process that is gone, completed by the new one's arrival.
+            if len(state.emitted) > done:  # A new process's arrival completed steps of the one before.
                 done = self._derived(rows, done)
             if not apply(state, ready):
                 continue
@@ -120,7 +120,7 @@ class Projector:
 
 
 def run_info(state: RunState) -> RunInfo:
-    """A copy: what a sink was opened with does not change under it."""
+    """A copy, so that what a sink was opened with does not change while it is used."""
     return RunInfo(
         state.run_id, state.project, state.name, state.stage, state.group, list(state.tags), state.notes,
         state.entity, dict(state.config), dict(state.facts), state.total_steps, state.world_size, state.started_ns,
@@ -187,7 +187,7 @@ def _checkpoint(rows: list[Row], run: str, rank: int, seq: int, event: wire.Chec
 def _hardware(rows: list[Row], run: str, rank: int, seq: int, event: wire.Hardware) -> None:
     metrics: dict[str, Value] = {}
     for key, value in event.host.items():
-        if "@" not in key:  # name@pid and name@mount: one of many; the sum, or the first, has a row.
+        if "@" not in key:  # name@pid and name@mount: one of several; their sum, or the first, has the plain name.
             name, scaled = display("system/", key, value)
             metrics[name] = scaled
     for position, readings in enumerate(event.gpus):
@@ -206,7 +206,7 @@ def _hardware(rows: list[Row], run: str, rank: int, seq: int, event: wire.Hardwa
 
 
 SHOWN = {"utilization_percent": "utilization", "memory_utilization_percent": "memory_utilization"}
-"""GPU readings that the second document names without their unit."""
+"""GPU readings whose published names do not have the unit."""
 
 
 def display(prefix: str, key: str, value: float) -> tuple[str, float]:
@@ -234,15 +234,15 @@ STEPS_WAITING_MAX = 128
 
 
 class Merger:
-    """Makes one row of each step: what the lowest rank sent, and over it what was derived once all had sent.
+    """Makes one row of each step: the lowest rank's values, overlaid with the derived ones.
 
-    Kind ``step``; rank and seq are those of the lowest rank's row. Rows of other kinds pass through. A step whose
-    derived row does not come is handed on alone after 128 further ones, or by ``flush``.
+    Kind ``step``; rank and seq are those of the lowest rank's row. Rows of other kinds pass through. A step without a
+    derived row is handed on alone after 128 further ones, or by ``flush``.
     """
 
     def __init__(self, waiting: dict[int, Row] | None = None) -> None:
         self.waiting: dict[int, Row] = dict(waiting or {})
-        """By step: rows whose derived one has not come. Give it to the next Merger to go on where this one stopped."""
+        """Rows by step whose derived row has not come. Give it to a new Merger to go on where this one stopped."""
         self._lowest: tuple[int, int] | None = None
         """The lowest rank so far, and the last step it reported."""
 
@@ -270,7 +270,7 @@ class Merger:
         known = self.waiting.get(step)
         if known is not None and row.rank > known.rank:
             return
-        if known is not None and row.rank == known.rank:  # The same step again in the same process.
+        if known is not None and row.rank == known.rank:  # The same process reported the step again.
             row = _with(known, {**known.metrics, **row.metrics})
         self.waiting[step] = row
         if len(self.waiting) > STEPS_WAITING_MAX:
@@ -288,6 +288,6 @@ def _merge(sent: Row | None, derived: Row) -> Row:
 
 
 def merged_rows(rows: Iterable[Row]) -> list[Row]:
-    """All at once what a Merger does bit by bit."""
+    """What a Merger makes of all these rows."""
     merger = Merger()
     return [*merger.feed(rows), *merger.flush()]

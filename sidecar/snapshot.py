@@ -53,12 +53,12 @@ class Mfu(msgspec.Struct):
     """The same with causal attention (6N + 6LHQT); None when the numerator was given as one number."""
     causal_percent: float | None = None
     reported_percent: float | None = None
-    """What the script itself claims (train/mfu_reported)."""
+    """MFU as the script itself reports it (train/mfu_reported)."""
     denominator: MfuDenominator = msgspec.field(default_factory=MfuDenominator)
     source: str | None = None
     """Where the peak comes from: table | override | measured | ..."""
     reason: str | None = None
-    """Why it is absent, or why it must not be believed."""
+    """Why it is absent, or why it cannot be right."""
 
 
 class Eta(msgspec.Struct):
@@ -189,7 +189,7 @@ class RunSnapshot(msgspec.Struct):
     """Time in optimizer steps, without evaluation, checkpoints and sampling; of the current progress."""
 
     steps_total: int = 0
-    """Monotonic counters: rework included, never going back. The Prometheus ``*_total`` come from these."""
+    """This and the other ``*_total`` are monotonic: rework included, never going back. Prometheus counters use them."""
     tokens_total: int | None = None
     samples_total: int | None = None
     flops_total: float | None = None
@@ -220,8 +220,8 @@ class RunSnapshot(msgspec.Struct):
     model_facts: dict[str, Any] = {}
     notes: str | None = None
     summary: dict[str, Any] = {}
-    """What the script made of its metrics where that is not the last value logged: its own entries, minima, ...
-    None: the name is in no summary."""
+    """Summary values that the script set itself or asked for (minimum, maximum ...) where they are not the last value
+    logged. None: the name is in no summary."""
     entity: str | None = None
     alerts: list[Alert] = []
     """Newest first, bounded."""

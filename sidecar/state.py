@@ -36,7 +36,7 @@ NOBODY = -2
 COUNT_MAX = 2**48
 """Largest believable token or sample count of one step; keeps every total inside 64 bits."""
 
-# Seconds. From sub-millisecond toy steps to ten minutes.
+# Seconds, from toy steps below a millisecond to ten minutes.
 STEP_BOUNDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
 )
@@ -65,7 +65,7 @@ class PhaseTotal(msgspec.Struct):
 
 
 class Held(msgspec.Struct):
-    """A record that waits: for its own late values, or behind one that does."""
+    """A record that waits for its own late values, or for an earlier record that does."""
 
     seq: int
     event: wire.AnyEvent
@@ -77,7 +77,7 @@ class RankState(msgspec.Struct):
     session: int = 0
     sessions: int = 0
     past: list[int] = []
-    """Sessions before this one; what still comes of them is history, not a restart."""
+    """Earlier sessions. Records of theirs that still arrive are history, not a restart."""
     started_ns: int = 0
     started_mono_ns: int = 0
     attempt: int = 0
@@ -107,13 +107,13 @@ class RankState(msgspec.Struct):
     """Newest step that has arrived, even if it is still held."""
     steps_total: int = 0
     log_steps: int = 0
-    """Of these, steps that only a captured library's log rows told of."""
+    """Of these, steps that were inferred from a captured library's log rows."""
     tokens_total: int = 0
     samples_total: int = 0
     tokens_reported: tuple[int, int] | None = None
-    """(session, total) that a captured script's log row told of last."""
+    """(session, running total) in the last log row of a captured script."""
     clock_mono_ns: int = 0
-    """Time is in the ledger up to here; what lies between two step ends gathers in open_ns."""
+    """The ledger accounts for the time up to here, except open_ns: what has passed since the last step end."""
     open_ns: int = 0
     ledger: Ledger = msgspec.field(default_factory=Ledger)
     phases: dict[str, PhaseTotal] = {}
@@ -125,7 +125,7 @@ class RankState(msgspec.Struct):
     step_seconds: float | None = None
     held: list[Held] = []
     incomplete: dict[int, int | None] = {}
-    """seq -> step of records that were let go before all their values had come."""
+    """seq -> step of records that were released before all their values had arrived."""
     rejected: dict[str, int] = {}
     rejected_before: dict[str, int] = {}
     overwritten: int = 0
@@ -157,7 +157,7 @@ class Join(msgspec.Struct):
     dataset_losses: dict[str, tuple[float, float]] = {}
     """Loss times weight, and weight, by dataset."""
     blocker: int = NOBODY
-    """A rank that has not come this far, found at the last look: while it blocks, nobody else need be looked at."""
+    """A rank that has not reached this step yet. Cached: while it has not, no other rank needs to be checked."""
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True):
@@ -240,7 +240,7 @@ class RunState(msgspec.Struct):
     config: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     summary: dict[str, Any] = {}
-    """What a script made of its metrics, by name, where that is not the last value logged; None: in no summary."""
+    """Summary values that a script set itself or asked for (minimum, maximum ...); None: the name is in no summary."""
     total_steps: int | None = None
     world_size: int = 1
     started_ns: int = 0
@@ -260,11 +260,11 @@ class RunState(msgspec.Struct):
     """Ranks behind the last joined step, one device each."""
     attempt: int = 1
     restarted: bool = False
-    """The current attempt was begun by a new process, not by the same one stepping back."""
+    """The current attempt was begun by a new process; False: the same process went back to an earlier step."""
     present: int = 0
     """Ranks that have spoken in the current attempt."""
     expected: int = 1
-    """Ranks that should: the world's, or those of the attempt before where the others live on other nodes."""
+    """Ranks that should speak: the world's, or those of the previous attempt where the others report elsewhere."""
     partial: bool = False
     """Some ranks of the world never reported here; they are no longer waited for."""
     pending: dict[int, Join] = {}
@@ -272,7 +272,7 @@ class RunState(msgspec.Struct):
     pending_steps: list[int] = []
     """Their steps, as a heap."""
     stale: list[Join] = []
-    """Joins of earlier attempts that still wait."""
+    """Joins of earlier attempts that are still incomplete, in order."""
     joined_attempt: int = 1
     joined_step: int = -1
 
@@ -301,7 +301,7 @@ class RunState(msgspec.Struct):
     typical_step_ns: int = 0
     marks: list[Mark] = []
     marks_dense_from: int = 0
-    """Below this step every other mark has been thinned out, once or more."""
+    """Below this step marks have been thinned out."""
     checkpoint_marks: list[Mark] = []
     window: Window = msgspec.field(default_factory=Window)
     histogram: list[int] = msgspec.field(default_factory=lambda: [0] * (len(STEP_BOUNDS) + 1))
@@ -324,7 +324,7 @@ class RunState(msgspec.Struct):
     derived: dict[str, Any] = {}
     """What was computed at the last joined step; the rows of that step carry the same numbers."""
     emitted: list[tuple[int, int, float, dict[str, Any]]] = []
-    """(seq, step, time, derived metrics) of the joins completed by the last record folded."""
+    """(seq, step, time, derived metrics) of the steps completed by the last record folded."""
 
     # Everything else
     latest: dict[str, Any] = {}

@@ -1,10 +1,10 @@
-"""Losses and gradients that should make somebody look.
+"""Detects losses and gradient norms that somebody should look at.
 
 Given: one value per step. Hands on: alerts, bounded, one per kind with a count.
-Never: acts, or alarms on the noise of a perfectly steady run (a relative floor sees to that).
+Never: acts on the run, or alarms on the noise of a steady one (a value must also differ by a relative margin).
 
-Rules and thresholds are those in the field: six sigma over 128 values and 5 % above the median for the loss (OLMo),
-six sigma or ten times the median for the gradient norm; not finite is immediate.
+Rules and thresholds are common ones: six sigma over 128 values (OLMo-core) and 5 % above the median for the loss, six
+sigma or ten times the median for the gradient norm. A value that is not finite is an alert at once.
 """
 
 import math
@@ -65,7 +65,7 @@ def push(series: Statistic, value: float) -> None:
     series.total += value
     series.squares += value * value
     series.at = at = (at + 1) % VALUES_MAX
-    if at == 0:  # Once per turn, so that rounding cannot add up.
+    if at == 0:  # Once per round of the buffer, so that rounding errors do not accumulate.
         series.total = math.fsum(values)
         series.squares = math.fsum(value * value for value in values)
 
@@ -83,7 +83,7 @@ def _outlies(series: Statistic, value: float) -> bool:
 
 
 def alert(state: RunState, name: str, severity: str, message: str, step: int | None, time_ns: int) -> None:
-    """The newest of each kind replaces the one before it and carries the count on."""
+    """The newest of each kind replaces the previous one and continues its count."""
     count = 1
     for index, known in enumerate(state.alerts):
         if known.name == name:

@@ -1,6 +1,6 @@
-"""A row that a captured script logged, taken as a step: canonical names, and counts of the step instead of totals.
+"""A row that a captured script logged, read as a step: canonical names, and counts per step instead of totals.
 
-Given: a row under the script's names, and what its rank said before. Hands on: metrics as ``run.step`` sends them.
+Given: a row under the script's names, and its rank's previous total. Hands on: metrics as ``run.step`` sends them.
 Never: changes the row itself: the journal and the export keep what the script logged.
 """
 
@@ -10,9 +10,9 @@ from sidecar.metrics import ALIASES
 from sidecar.state import COUNT_MAX, RankState, RunState
 
 TOTALS = ("train/num_input_tokens_seen", "train/num_tokens_seen")
-"""What a script has consumed so far, where it does not say what each step consumed."""
+"""Running totals, used where a script does not log what each step consumed."""
 TRAINER_KEY = "per_device_train_batch_size"
-"""In the configuration that transformers' own callbacks log."""
+"""A key of the configuration that transformers' callbacks log: it tells that the script is one of those."""
 
 
 def as_step(state: RunState, rank: RankState, row: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def as_step(state: RunState, rank: RankState, row: dict[str, Any]) -> dict[str, 
 
 
 def _since_last(rank: RankState, total: int) -> int:
-    """The total's growth. One that shrinks was begun anew; what a resumed process begins with was counted before."""
+    """How much the total grew. A smaller total has started again from 0; a resumed process starts at the old one."""
     session, before = rank.tokens_reported or (rank.session, 0)
     rank.tokens_reported = (rank.session, total)
     if session != rank.session:

@@ -1,7 +1,7 @@
 """The derived metrics of one step: what the sidecar computes and the trainer does not have to.
 
 Given: a run's state right after a step, and the two ends of its window. Hands on: catalogue names with values.
-Never: overrules a value that the trainer sent itself, except losses, which are joined over ranks; names a value
+Never: replaces a value that the trainer sent itself, except losses, which are joined over ranks; or contains a value
 that is not known.
 """
 
@@ -13,7 +13,6 @@ from sidecar.derive.smoothing import perplexity, smooth
 from sidecar.derive.throughput import Point
 from sidecar.state import Join, RunState
 
-ETA_STEPS_MIN = 5
 JOINED_LOSS = frozenset({"train/loss"})
 PHASE_TIMES = {
     "data_wait": "performance/data_loading_time_ms",
@@ -68,7 +67,7 @@ def derived_metrics(state: RunState, join: Join, loss: float | None, point: Poin
     if join.datasets:
         mixture.describe(state, out, join.datasets)
     if not out.keys().isdisjoint(join.metrics):
-        _yield_to_trainer(out, join.metrics, joined)
+        _prefer_trainer_values(out, join.metrics, joined)
     return out
 
 
@@ -91,7 +90,7 @@ def _efficiency(state: RunState, out: dict[str, Any], tokens_per_second: float |
             out["train/mfu_causal_percent"] = percent * model.flops_per_token_causal / per_token
 
 
-def _yield_to_trainer(out: dict[str, Any], sent: Mapping[str, Any], joined: frozenset[str]) -> None:
+def _prefer_trainer_values(out: dict[str, Any], sent: Mapping[str, Any], joined: frozenset[str]) -> None:
     for name in out.keys() & sent.keys():
         if name not in joined:
             del out[name]

@@ -1,7 +1,7 @@
 """Where the time went: one exclusive state for every nanosecond of a rank.
 
 Given: a rank's events on its own monotonic clock. Hands on: a ledger whose states sum to elapsed time.
-Never: counts a moment twice, or charges one to a state by guess: what nothing explains is ``unknown``.
+Never: counts a moment twice, or guesses: time that nothing explains is ``unknown``.
 
 States: init (until the first step of a process), step_productive, data_wait, evaluation, checkpoint, sampling,
 compile, redone (steps repeated after a restart), stalled (a step's time beyond the stall limit), down (no process),
@@ -68,12 +68,12 @@ def end_step(state: RunState, rank: RankState, mono_ns: int, phases: dict[str, f
 
 
 def _first_step(state: RunState, open_ns: int, phases: dict[str, float]) -> int:
-    """A process' first step has no step end before it: its phases say how long it took, or its predecessors do."""
+    """Duration of a process' first step, which has no step end before it: from its phases, or from earlier steps."""
     known = sum(seconds for seconds in phases.values() if 0 < seconds < 1e9)
     return min(open_ns, int(known * 1e9) or state.typical_step_ns)
 
 
 def ledger_seconds(rank: RankState) -> dict[str, float]:
-    """All states so far; the step in progress and the time after the last record are not in it."""
+    """All states so far, without the step in progress and the time after the last record."""
     ledger = rank.ledger
     return {name: getattr(ledger, name) / 1e9 for name in ledger.__struct_fields__}

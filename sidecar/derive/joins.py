@@ -38,18 +38,15 @@ T = TypeVar("T", int, float)
 def report(state: RunState, rank: RankState, own: Join) -> None:
     """One rank has ended one step."""
     attempt, step = own.attempt, own.step
-    late = (attempt, step) <= (state.joined_attempt, state.joined_step)
-    if not late:
-        rank.excused = False
-    if state.alive == 1 and state.present >= state.expected and not state.pending and not state.stale:
-        if late:
-            _too_late(state, own)
-        else:
-            advance(state, own)
+    if (attempt, step) <= (state.joined_attempt, state.joined_step):
+        _count_late(state, own)
+        settle(state, own.received_ns)
         return
-    if late:
-        _too_late(state, own)
-    elif attempt < state.attempt:
+    rank.excused = False
+    if state.alive == 1 and state.present >= state.expected and not state.pending and not state.stale:
+        advance(state, own)
+        return
+    if attempt < state.attempt:
         _merge_stale(state, own)
     elif (join := state.pending.get(step)) is None:
         state.pending[step] = own
@@ -103,12 +100,12 @@ def _is_over(limits: tuple[tuple[int, int], ...], pending: int, waited_ns: int) 
 
 def count_present(state: RunState) -> None:
     state.present = sum(rank.attempt == state.attempt for rank in state.ranks.values())
-    if not state.partial:  # Where log rows are the steps, nobody but the main process may ever log one.
+    if not state.partial:  # Where log rows are the steps, often only the main process logs any.
         state.expected = state.present if state.captured not in STEPS_ARE_SENT else state.world_size
 
 
 def begin_attempt(state: RunState, rank: RankState, *, restarted: bool) -> None:
-    """``rank`` starts again at some step: with its peers if they already did, or as the first of them."""
+    """``rank`` starts again at some step: it joins the attempt that its peers began, or begins the next one."""
     typical = throughput.percentile(sorted(throughput.step_seconds(state.window)), 0.5)
     if typical is not None:
         state.typical_step_ns = int(typical * SECOND_NS)
@@ -134,7 +131,7 @@ def _complete(state: RunState, join: Join) -> bool:
     blocker = state.ranks.get(join.blocker)
     if blocker is not None and _blocks(blocker, key):
         return False
-    # From the end: ranks mostly report in order, so the last of them blocks longest and is looked for least often.
+    # From the end: ranks mostly report in order, so the last one blocks longest and the cache is renewed least often.
     join.blocker = next((rank.rank for rank in reversed(state.ranks.values()) if _blocks(rank, key)), NOBODY)
     return join.blocker == NOBODY
 
@@ -164,7 +161,7 @@ def _merge(join: Join, own: Join) -> None:
 
 
 def _added(one: dict[str, tuple[T, T]], other: dict[str, tuple[T, T]]) -> dict[str, tuple[T, T]]:
-    """Pairs added up by name; neither map is changed."""
+    """Pairs added up by name; neither argument is changed."""
     out = dict(one)
     for name, (first, second) in other.items():
         before = out.get(name)
@@ -187,10 +184,10 @@ def _settle_stale(state: RunState, *, everything: bool = False) -> None:
         if (join.attempt, join.step) > (state.joined_attempt, state.joined_step):
             advance(state, join)
         else:
-            _too_late(state, join)
+            _count_late(state, join)
 
 
-def _too_late(state: RunState, own: Join) -> None:
+def _count_late(state: RunState, own: Join) -> None:
     """The step has been completed without this report (or was reported twice): the totals still get it."""
     state.tokens += own.tokens
     state.tokens_total += own.tokens

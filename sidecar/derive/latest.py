@@ -1,7 +1,7 @@
 """The latest value of every name that was logged.
 
 Given: the metrics of a record and its rank. Hands on: one value a name; of names that several ranks send, the lowest
-rank's. Never: holds more than 10,000 names, or a list, a map or a long text.
+rank's. Never: keeps more than 10,000 names, or a list, a map or a long text.
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ def remember(state: RunState, rank: RankState, metrics: dict[str, Any], step: in
 
 
 def shown(value: Any) -> bool:
-    """Lists and maps are for the rows; what is shown at a glance is numbers and short words."""
+    """Whether a value is kept: numbers and short texts. Lists and maps are only in the rows."""
     return type(value) in SCALARS or (type(value) is str and len(value) <= TEXT_CHARS_MAX)
 
 

@@ -1,6 +1,6 @@
 """Model FLOPs per token and the peak to compare them with.
 
-Given: model facts as the trainer sent them. Hands on: numerator, denominator, and in words what they are.
+Given: model facts as the trainer sent them. Hands on: numerator, denominator, and a description of each.
 Never: guesses. Whatever is missing is None with a reason.
 
 Per token, forward and backward (PaLM, appendix B): ``6 N + 12 L H Q T`` with full attention, ``6 N + 6 L H Q T`` with

@@ -1,7 +1,7 @@
-"""Which datasets a run has consumed, in which shares, and how much of each; and the loss of each over all ranks.
+"""The data mixture: what a run has consumed of each dataset, in which shares, and the loss of each over all ranks.
 
 Given: samples, tokens and losses per dataset. Hands on: shares, coverage, passes, joined losses.
-Never: holds a coverage at 100 %: more than that are further epochs.
+Never: caps coverage at 100 %: values above it are further epochs.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from typing import Any
 from sidecar.state import DATASETS_MAX, RunState
 
 TOTAL_WEIGHT = "dataset/loss_weight"
-"""Its presence says that a step carries losses by dataset."""
+"""Sent with every step that carries losses by dataset."""
 DESCRIBED_MAX = 32
-"""With more datasets than these a step describes only those it consumed: every number is a value in its row."""
+"""With more datasets than this, a step's row describes only those it consumed from, to stay small."""
 
 
 def losses(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
@@ -29,7 +29,7 @@ def losses(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def joined_losses(summed: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Means over all ranks, each weighted by what counted in it."""
+    """Weighted means over all ranks."""
     return {f"dataset/{name}/loss": total / weight for name, (total, weight) in summed.items()}
 
 
@@ -54,7 +54,7 @@ def target_ratio(state: RunState, name: str) -> float | None:
 
 
 def shares(state: RunState) -> dict[str, float]:
-    """Of all samples; of all tokens when nobody counts samples. Empty when nobody counts either."""
+    """Shares of all samples, or of all tokens when samples are not counted. Empty when neither is."""
     for which in (0, 1):
         total = sum(consumed[which] for consumed in state.datasets.values())
         if total:
@@ -63,7 +63,7 @@ def shares(state: RunState) -> dict[str, float]:
 
 
 def describe(state: RunState, out: dict[str, Any], consumed: Mapping[str, object]) -> None:
-    """Every dataset so far: what one of them consumed changes the shares of all. Of very many, those of this step."""
+    """Every dataset so far, because consuming one changes the shares of all; of very many, only this step's."""
     ratios = shares(state)
     for name in state.datasets if len(state.datasets) <= DESCRIBED_MAX else consumed:
         if name not in state.datasets:

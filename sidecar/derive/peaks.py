@@ -6,7 +6,7 @@ figure with sparsity.
 
 A name is split into words. An entry fits when its words are all there and none of its excluded words is; the most
 specific entry that fits wins. FP16 and BF16 are tensor rates with FP32 accumulation. A torch device of an MI250X is
-one of its two dies. Figures are vendors' data sheets; the rows marked so are derived from a sibling's ratio.
+one of its two dies. Figures are from vendors' data sheets.
 """
 
 import re

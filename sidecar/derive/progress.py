@@ -11,10 +11,11 @@ ETA_STEPS_MIN = 5
 
 
 def enter_epoch(state: RunState, join: Join) -> None:
-    """Notices the change of epochs.
+    """Detects that a new epoch has begun.
 
     A fractional epoch that reaches a whole number (epoch + step / iterations at the last iteration) still belongs to
-    the epoch it completes; the next value above it starts a new one. Whole numbers alone name the epoch they show.
+    the epoch that it completes; the next value above it starts a new one. Where only whole numbers are sent, each is
+    the number of the epoch in progress.
     """
     value = join.metrics.get("train/epoch")
     if value is None:
@@ -42,7 +43,7 @@ def enter_epoch(state: RunState, join: Join) -> None:
 
 
 def new_clock(state: RunState, join: Join) -> None:
-    """Keeps the time already spent in this epoch when another process goes on with it. Before the window is cleared."""
+    """Keeps the time already spent in this epoch when another process continues it. The window is not cleared yet."""
     if state.epoch_started_ns is not None:
         points = state.window.points
         if points:
@@ -85,5 +86,5 @@ def describe(state: RunState, out: dict[str, Any], join: Join, steps_per_second:
 
 
 def remaining_steps(state: RunState, step: int, total: int) -> int:
-    """Steps numbered from 0 are one further than their number says."""
+    """Where steps are numbered from 0, one more is done than the number says."""
     return max(0, total - step - (1 if state.first_step == 0 else 0))

@@ -1,13 +1,14 @@
 """The smoothed loss: an exponential moving average with bias correction.
 
-Given: losses one by one. Hands on: the average. Never: lets a NaN in (it would stay for ever).
+Given: losses one by one. Hands on: the average. Never: takes
+a value that is not finite, because the average would stay so for ever.
 """
 
 import math
 
 from sidecar.state import RunState
 
-DECAY = 0.9  # As in the nanochat loop the first document extends.
+DECAY = 0.9  # As in nanochat's training loop.
 
 
 def smooth(state: RunState, loss: float) -> float | None:

@@ -1,7 +1,7 @@
-"""A run's state, looked at: the run part of ``/status``.
+"""What ``/status`` says of a run.
 
-Given: a RunState and what time it is. Hands on: a RunSnapshot, sharing nothing that the fold will change.
-Never: changes the state. Called a few times a second, so it may sort a window; the fold may not.
+Given: a RunState and the time. Hands on: a RunSnapshot, sharing nothing that the fold will change.
+Never: changes the state. It is called a few times a second and may sort a window; the fold may not.
 """
 
 import math
@@ -42,13 +42,13 @@ def snapshot(state: RunState, *, now_ns: int) -> RunSnapshot:
         summary=dict(state.summary),
         notes=state.notes, entity=state.entity, world_size=state.world_size, events=state.events,
     )
-    _life(out, state, lead, now_ns)
+    _liveness(out, state, lead, now_ns)
     _learning(out, state)
     _speed(out, state)
     _counters(out, state)
     out.mfu = _mfu(out, state)
     out.eta = _eta(out, state)
-    _everything(out, state, now_ns)
+    _latest_values(out, state, now_ns)
     _hardware(out, state)
     out.ranks = [_rank(rank, now_ns) for _, rank in sorted(state.ranks.items())]
     out.dataset = _datasets(state)
@@ -76,13 +76,13 @@ def _age(now_ns: int, then_ns: int | None) -> float | None:
     return max(0.0, (now_ns - then_ns) / 1e9) if then_ns is not None else None
 
 
-def _life(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int) -> None:
+def _liveness(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int) -> None:
     live = [rank for rank in state.ranks.values() if rank.state in LIVE]
     stepping = [rank for rank in state.ranks.values() if rank.last_step_received_ns is not None]
     out.last_step_age_seconds = _age(now_ns, max((r.last_step_received_ns or 0 for r in stepping), default=None))
     out.last_step_ns = max((r.last_step_ns for r in stepping if r.last_step_ns is not None), default=None)
     if live:
-        # The slowest limit counts: a rank inside an evaluation makes the others wait for it.
+        # The longest limit counts: a rank inside an evaluation makes the others wait for it.
         out.stall_limit_seconds = max(stalls.limit_seconds(state, rank) for rank in live)
         out.phase = next((rank.open_phases[0][0] for rank in live if rank.open_phases), None)
     if not state.ranks:
@@ -95,7 +95,7 @@ def _life(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int
     else:
         states = {rank.state for rank in state.ranks.values()}
         out.state = next(word for word in ("lost", "failed", "finished") if word in states)
-    _time(out, state, lead, now_ns)
+    _time_spent(out, state, lead, now_ns)
 
 
 def _progress_ns(rank: RankState) -> int:
@@ -104,8 +104,8 @@ def _progress_ns(rank: RankState) -> int:
     return max(rank.last_step_received_ns or 0, rank.phase_left_received_ns or 0, spoke_ns)
 
 
-def _time(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int) -> None:
-    """Goodput is the lead rank's ledger; the time since its last record belongs to what it is doing now."""
+def _time_spent(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int) -> None:
+    """Goodput is read from the lowest rank's ledger; the time since its last record belongs to what it is doing now."""
     if lead is None:
         if state.greeted:
             out.elapsed_seconds = _age(now_ns, state.greeted_ns)
@@ -127,7 +127,7 @@ def _time(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int
 
 
 def _charge(out: RunSnapshot, seconds: dict[str, float], lead: RankState, tail: float) -> None:
-    """Time not yet in the ledger goes where it will end up if the step ends now, so that counters need not go back."""
+    """Charges the time that is not in the ledger yet as if the step ended now, so that counters never go back."""
     own = lead.open_ns / 1e9
     if lead.open_phases:
         seconds[goodput.STATES.get(lead.open_phases[0][0], "unknown")] += tail
@@ -173,14 +173,14 @@ def _sent(state: RunState, name: str) -> float | None:
 
 
 def _value(state: RunState, name: str) -> Any:
-    """What was derived at the last step, else what the trainer itself sent."""
+    """The value derived at the last step, else the one that the trainer sent."""
     return finite(state.derived[name] if name in state.derived else _sent(state, name))[0]
 
 
 def _speed(out: RunSnapshot, state: RunState) -> None:
     for field in ("tokens_per_second", "samples_per_second", "steps_per_second", "flops_per_second"):
         value = _value(state, f"train/{field}")
-        # Nothing moves any more: the rate is known, and it is zero.
+        # Nothing moves: the rate is known to be zero.
         setattr(out, field, 0.0 if value is not None and out.state in ("stalled", "lost") else value)
     durations = sorted(throughput.step_seconds(state.window))
     if durations:
@@ -260,7 +260,7 @@ def _eta(out: RunSnapshot, state: RunState) -> Eta:
     return Eta(seconds, seconds / 60, seconds / 3600)
 
 
-def _everything(out: RunSnapshot, state: RunState, now_ns: int) -> None:
+def _latest_values(out: RunSnapshot, state: RunState, now_ns: int) -> None:
     metrics = {}
     latest, latest_at = latest_of(state)
     for name, value in latest.items():
