@@ -19,7 +19,7 @@ from sidecar.charts.png import write
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = ("trajectory", "stages", "landscape", "film")
 """Four are enough: the repository stays small."""
-TRAINER = ("pipeline", "--n_layer", "2", "--n_embd", "64", "--judge_examples", "10", "--eval_freq", "20")
+TRAINER = ("pipeline", "--n_layer", "2", "--n_embd", "64", "--eval_examples", "10", "--eval_freq", "20")
 
 
 def record(directory: Path) -> None:

@@ -19,7 +19,7 @@ COMMANDS = {
     "step_cost": ["step_cost", "--blocks", "1"],
     "inflation": ["inflation", "--pairs", "2", "--steps", "20"],
     "inflation-stage": ["inflation", *STAGE, "--trainer-arguments", TINY],
-    "pipeline": ["pipeline", "--arguments", f"{TINY} --steps 8 --judge_examples 4 --max_reply 4 --eval_freq 4"],
+    "pipeline": ["pipeline", "--arguments", f"{TINY} --steps 8 --eval_examples 4 --max_reply 4 --eval_freq 4"],
     "footprint": ["footprint", "--seconds", "1"],
     "ingest-rate": ["ingest", "rate", "--events", "8000", "--profile"],
     "ingest-ranks": ["ingest", "ranks", "--events", "4000", "--rank-counts", "1,16"],

@@ -1,4 +1,4 @@
-"""The document's four charts from real runs: the reference pipeline, and a captured script with names of its own.
+"""The four main charts from real runs: the reference pipeline, and a captured script with names of its own.
 
 Both are watched by a real sidecar; what is asserted is the JSON embedded in the page that `sidecar viz` writes.
 """
@@ -27,7 +27,7 @@ CHARTS = {
 STAGES = ("pretrain", "midtrain", "sft", "dpo", "ppo")
 TITLES = ["pretraining", "midtraining", "SFT", "DPO", "PPO"]
 FLAGS = ("--n_layer", "1", "--n_head", "2", "--n_embd", "32", "--steps", "6", "--batch_size", "4", "--threads", "1",
-         "--eval_iters", "1", "--eval_freq", "2", "--generate_freq", "100", "--max_reply", "4", "--judge_examples", "4",
+         "--eval_iters", "1", "--eval_freq", "2", "--generate_freq", "100", "--max_reply", "4", "--eval_examples", "4",
          "--data_bytes", "100000")  # fmt: skip
 
 SCRIPT = '''
