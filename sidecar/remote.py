@@ -49,8 +49,8 @@ def run(
         pass
     try:
         _replay(endpoint, environ, config.grace_seconds, quiet)
-    except UserError as error:  # The shell must get the command's code.
-        _say(error.cause, quiet)
+    except Exception as error:  # noqa: BLE001  # Whatever fails from here on, the shell must get the command's code.
+        _say(error.cause if isinstance(error, UserError) else f"the end was not orderly: {error!r}", quiet)
     child.release()
     return code
 
@@ -72,7 +72,8 @@ def _replay(endpoint: str, environ: dict[str, str], seconds: float, quiet: bool)
     if done:
         _say(f"sent what {done} ended training process{'es' if done > 1 else ''} had left", quiet)
     if left := sum(1 for _ in recovery.rings_of(endpoint)):
-        _say(f"{left} rings wait for {endpoint}; the next `sidecar run` to it sends those of ended processes", quiet)
+        rings = "1 ring waits" if left == 1 else f"{left} rings wait"
+        _say(f"{rings} for {endpoint}; the next `sidecar run` to it sends those of ended processes", quiet)
 
 
 def _addresses(host: str) -> set[str]:

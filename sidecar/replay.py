@@ -4,18 +4,20 @@ Given: the ring folders, a tcp endpoint and its keys. Hands on: the orphaned eve
 Never: touches the ring of a living trainer, or removes one before everything in it is acknowledged.
 """
 
+import errno
 import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 
 import zmq
 
-from sidecar import wire
+from sidecar import descriptors, wire
 from sidecar.recovery import rings_of
-from sidecar.rendezvous import secure_client
-from sidecar.ring import Orphan
+from sidecar.rendezvous import NoKeys, secure_client
+from sidecar.ring import Orphan, RingRefused
 
 log = logging.getLogger("sidecar.replay")
 
@@ -32,24 +34,32 @@ def replay_rings(endpoint: str, environ: Mapping[str, str] = os.environ, timeout
     done = 0
     for path in rings_of(endpoint):
         try:
-            ring = Orphan(path)
-        except OSError as error:
-            log.warning("the ring %s is not taken: %s", path, error)
-            continue
-        try:
-            if ring.claim() and _send(ring, endpoint, environ, deadline):
-                ring.remove()
-                done += 1
-        finally:
-            ring.close()
+            done += _replay(path, endpoint, environ, deadline)
+        except NoKeys:
+            raise
+        except (OSError, ValueError, zmq.ZMQError) as error:  # A damaged ring or answer must not keep the others here.
+            log.warning("the ring %s is not sent: %s", path, error)
     return done
+
+
+def _replay(path: Path, endpoint: str, environ: Mapping[str, str], deadline: float) -> bool:
+    ring = Orphan(path)
+    try:
+        if not ring.claim() or not _send(ring, endpoint, environ, deadline):
+            return False
+        ring.remove()
+        return True
+    finally:
+        ring.close()
 
 
 def _send(ring: Orphan, endpoint: str, environ: Mapping[str, str], deadline: float) -> bool:
     """True once the remote sidecar has acknowledged the last event of the ring."""
     hello = wire.decode_from_trainer(ring.hello())
     if not isinstance(hello, wire.Hello):
-        return False
+        raise RingRefused("no hello in it")
+    if not descriptors.are_left(descriptors.NEEDED_BY_A_CONTEXT):  # libzmq would end this process.
+        raise OSError(errno.EMFILE, "too few file descriptors are left")
     context = zmq.Context()
     try:
         socket = context.socket(zmq.DEALER)
@@ -67,11 +77,12 @@ class _Conversation:
     def __init__(self, socket: "zmq.Socket[bytes]", hello: wire.Hello, ring: Orphan) -> None:
         self._socket, self._hello, self._ring = socket, hello, ring
         self._acknowledged = -1
+        self._refused = False
         events = [seq for seq, _ in ring.events()]
         self._end = events[-1] + 1 if events else ring.oldest_seq()
 
     def run(self, deadline: float) -> bool:
-        while time.monotonic() < deadline:
+        while not self._refused and time.monotonic() < deadline:
             self._socket.send(wire.encode(self._hello))
             if self._await_reply() and self._send_frames(deadline):
                 return True
@@ -79,7 +90,7 @@ class _Conversation:
 
     def _send_frames(self, deadline: float) -> bool:
         frames = self._frames()
-        while self._acknowledged < self._end and time.monotonic() < deadline:
+        while self._acknowledged < self._end and not self._refused and time.monotonic() < deadline:
             sent = 0
             for frame in islice(frames, FRAMES_IN_FLIGHT_MAX):
                 self._socket.send(wire.encode(frame))
@@ -93,6 +104,8 @@ class _Conversation:
 
     def _frames(self) -> Iterator[wire.Frame]:
         hello, oldest = self._hello, self._ring.oldest_seq()
+        # An empty one first: where the sidecar lacks something older than this ring, it learns that it is lost.
+        yield wire.Frame(hello.run_id, hello.rank, hello.session, oldest, oldest)
         events = ((seq, data) for seq, data in self._ring.events() if seq >= self._acknowledged)
         while batch := _frame_of(events):
             yield wire.Frame(hello.run_id, hello.rank, hello.session, batch[0][0], oldest, [data for _, data in batch])
@@ -103,6 +116,9 @@ class _Conversation:
         reply = wire.decode_from_sidecar(self._socket.recv())
         if isinstance(reply, wire.Ack) and reply.session == self._hello.session:
             self._acknowledged = max(self._acknowledged, reply.next_seq)
+        elif isinstance(reply, wire.Refused):
+            log.warning("the sidecar refuses what %s left: %s", self._ring.path, reply.reason)
+            self._refused = True
         return True
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import zmq
 
-from sidecar import wire
+from sidecar import descriptors, wire
 from sidecar.curve import create_keys
 from sidecar.errors import UserError
 from sidecar.intake import Intake
+from sidecar.rendezvous import endpoint_key, private_directory, ring_directories
 from sidecar.replay import replay_rings
+from sidecar.ring import create
 from sidecar.store import Store
 from sidecar.telemetry import Telemetry
 from tests.delivery.conftest import rings_of
@@ -106,28 +108,97 @@ def test_the_secret_keys_are_readable_by_us_alone(tmp_path: Path) -> None:
     assert secret.exists()
 
 
-def test_the_tail_of_a_dead_trainer_travels_to_a_sidecar_on_another_host(
-    tcp_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Remote:
+    """A sidecar of another host, which sees no rings of this one."""
+
+    def __init__(self, endpoint: str, folder: Path, streams_max: int = 4) -> None:
+        server_key, secret = create_keys(folder / "keys")
+        self.keys = {"SIDECAR_SERVER_KEY": server_key, "SIDECAR_CLIENT_KEY": str(secret)}
+        self.store, self.telemetry = Store(folder), Telemetry()
+        self.store.prepare()
+        self._intake = Intake(self.store, self.telemetry, streams_max=streams_max, runs_max=4)
+        self._intake.bind(endpoint)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+
+    def __enter__(self) -> "Remote":
+        self._thread.start()
+        return self
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            self._intake.round(0.05)
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._intake.close()
+
+
+def leave_ring(endpoint: str, name: str, hello: bytes, steps: range, session: int = 7) -> None:
+    """As a killed trainer of this host leaves it, whose events before ``steps`` were acknowledged."""
+    folder = private_directory(ring_directories()[0])
+    name = f"{endpoint_key(endpoint)}-{name}"
+    ring = create(folder, name, hello=hello, session=session, rank=0, capacity=1 << 18)
+    for step in range(steps.stop):
+        ring.append(wire.encode_event(wire.Step(1, 1, step)))
+        if step + 1 == steps.start:
+            ring.release(ring.head, ring.head_seq)
+    ring.close()
+
+
+def hello_of(session: int) -> bytes:
+    return wire.encode(wire.Hello(run_id="r", rank=0, session=session, time_ns=1, mono_ns=1, project="p"))
+
+
+def test_a_damaged_ring_keeps_no_other_here(tcp_endpoint: str, tmp_path: Path) -> None:
+    leave_ring(tcp_endpoint, "a", b"junk", range(3))
+    leave_ring(tcp_endpoint, "b", hello_of(7), range(300))
+    with Remote(tcp_endpoint, tmp_path) as remote:
+        assert replay_rings(tcp_endpoint, remote.keys) == 1
+    assert [ring.name[-6:] for ring in rings_of(tcp_endpoint)] == ["a.ring"]
+    assert journaled_steps(tmp_path, "r") == list(range(300))
+    remove_rings(tcp_endpoint)
+
+
+@pytest.mark.parametrize("steps", [range(5, 9), range(5, 5)])
+def test_what_a_sidecar_that_lost_its_journal_can_never_get_is_declared(
+    tcp_endpoint: str, tmp_path: Path, steps: range
 ) -> None:
-    """The remote sidecar sees no rings of this host: here it is given a /dev/shm and temp folder of its own."""
-    server_key, secret = create_keys(tmp_path / "data" / "keys")
-    keys = {"SIDECAR_SERVER_KEY": server_key, "SIDECAR_CLIENT_KEY": str(secret)}
-    trainer = start("train", tcp_endpoint, "r", tmp_path / "counter", 3000, 0, "wait", env=keys)
+    leave_ring(tcp_endpoint, "a", hello_of(7), steps)
+    with Remote(tcp_endpoint, tmp_path) as remote:
+        assert replay_rings(tcp_endpoint, remote.keys) == 1
+    assert rings_of(tcp_endpoint) == []
+    assert journaled_steps(tmp_path, "r") == list(steps)
+    assert remote.telemetry.events_lost_total == {"ring_overwritten": 5}
+
+
+def test_a_refusal_ends_the_attempt_and_the_ring_stays(tcp_endpoint: str, tmp_path: Path) -> None:
+    leave_ring(tcp_endpoint, "a", hello_of(7), range(3))
+    with Remote(tcp_endpoint, tmp_path, streams_max=0) as remote:
+        assert replay_rings(tcp_endpoint, remote.keys, timeout_seconds=3_600.0) == 0
+    assert len(rings_of(tcp_endpoint)) == 1
+    remove_rings(tcp_endpoint)
+
+
+def test_a_process_without_descriptors_is_not_ended_by_the_attempt(
+    tcp_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_ring(tcp_endpoint, "a", hello_of(7), range(3))
+    monkeypatch.setattr(descriptors, "are_left", lambda count: False)
+    monkeypatch.setattr(zmq, "Context", lambda: pytest.fail("libzmq would have ended this process"))
+    assert replay_rings(tcp_endpoint, {}) == 0
+    assert len(rings_of(tcp_endpoint)) == 1
+    remove_rings(tcp_endpoint)
+
+
+def test_the_tail_of_a_dead_trainer_travels_to_a_sidecar_on_another_host(tcp_endpoint: str, tmp_path: Path) -> None:
+    remote = Remote(tcp_endpoint, tmp_path / "data")
+    trainer = start("train", tcp_endpoint, "r", tmp_path / "counter", 3000, 0, "wait", env=remote.keys)
     assert wait_until(lambda: (tmp_path / "counter").exists() and emitted(tmp_path / "counter") == 3000)
     kill(trainer)
     assert len(rings_of(tcp_endpoint)) == 1
-    store = Store(tmp_path / "data")
-    store.prepare()
-    intake = Intake(store, Telemetry(), streams_max=4, runs_max=4)
-    intake.bind(tcp_endpoint)
-    stop = threading.Event()
-    remote = threading.Thread(target=lambda: [intake.round(0.05) for _ in iter(stop.is_set, True)])
-    remote.start()
-    try:
-        assert replay_rings(tcp_endpoint, keys) == 1
-    finally:
-        stop.set()
-        remote.join()
-        intake.close()
+    with remote:
+        assert replay_rings(tcp_endpoint, remote.keys) == 1
     assert rings_of(tcp_endpoint) == []
     assert journaled_steps(tmp_path / "data", "r") == list(range(3000))
