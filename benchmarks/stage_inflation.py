@@ -98,6 +98,7 @@ def _block_steps(notes: list[tuple[int, Note]], block_seconds: float) -> int:
 
 
 def run_trainer(sidecar: common.Sidecar, kind: str, seed: int, options: Any, arguments: list[str]) -> Run:
+    print(f"{arguments[0]}: {kind} run {seed + 1}", file=sys.stderr, flush=True)
     file = sidecar.folder / "notes.json"
     common.run_or_exit(
         ["-m", "benchmarks.stage_inflation", kind, str(seed), str(options.block_seconds), str(sidecar.pid), *arguments],
@@ -217,8 +218,8 @@ def add_options(parser: Any) -> None:
 
 def report_stages(options: Any) -> None:
     common.print_machine()
+    common.set_priority(options.nice)  # Of the sidecar too: it must compete with the trainer as it always does.
     with common.sidecar_alive() as sidecar:
-        common.set_priority(options.nice)
         for stage in STAGES if options.stage == "all" else (options.stage,):
             measure(stage, sidecar, options)
     common.print_load_after()
