@@ -93,7 +93,7 @@ def test_rings_of_dead_trainers_are_replayed_before_the_command_and_after_it(
 ) -> None:
     code, err = launch(tmp_path, endpoint, TRAIN.format(run="before", end="os._exit(9)"), **keys)
     assert code == 9
-    assert "1 rings wait" in err
+    assert "1 ring waits" in err
     with far_intake(endpoint, tmp_path / "data"):
         code, err = launch(tmp_path, endpoint, "pass", **keys)
         assert (code, "sent what 1 ended training process had left" in err) == (0, True), err
