@@ -81,16 +81,17 @@ def _liveness(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns:
     stepping = [rank for rank in state.ranks.values() if rank.last_step_received_ns is not None]
     out.last_step_age_seconds = _age(now_ns, max((r.last_step_received_ns or 0 for r in stepping), default=None))
     out.last_step_ns = max((r.last_step_ns for r in stepping if r.last_step_ns is not None), default=None)
-    if live:
-        # The longest limit counts: a rank inside an evaluation makes the others wait for it.
-        out.stall_limit_seconds = max(stalls.limit_seconds(state, rank) for rank in live)
-        out.phase = next((rank.open_phases[0][0] for rank in live if rank.open_phases), None)
     if not state.ranks:
         out.state = "starting"
     elif live:
-        silent = min(_age(now_ns, _progress_ns(rank)) or 0.0 for rank in live)
-        stalled = out.stall_limit_seconds is not None and silent > out.stall_limit_seconds
-        begun = any(rank.reached >= 0 for rank in live)
+        begun = [rank for rank in live if rank.reached >= 0]
+        # Once one rank has made a step, ranks that make none (they only log) are no sign of life.
+        silence_seconds = min(_age(now_ns, _progress_ns(rank)) or 0.0 for rank in begun or live)
+        # The longest limit counts: a rank inside an evaluation makes the others wait for it.
+        waited_for = [rank for rank in live if rank.reached >= 0 or rank.open_phases] if begun else live
+        out.stall_limit_seconds = max(stalls.limit_seconds(state, rank) for rank in waited_for)
+        out.phase = next((rank.open_phases[0][0] for rank in live if rank.open_phases), None)
+        stalled = silence_seconds > out.stall_limit_seconds
         out.state = "stalled" if stalled else "running" if begun else "starting"
     else:
         states = {rank.state for rank in state.ranks.values()}

@@ -112,6 +112,14 @@ def test_a_heartbeat_of_logs_is_no_progress() -> None:
     assert seen(records, p.hello()).state == "stalled"
 
 
+def test_a_rank_that_only_logs_neither_hides_a_stall_nor_prolongs_it() -> None:
+    worker, logger = Process(0, 1), Process(1, 2)
+    records = [logger.record(wire.Log, metrics={"a": 1.0}), *steps(worker, 20)]
+    records += [logger.record(wire.Log, 10.0, metrics={"a": 1.0}) for _ in range(9)]
+    shown = seen(records, worker.hello(world_size=2), logger.hello(world_size=2))
+    assert (shown.state, shown.stall_limit_seconds) == ("stalled", 60.0)
+
+
 def test_the_end_of_a_run_and_how_it_came() -> None:
     p = Process()
     records = steps(p, 5, loss=2.0)
