@@ -9,6 +9,7 @@ at length. The loop runs in a process of its own: the command line never imports
 """
 
 import os
+import subprocess
 
 import msgspec
 
@@ -97,7 +98,13 @@ def measure(step_seconds: float, *, pairs: int, steps: int) -> Overhead:
         made.start()
         settings = {"SIDECAR_BENCH": msgspec.json.encode((step_seconds, pairs, steps)).decode()}
         process = made.client(SCRIPT, SIDECAR_BENCH_SEED=str(SEED), **settings)
-        out, _ = process.communicate(timeout=TIMEOUT_SECONDS + 6 * pairs * steps * step_seconds)
+        try:
+            out, _ = process.communicate(timeout=TIMEOUT_SECONDS + 6 * pairs * steps * step_seconds)
+        except subprocess.TimeoutExpired as error:
+            raise UserError(
+                f"the measured loop did not end within {error.timeout:.0f} s", "fewer steps, or a quieter machine",
+                Exit.FAILED,
+            ) from None
     try:
         found = msgspec.json.decode(out.strip().rpartition("\n")[2], type=dict[str, list[float]])
     except msgspec.DecodeError:

@@ -37,6 +37,7 @@ class Trial:
         self.log = directory / "sidecar.log"
         self.environ = private_environment(directory)
         self._process: subprocess.Popen[bytes] | None = None
+        self._clients: list[subprocess.Popen[str]] = []
 
     def start(self) -> Live:
         """Raises UserError with the service's last words when it does not get ready."""
@@ -85,10 +86,21 @@ class Trial:
 
     def client(self, script: str, **environ: str) -> "subprocess.Popen[str]":
         """A training script in a process of its own; both its outputs are one pipe."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", script], env=self.environ | {"SIDECAR_ENDPOINT": self.endpoint} | environ,
             cwd=self.directory, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
+        self._clients.append(process)
+        return process
+
+    def end(self) -> None:
+        """Stop everything that was started; a training script that still runs is killed."""
+        for process in self._clients:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        self.stop()
 
 
 @contextlib.contextmanager
@@ -100,7 +112,7 @@ def folder(sinks: tuple[str, ...] = ()) -> Iterator[Trial]:
         try:
             yield trial
         finally:
-            trial.stop()
+            trial.end()
             for ring in recovery.rings_of(trial.endpoint):
                 ring.unlink(missing_ok=True)
 
