@@ -264,7 +264,13 @@ class Orphan:
         return os.pread(self._fd, length, HELLO_OFFSET + LENGTH.size)
 
     def oldest_seq(self) -> int:
-        return CURSORS.unpack(os.pread(self._fd, CURSORS.size, CURSORS_OFFSET))[3]
+        """The number of the oldest event; of the next one when there is none.
+
+        As its own record says: a writer killed between its stores leaves a tail that is ahead of ``tail_seq``.
+        """
+        for seq, _ in self.events():
+            return seq
+        return int(CURSORS.unpack(os.pread(self._fd, CURSORS.size, CURSORS_OFFSET))[3])
 
     def events(self) -> Iterator[tuple[int, bytes]]:
         """(seq, payload) from the oldest on. Ends at the head, or at the first record whose checksum is wrong."""

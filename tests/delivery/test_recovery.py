@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sidecar import recovery, wire
+from sidecar import recovery, ring, wire
 from sidecar.intake import Intake
 from sidecar.journal import Journal, JournalFull
 from sidecar.recovery import Recovery, rings_of
 from sidecar.rendezvous import endpoint_key, private_directory, ring_directories
-from sidecar.ring import create
 from sidecar.store import Store
 from sidecar.telemetry import Telemetry
 from tests.delivery.processes import journaled_steps
@@ -29,20 +28,24 @@ class Scene:
         self.intake.bind(endpoint)
         self.recovery = Recovery(self.intake, self.telemetry, endpoint)
 
-    def leave_ring(self, name: str, steps: int = 0, *, session: int = 7, hello: bytes | None = None) -> Path:
-        """As a trainer that was killed leaves it."""
+    def leave_ring(
+        self, name: str, steps: int = 0, *, released: int = 0, session: int = 7, hello: bytes | None = None
+    ) -> Path:
+        """As a trainer that was killed leaves it; its first ``released`` steps were acknowledged."""
         facts = wire.Hello(run_id="r", rank=0, session=session, time_ns=1, mono_ns=1, project="p")
         name = f"{endpoint_key(self.endpoint)}-{name}"
         folder = private_directory(ring_directories()[0])
-        ring = create(
+        made = ring.create(
             folder, name, hello=wire.encode(facts) if hello is None else hello, session=session, rank=0,
             capacity=CAPACITY_BYTES,
         )  # fmt: skip
         for step in range(steps):
-            ring.append(wire.encode_event(wire.Step(1, 1, step, {"train/loss": 1.0})))
-        ring.close()
-        assert ring.path is not None
-        return ring.path
+            made.append(wire.encode_event(wire.Step(1, 1, step, {"train/loss": 1.0})))
+            if step + 1 == released:
+                made.release(made.head, made.head_seq)
+        made.close()
+        assert made.path is not None
+        return made.path
 
 
 @pytest.fixture
@@ -74,6 +77,19 @@ def test_a_commit_that_fails_loses_nothing_and_the_next_scan_takes_the_rest(
     assert journaled_steps(scene.folder, "r") == list(range(1000))
     assert scene.telemetry.events_lost_total == {}
     assert list(rings_of(scene.endpoint)) == []
+
+
+def test_a_trainer_killed_between_two_stores_of_its_cursors_loses_nothing(scene: Scene) -> None:
+    path = scene.leave_ring("a", steps=50, released=20)
+    with path.open("r+b") as file:
+        file.seek(ring.TAIL_OFFSET)
+        tail, tail_seq, overwritten = ring.TAIL.unpack(file.read(ring.TAIL.size))
+        assert tail_seq == 20
+        file.seek(ring.TAIL_OFFSET)
+        file.write(ring.TAIL.pack(tail, 17, overwritten))
+    assert len(scene.recovery.scan()) == 1
+    assert journaled_steps(scene.folder, "r") == list(range(20, 50))
+    assert scene.telemetry.events_lost_total == {"ring_overwritten": 20}  # This sidecar never saw them.
 
 
 def test_a_fault_that_may_pass_is_tried_again_and_counted_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
