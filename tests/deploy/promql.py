@@ -19,6 +19,7 @@ class Query(NamedTuple):
     dashboard: str
     panel: str
     expr: str
+    legend: str = ""
 
 
 def queries() -> Iterator[Query]:
@@ -26,7 +27,7 @@ def queries() -> Iterator[Query]:
     for path in DASHBOARDS:
         for panel in panels(json.loads(path.read_text())):
             for target in panel.get("targets", ()):
-                yield Query(path.stem, panel["title"], target["expr"])
+                yield Query(path.stem, panel["title"], target["expr"], target["legendFormat"])
 
 
 def panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -22,10 +23,12 @@ def numbers(result: list[Any]) -> list[float]:
 
 
 @pytest.mark.parametrize("query", list(queries()), ids=lambda query: f"{query.dashboard}: {query.panel}")
-def test_every_panel_returns_data(prometheus: Ask, query: Query) -> None:
+def test_every_panel_returns_data_with_the_labels_of_its_legend(prometheus: Ask, query: Query) -> None:
     expr = substituted(query.expr, INTERVAL)
     assert "$" not in expr
     wait_for(expr, lambda: numbers(prometheus(expr)), seconds=45)
+    for label in re.findall(r"\{\{(\w+)\}\}", query.legend):
+        assert all(label in series["metric"] for series in prometheus(expr)), f"the legend names {label}"
 
 
 @pytest.mark.parametrize("variable", list(variables()), ids=lambda variable: variable.panel)
