@@ -3,8 +3,8 @@
 Given: runs read by ``load``. Hands on: plotly figures as plain data, and pages that hold them.
 Never: loads anything when imported; needs plotly for Python, an account, a server or a network.
 
-The names of the fifth document are here: ``create_complete_visualization_app(project)``, and for each chart
-``NAME_data(runs)`` and ``NAME_figure(data)``.
+Two sets of names: ``create_complete_visualization_app(project)`` and ``prepare_*``, which existing visualisation
+scripts use; and for each chart ``NAME_data(runs)`` and ``NAME_figure(data)``.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""All pictures of a project in one call, under the name the fifth document gives it.
+"""All charts of a project in one call, under the name that existing visualisation scripts use for it.
 
 Given: a project, or runs. Hands on: a VisualizationApp: its figures as data, its page as HTML.
 Never: sends anything anywhere. ``sidecar.charts.publish`` does, when asked and allowed.

@@ -10,7 +10,7 @@ import msgspec
 
 from sidecar.charts import page
 from sidecar.charts.compare import DIFFERENCES_MAX, Comparison, MetricRow, RunHead, Value
-from sidecar.charts.divergence import Divergence, Fact
+from sidecar.charts.divergence import UNITS, Divergence, Fact
 from sidecar.charts.gate import Finding
 from sidecar.charts.registry import Figure
 from sidecar.charts.style import PALETTE, short
@@ -40,7 +40,8 @@ def lines(comparison: Comparison, findings: Sequence[Finding], verdict: str | No
     for parted in comparison.divergences:
         out.append(f"{_word(parted.run)}: {_word(parted.reason, 160)}")
         if parted.at is not None:
-            out += [f"  {i}. {fact_text(fact)}" for i, fact in enumerate(parted.facts[:FACTS_SHOWN], 1)]
+            facts = [fact_text(fact, parted.axis) for fact in parted.facts[:FACTS_SHOWN]]
+            out += [f"  {i}. {text}" for i, text in enumerate(facts, 1)]
     if verdict is not None:
         out += ["", *(f"{f.verdict:<12} {_word(f.run)}  {_word(f.rule, 60)}  {_word(f.detail, 120)}" for f in findings)]
         out.append(f"gate: {verdict}")
@@ -51,7 +52,7 @@ def html(
     comparison: Comparison, figures: dict[str, Figure], findings: Sequence[Finding], verdict: str | None
 ) -> str:
     names = [_title(head) for head in comparison.runs]
-    title = " and ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+    title = " vs ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
     parts = [_verdict(comparison, findings, verdict)]
     parts.append(_card("Runs", page.table(("", *names), _heads(comparison))))
     columns = ("metric", *names)
@@ -69,8 +70,8 @@ def html(
     return page.document(title, body, [page.library(), page.script("app.js")])
 
 
-def fact_text(fact: Fact) -> str:
-    since = f", from {fact.since:,.0f} on" if fact.since is not None else ""
+def fact_text(fact: Fact, axis: str) -> str:
+    since = f", from {UNITS[axis]} {fact.since:,.0f} on" if fact.since is not None else ""
     return f"{_word(fact.name, 60)}: {_word(fact.values[0])} -> {_word(fact.values[1])} ({fact.kind}{since})"
 
 
@@ -88,7 +89,7 @@ def _pill(verdict: str) -> page.Markup:
 
 
 def _parted(parted: Divergence) -> str:
-    facts = "".join(f"<li>{page.e(fact_text(fact))}</li>" for fact in parted.facts[:FACTS_SHOWN])
+    facts = "".join(f"<li>{page.e(fact_text(fact, parted.axis))}</li>" for fact in parted.facts[:FACTS_SHOWN])
     ranked = f"<p class='muted'>What differs, the most likely cause first:</p><ol>{facts}</ol>" if facts else ""
     return f"<h2>{page.e(parted.run)}</h2><p>{page.e(parted.reason)}</p>{ranked if parted.at is not None else ''}"
 

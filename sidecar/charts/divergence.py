@@ -27,6 +27,7 @@ FLOOR_RATIO = 0.01
 BINS_MIN = 8
 FACTS_MAX = 20
 AXES = ("step", "tokens", "time")
+UNITS = {"step": "step", "tokens": "token", "time": "second"}
 
 WEIGHTS = {
     "learning_rate": 3.0, "lr": 3.0, "matrix_lr": 3.0, "warmup": 2.5, "batch": 2.5, "grad_accum": 2.5, "optimizer": 2.5,
@@ -148,8 +149,7 @@ def _parting(grid: list[float], ours: list[float], theirs: list[float], axis: st
     onset = next((i for i in range(last_near, -1, -1) if abs(smooth[i]) <= threshold / 4), 0) if last_near >= 0 else 0
     where = grid[onset] if last_near >= 0 else grid[0]
     more = "higher" if smooth[-1] > 0 else "lower"
-    unit = {"step": "step", "tokens": "token", "time": "second"}[axis]
-    start = "from the start" if last_near < 0 else f"from {unit} {where:,.0f} on"
+    start = "from the start" if last_near < 0 else f"from {UNITS[axis]} {where:,.0f} on"
     return where, f"{more} loss {start}, {abs(smooth[-1]):.3g} at the end (noise {sigma:.2g})"
 
 

@@ -26,19 +26,25 @@ from sidecar.rows import Projector, Row
 SUFFIXES = (".jsonl", ".parquet")
 BATCH_ROWS = 2048
 HEAD_ROWS = 256
+TIME_MAX_SECONDS = 32_503_680_000.0
+"""The year 3000."""
 LONG = {"number", "time", "step", "rank", "kind", "name", "value", "text"}
 COMPUTED = ("derived", "hardware")
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def load_export(path: Path, also: tuple[str, ...] = (), now_ns: int = 0) -> RunData:
-    """Raises UserError (exit code 3) when there is no row of ours in it."""
-    known = export_format.read(path)
-    rows = _jsonl(path) if path.suffix == ".jsonl" else _parquet(path, known)
-    head = list(islice(rows, HEAD_ROWS))
-    reader = _Reader(path, known, also, _captured(head))
-    for row in chain(head, rows):
-        reader.take(row)
+    """Raises UserError (exit code 3) when there is no row of ours in it, or it cannot be read."""
+    try:
+        known = export_format.read(path)
+        rows = _jsonl(path) if path.suffix == ".jsonl" else _parquet(path, known)
+        head = list(islice(rows, HEAD_ROWS))
+        reader = _Reader(path, known, also, _captured(head))
+        for row in chain(head, rows):
+            reader.take(row)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}", "check the path and its permissions",
+                        Exit.NO_DATA) from None
     return reader.finish(now_ns)
 
 
@@ -60,6 +66,8 @@ class _Reader:
         self._number = 0
 
     def take(self, row: Row) -> None:
+        if not abs(row.time) <= TIME_MAX_SECONDS:  # NaN too. None of ours.
+            return
         now = int(row.time * 1e9)
         if self._projector is None:
             self._projector = Projector(row.run)
@@ -184,6 +192,8 @@ def _wide(batches: Iterable[list[dict[str, Any]]]) -> Iterator[Row]:
     """A column for each metric."""
     for batch in batches:
         for cells in batch:
+            if cells["rank"] is None or cells["seq"] is None or cells["time"] is None:
+                continue
             metrics = {metric_of(k): v for k, v in cells.items() if v is not None and k not in FIXED_COLUMNS}
             yield Row(cells["run"] or "", cells["rank"], cells["seq"], cells["step"], cells["time"],
                       cells["kind"] or "", metrics)
@@ -194,6 +204,8 @@ def _long(batches: Iterable[list[dict[str, Any]]], run_id: str) -> Iterator[Row]
     row: Row | None = None
     for batch in batches:
         for line in batch:
+            if line["rank"] is None or line["time"] is None or line["name"] is None:
+                continue
             if row is None or row.seq != line["number"]:
                 if row is not None:
                     yield row

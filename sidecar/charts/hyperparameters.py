@@ -110,7 +110,8 @@ def _limits(values: Sequence[float | None]) -> dict[str, float]:
     """A scale around one value would be drawn without a width."""
     known = [v for v in values if v is not None]
     if known and max(known) - min(known) < 1e-6 * max(map(abs, known), default=0.0) + 1e-12:
-        return {"cmin": known[0] - 0.5, "cmax": known[0] + 0.5}
+        pad = 0.05 * abs(known[0]) or 0.5
+        return {"cmin": known[0] - pad, "cmax": known[0] + pad}
     return {}
 
 

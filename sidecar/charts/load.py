@@ -5,6 +5,7 @@ Never: writes, holds a run in memory, or fails because one file of many is damag
 """
 
 import contextlib
+import logging
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from sidecar.errors import Exit, UserError
 from sidecar.follow import Follower
 from sidecar.store import SUFFIX, RunEntry, Store
 
+log = logging.getLogger(__name__)
 RUNS_MAX = 64
 SUFFIXES = (SUFFIX, *exports.SUFFIXES)
 WRITE_ONLY = (".csv",)
@@ -29,7 +31,7 @@ CHECKLIST = (
     "is the project's name the one given to sidecar.init(project=...)?",
     "is this the right data directory? --dir PATH or SIDECAR_DIR",
 )
-"""The document's own list for "no data shown"."""
+"""What to check when nothing is shown."""
 
 
 def load_runs(
@@ -40,7 +42,7 @@ def load_runs(
     wanted, now = tuple(also), time.time_ns() if now_ns is None else now_ns
     found: list[RunData] = []
     for path in paths:
-        found += [load_file(file, wanted, now) for file in _files(path)]
+        found += _from_path(path, wanted, now)
     projects, words = tuple(projects), tuple(runs)
     in_files = {run.project for run in found}
     if found and projects:
@@ -54,6 +56,22 @@ def load_runs(
     if not found:
         raise UserError("no run to draw: nothing was recorded yet", "; ".join(CHECKLIST), Exit.NO_DATA)
     return sorted(found, key=lambda run: (run.started_ns, run.run_id))[-RUNS_MAX:]
+
+
+def _from_path(path: Path, also: tuple[str, ...], now_ns: int) -> list[RunData]:
+    """A file, or those of a folder that can be read. Raises UserError when none can."""
+    found: list[RunData] = []
+    refused: list[UserError] = []
+    for file in _files(path):
+        try:
+            found.append(load_file(file, also, now_ns))
+        except UserError as error:
+            refused.append(error)
+    if refused and not found:
+        raise refused[0]
+    for damaged in refused:
+        log.warning("passed over: %s", damaged.cause)
+    return found
 
 
 def load_each(

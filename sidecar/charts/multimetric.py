@@ -3,7 +3,7 @@
 Given: runs. Hands on: one point per evaluation for which all three are known. Never: takes a missing benchmark for 0.
 
 A benchmark that only an earlier stage of the same pipeline measured is carried forward, and marked as such. Where no
-pipeline has the document's three, the accuracies that were logged take their place, and the chart says so.
+pipeline has these three, the accuracies that were logged take their place, and the chart says so.
 """
 
 from collections import Counter
@@ -90,7 +90,7 @@ def _have(pipelines: Sequence[Sequence[RunData]], names: Sequence[str]) -> bool:
 
 
 def _others(runs: Sequence[RunData], pipelines: Sequence[Sequence[RunData]]) -> dict[str, str]:
-    """The accuracies that most runs have, single benchmarks first; the document's own when there are not three."""
+    """The accuracies that most runs have, single benchmarks first; ``TASKS`` when there are not three."""
     seen = Counter(name for run in runs for name in run.tracks
                    if name.startswith("eval/") and name.endswith("_acc") and name not in GENERAL and run.track(name))
     single = {name: name[5:-4] for name, _ in sorted(seen.items(), key=lambda item: (-item[1], item[0]))}

@@ -43,7 +43,7 @@ axis as colour.</p>
 </main>
 <footer class="muted">Drawn by trainer-sidecar from the journal, offline. Drag to rotate, click a chart and turn the
 wheel to zoom, hover for values. Nothing on this page is loaded from or sent to anywhere.</footer>"""
-    return document(title, body, [*film_scripts(), library(), script("app.js")])
+    return document(f"{title}: training charts", body, [*film_scripts(), library(), script("app.js")])
 
 
 def single(figure: Figure, title: str) -> str:
@@ -63,7 +63,7 @@ def document(title: str, body: str, scripts: Iterable[str], *, kind: str = "pict
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{e(title)} – pictures</title>
+<title>{e(title)}</title>
 <link rel="icon" href="data:,">
 <style>{script("style.css")}</style>
 </head>
@@ -86,7 +86,7 @@ def embed(name: str, value: Any) -> str:
 
 def frame(text: str, height: int = 900) -> str:
     """A page inside a notebook's page."""
-    return (f'<iframe title="pictures" sandbox="allow-scripts" style="width:100%;height:{height}px;border:0" '
+    return (f'<iframe title="charts" sandbox="allow-scripts" style="width:100%;height:{height}px;border:0" '
             f'srcdoc="{html.escape(text)}"></iframe>')
 
 

@@ -10,11 +10,14 @@ from sidecar.charts import page, svg
 from sidecar.charts.data import RunData
 from sidecar.charts.series import thin
 from sidecar.charts.stages import stages_data, stages_table
-from sidecar.charts.style import accuracy_of, duration, late_text, mfu_of, short, stage_colour, stage_title
+from sidecar.charts.style import accuracy_of, duration, late_text, mfu_of, short, stage_title
 
 CURVES = (("train/loss", "Training loss"), ("val/loss", "Validation loss"),
           ("train/tokens_per_second", "Tokens per second"), ("train/grad_norm", "Gradient norm"),
           ("train/learning_rate", "Learning rate"), ("train/mfu_percent", "MFU (%)"))  # fmt: skip
+STATE_TONES = {"failed": "bad", "lost": "bad", "stalled": "bad"}
+CURVE_COLOUR = "#3b76f0"
+"""Not the stage's: pretraining is red, and red is what was not finite."""
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 32
 SAMPLES_MAX = 6
@@ -40,12 +43,12 @@ class Report:
 <h1>{page.e(run.label)}</h1></div><p class="muted">{about}</p></header>
 <main id="main" class="report">{self._cards()}</main>
 <footer class="muted">Written by trainer-sidecar from the journal, offline.</footer>"""
-        return page.document(f"{run.label}: report", body, [])
+        return page.document(f"{run.label}: run report", body, [])
 
     def _cards(self) -> str:
         run = self.run
         verdict = run.snapshot.verdict if run.snapshot else ""
-        parts = [f'<section class="card hero wide" style="border-left-color:{stage_colour(run.stage)}">'
+        parts = [f'<section class="card hero wide {STATE_TONES.get(run.state, "")}">'
                  f"<h2>{page.e(verdict or run.state)}</h2>{_tiles(run)}{page.table(('', ''), facts(run))}</section>"]
         parts.append(_card("Curves", '<div class="curves">' + "".join(_curves(run)) + "</div>", wide=True))
         for title, columns, rows in tables(run):
@@ -102,7 +105,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("elapsed", duration(s.elapsed_seconds if s else None)),
         ("loss", f"{short(loss.first)} → {short(loss.last)}, best {short(loss.low)} at step {loss.low_step:,.0f}"
          if loss else "–"),
-        ("not finite", f"{bad} values of the loss" if bad else ""),
+        ("not finite", f"{bad:,} value{'s' if bad != 1 else ''} of the loss" if bad else ""),
         ("validation loss", f"{short(val.last)}, best {short(val.low)} at step {val.low_step:,.0f}" if val else "–"),
         ("best accuracy", short(best)),
         ("throughput", f"{short(rate.mean)} tokens/s on average, {short(rate.high)} at best" if rate else "–"),
@@ -134,7 +137,8 @@ def mfu_text(run: RunData) -> str:
     d = mfu.denominator
     if d.peak_flops_per_device:
         device = f" {d.device_name}" if d.device_name else ""
-        text += f"; of {short(d.peak_flops_per_device)}FLOP/s x {d.devices or 1}{device}, peak from {mfu.source or '?'}"
+        peak = short(d.peak_flops_per_device, "FLOP/s")
+        text += f"; of {peak} x {d.devices or 1}{device}, peak from {mfu.source or '?'}"
     return text
 
 
@@ -149,7 +153,7 @@ def tables(run: RunData) -> list[tuple[str, tuple[str, ...], list[list[Any]]]]:
         (SPENT, ("state", "time", "share"),
          [[state.replace("_", " "), duration(s.goodput.seconds[state] if s else None), f"{100 * share:.1f} %"]
           for state, share in _spent(run)]),
-        ("Phases", ("phase", "time", "times"),
+        ("Phases", ("phase", "time", "count"),
          [[name, duration(p.seconds_total), p.count or ""] for name, p in phases]),
         ("Datasets", ("dataset", "samples", "tokens", "share", "coverage"),
          [[name, short(v.samples), short(v.tokens), _percent(v.ratio), _percent(v.coverage)]
@@ -223,7 +227,8 @@ def _curves(run: RunData) -> list[str]:
         if track is not None:
             points = [(p.step, p.value) for p in thin(track.points(), 600)]
             bad = [step for _, step, _ in track.bad]
-            picture = svg.line(points, title, stage_colour(run.stage), bad=bad)
+            end = run.totals[name].last_step if bad and name in run.totals else None
+            picture = svg.line(points, title, CURVE_COLOUR, bad=bad, end=end)
             out.append(f"<figure><figcaption>{page.e(title)}</figcaption>{picture}</figure>")
     return out or ["<p>No curve was recorded.</p>"]
 
@@ -279,7 +284,7 @@ def _percent(ratio: float | None) -> str:
 
 
 def _setting(value: Any) -> str:
-    text = short(value) if type(value) is float else str(value)
+    text = short(value) if type(value) is float else f"{value:,}" if type(value) is int else str(value)
     return text if len(text) <= 200 else text[:199] + "…"
 
 

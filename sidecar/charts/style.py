@@ -268,16 +268,17 @@ def _level(value: float, log: bool) -> float:
     return math.log10(value) if log and value > 0 else (-12.0 if log else value)
 
 
-def short(value: float | None) -> str:
-    """A number for people: 4 digits, thousands as k, M, G."""
+def short(value: float | None, unit: str = "") -> str:
+    """A number for people: 4 digits, thousands as k, M, G; with a unit as "989 TFLOP/s"."""
     if value is None:
         return "–"
+    gap = " " if unit else ""
     if value - value != 0:
-        return "NaN" if value != value else "∞" if value > 0 else "-∞"
+        return ("NaN" if value != value else "∞" if value > 0 else "-∞") + gap + unit
     for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= limit:
-            return f"{value / (1e3 if letter == 'k' else limit):.4g}{letter}"
-    return f"{value:.4g}"
+        if abs(value) >= limit * 0.99995:  # 999,999 is 1M, not 1000k.
+            return f"{value / (1e3 if letter == 'k' else limit):.4g}{gap}{letter}{unit}"
+    return f"{value:.4g}{gap}{unit}"
 
 
 def duration(seconds: float | None) -> str:

@@ -13,12 +13,16 @@ WIDTH, HEIGHT = 520, 190
 LEFT, RIGHT, TOP, BOTTOM = 70, 10, 12, 30
 
 
-def line(points: Sequence[tuple[float, float]], title: str, colour: str, *, bad: Sequence[float] = ()) -> str:
-    """``bad``: where there was no finite value, marked at the foot."""
+def line(
+    points: Sequence[tuple[float, float]], title: str, colour: str, *, bad: Sequence[float] = (),
+    end: float | None = None,
+) -> str:
+    """``bad``: where a value was not finite, a red line from top to bottom; ``end``: where the axis ends at least."""
     if not points:
         return ""
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    x_low, x_high, marks = min(xs), max(xs), _ticks(min(ys), max(ys))
+    every = [*xs, *bad, *([] if end is None else [end])]
+    x_low, x_high, marks = min(every), max(every), _ticks(min(ys), max(ys))
     y_low, y_high = min(min(ys), marks[0]), max(max(ys), marks[-1])
     across = (WIDTH - LEFT - RIGHT) / ((x_high - x_low) or 1.0)
     up = (HEIGHT - TOP - BOTTOM) / ((y_high - y_low) or 1.0)
@@ -33,16 +37,17 @@ def line(points: Sequence[tuple[float, float]], title: str, colour: str, *, bad:
     )
     feet = "".join(f'<text x="{at(x, y_low)[0]:.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{short(x)}</text>'
                    for x, anchor in ((x_low, "start"), (x_high, "end")))
-    inside = [(x, at(min(max(x, x_low), x_high), y_low)[0]) for x in list(bad)[:50]]
-    holes = "".join(f'<circle cx="{px:.1f}" cy="{HEIGHT - BOTTOM}" r="3" class="bad">'
-                    f"<title>not finite at step {x:,.0f}</title></circle>" for x, px in inside)
+    places = {round(at(x, y_low)[0]): x for x in reversed(bad)}  # One line a pixel.
+    holes = "".join(f'<line x1="{px}" x2="{px}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" class="bad">'
+                    f"<title>not finite at step {x:,.0f}</title></line>" for px, x in sorted(places.items()))
     shape = (f'<polyline points="{path}" fill="none" stroke="{html.escape(colour)}" stroke-width="1.6" '
              'stroke-linejoin="round"/>' if len(points) > 1 else
              f'<circle cx="{at(*points[0])[0]:.1f}" cy="{at(*points[0])[1]:.1f}" r="4" fill="{html.escape(colour)}"/>')
     words = f"from {short(ys[0])} to {short(ys[-1])}, between {short(min(ys))} and {short(max(ys))}"
-    label = html.escape(f"{title}: {words}")
+    broken = f"; not finite from step {min(bad):,.0f} on" if bad else ""
+    label = html.escape(f"{title}: {words}{broken}")
     return (f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}" class="curve">'
-            f"{grid}{shape}{holes}{feet}"
+            f"{grid}{holes}{shape}{feet}"
             f'<text x="{(LEFT + WIDTH) / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">step</text></svg>')
 
 

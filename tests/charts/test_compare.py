@@ -49,10 +49,12 @@ def test_a_learning_rate_changed_at_step_600_is_found_there_and_named_first() ->
     assert right >= 9
 
 
-@pytest.mark.parametrize(("axis", "place"), [("step", 600), ("tokens", 6000), ("time", 600)])
-def test_divergence_is_told_on_each_axis(axis: str, place: float) -> None:
+@pytest.mark.parametrize(("axis", "unit", "place"), [("step", "step", 600), ("tokens", "token", 6000),
+                                                     ("time", "second", 600)])
+def test_divergence_is_told_on_each_axis(axis: str, unit: str, place: float) -> None:
     parted = divergence(drawn(1), drawn(2, changed_at=600), axis)
     assert parted.at == pytest.approx(place, rel=0.06)
+    assert f"from {unit} " in compare_page.fact_text(parted.facts[0], axis), "a number without its unit says nothing"
 
 
 def test_a_loss_that_stops_being_a_number_diverges_there() -> None:

@@ -43,7 +43,7 @@ def only(directory: Path) -> list[RunData]:
     return load_runs(directory)
 
 
-def test_the_stage_colours_are_the_documents_own() -> None:
+def test_the_stage_colours_are_those_that_were_asked_for() -> None:
     assert STAGE_COLOURS == {
         "pretrain": "#e5484d", "midtrain": "#12a594", "sft": "#3e7bfa", "rl": "#30a46c", "dpo": "#7cc47f",
         "ppo": "#1f7a4d",

@@ -139,7 +139,7 @@ def test_its_hyperparameters_have_one_point_a_stage_with_accuracy_and_learning_r
     assert trace["marker"]["sizemode"] == "diameter"
 
 
-def test_its_benchmarks_are_the_documents_own_with_those_of_earlier_stages_carried_forward(
+def test_its_benchmarks_are_mmlu_arc_and_gsm8k_with_those_of_earlier_stages_carried_forward(
     pipeline: dict[str, dict[str, Any]]
 ) -> None:
     figure = pipeline["multimetric"]

@@ -8,6 +8,7 @@ import pytest
 from sidecar import cli, wire
 from sidecar.charts.load import load_each
 from sidecar.charts.report import Report, spark
+from sidecar.charts.style import short
 from tests.charts import synthetic
 from tests.charts.synthetic import T0, Writer
 
@@ -49,7 +50,7 @@ def test_mfu_comes_with_its_convention_or_with_why_there_is_none(tmp_path: Path)
     synthetic.run(tmp_path, "a", steps=40)
     synthetic.run(tmp_path, "b", steps=40, facts={}, start_ns=T0 + 1)
     known, unknown = ("\n".join(report(tmp_path, word).lines()) for word in ("a", "b"))
-    assert re.search(r"MFU +\d+\.\d\d % on average \(.+\); of 60TFLOP/s x 1, peak from override", known)
+    assert re.search(r"MFU +\d+\.\d\d % on average \(.+\); of 60 TFLOP/s x 1, peak from override", known)
     assert re.search(r"MFU +unknown: ", unknown)
 
 
@@ -73,9 +74,39 @@ def test_a_run_with_one_step_and_nothing_else_is_reported(tmp_path: Path) -> Non
     writer.add(session, wire.Step(T0, T0, 0, {"train/loss": float("nan")}))
     writer.close()
     made = report(tmp_path)
-    assert "1 values of the loss" in "\n".join(made.lines())
+    assert "1 value of the loss" in "\n".join(made.lines())
     assert "No curve" in made.html()
     assert "<iframe" in made._repr_html_()
+
+
+def test_a_curve_goes_on_where_its_values_are_not_finite(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, "r", model_facts={"params": 124_000_000})
+    session = writer.greet()
+    for step in range(200):
+        loss = 3.0 - step / 100 if step < 100 else float("nan")
+        writer.add(session, wire.Step(T0 + step * 10**8, T0, step, {"train/loss": loss}))
+    writer.close()
+    page = report(tmp_path).html()
+    curve = page[page.index("Training loss") :].split("</svg>")[0]
+    assert "not finite from step 100 on" in curve
+    assert ">199</text>" in curve, "the axis ends with the run, not with its last finite value"
+    assert "<title>not finite at step 150</title>" in curve
+    assert "124,000,000" in page
+
+
+@pytest.mark.parametrize(("outcome", "tone"), [("finished", "hero wide "), ("failed", "hero wide bad")])
+def test_only_a_run_that_went_wrong_is_framed_in_red(tmp_path: Path, outcome: str, tone: str) -> None:
+    writer = Writer(tmp_path, "r", stage="pretrain")
+    session = writer.greet()
+    writer.add(session, wire.Step(T0, T0, 0, {"train/loss": 2.0}), wire.Finished(T0 + 1, T0, outcome))
+    writer.close()
+    assert f'class="card {tone}"' in report(tmp_path).html()
+
+
+def test_numbers_are_short_and_units_apart() -> None:
+    assert [short(v) for v in (0.00031, 9_999, 12_000, 999_999, None)] == ["0.00031", "9999", "12k", "1M", "–"]
+    assert short(989e12, "FLOP/s") == "989 TFLOP/s"
+    assert short(float("nan"), "W") == "NaN W"
 
 
 def test_sparklines_show_the_shape() -> None:
