@@ -1,10 +1,10 @@
-"""Names found in the wild -> the names the pictures know. One table, applied when reading.
+"""Names that training scripts use -> the names that the charts know. Applied when reading.
 
 Given: a metric, setting or stage name as some script sent it. Hands on: the canonical one, or the name itself.
 Never: renames anything that is stored: the journal keeps names as sent.
 
-``sidecar.metrics.ALIASES`` holds the documents' own names; this adds what captured scripts use (nanoGPT, nanochat,
-transformers, Lightning, torchtitan, Megatron, lm-evaluation-harness).
+``sidecar.metrics.ALIASES`` has the aliases that every outlet knows; this adds the names of captured scripts (nanoGPT,
+nanochat, transformers, Lightning, torchtitan, Megatron, lm-evaluation-harness).
 """
 
 import re
@@ -87,12 +87,12 @@ SETTINGS = {
                    "per_device_train_batch_size", "hyperparams/batch_size", "micro_batch_size"),
     "learning_rate": ("learning_rate", "lr", "max_lr", "matrix_lr", "hyperparams/learning_rate", "base_lr"),
 }  # fmt: skip
-"""What the hyperparameter chart needs, and the configuration keys it goes by, most usual first."""
+"""Settings that the hyperparameter chart needs, and their usual configuration keys, most usual first."""
 
 
 @lru_cache(maxsize=20_000)
 def canonical(name: str) -> str:
-    """The name the pictures know; the name itself when it is nothing known."""
+    """The name that the charts know; the name itself when it is unknown."""
     known = metrics.ALIASES.get(name) or WILD.get(name)
     if known is not None:
         return known
@@ -133,7 +133,7 @@ def stage_of(word: Any) -> str | None:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
-    """Nested settings as {"model.n_layer": 12}; {"value": x} of W&B's own files is opened."""
+    """Nested settings as {"model.n_layer": 12}; W&B's own {"value": x} becomes x."""
     out: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"

@@ -1,9 +1,9 @@
-"""A batch of rows turned on its side: one column of numbers for each metric, with whose they are and where they go.
+"""A batch of rows transposed: a column of numbers for each metric, with the ranks and the places of its values.
 
-Given: rows in order, and the place that the batch before ended at. Hands on: columns. Never: keeps a row.
+Given: rows in order, and the place at which the previous batch ended. Hands on: columns. Never: keeps a row.
 
-Rows of one shape (the same metrics) come in long runs. Which of them make the line, in which order and at which places
-depends on the rows alone: it is worked out once for a shape, not once for each of its metrics.
+Most rows share few shapes (sets of metrics). Which rows make the line of a chart, in which order and at which places,
+is therefore computed once for each shape and not once for each metric.
 """
 
 import math
@@ -18,12 +18,12 @@ from sidecar.wire import Metrics
 
 TOKENS_SEEN = "train/num_input_tokens_seen"
 DERIVED_LEVEL = -1
-"""Of rows that the sidecar computed: below every rank."""
+"""The level of rows that the sidecar computed: below every rank."""
 NUMBERS = frozenset((float, int))
 
 
 class RowLike(Protocol):
-    """What is read of a sidecar.rows.Row."""
+    """The fields of sidecar.rows.Row that are read here."""
 
     rank: int
     step: int | None
@@ -36,7 +36,7 @@ Pick = Callable[[Sequence[float]], Sequence[float]]
 
 
 class Choice(NamedTuple):
-    """Which of a column's values are the owner's, in order, and which are others', by step."""
+    """Which of a column's values belong to the owner, in order, and which to other ranks, by step."""
 
     own: Pick | None
     places: Places
@@ -60,7 +60,7 @@ class Group:
         self._choices: dict[int, Choice] = {}
 
     def choose(self, owner: int) -> Choice:
-        """``owner``: the level whose values make the line. Where that is the joined value, ranks add nothing to it."""
+        """``owner``: the level whose values make the line. Where these are derived, no rank adds to them."""
         choice = self._choices.get(owner)
         if choice is None:
             choice = self._choices[owner] = self._make_choice(owner)
@@ -80,14 +80,14 @@ class Group:
         others: list[int] = []
         steps = _taken(batch.steps, rows)
         if owner != DERIVED_LEVEL and len(own) < len(rows):
-            # Without those before the first step of all, whose step is not known.
+            # Without rows from before the first step: their step is unknown.
             others = [i for i, level in enumerate(levels) if level != owner and steps[i] == steps[i]]
             others.sort(key=steps.__getitem__)
         return Choice(_picker(own), places, _picker(others), [steps[i] for i in others])
 
 
 class Batch:
-    """Rows by shape. ``step`` and ``seen`` are where the last of them was."""
+    """Rows by shape. ``step`` and ``seen`` are the place of the last row."""
 
     def __init__(self, rows: Sequence[RowLike], step: float, tokens: float) -> None:
         self.times = [row.time for row in rows]
@@ -155,7 +155,7 @@ def _column(values: tuple[Any, ...], group: Group) -> Column:
 
 
 def _carried(steps: list[int | None], before: float) -> list[float]:
-    """What has no step of its own is at the one before it."""
+    """A row without a step takes the step of the row before it."""
     if None not in steps:
         return [*map(float, steps)]  # type: ignore[arg-type]
     carried = []
@@ -179,7 +179,7 @@ def _taken(column: Sequence[Any], chosen: list[int]) -> Sequence[Any]:
 
 
 def _picker(chosen: list[int]) -> Pick | None:
-    """Takes these places out of a sequence. None: there are none."""
+    """A function that takes these items out of a sequence. None: nothing is chosen."""
     if not chosen:
         return None
     first, end = chosen[0], chosen[-1] + 1

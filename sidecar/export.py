@@ -4,7 +4,7 @@ Given: a data directory and a run. Hands on: rows, one at a time, in the order t
 Never: holds a run in memory, or needs the journal to be finished.
 
 CSV and Parquet have a column for each metric, so they read the journal twice: once for the names, once for the rows.
-What is known of the run as a whole goes with the file (export_format.py); what is printed is rows and nothing else.
+What is known of the run as a whole goes with a file (export_format.py), never to standard output.
 """
 
 import csv
@@ -28,7 +28,7 @@ from sidecar.state import RunState
 from sidecar.store import RunEntry, Store
 
 COMPUTED = frozenset({"derived", "hardware"})
-"""Kinds of row that nobody emitted: the sidecar made them."""
+"""Kinds of row that the sidecar made: no trainer emitted them."""
 PARQUET_ROWS = 8192  # A row group: bounds memory at a few tens of megabytes with 500 columns.
 
 
@@ -118,10 +118,10 @@ FORMATS = {"jsonl": write_jsonl, "csv": write_csv, "parquet": write_parquet}
 
 
 def write_file(run: OpenRun, path: Path, kind: str, *, derived: bool) -> None:
-    """Whole or not at all. Raises OSError.
+    """Writes the file atomically. Raises OSError.
 
-    Beside formats that have no place for it lies what is known of the run as a whole: NAME.run.json. A device or a
-    pipe is written to as it is, and nothing is put beside it.
+    Formats without metadata get a second file, NAME.run.json, with what is known of the run as a whole. A device or a
+    pipe is written to directly, and gets no second file.
     """
     with open_atomic(path) as out:
         FORMATS[kind](run, out, derived=derived)

@@ -29,7 +29,7 @@ DEPTH_MAX = 8
 
 
 class RunFacts(msgspec.Struct, kw_only=True):
-    """The fields of RunInfo that a reader of the rows cannot know from them."""
+    """What a reader needs to know of the run that is not in the rows."""
 
     run_id: str
     project: str = ""
@@ -75,19 +75,19 @@ def encode(known: RunFacts) -> bytes:
 
 
 def beside(path: Path) -> Path:
-    """Where the facts of an export without a place for them lie: d12.jsonl has d12.run.json."""
+    """Where the facts of a format without metadata are: beside d12.jsonl, in d12.run.json."""
     return path.with_suffix(SUFFIX)
 
 
 def write(path: Path, known: RunFacts) -> None:
-    """Whole or not at all; the owner's alone. Raises OSError."""
+    """Atomic; readable by the owner only. Raises OSError."""
     write_atomic(path, msgspec.json.format(encode(known)), mode=0o600)
 
 
 def read(path: Path) -> RunFacts | None:
     """The facts that belong to an export (.parquet: a file, or a folder of parts; else the file beside it).
 
-    None when there are none, or they cannot be read: the rows are as good without.
+    None when there are none, or they cannot be read: the rows can be used without them.
     """
     with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError, ImportError):
         data = _parquet_metadata(path) if path.suffix == ".parquet" else beside(path).read_bytes()

@@ -1,12 +1,12 @@
 """The shape of every metric over a whole run, in bounded memory.
 
-Given: rows, in any order, from one writer. Hands on: series of at most so many points, by step, tokens or time.
-Never: does I/O, reads a clock, or loses an extreme: however far a series is thinned, each bucket keeps its lowest
-and highest value, so a single spike in a million steps is still there.
+Given: rows, in any order, from one writer. Hands on: series with a limited number of points, by step, tokens or time.
+Never: does I/O, reads a clock, or loses an extreme: each bucket keeps its lowest and highest value, so that a single
+spike in a million steps stays visible.
 
 A series is a list of buckets. When it is full, neighbours are merged pairwise and each new bucket takes twice as
-many values; the cost of a value is therefore constant. Rows are buffered and folded in batches, because that is
-ten times cheaper than one by one. Readers may call from other threads.
+many values; the cost of a value is therefore constant. Rows are buffered and taken in batches, which is ten times as
+fast as one by one. Readers may call from other threads.
 """
 
 import math
@@ -44,10 +44,10 @@ class History:
         self._lock = threading.Lock()
         self._step, self._tokens = UNKNOWN, UNKNOWN
         self.values_dropped_total = 0
-        """Values of names beyond the limit on series."""
+        """Values dropped because there were too many series already."""
 
     def add(self, row: RowLike) -> None:
-        """Take one row. Values that are not numbers are passed over."""
+        """Take one row. Values that are not numbers are skipped."""
         self.extend((row,))
 
     def extend(self, rows: Sequence[RowLike]) -> None:
@@ -131,7 +131,7 @@ class History:
 
 
 class _Places:
-    """Where values go on the common axis: to exact places when these are few, else to cells of equal width."""
+    """Maps places to points of the common axis: one point for each place if they are few, else cells of equal width."""
 
     def __init__(self, shown: list[float], low: float, width: float) -> None:
         self.shown = shown
@@ -145,7 +145,7 @@ class _Places:
     def cells(cls, distinct: list[float], points: int) -> "_Places":
         low, high = distinct[0], distinct[-1]
         places = cls([], low, (high - low) / points)
-        for place in distinct:  # Ascending, so the newest x of a cell is the one shown: the last point is exact.
+        for place in distinct:  # Ascending, so a cell shows its highest x, and the last point is exact.
             at = places._cells.setdefault(places._cell(place, points), len(places.shown))
             if at == len(places.shown):
                 places.shown.append(place)
@@ -158,7 +158,7 @@ class _Places:
 
 
 def _places(columns: "Iterable[array[float]]", points: int) -> _Places:
-    different = {column.tobytes(): column for column in columns}  # What is logged together has the same places.
+    different = {column.tobytes(): column for column in columns}  # Metrics that are logged together share their places.
     distinct = sorted({place for column in different.values() for place in column if place == place})
     if len(distinct) <= points or distinct[0] == distinct[-1]:
         return _Places(distinct, 0.0, 0.0)
@@ -172,7 +172,7 @@ def _thin(series: Series, column: "array[float]", places: _Places) -> dict[str, 
     for at, lowest, highest, sum_, values, flag in zip(
         map(places.at, column), series.low, series.high, series.total, series.count, series.flags, strict=True
     ):
-        if at is None:  # A place that is not known, e.g. the tokens before the first derived row.
+        if at is None:  # The place is unknown, e.g. tokens before the first derived row.
             continue
         if lowest < low[at]:
             low[at] = lowest

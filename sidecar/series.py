@@ -1,7 +1,7 @@
 """One metric over a whole run, in bounded memory: columns of buckets, merged pairwise when they are full.
 
 Given: values with their places (step, tokens, time), in order. Hands on: buckets with extremes, sum and count.
-Never: loses an extreme, or forgets that a value was NaN or infinite.
+Never: loses an extreme, or the fact that a value was NaN or infinite.
 """
 
 import math
@@ -26,13 +26,13 @@ class Places(NamedTuple):
 
 
 class Summary:
-    """Values of one bucket: extremes and sum of the finite ones, and which others were there."""
+    """Values of one bucket: extremes and sum of the finite ones, and flags for the others."""
 
     __slots__ = ("count", "flags", "high", "low", "total")
 
     def __init__(self, values: Sequence[float]) -> None:
         self.total, self.count, self.flags = sum(values), len(values), 0
-        if self.total - self.total == 0:  # All finite: the usual case, at the speed of built-ins.
+        if self.total - self.total == 0:  # All finite: the usual case, left to fast built-ins.
             self.low, self.high = min(values), max(values)
             return
         self.low, self.high, self.total, self.count = math.inf, -math.inf, 0.0, 0
@@ -83,7 +83,7 @@ class Series:
 
     def __init__(self, owner: int) -> None:
         self.owner = owner
-        """The lowest rank that reports this metric, or DERIVED_LEVEL: whose values make the line."""
+        """Whose values make the line: the lowest rank that reports this metric, or DERIVED_LEVEL."""
         self.stride = 1
         self.filled = 0
         """Values in the newest bucket; a bucket is closed when it holds ``stride``."""
@@ -121,7 +121,7 @@ class Series:
             self._halve()
 
     def _append(self, values: Sequence[float], places: Places) -> None:
-        """New buckets, whole columns at a time: one by one costs five times as much."""
+        """New buckets, whole columns at a time, which is five times as fast as one by one."""
         stride, size = self.stride, len(values)
         if (total := sum(values)) - total != 0:
             self._append_summaries(values)
@@ -156,7 +156,7 @@ class Series:
             self.flags.append(summary.flags)
 
     def spread(self, steps: Sequence[float], values: Sequence[float]) -> None:
-        """Other ranks' values, by ascending step: they widen the band at theirs, and never make a point."""
+        """Other ranks' values, by ascending step: they widen the band of the bucket at their step, and add no point."""
         plain = (total := sum(values)) - total == 0
         known = bisect_right(steps, self.step[-1]) if self.count else 0
         begin = 0
@@ -193,7 +193,7 @@ class Series:
         self.flags[at] |= summary.flags
 
     def _halve(self) -> None:
-        """Merge neighbours, whole columns at a time; a bucket left over stays as it is, for more to come."""
+        """Merge neighbours, whole columns at a time. An odd bucket at the end stays and takes further values."""
         odd = len(self.count) % 2
         for name in ("step", "tokens", "time"):
             column = getattr(self, name)

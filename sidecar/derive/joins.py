@@ -200,6 +200,7 @@ def _count_late(state: RunState, own: Join) -> None:
         state.training_ns += own.training_ns
     for name, consumed in own.datasets.items():
         consume(state, name, *consumed)
+    marks.add_late(state, own)
 
 
 def count_tail(

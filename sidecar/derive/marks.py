@@ -9,7 +9,9 @@ follow a checkpoint event keep their mark for as long as there is room, so that 
 
 from bisect import bisect_left, bisect_right
 
-from sidecar.state import Mark, RunState
+from msgspec.structs import replace
+
+from sidecar.state import Join, Mark, RunState
 
 MARKS_MAX = 1024
 CHECKPOINT_MARKS_MAX = 64
@@ -41,6 +43,19 @@ def rewind(state: RunState, step: int) -> None:
         state.datasets = {}
     del marks[at:]
     del state.checkpoint_marks[i:]
+
+
+def add_late(state: RunState, own: Join) -> None:
+    """A rank reported this step after it had been completed: a resume from later on must not forget its share."""
+    for marks in (state.marks, state.checkpoint_marks):
+        at = bisect_left(marks, own.step, key=lambda mark: mark.step)
+        marks[at:] = [
+            replace(
+                mark, tokens=mark.tokens + own.tokens, samples=mark.samples + own.samples,
+                loss_tokens=mark.loss_tokens + own.loss_tokens, flops=mark.flops + own.flops,
+            )
+            for mark in marks[at:]
+        ]  # fmt: skip
 
 
 def mark_checkpoint(state: RunState) -> None:

@@ -338,7 +338,7 @@ def _alerts(out: RunSnapshot, state: RunState) -> None:
             text = f"rank {rank.rank} ended without saying so {where}"
             now.append(Alert("rank_lost", "critical", text, rank.step, time_ns, True))
     if out.mfu.value is not None and out.mfu.value > 1:
-        text = f"MFU of {out.mfu.percent:.0f} % cannot be: {out.mfu.reason}"
+        text = f"MFU of {out.mfu.percent:.0f} % is impossible: {out.mfu.reason}"
         now.append(Alert("mfu_above_one", "warning", text, step, time_ns, True))
     if state.lost_events:
         reasons = ", ".join(f"{reason} {n}" for reason, n in state.lost_by_reason.items())

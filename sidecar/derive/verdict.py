@@ -15,7 +15,7 @@ def verdict(run: RunSnapshot) -> str:
         return _stalled(run)
     if word == "lost":
         gone = [rank.rank for rank in run.ranks if rank.state == "lost"]
-        who = "the trainer process is gone" if len(run.ranks) == 1 else f"rank {_list(gone)} is gone"
+        who = "the trainer process is gone" if len(run.ranks) == 1 else _gone(gone)
         return f"Lost: {who} without saying goodbye{_at(run)}."
     if word == "failed":
         reason = next((rank.reason for rank in run.ranks if rank.state == "failed" and rank.reason), None)
@@ -23,7 +23,7 @@ def verdict(run: RunSnapshot) -> str:
     if word == "finished":
         return f"Finished{_at(run)}{_facts(run)}."
     gone = [rank.rank for rank in run.ranks if rank.state == "lost"]
-    missing = f" Rank {_list(gone)} is gone." if gone else ""
+    missing = f" {_gone(gone).capitalize()}." if gone else ""
     left = f"; {duration(run.eta.seconds)} to go" if run.eta.seconds is not None else ""
     phase = f", now in {run.phase}" if run.phase else ""
     return f"Training: step {_step(run)}{_facts(run)}{phase}{left}.{missing}"
@@ -56,14 +56,15 @@ def _facts(run: RunSnapshot) -> str:
     elif run.steps_per_second is not None:
         parts.append(f"{short(run.steps_per_second)} steps/s")
     if run.mfu.percent is not None:
-        flag = ", which cannot be" if run.mfu.percent > 100 else ""
+        flag = ", which is impossible" if run.mfu.percent > 100 else ""
         attention = " (full attention)" if run.mfu.causal_percent is not None else ""
         parts.append(f"MFU {run.mfu.percent:.3g} %{attention}{flag}")
     return "".join(f", {part}" for part in parts)
 
 
-def _list(ranks: list[int]) -> str:
-    return ", ".join(map(str, ranks[:8])) + (" ..." if len(ranks) > 8 else "")
+def _gone(ranks: list[int]) -> str:
+    listed = ", ".join(map(str, ranks[:8])) + (" ..." if len(ranks) > 8 else "")
+    return f"rank {listed} is gone" if len(ranks) == 1 else f"ranks {listed} are gone"
 
 
 def short(value: float) -> str:

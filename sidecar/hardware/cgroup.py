@@ -1,7 +1,7 @@
-"""The limits a container or job scheduler puts on this process: CPU quota and memory.
+"""The limits that a container or job scheduler sets on this process: CPU quota and memory.
 
 Given: nothing (or a root directory, in tests). Hands on: numbers, or None for "no limit".
-Never: writes, or raises for a layout it does not know.
+Never: writes, or raises for an unknown layout.
 
 Linux kernel, admin-guide/cgroup-v2: ``cpu.max`` holds "QUOTA PERIOD" in microseconds or "max PERIOD";
 ``memory.max`` holds bytes or "max". Version 1 spells them cpu.cfs_quota_us, cpu.cfs_period_us (-1: none) and

@@ -3,7 +3,7 @@
 Given: the NVML bindings and a device handle. Hands on: a dict of fields per reading.
 Never: catches an error (the caller drops the fields of a reading that failed), keeps state, or changes a setting.
 
-NVML's units are converted here and nowhere else: mW -> W, mJ -> J, MHz -> Hz, KiB -> bytes, ns -> s.
+NVML's units are converted here and nowhere else: mW -> W, mJ -> J, MHz -> Hz, ns -> s.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ IDENTITY = ("uuid", "index", "name", "pci_bus_id", "driver_version", "mig_index"
 """Fields that say which GPU it is; all others are readings."""
 
 SENTINELS = frozenset({2**64 - 1, 2**63 - 1, 2**63, 2**32 - 1, 2**31 - 1, 2**31})
-"""What drivers return for "no value", signed and unsigned: never a reading."""
+"""What drivers return instead of a value they do not have, signed and unsigned."""
 
 PLAUSIBLE: dict[str, tuple[float, float]] = {
     "utilization_percent": (0, 100),
@@ -43,7 +43,7 @@ PLAUSIBLE: dict[str, tuple[float, float]] = {
     "ecc_uncorrected_errors_total": (0, 2**48),
     "recovery_action": (0, 100),
 }
-"""Inclusive bounds, in the field's unit. A value outside is a driver's mistake: dropped and counted."""
+"""Inclusive bounds, in the field's unit. A value outside is a driver's error: it is dropped and counted."""
 
 THROTTLE_REASONS = {
     0x001: "gpu_idle",
@@ -82,7 +82,7 @@ def _utilization(nvml: Any, device: Any) -> Fields:
 
 
 def memory(nvml: Any, device: Any) -> Fields:
-    """Version 2 keeps the driver's own reservation apart; version 1, on older drivers, counts it as used."""
+    """Version 2 reports the driver's own reservation separately; version 1, on older drivers, counts it as used."""
     try:
         info = nvml.nvmlDeviceGetMemoryInfo(device, version=nvml.nvmlMemory_v2)
         reserved = {"memory_reserved_bytes": info.reserved}
@@ -204,7 +204,7 @@ SLICE_READERS: tuple[Reader, ...] = (memory, processes)
 
 
 def unless_sentinel(raw: int, scale: float) -> float | int:
-    """``raw`` in base units; a sentinel stays as it is, so that it is still recognised as one."""
+    """``raw`` in base units; a sentinel is returned unchanged, so that ``implausible`` still finds it."""
     return raw if raw in SENTINELS else raw * scale
 
 

@@ -3,9 +3,9 @@
 Given: the mounts to watch, the trainers' pids, the time. Hands on: one flat dict of numbers in base units.
 Never: raises for a process that is gone, a zombie, a refusal or a missing /proc; such a number is absent.
 
-Keys without a suffix are of the host as a whole, of the first mount, or summed over the trainers. A key with
-"@" is one of several: ``disk_free_bytes@/data`` (a further mount), ``trainer_memory_bytes@4711`` (a pid). Percentages
-are of the whole machine for ``cpu_percent``, and of one core for processes.
+Keys without a suffix are of the whole host, of the first mount, or summed over the trainers. A key with "@" is one of
+several: ``disk_free_bytes@/data`` (a further mount), ``trainer_memory_bytes@4711`` (a pid). ``cpu_percent`` is of the
+whole machine; that of processes is of one core.
 """
 
 import os
@@ -21,11 +21,11 @@ from sidecar.hardware.cgroup import cpu_limit, memory_limit_bytes
 Numbers = dict[str, float]
 
 WINDOW_SECONDS_MIN = 0.25
-"""CPU use over less than this is noise: the previous value stands."""
+"""CPU use over a shorter time is noise: the previous value is kept."""
 CHILDREN_SECONDS = 10.0
-"""How often processes are searched for the trainers' children: it reads all of /proc."""
+"""How often the trainers' children are searched for, which reads all of /proc."""
 STATIC_SECONDS = 60.0
-"""How often limits are read again: affinity, cgroup quota."""
+"""How often affinity and cgroup limits are read again."""
 
 _ERRORS = (psutil.Error, OSError, RuntimeError, ValueError, AttributeError, NotImplementedError, IndexError)
 
@@ -56,7 +56,7 @@ class _Process:
         self._rate = _Rate()
 
     def read(self, now_seconds: float) -> Numbers:
-        """Raises psutil.NoSuchProcess when it is gone or a zombie; what is refused is absent."""
+        """Raises psutil.NoSuchProcess when it has ended or is a zombie. What may not be read is absent."""
         with self.process.oneshot():
             if self.process.status() == psutil.STATUS_ZOMBIE:
                 raise psutil.ZombieProcess(self.process.pid)
@@ -143,7 +143,7 @@ class Host:
 
 
 def _attempt(read: Callable[[], Numbers]) -> Numbers:
-    """The numbers, or none when the system refuses: absent is the answer to every race."""
+    """The numbers, or none when they cannot be read, e.g. because the process has just ended."""
     try:
         return read()
     except _ERRORS:
@@ -151,7 +151,7 @@ def _attempt(read: Callable[[], Numbers]) -> Numbers:
 
 
 def _sum(prefix: str, processes: Iterable[Numbers]) -> Numbers:
-    """Totals over the processes that answered, and how many they were."""
+    """Totals over the processes that could be read, and their number."""
     alive = [each for each in processes if each]
     numbers: Numbers = {f"{prefix}_processes": len(alive)}
     for each in alive:
@@ -161,7 +161,7 @@ def _sum(prefix: str, processes: Iterable[Numbers]) -> Numbers:
 
 
 def _descendants(trainers: dict[int, _Process], before: list[_Process]) -> list[_Process]:
-    """All descendants of the trainers that are not trainers themselves, known ones with their history."""
+    """All descendants of the trainers that are not trainers themselves. Known ones keep their CPU history."""
     parents = _parents()
     known = {child.process.pid: child for child in before}
     found: list[_Process] = []
@@ -268,5 +268,5 @@ def _network() -> Numbers:
 
 
 def _uptime_seconds() -> float:
-    """CLOCK_BOOTTIME where there is one: it counts suspended time and is not moved by the wall clock."""
+    """By CLOCK_BOOTTIME, which counts suspended time and does not follow the wall clock. Raises AttributeError."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,10 +1,10 @@
 """The GPUs of this machine, read through NVML's Python bindings (``nvidia-ml-py``).
 
-Given: the time. Hands on: one dict per GPU or MIG slice, and in words why there is none.
+Given: the time. Hands on: one dict per GPU or MIG slice, or the reason why there is none.
 Never: raises, writes a setting, or is used from two threads (some drivers crash on parallel calls).
 
-An NVML error costs the field it belongs to. A GPU that fell off the bus stays in the list as ``lost``: it is the
-fact that matters. No driver is not an error: it is looked for again every ``retry_seconds``.
+An NVML error only costs the field it belongs to. A GPU that fell off the bus stays in the list as ``lost``, so that
+its loss is seen. A missing driver is not an error: it is looked for again every ``retry_seconds``.
 """
 
 import importlib
@@ -22,12 +22,12 @@ NO_BINDINGS = "the nvidia-ml-py package is not installed"
 NO_DRIVER = "the NVIDIA driver is not loaded"
 NO_GPU = "the NVIDIA driver sees no GPU"
 
-# What a wrong answer may raise inside the bindings, beside NVMLError: undecodable text, a function they do not know.
+# What the bindings may raise beside NVMLError: for undecodable text, or a function that the driver does not have.
 _BINDING_ERRORS = (AttributeError, TypeError, ValueError, OverflowError)
 
 
 class Reading(msgspec.Struct):
-    """One look at all GPUs. ``reason``: why ``available`` is False, or what is wrong with some of them."""
+    """All GPUs at one moment. ``reason``: why ``available`` is False, or what is wrong with some of them."""
 
     available: bool
     reason: str | None = None
@@ -45,25 +45,25 @@ class Nvml:
     """All GPUs of the machine. Not thread-safe: one thread calls ``read`` and ``close``."""
 
     def __init__(self, retry_seconds: float = 30.0) -> None:
-        """``retry_seconds``: how often a missing driver, a lost GPU or a new MIG layout is looked for."""
+        """``retry_seconds``: how often to look for a missing driver, a lost GPU or a new MIG layout."""
         self.dropped_total: Counter[str] = Counter()
         """Implausible values dropped, by field."""
         self.errors_total: Counter[str] = Counter()
         """NVML errors, by "reading: error"."""
         self._retry_seconds = retry_seconds
-        self._look_at = float("-inf")
+        self._next_scan = float("-inf")
         self._nvml: Any = None
         self._open = False
         self._reason: str | None = None
         self._devices: list[_Device] = []
-        self._gone_total = 0
+        self._gone_errors_total = 0
         self._known: dict[str, Fields] = {}
-        """Identity by UUID of every whole GPU ever seen: one that is gone is news, not silence."""
+        """Identity by UUID of every whole GPU ever seen, so that a GPU that disappears is reported as lost."""
 
     def read(self, now_seconds: float) -> Reading:
-        """Read every GPU. ``now_seconds``: a monotonic clock, for the pace of new attempts."""
-        if now_seconds >= self._look_at:
-            self._look(now_seconds)
+        """Read every GPU. ``now_seconds``: monotonic time, for the next attempt to find missing ones."""
+        if now_seconds >= self._next_scan:
+            self._scan(now_seconds)
         if not self._open:
             return Reading(False, self._reason, self._missing([]))
         gpus = [self._read_device(device) for device in self._devices]
@@ -74,7 +74,7 @@ class Nvml:
             return Reading(len(lost) < len(gpus), reason, gpus)
         if not gpus:
             return Reading(False, NO_GPU)
-        return Reading(True, self._complaint(), gpus)
+        return Reading(True, self._dropped_reason(), gpus)
 
     def close(self) -> None:
         if self._open:
@@ -82,9 +82,9 @@ class Nvml:
             self._devices = []
             self._attempt("shutdown", lambda: self._nvml.nvmlShutdown() or {})
 
-    def _look(self, now_seconds: float) -> None:
-        """Connect, or connect again if a GPU is lost (it comes back under new handles only), and list the GPUs."""
-        self._look_at = now_seconds + self._retry_seconds
+    def _scan(self, now_seconds: float) -> None:
+        """Connect, or reconnect if a GPU is lost (it only comes back under a new handle), and list the GPUs."""
+        self._next_scan = now_seconds + self._retry_seconds
         if self._open and self._missing([device.identity for device in self._devices if self._alive(device)]):
             self.close()
         try:
@@ -99,7 +99,7 @@ class Nvml:
             self._devices = list(self._enumerate())
         except self._nvml.NVMLError as error:
             self.close()
-            self._reason = self._in_words(error)
+            self._reason = self._describe(error)
 
     def _alive(self, device: _Device) -> bool:
         return bool(self._attempt("uuid", lambda: {"uuid": self._nvml.nvmlDeviceGetUUID(device.handle)}))
@@ -132,7 +132,7 @@ class Nvml:
         for number in range(count):
             try:
                 piece = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
-            except nvml.NVMLError:  # Not every place is taken.
+            except nvml.NVMLError:  # No slice has this number.
                 continue
             identity = parent | {"mig_index": number, "parent_uuid": parent["uuid"]} | self._identify(piece)
             if identity["uuid"] != parent["uuid"]:
@@ -147,12 +147,12 @@ class Nvml:
         }
 
     def _read_device(self, device: _Device) -> Fields:
-        """Identity and every reading that worked; ``lost`` when none did and the driver says the GPU is gone."""
+        """Identity and every reading that worked; ``lost`` when none did and the driver reports the GPU as gone."""
         readings: Fields = {}
-        gone_before = self._gone_total
+        gone_before = self._gone_errors_total
         for reader in device.readers:
             readings |= self._attempt(reader.__name__.strip("_"), partial(reader, self._nvml, device.handle))
-        if not readings and self._gone_total > gone_before:
+        if not readings and self._gone_errors_total > gone_before:
             return device.identity | {"lost": True}
         for name in [name for name, value in readings.items() if implausible(name, value)]:
             self.dropped_total[name] += 1
@@ -170,7 +170,7 @@ class Nvml:
                 self._nvml.NVML_ERROR_UNINITIALIZED,
                 self._nvml.NVML_ERROR_DRIVER_NOT_LOADED,
             ):
-                self._gone_total += 1
+                self._gone_errors_total += 1
         except _BINDING_ERRORS as error:
             self.errors_total[f"{what}: {type(error).__name__}"] += 1
         return {}
@@ -179,12 +179,12 @@ class Nvml:
         uuids = {entry["uuid"] for entry in seen}
         return [identity | {"lost": True} for uuid, identity in self._known.items() if uuid not in uuids]
 
-    def _complaint(self) -> str | None:
+    def _dropped_reason(self) -> str | None:
         if not self.dropped_total:
             return None
         return f"{self.dropped_total.total()} implausible values dropped ({', '.join(sorted(self.dropped_total))})"
 
-    def _in_words(self, error: Any) -> str:
+    def _describe(self, error: Any) -> str:
         words = {
             self._nvml.NVML_ERROR_LIBRARY_NOT_FOUND: NO_LIBRARY,
             self._nvml.NVML_ERROR_DRIVER_NOT_LOADED: NO_DRIVER,

@@ -3,8 +3,8 @@
 Given: the collectors' health to write, a callback, a period, the mounts to watch. Hands on: wire.Hardware events.
 Never: blocks the caller, lets a collector's error out, or lets a driver that hangs stop the host's readings.
 
-Two threads. The sampler's reads the host and calls ``emit``; NVML has its own, because a driver in trouble can keep
-a call for minutes. A reading waits for NVML up to a deadline and then goes without GPUs, and says so.
+Two threads. One reads the host and calls ``emit``; NVML has its own, because a driver in trouble can block a call for
+minutes. A reading waits for NVML up to a deadline; then it is emitted without GPUs, and health says why.
 """
 
 import logging
@@ -22,10 +22,10 @@ from sidecar.telemetry import CollectorHealth, Telemetry
 log = logging.getLogger(__name__)
 
 SPACING_SECONDS = 0.25
-"""Snapshots asked for faster than this are merged into one, of the latest step."""
+"""Snapshots requested faster than this become one, for the latest step."""
 GPU_DEADLINE_SECONDS = 0.5
 GPU_DEADLINE_FIRST_SECONDS = 5.0
-"""The first answer may take seconds: without persistence mode the driver starts only then."""
+"""The first answer may take seconds: without persistence mode the driver only starts with the first call."""
 
 
 class Sampler:
@@ -71,7 +71,7 @@ class Sampler:
             self._trainers = list(pids)
 
     def stop(self, timeout_seconds: float = 2.0) -> None:
-        """No reading begins after this. A driver that hangs is left behind: its thread ends with the process."""
+        """No reading begins after this. A thread that hangs in the driver is abandoned: it ends with the process."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -90,7 +90,7 @@ class Sampler:
             due = next_due(due, started, self._period_seconds)
             try:
                 self._emit(self._read(step))
-            except Exception:  # The boundary of this thread: without it one bad reading would end them all.
+            except Exception:  # The boundary of this thread: one bad reading must not end all readings.
                 log.exception("a hardware reading was lost")
 
     def _wait(self, due: float, earliest: float) -> tuple[bool, int | None]:
@@ -142,20 +142,20 @@ class Sampler:
 
 
 def next_due(due: float, now: float, period_seconds: float) -> float:
-    """When the next reading by the clock is due: on a fixed grid, those that were missed left out."""
+    """When the next reading by the clock is due: on a fixed grid; missed readings are skipped."""
     if now < due:
         return due
     return due + period_seconds * (1 + (now - due) // period_seconds)
 
 
 class GpuReader:
-    """NVML on a thread of its own, so that a call that hangs keeps only that thread."""
+    """NVML on a thread of its own, so that a call that hangs blocks nothing else."""
 
     def __init__(self, nvml: Nvml) -> None:
         self.duration_seconds = 0.0
-        """What the latest complete reading took."""
+        """How long the latest complete reading took."""
         self.identities: list[Fields] = []
-        """Which GPUs the latest complete reading found: all that is known of them while the driver hangs."""
+        """The GPUs that the latest complete reading found: all that is known while the driver hangs."""
         self._nvml = nvml
         self._changed = threading.Condition()
         self._wanted = False
@@ -170,7 +170,7 @@ class GpuReader:
         self._thread.start()
 
     def request(self) -> None:
-        """Begin a reading, unless the previous one is still at it."""
+        """Begin a reading, unless the previous one is still in progress."""
         with self._changed:
             self._late = self._began is not None
             if not self._late:
@@ -178,14 +178,14 @@ class GpuReader:
                 self._changed.notify_all()
 
     def answer(self) -> Reading | None:
-        """The reading just requested; None if the driver does not answer in time, at once if it was late already."""
+        """The reading just requested; None if the driver does not answer in time (at once if it is late already)."""
         with self._changed:
             deadline_seconds = GPU_DEADLINE_SECONDS if self._answered else GPU_DEADLINE_FIRST_SECONDS
             self._changed.wait_for(lambda: self._began is None, 0.0 if self._late else deadline_seconds)
             return self._reading if self._began is None else None
 
     def busy_seconds(self) -> float:
-        """For how long the reading in progress has been at it."""
+        """How long the reading in progress has taken so far."""
         with self._changed:
             return 0.0 if self._began is None else time.monotonic() - self._began
 
@@ -200,7 +200,7 @@ class GpuReader:
             began = time.monotonic()
             try:
                 reading = self._nvml.read(began)
-            except Exception as error:  # The boundary of this thread: the host's readings go on without GPUs.
+            except Exception as error:  # The boundary of this thread: readings continue without GPUs.
                 log.exception("reading the GPUs failed")
                 reading = Reading(False, f"reading the GPUs failed: {error}")
             self.identities = [{key: gpu[key] for key in IDENTITY if key in gpu} for gpu in reading.gpus]

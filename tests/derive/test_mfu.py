@@ -113,7 +113,7 @@ def test_more_than_all_of_the_peak_is_an_alert() -> None:
     assert shown.mfu.reason is not None
     assert "above 100 %" in shown.mfu.reason
     assert [alert.name for alert in shown.alerts] == ["mfu_above_one"]
-    assert "cannot be" in shown.verdict
+    assert "which is impossible" in shown.verdict
 
 
 def test_flops_sent_step_by_step_replace_the_constant() -> None:

@@ -100,6 +100,22 @@ def test_two_ranks_restarting_together_are_one_restart_and_join_with_each_other(
     assert state.tokens_total == 21 * 8 + 20 * 8
 
 
+def test_what_a_rank_reports_after_the_others_finished_is_not_forgotten_by_a_resume() -> None:
+    """A short run: rank 0 has said everything and finished before rank 1's first word arrives."""
+    old = [Process(rank, 10 + rank) for rank in (0, 1)]
+    new = [Process(rank, 20 + rank, at=60.0) for rank in (0, 1)]
+    records = []
+    for process in old:
+        records += [process.step(step, tokens=8, samples=1) for step in range(1, 6)]
+        records.append(process.record(wire.Finished))
+    for step in range(4, 9):
+        records += [process.step(step, tokens=8, samples=1) for process in new]
+    projector, _ = projected(records, *(p.hello(world_size=2) for p in [*old, *new]))
+    state = projector.state
+    assert (state.tokens, state.samples) == (8 * 16, 8 * 2)
+    assert (state.tokens_total, state.samples_total) == (10 * 16, 10 * 2)
+
+
 def test_after_a_restart_the_first_steps_wait_for_the_ranks_that_were_there_before() -> None:
     """One rank's first frame of the new attempt holds many steps before the other rank's first record."""
     for world_size in (2, 16):

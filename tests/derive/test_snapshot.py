@@ -144,6 +144,15 @@ def test_one_lost_rank_of_two_is_an_alert_while_the_other_goes_on() -> None:
     assert [rank.state for rank in shown.ranks] == ["running", "lost"]
 
 
+def test_several_lost_ranks_are_named_in_the_verdict() -> None:
+    ranks = [Process(rank, 1 + rank) for rank in range(3)]
+    records = [p.step(1) for p in ranks]
+    records += [by_sidecar(wire.RankEnded(0, 0, rank=p.rank, session=p.session), p.wall_ns) for p in ranks]
+    hellos = [p.hello(world_size=3) for p in ranks]
+    assert "Ranks 0, 1 are gone." in seen(records[:-1], *hellos).verdict
+    assert seen(records, *hellos).verdict.startswith("Lost: ranks 0, 1, 2 are gone without saying goodbye")
+
+
 def test_states_of_time_are_exclusive_and_sum_to_elapsed() -> None:
     p = Process()
     records = []
