@@ -106,13 +106,14 @@ def test_what_a_rank_reports_after_the_others_finished_is_not_forgotten_by_a_res
     new = [Process(rank, 20 + rank, at=60.0) for rank in (0, 1)]
     records = []
     for process in old:
-        records += [process.step(step, tokens=8, samples=1) for step in range(1, 6)]
+        records += [process.step(step, tokens=8, samples=1, datasets={"a": (1, 8)}) for step in range(1, 6)]
         records.append(process.record(wire.Finished))
     for step in range(4, 9):
-        records += [process.step(step, tokens=8, samples=1) for process in new]
+        records += [process.step(step, tokens=8, samples=1, datasets={"a": (1, 8)}) for process in new]
     projector, _ = projected(records, *(p.hello(world_size=2) for p in [*old, *new]))
     state = projector.state
     assert (state.tokens, state.samples) == (8 * 16, 8 * 2)
+    assert state.datasets == {"a": (8 * 2, 8 * 16)}
     assert (state.tokens_total, state.samples_total) == (10 * 16, 10 * 2)
 
 
