@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sidecar.client.compiling import tracing_test
 from sidecar.client.histogram import packed
 from sidecar.client.probe_stats import Gatherer, moments
 
@@ -51,7 +52,11 @@ class Activations:
         return found, bins
 
     def _hook(self, name: str) -> Any:
+        is_traced = tracing_test()
+
         def look(module: Any, args: Any, output: Any) -> None:
+            if is_traced():
+                return
             try:
                 if module.training and torch.is_grad_enabled():
                     self._look(name, output)

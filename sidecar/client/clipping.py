@@ -9,38 +9,48 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from sidecar.client.compiling import tracing_test
+
 SEAM = "_clip_grads_with_norm_"
 
 Listener = Callable[[Any], None]
 """Called with the parameters whose gradients are about to be scaled."""
 
 _listeners: list[Listener] = []
+_installed: Any = None
+"""The function that stands in for torch's while somebody listens."""
 
 
 def listen(listener: Listener) -> None:
     """Call ``listener`` before each ``torch.nn.utils.clip_grad_norm_`` scales; it must be quick and never raise."""
+    global _installed
     _listeners.append(listener)
     module = _module()
-    seam = getattr(module, SEAM, None)
-    if seam is not None and not hasattr(seam, "sidecar_original"):
+    original = getattr(module, SEAM, None)
+    if original is None or hasattr(original, "sidecar_original"):  # No such torch, or there already.
+        return
 
-        @functools.wraps(seam)
-        def told_before(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+    is_traced = tracing_test()
+
+    @functools.wraps(original)
+    def told_before(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_traced():
             for each in tuple(_listeners):
                 each(parameters)
-            return seam(parameters, *args, **kwargs)
+        return original(parameters, *args, **kwargs)
 
-        told_before.sidecar_original = seam  # type: ignore[attr-defined]
-        setattr(module, SEAM, told_before)
+    told_before.sidecar_original = original  # type: ignore[attr-defined]
+    setattr(module, SEAM, told_before)
+    _installed = told_before
 
 
 def forget(listener: Listener) -> None:
+    """The last listener that goes takes the stand-in away, unless somebody has put a function of theirs around it."""
     if listener in _listeners:
         _listeners.remove(listener)
-    module = _module()
-    original = getattr(getattr(module, SEAM, None), "sidecar_original", None)
-    if not _listeners and original is not None:
-        setattr(module, SEAM, original)
+    module, ours = _module(), _installed
+    if not _listeners and ours is not None and getattr(module, SEAM, None) is ours:
+        setattr(module, SEAM, ours.sidecar_original)
 
 
 def _module() -> Any:

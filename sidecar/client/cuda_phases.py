@@ -91,9 +91,10 @@ class GpuPhases:
     def _add_up(self, spans: Sequence[Span], times: Sequence[float]) -> dict[str, float]:
         """Milliseconds by metric; a nested phase counts for itself only, as on the host."""
         totals = {METRICS[span.name]: 0.0 for span in spans}
+        counted = {id(span) for span in spans}
         for span, milliseconds in zip(spans, times, strict=True):
             totals[METRICS[span.name]] += milliseconds
-            if span.outer is not None and METRICS[span.outer.name] in totals:
+            if span.outer is not None and id(span.outer) in counted:
                 totals[METRICS[span.outer.name]] -= milliseconds
         if len(self._pool) < POOL_EVENTS_MAX:
             self._pool += [event for span in spans for event in (span.start, span.end)]

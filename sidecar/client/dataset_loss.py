@@ -14,6 +14,8 @@ from sidecar.client.values import label
 
 torch: Any = sys.modules["torch"]  # Loaded only where a script has imported it already.
 
+SUMS_MAX = 4096  # Of one step: more are those of a run whose steps nobody reports.
+
 TOTAL_WEIGHT = "dataset/loss_weight"
 """In every step that carries losses by dataset; by this one name the sidecar knows them."""
 
@@ -28,8 +30,10 @@ class DatasetLosses:
     def add(self, names: Sequence[Any], losses: Any, mask: Any = None) -> None:
         """``losses``: (samples,) or (samples, tokens), not reduced; ``mask``: 1 where a loss counts, of the same shape.
 
-        Raises ValueError when there are not as many names as samples.
+        Raises ValueError when there are not as many names as samples, or when no step ends to take the sums away.
         """
+        if len(self._sums) >= SUMS_MAX:
+            raise ValueError("no step has ended for too long")
         known = [label(name) for name in names]
         if losses.dim() not in (1, 2) or len(known) != losses.shape[0]:
             raise ValueError(f"{len(known)} names for losses of shape {tuple(losses.shape)}")

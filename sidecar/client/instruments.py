@@ -117,6 +117,11 @@ class Instruments:
     def on_close(self, closer: Callable[[], None]) -> None:
         self._closers.append(closer)
 
+    def off_close(self, closer: Callable[[], None]) -> None:
+        """It has been called already: nothing is kept alive for it."""
+        with contextlib.suppress(ValueError):
+            self._closers.remove(closer)
+
     def close(self) -> None:
         """The run ends: hooks are removed, and the device gets a moment for the bins it is counting."""
         last = self._run._last_step

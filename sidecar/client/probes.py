@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar.client import activations as outputs
 from sidecar.client import clipping, probe_bins, values
+from sidecar.client.compiling import tracing_test
 from sidecar.client.histogram import BINS_DEFAULT
 from sidecar.client.later import Arriving
 from sidecar.client.probe_math import GradientMath, UpdateMath, WeightMath
@@ -57,6 +58,7 @@ class Probe:
         if every < 1 or shards not in ("local", "reduce"):
             raise ValueError(f"every must be at least 1 and shards 'local' or 'reduce', not {every!r}, {shards!r}")
         self._run, self._every, self._scaler = run, every, scaler
+        self._is_traced = tracing_test()
         given = optimizer if isinstance(optimizer, list | tuple) else [] if optimizer is None else [optimizer]
         self._optimizers = [unwrapped(each) for each in given]
         named = [(plain_name(name), p) for name, p in model.named_parameters() if p.is_floating_point()]
@@ -78,6 +80,7 @@ class Probe:
         self._next: int | None = None
         self._gradients: tuple[int | None, Arriving | None] = (None, None)
         self._updates_before: list[Any] = []
+        self._updates_copied_at: int | None = None
         self._records: list[Arriving] = []
         self._packed: list[tuple[str, Any]] = []
         self._handles: list[Any] = []
@@ -96,19 +99,29 @@ class Probe:
                 self._activations.install()
 
     def close(self) -> None:
-        """Remove every hook. Idempotent."""
+        """Remove every hook and let go of the model and its optimizers. Idempotent."""
         self._closed = True
         while self._handles:
             self._handles.pop().remove()
         clipping.forget(self._before_clipping)
         if self._activations is not None:
             self._activations.remove()
-        self._updates_before, self._records, self._packed = [], [], []
+        self._run._instruments.off_close(self.close)
+        self._updates_before, self._records, self._packed, self._gradients = [], [], [], (None, None)
+        self._parameters, self._optimizers, self._ids = [], [], set()
+        self._activations = self._shards = self._scaler = None
 
     # -- when ----------------------------------------------------------------------------------------------------------
 
     def _install(self) -> None:
         self._run._instruments.on_close(self.close)
+        try:
+            self._register()
+        except Exception:
+            self.close()  # No half of a probe stays behind.
+            raise
+
+    def _register(self) -> None:
         if self._activations is not None and self._due():
             self._activations.install()
         for optimizer in self._optimizers:
@@ -132,7 +145,8 @@ class Probe:
 
     def _ready(self) -> bool:
         """Due, and what had to be prepared a step ahead is: else it is made ready for the next one."""
-        return self._due() and (self._activations is None or self._activations.installed) and not _capturing()
+        prepared = self._activations is None or self._activations.installed
+        return not self._closed and prepared and self._due() and not _capturing()
 
     def _before_clipping(self, parameters: Any) -> None:
         try:
@@ -142,6 +156,8 @@ class Probe:
             values.count(self._run.rejected, "failed_probe")
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
+        if self._is_traced():  # A compiled optimizer.step: see compiling.py.
+            return None
         try:
             if self._ready():
                 self._copy_before_update()
@@ -160,6 +176,8 @@ class Probe:
             values.count(self._run.rejected, "failed_probe")
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self._is_traced():
+            return
         try:
             if self._ready():
                 self._finish_sample()
@@ -230,7 +248,10 @@ class Probe:
         return [of.get(id(self._parameters[i])) for i in present]
 
     def _copy_before_update(self) -> None:
-        if self._updates_wanted and not self._updates_before:
+        last = self._run._last_step
+        copied = bool(self._updates_before) and self._updates_copied_at == last  # Else a step that failed left them.
+        if self._updates_wanted and not copied:
+            self._updates_copied_at = last
             with torch.no_grad():
                 self._updates_before = [self._excerpt(i).clone() for i in self._sampled()]
 
@@ -247,7 +268,7 @@ class Probe:
         with torch.no_grad():
             if self._updates_before:
                 records.append(self._updates())
-            if self._weights_wanted:
+            if self._weights_wanted and self._parameters:
                 records.append(self._weights())
             if "weights" in self._bins_of:
                 sampled = self._sampled()

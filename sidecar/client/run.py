@@ -144,8 +144,10 @@ class Run:
 
     def time_optimizer(self, optimizer: Any) -> TimedOptimizer:
         """Count each ``optimizer.step()`` as phase optimizer, by torch's own hooks. ``.remove()`` ends it."""
-        timed = TimedOptimizer(lambda: Phase(self, "optimizer"))
+        timed = TimedOptimizer(lambda: Phase(self, "optimizer"), self._instruments.off_close)
         with self._guard("bad_optimizer"):
+            if self._finishing:
+                raise RuntimeError("the run has ended")
             timed.install(optimizer)
             self._instruments.on_close(timed.remove)
         return timed
@@ -158,6 +160,8 @@ class Run:
         with self._guard("bad_watch"):
             from sidecar.client.probes import Probe  # Needs torch, which whoever has a model has imported.
 
+            if self._finishing:
+                raise RuntimeError("the run has ended")
             return Probe(self, model, optimizer, **options)
         return NoProbe()
 

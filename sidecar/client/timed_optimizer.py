@@ -7,12 +7,16 @@ schedulers and scalers wrap themselves, or counts the forward and backward passe
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sidecar.client.compiling import tracing_test
+
 
 class TimedOptimizer:
     """Hooks around ``optimizer.step``; ``remove()`` takes them off."""
 
-    def __init__(self, phase: Callable[[], Any]) -> None:
+    def __init__(self, phase: Callable[[], Any], on_remove: Callable[[Callable[[], None]], None] | None = None) -> None:
         self._phase = phase
+        self._on_remove = on_remove
+        self._is_traced = tracing_test()
         self._open: Any = None
         self._handles: list[Any] = []
 
@@ -25,9 +29,14 @@ class TimedOptimizer:
     def remove(self) -> None:
         while self._handles:
             self._handles.pop().remove()
+        self._cancel()
+        if self._on_remove is not None:
+            self._on_remove(self.remove)
 
     def _enter(self, optimizer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        self._leave()  # The step before may have raised: then there was no call after it.
+        if self._is_traced():
+            return None
+        self._cancel()  # The step before may have raised: then there was no call after it.
         self._begin()
         return around_closure(args, kwargs, before=self._leave, after=self._begin)
 
@@ -36,8 +45,13 @@ class TimedOptimizer:
         self._open.__enter__()
 
     def _leave(self, *_: Any) -> None:
-        if self._open is not None:
+        if not self._is_traced() and self._open is not None:
             self._open.__exit__(None, None, None)
+            self._open = None
+
+    def _cancel(self) -> None:
+        if self._open is not None:
+            self._open.cancel()
             self._open = None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import sidecar
+from sidecar.client import clipping
 from sidecar.client import run as runs
 
 
@@ -22,6 +23,8 @@ def run(tmp_path: Path) -> Iterator[runs.Run]:
     made = sidecar.init("tests", endpoint=f"ipc://{tmp_path}/nobody")
     yield made
     made._emitter.pump.stop()
+    made._instruments.close()  # Takes the hooks off that a test left behind.
     if made._emitter.is_open:
         made._emitter.emit = made._emitter._after_finish
         made._emitter.ring.remove()
+    assert clipping._listeners == []

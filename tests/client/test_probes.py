@@ -1,16 +1,12 @@
 """Probes against double-precision references; and what they must not do: change, cost, raise."""
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-import sidecar
 from sidecar import wire
-from sidecar.client import clipping
 from sidecar.client.instruments import NoProbe
 from sidecar.client.run import Run
 from tests.client.test_run import events, of_kind
@@ -20,18 +16,6 @@ from sidecar.client import activations, probe_bins, probe_stats, probes  # noqa:
 from sidecar.client.probe_stats import moments  # noqa: E402
 
 nn = torch.nn
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    made = sidecar.init("tests", endpoint=f"ipc://{tmp_path}/nobody")
-    yield made
-    made._emitter.pump.stop()
-    made._instruments.close()
-    if made._emitter.is_open:
-        made._emitter.emit = made._emitter._after_finish
-        made._emitter.ring.remove()
-    assert clipping._listeners == []
 
 
 def small_model(seed: int = 0) -> Any:
