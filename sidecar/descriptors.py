@@ -1,7 +1,7 @@
 """File descriptors of this process: how many are in use, and whether there are enough for what comes next.
 
 libzmq 4.3.5 ends the whole process (abort) when none is left as an ipc socket accepts a peer (src/ipc_listener.cpp) or
-a context starts its threads (src/epoll.cpp). So both sides of the wire ask here before they let it try.
+a context starts its threads (src/epoll.cpp). So trainers and the sidecar check here before they let libzmq try.
 
 Never: keeps a descriptor open.
 """
@@ -11,7 +11,7 @@ import os
 import resource
 import sys
 
-NEEDED_BY_A_CONTEXT = 16  # Measured: six are enough for one socket; the rest is for whoever opens some at this moment.
+NEEDED_BY_A_CONTEXT = 16  # Measured: one socket needs six. The rest is for what other threads open at this moment.
 
 OPEN_HERE = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 

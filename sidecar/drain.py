@@ -14,7 +14,7 @@ from sidecar.config import Config
 POLL_SECONDS = 0.1
 ENDED = frozenset({"finished", "failed", "lost"})
 IDLE_SINKS = frozenset({"disabled", "paused"})
-NOTHING_SECONDS = 0.5  # A command that never called sidecar.init: a fold behind the last event takes less.
+NOTHING_SECONDS = 0.5  # No status after this long: the command never called sidecar.init.
 FIRST_RECORDS_MAX = 2000
 
 Status = Mapping[str, Any]
@@ -27,10 +27,10 @@ def wait(
     pause: Callable[[float], bool],
     serving: bool,
 ) -> dict[str, Any]:
-    """Until the run has ended, its sinks are drained and a scraper that was there has seen the end.
+    """Wait until the run has ended, its sinks have everything, and whoever scrapes /metrics has done so once more.
 
-    ``pause`` sleeps, and says True when the user asked to hurry. With ``serving`` False the sidecar is not ours and
-    stays: then only the run's own end is awaited.
+    ``pause`` sleeps, and returns True when the user asked to hurry. ``serving`` is False when the sidecar was not
+    started by this launch and goes on: then the end of the run is enough.
     """
     began = time.monotonic()
     last: dict[str, Any] = {}
@@ -77,7 +77,7 @@ def from_journal(config: Config, run_id: str) -> dict[str, Any]:
             for _ in opened.rows(derived=True):
                 pass
             return dict(msgspec.to_builtins(snapshot(opened.state, now_ns=time.time_ns())))
-    except Exception:  # noqa: BLE001  # The card is a courtesy: the command's exit code must reach the shell.
+    except Exception:  # noqa: BLE001  # The summary is a courtesy: the command's exit code must reach the shell.
         return {}
 
 

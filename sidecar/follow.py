@@ -26,7 +26,7 @@ class Follower:
         self.reader = JournalReader(path)
         checkpoint = self.reader.checkpoint(number_max) if from_checkpoint else None
         checkpoint = checkpoint or self.reader.first_checkpoint()
-        if checkpoint is None and self.reader.last_row() == 0:  # Every event was removed: then that is where it begins.
+        if checkpoint is None and self.reader.last_row() == 0:  # All events were removed: start after them.
             checkpoint = self.reader.checkpoint()
         self.projector = Projector(run_id, load(checkpoint.state) if checkpoint else None)
         self.checkpoint_history = checkpoint.history if checkpoint else None
@@ -71,7 +71,7 @@ class Follower:
         self.reader.close()
 
     def _greet(self) -> None:
-        """Introduce new streams. When exactly does not matter: it takes effect with a stream's first record."""
+        """Pass on Hellos of new streams. Early is fine: a Hello takes effect with the first record of its stream."""
         if self.reader.streams_total() != self._greeted:
             for hello, received_ns in self.reader.greetings():
                 self.projector.greet(hello, received_ns)

@@ -28,7 +28,7 @@ log = logging.getLogger("sidecar.intake")
 MESSAGES_PER_ROUND_MAX = 256
 ROUND_SECONDS_MAX = 0.02  # Also the shortest time between commits: at most 50 a second.
 POLL_SECONDS = 0.1
-COMPLAINT_SECONDS = 60.0  # Losses are counted each time, and logged this often.
+LOSS_LOG_SECONDS = 60.0  # Losses are counted each time, and logged this often.
 IDLE_SECONDS = 60.0  # A process or run that was silent for so long makes room for another when there are too many.
 SEQ_MAX = 2**62
 LOSS_REASON = "ring_overwritten"
@@ -71,7 +71,7 @@ class Intake:
         self._pending: dict[str, _Pending] = {}
         self._replies: dict[int, bytes] = {}  # session -> peer to answer after the commit
         self._authenticator: ThreadAuthenticator | None = None
-        self._next_complaint = 0.0
+        self._next_loss_log = 0.0
         self._committed = 0.0
         self.on_hello: Callable[[wire.Hello, int], None] = lambda hello, received_ns: None
         self.on_committed: Callable[[str], None] = lambda run_id: None
@@ -147,7 +147,7 @@ class Intake:
 
     def round(self, poll_seconds: float = POLL_SECONDS) -> bool:
         """Receive for a while, commit once, acknowledge, hand on. True when anything came."""
-        if self._listener.mind(time.monotonic()):
+        if self._listener.adjust(time.monotonic()):
             self._reject("descriptors_short")
         received = 0
         if self._socket.poll(int(poll_seconds * 1000)):
@@ -216,8 +216,8 @@ class Intake:
 
     def _count_lost(self, run_id: str, count: int) -> None:
         self._telemetry.events_lost_total[LOSS_REASON] += count
-        if self._committed >= self._next_complaint:
-            self._next_complaint = self._committed + COMPLAINT_SECONDS
+        if self._committed >= self._next_loss_log:
+            self._next_loss_log = self._committed + LOSS_LOG_SECONDS
             log.warning("%d events of %s are lost: a trainer's ring was too small for the outage", count, run_id)
 
     def _journal_failed(self, error: OSError | sqlite3.Error, while_doing: str = "") -> None:

@@ -231,7 +231,7 @@ class JournalReader:
         address = f"{path.absolute().as_uri()}?mode=ro"  # Quoted: a "#" or "?" in the path would end it otherwise.
         self._db = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
         self._parts: dict[int, list[bytes]] = {}
-        self._places: dict[int, tuple[int, int]] = {}  # stream id -> (rank, session)
+        self._streams_by_id: dict[int, tuple[int, int]] = {}  # stream id -> (rank, session)
 
     def hellos(self) -> list[wire.Hello]:
         """Who has spoken, in order of arrival. Grows when a trainer restarts."""
@@ -263,7 +263,7 @@ class JournalReader:
             if not rows:
                 return
             for row, stream, first_seq, received_ns, crc, blob in rows:
-                rank, session = self._places.get(stream) or self._find_place(stream)
+                rank, session = self._streams_by_id.get(stream) or self._find_stream(stream)
                 yield from self._row(row, rank, session, first_seq, received_ns, crc, blob)
             after_row = rows[-1][0]
             left = None if left is None else left - len(rows)
@@ -301,10 +301,10 @@ class JournalReader:
     def close(self) -> None:
         self._db.close()
 
-    def _find_place(self, stream: int) -> tuple[int, int]:
+    def _find_stream(self, stream: int) -> tuple[int, int]:
         found = self._db.execute("SELECT rank, session FROM streams WHERE id = ?", (stream,)).fetchone()
-        self._places[stream] = place = found or (wire.SIDECAR_RANK, 0)
-        return place
+        self._streams_by_id[stream] = key = found or (wire.SIDECAR_RANK, 0)
+        return key
 
     def _row(
         self, row: int, rank: int, session: int, first_seq: int, received_ns: int, crc: int, blob: bytes

@@ -83,13 +83,13 @@ class Launch:
             return other
 
     def _endpoint(self) -> str:
-        """The one asked for; else the default one, or for another data directory one of its own."""
+        """The configured endpoint; else the default one, or for a non-default data directory a private one."""
         if self._config.endpoint is not None:
             return self._config.endpoint
         return endpoint_for(self._config.dir, default_data_directory(self._environ))
 
     def _accompany(self, child: Child) -> int:
-        """Until the command has ended: forward signals, revive the sidecar, say how it goes."""
+        """Until the command has ended: forward signals, restart a dead sidecar, report progress."""
         period = PROGRESS_TERMINAL_SECONDS if sys.stderr.isatty() else PROGRESS_LOG_SECONDS
         next_news = time.monotonic() + PROGRESS_FIRST_SECONDS
         while True:
@@ -109,7 +109,7 @@ class Launch:
                     self._print(line)
 
     def _end(self, child: Child) -> None:
-        """Grace, the last status, the shutdown, the card."""
+        """Wait for what is in flight, read the last status, stop the sidecar, print the summary card."""
         ours = self._service is not None
         mine = drain.wait(self._status, self._config.grace_seconds, pause=child.pause, serving=ours)
         found = launched.newest_run(self._config.data_directory, self._launch_id, self._began_ns)
@@ -128,7 +128,7 @@ class Launch:
         return self._service is None or self._service.stop()
 
     def _where(self) -> Live:
-        """Our sidecar's address, which changes when it had to be started again."""
+        """Where our sidecar is now: its address may change when it is restarted."""
         self._at = (self._service.ready() if self._service is not None else None) or self._at
         return self._at
 
@@ -194,7 +194,7 @@ def new_run_id(now_seconds: float) -> str:
 
 
 def endpoint_for(directory: str, default_directory: str) -> str:
-    """The default endpoint for the default directory; for another one its own, so that two launches never meet."""
+    """The default endpoint for the default directory. Any other directory has its own, so that launches never mix."""
     real = os.path.realpath(directory)
     if real == os.path.realpath(default_directory):
         return rendezvous.default_endpoint()

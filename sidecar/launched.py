@@ -1,4 +1,4 @@
-"""Which run a launch is at: a trainer may name its run itself, and may begin several, one after the other.
+"""Which run a launch is at. Its trainer may choose the run id itself, and may begin several runs, one after another.
 
 Given: a data directory, a launch id. Hands on: the id of the run that this launch began last.
 Never: writes, or reads journals that were not written to since the launch.
@@ -30,7 +30,7 @@ def _written_since(folder: Path, since_ns: int) -> Iterator[Path]:
 
 def _changed_ns(path: Path) -> int:
     try:
-        # File times are those of the last timer tick: up to 10 ms before the clock's.
+        # The kernel stamps files with the time of its last timer tick, up to 10 ms before the clock's.
         return path.stat().st_mtime_ns + 10_000_000
     except OSError:
         return 0
@@ -41,4 +41,4 @@ def _hellos(path: Path) -> list[Hello]:
         with closing(JournalReader(path)) as reader:
             return reader.hellos()
     except (sqlite3.Error, OSError, ValueError):
-        return []  # Being made at this moment, or damaged: others report that.
+        return []  # It is being created at this moment, or is damaged, which others report.

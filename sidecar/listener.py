@@ -1,7 +1,7 @@
-"""The listening end of the intake's socket: lets nobody new in while file descriptors run short.
+"""The listening end of the intake's socket: accepts no new trainer while file descriptors run short.
 
 Given: the socket, its endpoint, the time. Hands on: a bound socket.
-Never: touches peers that are already here. Who finds it shut comes again later, as trainers do by themselves.
+Never: touches trainers that are already connected. One that cannot connect tries again by itself.
 """
 
 import logging
@@ -12,8 +12,8 @@ from sidecar import descriptors
 
 log = logging.getLogger("sidecar.intake")
 
-LOOK_SECONDS = 0.1  # Between two counts of the descriptors in use.
-RESERVE_MAX = 2_048  # More than libzmq lets in between two counts; of small limits half is kept free.
+CHECK_SECONDS = 0.1  # Between two counts of the descriptors in use.
+RESERVE_MAX = 2_048  # More than libzmq accepts between two checks; of a small limit, half is kept free.
 
 
 class Listener:
@@ -22,26 +22,26 @@ class Listener:
     def __init__(self, socket: "zmq.Socket[bytes]", endpoint: str) -> None:
         self._socket, self._endpoint = socket, endpoint
         self._listening = False
-        self._next_look = 0.0
+        self._next_check = 0.0
         self._reserve = min(descriptors.limit() // 2, RESERVE_MAX)
         self._can_exhaust = endpoint.startswith("ipc://")  # Over tcp, libzmq survives an accept without descriptors.
         self._listen()
 
-    def mind(self, now: float) -> bool:
-        """Stop or go on listening, as the descriptors left allow. ``now``: monotonic seconds. True: just stopped."""
-        if not self._can_exhaust or now < self._next_look:
+    def adjust(self, now: float) -> bool:
+        """Stop or resume listening, by the file descriptors left. ``now``: monotonic seconds. True: just stopped."""
+        if not self._can_exhaust or now < self._next_check:
             return False
-        self._next_look = now + LOOK_SECONDS
+        self._next_check = now + CHECK_SECONDS
         left = descriptors.left()
         if self._listening and left < self._reserve:
-            log.warning("%d file descriptors left: no new trainer is let in until there are more; see ulimit -n", left)
+            log.warning("%d file descriptors left: no trainer is accepted until there are more; see ulimit -n", left)
             self._socket.unbind(self._endpoint)
             self._listening = False
             return True
         if not self._listening and left > self._reserve * 1.2:
             try:
                 self._listen()
-            except zmq.ZMQError as error:  # The next look tries again.
+            except zmq.ZMQError as error:  # The next check tries again.
                 log.warning("cannot listen at %s again yet: %s", self._endpoint, error)
         return False
 

@@ -23,7 +23,7 @@ EVENTS_PER_COMMIT = 32_768
 
 
 class Recovery:
-    """Call :meth:`scan` at start and every second or two; it looks at file names and locks only, until one is free."""
+    """Call :meth:`scan` at start and every second or two. It is cheap: it reads only rings whose lock is free."""
 
     def __init__(self, intake: Intake, telemetry: Telemetry, endpoint: str) -> None:
         self._intake, self._telemetry = intake, telemetry

@@ -72,7 +72,7 @@ def _send(ring: Orphan, endpoint: str, environ: Mapping[str, str], deadline: flo
 
 
 class _Conversation:
-    """Hello, then frames inside a small window; silence starts it over from what is acknowledged."""
+    """Hello, then frames within a small window. After a silence it starts again from what was acknowledged."""
 
     def __init__(self, socket: "zmq.Socket[bytes]", hello: wire.Hello, ring: Orphan) -> None:
         self._socket, self._hello, self._ring = socket, hello, ring

@@ -1,7 +1,7 @@
-"""How a journal stays within its size: the oldest events go, up to a checkpoint, once every sink has them.
+"""Retention: a journal that reached its size limit drops its oldest events, up to a checkpoint.
 
-Given: a journal, how far its slowest sink has come, a bound. Hands on: how much was removed.
-Never: removes what a sink still needs while there is another way, or removes anything in silence.
+Given: a journal, how far its slowest sink has come, the limit. Hands on: how much was removed.
+Never: removes what a sink still needs while there is another way, or removes anything without counting it.
 """
 
 import logging
@@ -11,13 +11,13 @@ from sidecar.journal import Journal
 
 log = logging.getLogger("sidecar.retention")
 
-TARGET = 0.9  # Of the bound: so that the next batch does not start it again.
+TARGET_RATIO = 0.9  # Of the limit, so that the next batch does not exceed it again at once.
 
 
 class Removed(NamedTuple):
     events: int
     unsent_events: int
-    """Of these, how many some sink had not passed yet: the bound left no choice."""
+    """How many of them some sink had not delivered yet: the limit left no choice."""
 
 
 def make_room(journal: Journal, passed_row: int | None, bytes_max: int) -> Removed:
@@ -30,14 +30,14 @@ def make_room(journal: Journal, passed_row: int | None, bytes_max: int) -> Remov
     if journal.used_bytes() <= bytes_max:
         return Removed(0, 0)
     for row in journal.checkpoint_rows():
-        if journal.used_bytes() <= TARGET * bytes_max:
+        if journal.used_bytes() <= TARGET_RATIO * bytes_max:
             break
         dropped = journal.drop_through(row)
         events += dropped
         if passed_row is not None and row > passed_row:
             unsent += dropped
     if unsent:
-        log.error("%s is at its bound: %d events were removed before every sink had them", journal.path.name, unsent)
+        log.error("%s is at its limit: %d events were removed before every sink had them", journal.path.name, unsent)
     elif events:
-        log.warning("%s is at its bound: its oldest %d events were removed", journal.path.name, events)
+        log.warning("%s is at its limit: its oldest %d events were removed", journal.path.name, events)
     return Removed(events, unsent)

@@ -19,7 +19,7 @@ log = logging.getLogger("sidecar.salvage")
 QUARANTINE = "quarantine"
 SUFFIXES = ("", "-wal", "-shm")
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # The second: SQLite quotes damaged text in its own messages.
-SKIP_ROWS_MAX = 1 << 20  # How far one look past a damaged page may jump; jumps double from one row.
+SKIP_ROWS_MAX = 1 << 20  # The longest jump over a damaged page. Jumps start at one row and double.
 
 
 class Salvaged(NamedTuple):
@@ -73,8 +73,10 @@ def _copy_good_rows(source: Path, target: Path) -> int:
 
 
 def _restore_positions(database: sqlite3.Connection) -> None:
-    """Each stream goes on after its last good frame: what was acknowledged beyond it is gone from the trainers too,
-    but what was not is sent again from where we say."""
+    """Let each stream continue after its last good frame.
+
+    Trainers no longer hold what was acknowledged beyond it; what was not acknowledged they send again from there.
+    """
     database.execute(
         "UPDATE streams SET next_seq = max(next_seq, coalesce("
         "(SELECT max(first_seq + count) FROM frames WHERE frames.stream = streams.id), 0))"
@@ -101,4 +103,4 @@ def _last_rowid_bound(database: sqlite3.Connection, table: str) -> int:
     try:
         return int(database.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] or 0)
     except DAMAGE:
-        return 1 << 32  # Unknown; the doubling jumps get there in a few thousand looks.
+        return 1 << 32  # Unknown. The doubling jumps reach it in a few thousand reads.

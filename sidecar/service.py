@@ -50,25 +50,26 @@ log = logging.getLogger("sidecar.service")
 
 ANNOUNCE_SECONDS = 1.0
 SCAN_SECONDS = 1.0  # How soon a dead trainer's tail is in the journal.
-BOUND_SECONDS = 10.0
+RETENTION_SECONDS = 10.0
 PORTS_TRIED = 20
 STOP_SECONDS_MAX = 3.0  # Of one thread.
-TAKE_SECONDS_MAX = 1.0
+INTAKE_DRAIN_SECONDS_MAX = 1.0
 DRAIN_SECONDS_MAX = 5.0
 LAUNCHER_VARIABLE = "SIDECAR_LAUNCHER_PID"
-SWITCH_SECONDS = 0.0005  # See _share_the_interpreter.
+SWITCH_SECONDS = 0.0005  # See _shorten_switch_interval.
 
 
-class Duty:
-    """Something to be done every so often. A failure does not bring the next time forward."""
+class PeriodicTask:
+    """A function to call once in each period. When it raises, it is called again in the next period."""
 
-    def __init__(self, period_seconds: float, do: Callable[[], None]) -> None:
-        self._period_seconds, self._do, self._due = period_seconds, do, 0.0
+    def __init__(self, period_seconds: float, function: Callable[[], None]) -> None:
+        self._period_seconds, self._function, self._due = period_seconds, function, 0.0
 
-    def do_if_due(self, now: float) -> None:
+    def run_if_due(self, now: float) -> None:
+        """``now``: monotonic seconds."""
         if now >= self._due:
             self._due = now + self._period_seconds
-            self._do()
+            self._function()
 
 
 class Service:
@@ -92,8 +93,8 @@ class Service:
         self._store.prepare()
         self._store.lock()
         descriptors.raise_limit()
-        _calm_garbage_collection()
-        _share_the_interpreter()
+        _tune_garbage_collection()
+        _shorten_switch_interval()
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             http_socket = self._bind_http()
@@ -115,7 +116,7 @@ class Service:
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self._stop.is_set():
-            os._exit(128 + number)  # Asked twice: everything committed is safe, nothing else is worth waiting for.
+            os._exit(128 + number)  # The second signal. What is committed is safe; do not wait for the rest.
         self._stop.set()
 
     def _bind_http(self) -> socket.socket:
@@ -135,7 +136,7 @@ class Service:
         return bound
 
     def _bind_events(self) -> str:
-        """The endpoint asked for; else the default one, or one of this folder's own when the default is taken."""
+        """Bind the configured endpoint, else the default one, else (another sidecar has that) one of this folder."""
         wanted = self._config.endpoint
         endpoint = wanted or default_endpoint()
         if not self._lock_endpoint(endpoint):
@@ -208,25 +209,25 @@ class Service:
         return server, web
 
     def _serve_events(self) -> None:
-        """The intake's thread: recover what others left, then round after round."""
-        duties = [
-            Duty(ANNOUNCE_SECONDS, self._announce),
-            Duty(SCAN_SECONDS, self._look_after_trainers),
-            Duty(BOUND_SECONDS, self._keep_within_bounds),
+        """The intake's thread: rounds of the intake, and between them what has to be done now and then."""
+        tasks = [
+            PeriodicTask(ANNOUNCE_SECONDS, self._announce),
+            PeriodicTask(SCAN_SECONDS, self._check_trainers),
+            PeriodicTask(RETENTION_SECONDS, self._enforce_retention),
         ]
-        complaint = ""
+        logged = ""
         while not self._stop.is_set():
             try:
-                for duty in duties:
-                    duty.do_if_due(time.monotonic())
+                for task in tasks:
+                    task.run_if_due(time.monotonic())
                 self._intake.round()
             except Exception as error:  # noqa: BLE001 - task boundary: one fault must not end the intake of all others
                 self._telemetry.frames_rejected_total["internal_error"] += 1
-                if str(error) != complaint:  # News of a condition, not of each event.
-                    complaint = str(error)
+                if str(error) != logged:  # Once for each condition, not for each round.
+                    logged = str(error)
                     log.exception("a round of the intake failed")
 
-    def _look_after_trainers(self) -> None:
+    def _check_trainers(self) -> None:
         for hello in self._recovery.scan():
             self._trainers.ended(hello)
             reason = "the training process is gone"  # Ignored where the process had said goodbye.
@@ -242,7 +243,7 @@ class Service:
         launcher = os.environ.get(LAUNCHER_VARIABLE, "")
         return launcher.isdigit() and not self._config.keep and not is_alive(int(launcher))
 
-    def _keep_within_bounds(self) -> None:
+    def _enforce_retention(self) -> None:
         """Journals that outgrew their bound give up what every sink has; more only when they must, counted."""
         journals = self._intake.journals()
         for run_id, _ in journals:
@@ -269,7 +270,7 @@ class Service:
         core.join(STOP_SECONDS_MAX)
         intake_is_ours = not core.is_alive()
         if intake_is_ours:
-            self._take_what_has_come()
+            self._drain_intake()
         else:
             log.error("the intake does not end, perhaps for a slow disk: what is not committed stays with the trainers")
         self._pipeline.stop(DRAIN_SECONDS_MAX)
@@ -286,9 +287,9 @@ class Service:
         if intake_is_ours:
             self._intake.close()
 
-    def _take_what_has_come(self) -> None:
-        """Trainers that live on send without end, and keep what is not acknowledged."""
-        deadline = time.monotonic() + TAKE_SECONDS_MAX
+    def _drain_intake(self) -> None:
+        """Take what has already arrived. Not until nothing more comes: trainers that go on never stop sending."""
+        deadline = time.monotonic() + INTAKE_DRAIN_SECONDS_MAX
         while self._intake.round(poll_seconds=0.05) and time.monotonic() < deadline:
             pass
 
@@ -305,17 +306,17 @@ def _cannot_listen(endpoint: str, error: OSError | zmq.ZMQError) -> UserError:
     )
 
 
-def _calm_garbage_collection() -> None:
-    """Folding makes many short-lived objects and hardly any cycles: look for those less often (5-8 % of the fold)."""
+def _tune_garbage_collection() -> None:
+    """Folding makes many short-lived objects and hardly any cycles: collecting less often saves 5-8 % of it."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
 
 
-def _share_the_interpreter() -> None:
-    """A thread that wants the interpreter's lock waits so long before the one that has it is asked for it.
+def _shorten_switch_interval() -> None:
+    """Let a thread wait less long before the one that holds the interpreter lock must hand it over.
 
-    A scrape asks for it some eight times (accept, read, write, close): at the default of 5 ms, while events are folded,
-    that made 20 ms of half a millisecond of work. Ten times shorter costs the fold nothing that could be measured.
+    A scrape needs the lock about eight times (accept, read, write, close). While events are folded, the default of 5 ms
+    turned half a millisecond of work into 20 ms. An interval ten times shorter did not slow the fold measurably.
     """
     sys.setswitchinterval(SWITCH_SECONDS)

@@ -61,7 +61,7 @@ class Service:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_unblock_signals,  # A restarted one would inherit the launcher's mask, and ignore SIGTERM.
+                preexec_fn=_unblock_signals,  # Else a restarted one inherits the launcher's mask and ignores SIGTERM.
             )
 
     def wait_until_ready(self) -> Live:
@@ -92,7 +92,7 @@ class Service:
         return found
 
     def revive(self) -> bool:
-        """Start it again if it has ended by itself; False when it lives, or has died too often."""
+        """Restart it if it has ended by itself. False: it is alive, or has died too often."""
         if self._process is None or self._process.poll() is None or self._restarts >= RESTARTS_MAX:
             return False
         self._restarts += 1
@@ -164,7 +164,7 @@ def _text(value: object) -> str:
 
 
 def owner_of(config: Config, timeout_seconds: float) -> Live | None:
-    """Another launch won the race for this directory: wait for its sidecar to answer."""
+    """Wait for the sidecar of another launch that was quicker to take this directory. None: it did not answer."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         found = live.find(config)

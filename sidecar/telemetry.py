@@ -15,7 +15,7 @@ REJECTION_REASONS = (
     "not_one_frame", "not_this_protocol", "wrong_version", "malformed", "hello_refused", "impossible_frame",
     "bad_event", "descriptors_short", "internal_error",
 )  # fmt: skip
-"""What is known to be 0 as long as it has not happened: a counter that appears with its first increment hides it."""
+"""Exported as 0 from the start: a counter that first appears with its first increment hides that increment."""
 
 
 class SinkHealth(msgspec.Struct):

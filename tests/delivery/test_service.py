@@ -27,9 +27,9 @@ def made(tmp_path: Path) -> Iterator[Service]:
 
 
 def test_stopping_ends_beside_trainers_that_send_without_end(made: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "TAKE_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(service, "INTAKE_DRAIN_SECONDS_MAX", 0.05)
     monkeypatch.setattr(made._intake, "round", lambda poll_seconds=0.0: True)
-    made._take_what_has_come()
+    made._drain_intake()
 
 
 def test_a_service_that_starts_on_a_full_disk_announces_itself_when_there_is_space(
