@@ -9,13 +9,12 @@ follow a checkpoint event keep their mark for as long as there is room, so that 
 
 from bisect import bisect_left, bisect_right
 
-from msgspec.structs import replace
-
 from sidecar.state import Join, Mark, RunState
 
 MARKS_MAX = 1024
 CHECKPOINT_MARKS_MAX = 64
-LATE_COUNTS_MAX = 1024
+
+Datasets = dict[str, tuple[int, int]]
 
 
 def add(state: RunState, mark: Mark) -> None:
@@ -36,8 +35,6 @@ def rewind(state: RunState, step: int) -> None:
     i = bisect_left(state.checkpoint_marks, step, key=lambda mark: mark.step)
     if i and state.checkpoint_marks[i - 1].step >= (marks[at - 1].step if at else 0):
         low = state.checkpoint_marks[i - 1]
-    if state.late_counts:
-        low = _with_late(state, low)
     state.tokens, state.samples, state.loss_tokens = low.tokens, low.samples, low.loss_tokens
     state.training_ns, state.flops = low.training_ns, low.flops
     if low.datasets is not None:
@@ -49,33 +46,27 @@ def rewind(state: RunState, step: int) -> None:
 
 
 def add_late(state: RunState, own: Join) -> None:
-    """A rank reported this step after it had been completed: the marks from there to the newest one lack its share."""
-    if state.marks:
-        _shift(state, own.step, own.tokens, own.samples, own.loss_tokens, own.flops)
-        _shift(state, state.marks[-1].step + 1, -own.tokens, -own.samples, -own.loss_tokens, -own.flops)
-        if len(state.late_counts) > LATE_COUNTS_MAX:
-            steps = sorted(state.late_counts)
-            for one, next_one in zip(steps[::2], steps[1::2], strict=False):
-                _shift(state, next_one, *state.late_counts.pop(one))
+    """A rank reported this step after it had been completed: a resume from later on must not forget its share."""
+    training_ns = own.training_ns if state.lead == own.rank else 0
+    for marks in (state.marks, state.checkpoint_marks):
+        at = bisect_left(marks, own.step, key=lambda mark: mark.step)
+        marks[at:] = [
+            Mark(
+                mark.step, mark.tokens + own.tokens, mark.samples + own.samples, mark.loss_tokens + own.loss_tokens,
+                mark.training_ns + training_ns, _with(mark.datasets, own.datasets), mark.flops + own.flops,
+            )
+            for mark in marks[at:]
+        ]  # fmt: skip
 
 
-def _shift(state: RunState, step: int, tokens: int, samples: int, loss_tokens: int, flops: float) -> None:
-    """Marks at ``step`` and above have so much more."""
-    known = state.late_counts.get(step, (0, 0, 0, 0.0))
-    state.late_counts[step] = (known[0] + tokens, known[1] + samples, known[2] + loss_tokens, known[3] + flops)
-
-
-def _with_late(state: RunState, mark: Mark) -> Mark:
-    """The mark with its share of late reports. It is what progress is set back to: marks to come will have it."""
-    counts = [state.late_counts[step] for step in sorted(state.late_counts) if step <= mark.step]
-    for step in [step for step in state.late_counts if step > mark.step]:
-        del state.late_counts[step]
-    tokens, samples, loss_tokens, flops = (sum(column) for column in zip(*counts, strict=True)) if counts else (0,) * 4
-    _shift(state, mark.step + 1, -tokens, -samples, -loss_tokens, -flops)
-    return replace(
-        mark, tokens=mark.tokens + tokens, samples=mark.samples + samples,
-        loss_tokens=mark.loss_tokens + loss_tokens, flops=mark.flops + flops,
-    )  # fmt: skip
+def _with(known: Datasets | None, more: Datasets) -> Datasets | None:
+    if not more or known is None:
+        return known
+    added = {}
+    for name, (samples, tokens) in more.items():
+        before = known.get(name, (0, 0))
+        added[name] = (before[0] + samples, before[1] + tokens)
+    return {**known, **added}
 
 
 def mark_checkpoint(state: RunState) -> None:
@@ -89,19 +80,6 @@ def mark_checkpoint(state: RunState) -> None:
         known.insert(at, mark)
     if len(known) > CHECKPOINT_MARKS_MAX:
         del known[0]
-
-
-def _with_share(mark: Mark, own: Join) -> Mark:
-    datasets = mark.datasets
-    if datasets is not None and own.datasets:
-        datasets = dict(datasets)
-        for name, (samples, tokens) in own.datasets.items():
-            before = datasets.get(name, (0, 0))
-            datasets[name] = (before[0] + samples, before[1] + tokens)
-    return replace(
-        mark, tokens=mark.tokens + own.tokens, samples=mark.samples + own.samples,
-        loss_tokens=mark.loss_tokens + own.loss_tokens, flops=mark.flops + own.flops, datasets=datasets,
-    )  # fmt: skip
 
 
 def _between(low: Mark, high: Mark, step: int) -> Mark:
