@@ -46,6 +46,8 @@ class FollowedRun:
         self.snapshot: RunSnapshot | None = None
         self.behind = self.dirty = True
         self.stored_summary: RunSummary | None = None
+        self.started_ns = 0
+        """When the process last started that belongs to it; 0 until one has introduced itself."""
         self._since_checkpoint = 0
         self._rows_per_turn = ROWS_PER_TURN_MIN
 
@@ -180,7 +182,7 @@ class Pipeline:
         self.on_state_changed: Callable[[str], None] = lambda run_id: None
         self._store, self._telemetry, self._snapshot_steps = store, telemetry, snapshot_steps
         self._published = 0.0
-        self._started: list[str] = []
+        self._started: dict[str, int] = {}
         self._grown: set[str] = set()
         self._news = threading.Condition()
         self._stopping = False
@@ -196,10 +198,13 @@ class Pipeline:
             self._news.notify()
         self._thread.join(timeout_seconds)
 
-    def run_started(self, run_id: str) -> None:
-        """A training process of this run has introduced itself: it becomes the run last started. Thread-safe."""
+    def run_started(self, run_id: str, started_ns: int) -> None:
+        """A training process of this run, started then, has introduced itself. Thread-safe.
+
+        After a restart of the sidecar all do, in any order: which run was started last is told by their own times.
+        """
         with self._news:
-            self._started.append(run_id)
+            self._started[run_id] = max(started_ns, self._started.get(run_id, 0))
             self._news.notify()
 
     def notify(self, run_id: str) -> None:
@@ -251,23 +256,25 @@ class Pipeline:
                 if (left := due - time.monotonic()) <= 0:
                     break
                 self._news.wait(left)
-            started, self._started = self._started, []
+            started, self._started = self._started, {}
             grown, self._grown = self._grown, set()
             stopping = self._stopping
-        for run_id in dict.fromkeys(started):
-            self._follow(run_id)
+        for run_id, started_ns in started.items():
+            self._follow(run_id, started_ns)
         for run_id in grown:
             run = self._runs.get(run_id) or self._follow(run_id)
             if run is not None:
                 run.behind = True
         return stopping
 
-    def _follow(self, run_id: str) -> FollowedRun | None:
-        """Make it the run last started."""
+    def _follow(self, run_id: str, started_ns: int = 0) -> FollowedRun | None:
+        """Put it in its place among the runs: the one last started is the last."""
         run = self._runs.get(run_id) or follow(self._store, run_id)
         if run is not None:
             run.behind = True
-            runs = {id: other for id, other in self._runs.items() if id != run_id} | {run_id: run}
+            run.started_ns = max(started_ns, run.started_ns)
+            others = {id: other for id, other in self._runs.items() if id != run_id}
+            runs = dict(sorted((others | {run_id: run}).items(), key=lambda item: item[1].started_ns))
             ended = [id for id, other in runs.items() if not other.is_live and id != run_id]
             leaving = ended[: max(0, len(runs) - FOLLOWED_RUNS_MAX)]
             for id in leaving:

@@ -188,7 +188,7 @@ class Service:
         self._intake.write(run_id, lambda journal: journal.checkpoint(checkpoint))
 
     def _greet(self, hello: wire.Hello, received_ns: int) -> None:
-        self._pipeline.run_started(hello.run_id)
+        self._pipeline.run_started(hello.run_id, hello.time_ns)
         self._sinks.run_started(hello)
         self._trainers.greet(hello)
         self._sampler.set_trainers(self._trainers.pids())

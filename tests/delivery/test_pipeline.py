@@ -29,7 +29,7 @@ class Scene:
             self.journals[run_id] = journal = self.store.journal(run_id)
             hello = wire.Hello(run_id=run_id, rank=0, session=7, time_ns=1, mono_ns=1, project="p")
             journal.greet(hello, 1)
-            self.pipeline.run_started(run_id)
+            self.pipeline.run_started(run_id, 1)
         journal = self.journals[run_id]
         records = [wire.encode_event(event) for event in events]
         journal.append([Chunk(7, journal.streams[7].next_seq, 1, records)])
@@ -122,6 +122,18 @@ def test_live_runs_stay_in_memory_however_many_and_ended_ones_leave_it_oldest_fi
     past = scene.views.snapshot("r1")
     assert past is not None
     assert past.state == "finished"
+
+
+def test_the_run_last_started_is_told_by_its_own_time_not_by_who_came_back_first(scene: Scene) -> None:
+    scene.emit("older", step(0))
+    scene.emit("newer", step(0))
+    for run_id, started_ns in (("newer", 200), ("older", 100)):
+        scene.pipeline.run_started(run_id, started_ns)
+        scene.turn()
+    assert scene.views.run_ids() == ["newer", "older"]
+    scene.pipeline.run_started("older", 300)  # Its training process was started again.
+    scene.turn()
+    assert scene.views.run_ids() == ["older", "newer"]
 
 
 def test_a_run_of_an_earlier_day_is_shown_as_its_journal_is_now(scene: Scene) -> None:
