@@ -222,14 +222,16 @@ class Journal:
 class JournalReader:
     """Reads a journal that may still be written, in this or another process. Raises sqlite3.Error if it cannot."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_settled: bool = False) -> None:
+        """``is_settled``: nobody writes to it while it is read. That is quicker, and leaves no files beside it."""
         self.path = path
         self.damaged_rows = 0
         """Rows whose checksum is wrong, skipped."""
         self.bad_records = 0
         """Records that are no event of this version even after their bad values were dropped."""
-        address = f"{path.absolute().as_uri()}?mode=ro"  # Quoted: a "#" or "?" in the path would end it otherwise.
-        self._db = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+        address = path.absolute().as_uri()  # Quoted: a "#" or "?" in the path would end it otherwise.
+        options = "mode=ro&immutable=1" if is_settled else "mode=ro"
+        self._db = sqlite3.connect(f"{address}?{options}", uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
         self._parts: dict[int, list[bytes]] = {}
         self._streams_by_id: dict[int, tuple[int, int]] = {}  # stream id -> (rank, session)
 

@@ -100,6 +100,7 @@ class Service:
             http_socket = self._bind_http()
             endpoint = self._bind_events()
             self._connect_parts(endpoint)
+            threading.Thread(target=self._store.runs, name="runs", daemon=True).start()  # The first time takes longest.
             server, web = self._start_web(http_socket)
             core = threading.Thread(target=self._serve_events, name="intake", daemon=True)
             self._pipeline.start()

@@ -9,6 +9,8 @@ import fcntl
 import hashlib
 import os
 import sqlite3
+import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -21,6 +23,10 @@ from sidecar.snapshot import RunSummary
 
 SUFFIX = ".sqlite"
 SUMMARY_KEY = "summary"
+STAMP_NS = 2_000_000_000  # A file changed less long ago may change again without a new time of change.
+
+Stamp = tuple[int, int, int, int]
+"""Time of change (of content or permissions) and size, of a journal and of its write-ahead log."""
 
 
 class RunEntry(RunSummary, frozen=True, kw_only=True):
@@ -36,6 +42,9 @@ class Store:
         self.directory = directory
         self._runs = directory / "runs"
         self._lock_fd: int | None = None
+        self._entries: dict[Path, tuple[Stamp, RunEntry | None]] = {}
+        """What was read of each journal, and the stamp it had then."""
+        self._entries_lock = threading.Lock()
 
     def prepare(self) -> None:
         """Create the folders. Raises UserError when that is not allowed."""
@@ -104,9 +113,12 @@ class Store:
         return Journal(path)
 
     def runs(self) -> list[RunEntry]:
-        """All runs, the one last started first. A journal that cannot be read is listed as damaged."""
-        entries = [self._entry(path) for path in self._runs.glob(f"*{SUFFIX}")]
-        return sorted((entry for entry in entries if entry), key=lambda entry: entry.started_ns or 0, reverse=True)
+        """All runs, the one last started first. A journal that cannot be read is listed as damaged. Thread-safe."""
+        with self._entries_lock:
+            found = {path: self._entry(path) for path in self._runs.glob(f"*{SUFFIX}")}
+            self._entries = {path: known for path, known in self._entries.items() if path in found}
+        entries = [entry for entry in found.values() if entry is not None]
+        return sorted(entries, key=lambda entry: entry.started_ns or 0, reverse=True)
 
     def find(self, word: str) -> RunEntry | None:
         """A run by its id, else the newest of that name, else for "latest" the one last started."""
@@ -120,17 +132,40 @@ class Store:
         return runs[0] if word == "latest" and runs else None
 
     def _entry(self, path: Path) -> RunEntry | None:
+        """As it was read before, unless the journal has changed since."""
+        stamp = _stamp(path)
+        if path in self._entries and self._entries[path][0] == stamp:
+            return self._entries[path][1]
+        entry = _read_entry(path, is_settled=not stamp[-1])
+        if time.time_ns() - max(stamp[0], stamp[2]) > STAMP_NS:
+            self._entries[path] = stamp, entry
+        return entry
+
+
+def _stamp(path: Path) -> Stamp:
+    """Changes with every commit: those are in the file beside the journal until SQLite copies them over."""
+    found: list[int] = []
+    for file in (path, path.with_name(f"{path.name}-wal")):
         try:
-            with contextlib.closing(JournalReader(path)) as reader:
-                blob = reader.get(SUMMARY_KEY)
-                if blob is not None:
-                    stored = msgspec.msgpack.decode(blob, type=RunSummary)
-                    return RunEntry(**msgspec.structs.asdict(stored), path=path)
-                hellos = reader.hellos()
-        except (sqlite3.Error, ValueError):  # ValueError: bytes that are no MessagePack, or no UTF-8.
-            return RunEntry(path.stem, state="damaged", path=path)
-        if not hellos:
-            return None
-        first = hellos[0]
-        named = RunSummary(first.run_id, first.project, first.name, first.stage, "starting", None, first.time_ns)
-        return RunEntry(**msgspec.structs.asdict(named), path=path)
+            facts = file.stat()
+            found += facts.st_ctime_ns, facts.st_size
+        except OSError:
+            found += 0, 0
+    return found[0], found[1], found[2], found[3]
+
+
+def _read_entry(path: Path, *, is_settled: bool) -> RunEntry | None:
+    try:
+        with contextlib.closing(JournalReader(path, is_settled=is_settled)) as reader:
+            blob = reader.get(SUMMARY_KEY)
+            if blob is not None:
+                stored = msgspec.msgpack.decode(blob, type=RunSummary)
+                return RunEntry(**msgspec.structs.asdict(stored), path=path)
+            hellos = reader.hellos()
+    except (sqlite3.Error, ValueError):  # ValueError: bytes that are no MessagePack, or no UTF-8.
+        return RunEntry(path.stem, state="damaged", path=path)
+    if not hellos:
+        return None
+    first = hellos[0]
+    named = RunSummary(first.run_id, first.project, first.name, first.stage, "starting", None, first.time_ns)
+    return RunEntry(**msgspec.structs.asdict(named), path=path)

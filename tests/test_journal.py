@@ -4,11 +4,13 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from sidecar import store as stores
 from sidecar import wire
 from sidecar.errors import UserError
 from sidecar.filesystems import network_file_system
@@ -66,6 +68,38 @@ def test_a_damaged_summary_costs_the_list_of_runs_one_entry(tmp_path: Path) -> N
         journal.put(SUMMARY_KEY, msgspec.msgpack.encode(summary).replace(b"bad", b"\xff\xfe\xfd"))
         journal.close()
     assert sorted(entry.state for entry in store.runs()) == ["damaged", "finished"]
+
+
+def test_the_list_of_runs_reads_again_only_what_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "STAMP_NS", 0)
+    store, opened = Store(tmp_path), []
+    store.prepare()
+
+    def summary(run_id: str, step: int) -> bytes:
+        return msgspec.msgpack.encode(RunSummary(run_id, "p", None, None, "running", step, 1))
+
+    class Watched(JournalReader):
+        def __init__(self, path: Path, *, is_settled: bool) -> None:
+            opened.append((path.name.partition("-")[0], is_settled))
+            super().__init__(path, is_settled=is_settled)
+
+    journals = {run_id: store.journal(run_id) for run_id in ("a", "b")}
+    for run_id, journal in journals.items():
+        journal.put(SUMMARY_KEY, summary(run_id, 1))
+    journals["b"].close()
+    monkeypatch.setattr(stores, "JournalReader", Watched)
+    assert {entry.run_id: entry.last_step for entry in store.runs()} == {"a": 1, "b": 1}
+    assert sorted(opened) == [("a", False), ("b", True)]
+    assert not store.path("b").with_name(f"{store.path('b').name}-shm").exists()  # Reading leaves nothing behind.
+    time.sleep(0.02)  # More than the tick of the kernel's clock for files.
+    journals["a"].put(SUMMARY_KEY, summary("a", 2))
+    assert {entry.run_id: entry.last_step for entry in store.runs()} == {"a": 2, "b": 1}
+    assert len(opened) == 3
+    store.path("b").unlink()
+    assert [entry.run_id for entry in store.runs()] == ["a"]
+    journals["a"].close()
 
 
 def test_a_batch_that_fails_leaves_no_trace_and_can_be_tried_again(tmp_path: Path) -> None:
