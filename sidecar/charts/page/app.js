@@ -98,7 +98,7 @@
     let figure = read(div.dataset.figure);
     if (figure.layout.scene && !solid()) figure = flat(figure);
     const eye = figure.layout.scene && div.clientWidth < 600 && figure.layout.scene.camera.eye;
-    if (eye) for (const axis of "xyz") eye[axis] *= 1.4;  // A phone is higher than wide: from further away all of it fits.
+    if (eye) for (const axis of "xyz") eye[axis] *= 1.6;  // A phone is higher than wide: from further away all of it fits.
     figures.set(div, figure);
     const options = Object.assign({}, config, figure.layout.scene ? {} : { scrollZoom: false });
     await Plotly.newPlot(div, figure.data, themed(figure.layout), options);
