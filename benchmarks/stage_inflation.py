@@ -115,14 +115,14 @@ def steps_of(notes: Sequence[tuple[int, Note]]) -> Run:
     ]
 
 
-def blocks_of(runs: Sequence[Run], clock: str) -> Iterator[list[paired.Block]]:
+def blocks_of(runs: Sequence[Run], whole: Sequence[Run], clock: str) -> Iterator[list[paired.Block]]:
     """The blocks of each run. Their values are a step's seconds, without what the other runs foretell of them."""
     for own, run in enumerate(runs):
         logs = [math.log(getattr(step, clock)) for step in run]
-        expected = [0.0] * len(run)
-        if others := [other for number, other in enumerate(runs) if number != own]:
-            fastest = [math.log(min(getattr(step, clock) for step in same)) for same in zip(*others, strict=True)]
-            expected = [_slope(fastest, logs) * value for value in fastest]
+        others = [*whole, *(other for number, other in enumerate(runs) if number != own)]
+        fastest = [math.log(min(getattr(step, clock) for step in same)) for same in zip(*others, strict=True)]
+        slope = _slope(fastest, logs)
+        expected = [slope * value for value in fastest]
         values = [(step, math.exp(a - b)) for step, a, b in zip(run, logs, expected, strict=True) if step.block >= 0]
         groups = [list(group) for _, group in itertools.groupby(values, lambda pair: pair[0].block)]
         yield [paired.Block(group[0][0].has_calls, [value for _, value in group]) for group in groups]
@@ -146,9 +146,12 @@ class Figures(NamedTuple):
     pairs: int
 
 
-def figures(runs: Sequence[Run]) -> Figures:
-    """From alternating runs of the same work. Raises SystemExit when they are too short for pairs of blocks."""
-    wall, cpu = list(blocks_of(runs, "wall")), list(blocks_of(runs, "trainer_cpu"))
+def figures(runs: Sequence[Run], whole: Sequence[Run] = ()) -> Figures:
+    """From alternating runs, two at least; ``whole`` are further runs of the same work.
+
+    Raises SystemExit when they are too short for pairs of blocks.
+    """
+    wall, cpu = (list(blocks_of(runs, whole, clock)) for clock in ("wall", "trainer_cpu"))
     typical = [ratio for blocks in wall for ratio in paired.pair_ratios(blocks, paired.typical)]
     means = [ratio for blocks in wall for ratio in paired.pair_ratios(blocks, statistics.fmean)]
     of_cpu = [ratio for blocks in cpu for ratio in paired.pair_ratios(blocks, statistics.fmean)]
@@ -178,13 +181,13 @@ def measure(stage: str, sidecar: common.Sidecar, options: Any) -> None:
         began = time.monotonic()
         runs.append(run_trainer(sidecar, ALTERNATING, len(runs), options, arguments))
         run_seconds = time.monotonic() - began
-        if len(runs) >= RUNS_MIN and figures(runs).typical.half_width <= options.half_width:
+        if len(runs) >= RUNS_MIN and figures(runs, [with_calls, without]).typical.half_width <= options.half_width:
             break
     report(stage, runs, with_calls, without)
 
 
 def report(stage: str, runs: Sequence[Run], with_calls: Run, without: Run) -> None:
-    found = figures(runs)
+    found = figures(runs, [with_calls, without])
     steps = [step for run in runs for step in run if step.block >= 0]
     step_ms = 1e3 * statistics.median(step.wall for step in steps if not step.has_calls)
     print(f"{stage}: a step takes {step_ms:.1f} ms; {len(steps):,} steps in {len(runs)} runs, {found.pairs} pairs of "

@@ -130,7 +130,7 @@ def test_a_step_is_what_happened_between_two_notes() -> None:
 
 def test_what_the_sidecar_does_too_late_for_its_block_is_added(capsys: pytest.CaptureFixture[str]) -> None:
     def whole(sidecar_cpu: float, *, has_calls: bool) -> stage_inflation.Run:
-        return [Step(step, has_calls, 0.1, 0.1, sidecar_cpu) for step in range(100)]
+        return [Step(step, has_calls, 0.1, 0.1, sidecar_cpu) for step in range(200)]
 
     runs = alternating_runs(0.0, noise=0.005)  # Here the sidecar works alike in both kinds of blocks.
     stage_inflation.report("sft", runs, whole(0.003, has_calls=True), whole(0.001, has_calls=False))
