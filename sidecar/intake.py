@@ -121,7 +121,8 @@ class Intake:
         """Closes the journal that was idle for longest when there are too many. Its trainers may come back later."""
         if run_id in self._journals or len(self._journals) < self._runs_max:
             return True
-        oldest = min((id for id in self._journals if id not in self._pending), key=self._used.__getitem__, default=None)
+        busy = self._pending.keys() | {self._sessions[session].run_id for session in self._replies}
+        oldest = min(self._journals.keys() - busy, key=self._used.__getitem__, default=None)
         if oldest is None or time.monotonic() - self._used[oldest] < IDLE_SECONDS:
             return False
         self._journals.pop(oldest).close()
@@ -133,7 +134,11 @@ class Intake:
         """Forgets the processes that are silent when there are too many. Whoever speaks again says Hello first."""
         if len(self._sessions) >= self._streams_max:
             silent = time.monotonic() - IDLE_SECONDS
-            self._sessions = {id: session for id, session in self._sessions.items() if session.heard > silent}
+            self._sessions = {
+                id: session
+                for id, session in self._sessions.items()
+                if session.heard > silent or id in self._replies
+            }
         return len(self._sessions) < self._streams_max
 
     def write(self, run_id: str, write: Callable[[Journal], None]) -> None:

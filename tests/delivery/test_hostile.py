@@ -185,6 +185,21 @@ def test_a_sidecar_that_serves_for_months_makes_room_for_new_runs_and_takes_up_o
     assert bench.telemetry.frames_rejected_total == {}
 
 
+def test_who_waits_for_an_acknowledgement_is_not_forgotten_for_a_newcomer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "IDLE_SECONDS", 0.0)
+    for session in range(4):
+        bench.send(wire.encode(hello(session=session, run_id=f"r{session}")))
+        bench.send(frame(0, 1, session=session, run_id=f"r{session}"))
+    for session in range(4):  # All in one round: duplicates of three, news of one, and a fifth run.
+        bench.intake._take(b"peer", [frame(session // 3, 1, session=session, run_id=f"r{session}")])
+    bench.intake._take(b"peer", [wire.encode(hello(session=99, run_id="r99"))])
+    bench.intake.commit()
+    assert bench.telemetry.events_total == 5
+    assert bench.telemetry.frames_rejected_total == {"hello_refused": 1}
+
+
 def test_a_process_restarted_more_often_than_processes_may_be_there_at_once_is_heard(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
