@@ -96,7 +96,7 @@ class Launch:
             code = child.wait(TICK_SECONDS)
             if code is not None:
                 return code
-            if self._service is not None and self._service.revive():
+            if self._service is not None and self._service.revive(time.monotonic()):
                 self._say(["the sidecar ended by itself and was started again; training goes on, nothing is lost"])
             if not self._quiet and time.monotonic() >= next_news:
                 next_news = time.monotonic() + period

@@ -23,7 +23,8 @@ READY_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 20.0
 POLL_SECONDS = 0.05
 SERVE = (sys.executable, "-m", "sidecar", "serve")
-RESTARTS_MAX = 5
+RESTARTS_MAX = 5  # Within RESTARTS_SECONDS: a sidecar that dies at once must not be started without end.
+RESTARTS_SECONDS = 3600.0
 LAUNCHER_VARIABLE = "SIDECAR_LAUNCHER_PID"
 
 
@@ -36,7 +37,7 @@ class Service:
         self._environ["SIDECAR_ENDPOINT"] = endpoint
         self._environ[LAUNCHER_VARIABLE] = str(os.getpid())
         self._process: subprocess.Popen[bytes] | None = None
-        self._restarts = 0
+        self._restarts: list[float] = []
         self._port: int | None = None
         self.log_path = self._config.data_directory / "sidecar.log"
 
@@ -91,11 +92,17 @@ class Service:
         self._port = urlsplit(found.http).port
         return found
 
-    def revive(self) -> bool:
-        """Restart it if it has ended by itself. False: it is alive, or has died too often."""
-        if self._process is None or self._process.poll() is None or self._restarts >= RESTARTS_MAX:
+    def revive(self, now: float) -> bool:
+        """Restart it if it has ended by itself. False: it is alive, or has died too often in the last hour.
+
+        ``now``: monotonic seconds.
+        """
+        if self._process is None or self._process.poll() is None:
             return False
-        self._restarts += 1
+        self._restarts = [at for at in self._restarts if now - at < RESTARTS_SECONDS]
+        if len(self._restarts) >= RESTARTS_MAX:
+            return False
+        self._restarts.append(now)
         if self._port:  # Scrapers and open pages know the old one.
             self._environ["SIDECAR_PORT"] = str(self._port)
         try:
