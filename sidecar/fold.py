@@ -78,6 +78,7 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
     if phases:
         for name, seconds in phases.items():
             _add_phase(state, rank, name, seconds)
+    repeated = step == rank.reached
     if step < rank.reached:  # The same process went back, or numbers its steps from 0 in each epoch.
         joins.begin_attempt(state, rank, restarted=False)
     elif rank.reached < 0:
@@ -88,11 +89,17 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
     rank.steps_total += 1
 
     tokens = samples = loss_tokens = 0
-    if (given := _count_of(state, metrics.get("train/num_tokens"))) is not None:
-        tokens, state.has_tokens = given, True
-    if (given := _count_of(state, metrics.get("train/num_samples"))) is not None:
-        samples, state.has_samples = given, True
-    if (given := _count_of(state, metrics.get("train/num_loss_tokens"))) is not None:
+    if (value := metrics.get("train/num_tokens")) is not None:
+        if type(value) is int and 0 <= value <= COUNT_MAX:  # The usual case, without a call.
+            tokens, state.has_tokens = value, True
+        elif (given := _count_of(state, value)) is not None:
+            tokens, state.has_tokens = given, True
+    if (value := metrics.get("train/num_samples")) is not None:
+        if type(value) is int and 0 <= value <= COUNT_MAX:
+            samples, state.has_samples = value, True
+        elif (given := _count_of(state, value)) is not None:
+            samples, state.has_samples = given, True
+    if (value := metrics.get("train/num_loss_tokens")) is not None and (given := _count_of(state, value)) is not None:
         loss_tokens, state.has_loss_tokens = given, True
     rank.tokens_total += tokens
     rank.samples_total += samples
@@ -103,7 +110,7 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
         rank.step_seconds = own_ns / 1e9
 
     join = Join(rank.attempt, step, rank.rank, rank.session, seq, mono_ns, event.time_ns, metrics, phases,
-                rank.last_received_ns, 1, tokens, samples, loss_tokens, 0.0, own_ns)
+                rank.last_received_ns, 0 if repeated else 1, tokens, samples, loss_tokens, 0.0, own_ns)
     if (value := metrics.get("train/flops")) is not None and type(value) in (int, float) and 0 <= value < 1e300:
         join.flops = float(value)
         state.has_flops = True
@@ -139,8 +146,9 @@ def _past(state: RunState, past: RankState, seq: int, event: Any) -> bool:
 
 def _count_of(state: RunState, value: Any) -> int | None:
     """A number of tokens or samples. None: not given, or something else than a number of things, which is rejected."""
-    if type(value) in (int, float) and 0 <= value <= COUNT_MAX:  # False for NaN.
-        return int(value)
+    if type(value) is int or type(value) is float:
+        if 0 <= value <= COUNT_MAX:  # False for NaN.
+            return int(value)
     if value is not None:
         count(state, "not_a_count")
     return None

@@ -146,6 +146,7 @@ class Join(msgspec.Struct):
     received_ns: int
     """When the first report of it reached the sidecar, on the sidecar's clock, as journaled."""
     ranks: int = 1
+    """How many ranks have reported it. 0 in the report of a rank that had reported this step before."""
     tokens: int = 0
     samples: int = 0
     loss_tokens: int = 0

@@ -26,6 +26,7 @@ so much time has passed, by either pair. They may live on another node."""
 SILENT_RANKS_WAIT = ((64, 5 * SECOND_NS), (8, 60 * SECOND_NS))
 """The same for ranks that stopped reporting steps. The time matters for fast steps, which travel by the hundred, and
 after an outage, when the whole backlog of one rank comes before that of the next."""
+WAIT_NS_MIN = min(wait_ns for _, wait_ns in ABSENT_RANKS_WAIT + SILENT_RANKS_WAIT)
 DELIVERY_NS_MAX = 2 * SECOND_NS
 """From an event to its place in the journal, unless it was part of a backlog."""
 
@@ -64,7 +65,8 @@ def settle(state: RunState, received_ns: int) -> None:
     while pending:
         join = pending[state.pending_steps[0]]
         while not _complete(state, join) and len(pending) <= PENDING_JOINS_MAX:
-            if not _stop_waiting(state, join, received_ns - join.received_ns):
+            waited_ns = received_ns - join.received_ns
+            if waited_ns < WAIT_NS_MIN or not _stop_waiting(state, join, waited_ns):
                 return
         del pending[heappop(state.pending_steps)]
         _settle_stale(state, everything=True)  # Attempts are completed one after the other.
@@ -127,6 +129,8 @@ def begin_attempt(state: RunState, rank: RankState, *, restarted: bool) -> None:
 def _complete(state: RunState, join: Join) -> bool:
     if state.present < state.expected and join.attempt == state.attempt:
         return False
+    if join.ranks >= state.alive and state.alive == len(state.ranks):  # The usual case.
+        return True
     key = (join.attempt, join.step)
     blocker = state.ranks.get(join.blocker)
     if blocker is not None and _blocks(blocker, key):
@@ -141,7 +145,7 @@ def _blocks(rank: RankState, key: tuple[int, int]) -> bool:
 
 
 def _merge(join: Join, own: Join) -> None:
-    join.ranks += 1
+    join.ranks += own.ranks
     join.tokens += own.tokens
     join.samples += own.samples
     join.loss_tokens += own.loss_tokens
