@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 Z_95 = 1.959964
+CAP = 1.1
 PAIRS_MIN = 6
 """With fewer no choice of bounds has 95 % confidence: all pairs agree by chance in 1 of 2 ** (pairs - 1) cases."""
 
@@ -42,9 +43,14 @@ class Block(NamedTuple):
     values: Sequence[float]
 
 
-def typical(values: Sequence[float]) -> float:
-    """Mean of the fastest half, at least one: what other programs did to the slower ones stays out."""
-    return statistics.fmean(sorted(values)[: (len(values) + 1) // 2])
+def capped_mean(values: Sequence[float]) -> float:
+    """The mean, no value counted for more than a tenth above their median.
+
+    What other programs do to a step is mostly more than that; a median would also hide what is done to a minority of
+    the steps by the work that is measured.
+    """
+    cap = CAP * statistics.median(values)
+    return statistics.fmean(min(value, cap) for value in values)
 
 
 def growth(ratios: Sequence[float]) -> Growth:

@@ -5,9 +5,9 @@ Never: says that a target is met or missed while the bounds lie on both sides of
 
 Two kinds of runs, each in a process of its own, all with the same seed, so that step N does the same work in each:
 
-*Alternating* runs switch the client's calls (step, phase, dataset, log) on and off, block by block. A block is about a
+*Alternating* runs switch the client's calls (step, phase, dataset, log) on and off, block by block. A block is half a
 second: short, because the machine changes its speed all the time; longer than the tenth of a second after which the
-client sends, and than most of the sidecar's own work on these events. So far as the other runs foretell how long a step
+client sends, and the quarter after which the sidecar publishes. So far as the other runs foretell how long a step
 takes (its batch may be longer), that is divided out. Neighbouring blocks are compared as benchmarks/paired.py says.
 Runs are added until the bounds are narrow or the time is up; the growth itself has no say in when to stop, which would
 bias it.
@@ -136,9 +136,10 @@ def _slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 class Figures(NamedTuple):
-    typical: paired.Growth
-    """Of the fastest half of each block's steps: the one to judge by."""
+    capped: paired.Growth
+    """Of the step time, disturbances capped: the one to judge by."""
     mean: paired.Growth
+    """Of the step time as it is."""
     cpu: paired.Growth
     """Of the trainer's threads, all steps of each block."""
     noise: paired.Growth
@@ -152,14 +153,14 @@ def figures(runs: Sequence[Run], whole: Sequence[Run] = ()) -> Figures:
     Raises SystemExit when they are too short for pairs of blocks.
     """
     wall, cpu = (list(blocks_of(runs, whole, clock)) for clock in ("wall", "trainer_cpu"))
-    typical = [ratio for blocks in wall for ratio in paired.pair_ratios(blocks, paired.typical)]
+    capped = [ratio for blocks in wall for ratio in paired.pair_ratios(blocks, paired.capped_mean)]
     means = [ratio for blocks in wall for ratio in paired.pair_ratios(blocks, statistics.fmean)]
     of_cpu = [ratio for blocks in cpu for ratio in paired.pair_ratios(blocks, statistics.fmean)]
-    noise = [ratio for blocks in wall for ratio in paired.noise_ratios(blocks, paired.typical)]
-    if not (typical and noise):
+    noise = [ratio for blocks in wall for ratio in paired.noise_ratios(blocks, paired.capped_mean)]
+    if not (capped and noise):
         raise SystemExit("a run was too short for pairs of blocks: more --steps or shorter --block-seconds")
     return Figures(
-        paired.growth(typical), paired.mean_growth(means), paired.growth(of_cpu), paired.growth(noise), len(typical)
+        paired.growth(capped), paired.mean_growth(means), paired.growth(of_cpu), paired.growth(noise), len(capped)
     )
 
 
@@ -181,7 +182,7 @@ def measure(stage: str, sidecar: common.Sidecar, options: Any) -> None:
         began = time.monotonic()
         runs.append(run_trainer(sidecar, ALTERNATING, len(runs), options, arguments))
         run_seconds = time.monotonic() - began
-        if len(runs) >= RUNS_MIN and figures(runs, [with_calls, without]).typical.half_width <= options.half_width:
+        if len(runs) >= RUNS_MIN and figures(runs, [with_calls, without]).capped.half_width <= options.half_width:
             break
     report(stage, runs, with_calls, without)
 
@@ -193,8 +194,8 @@ def report(stage: str, runs: Sequence[Run], with_calls: Run, without: Run) -> No
     print(f"{stage}: a step takes {step_ms:.1f} ms; {len(steps):,} steps in {len(runs)} runs, {found.pairs} pairs of "
           f"blocks of {len(steps) / 2 / found.pairs:.0f}")  # fmt: skip
     for name, value in (
-        ("step time, fastest half of a block", found.typical),
-        ("step time, mean of a block", found.mean),
+        ("step time, disturbances capped", found.capped),
+        ("step time, plain mean", found.mean),
         ("CPU time of all the trainer's threads", found.cpu),
         ("noise: blocks that differ in nothing", found.noise),
     ):
@@ -204,7 +205,7 @@ def report(stage: str, runs: Sequence[Run], with_calls: Run, without: Run) -> No
     late = max(0.0, everything - nothing - within)
     print(f"  sidecar's CPU time, of one core: {nothing:.2f} % without events, {everything:.2f} % with all of them")
     print(f"  of the difference {within:.2f} % fell into the blocks above, {late:.2f} % is added to them")
-    total = paired.Growth(*(percent + late for percent in found.typical))
+    total = paired.Growth(*(percent + late for percent in found.capped))
     paired.print_decision(f"{stage}: growth of a step, with the sidecar's work", total, TARGET_PERCENT)
 
 
@@ -214,7 +215,7 @@ def add_options(parser: Any) -> None:
     group.add_argument("--minutes", type=float, default=4.0, help="time for each stage (default 4)")
     group.add_argument("--half-width", type=float, default=0.3, metavar="PERCENT",
                        help="bounds as narrow as this end the stage earlier (default 0.3)")  # fmt: skip
-    group.add_argument("--block-seconds", type=float, default=1.0, help="length of a block (default 1)")
+    group.add_argument("--block-seconds", type=float, default=0.5, help="length of a block (default 0.5)")
     group.add_argument("--trainer-arguments", default="--steps 120 --eval_freq 100000 --generate_freq 100000",
                        help="what the trainer is run with")  # fmt: skip
 
