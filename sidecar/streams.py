@@ -1,6 +1,6 @@
-"""Whose turn it is: sessions of ranks, records that must wait, and what the sidecar itself wrote.
+"""Sessions of ranks, and the order in which their records are folded.
 
-Given: Hellos and journal records. Hands on: records in the order in which they are folded.
+Given: Hellos and journal records. Hands on: records whose turn it is; those the sidecar itself wrote are applied here.
 Never: waits by the clock.
 
 A Hello takes effect with the first record of its session. A record whose values are still being computed carries
@@ -37,7 +37,7 @@ DOWN_NS_MAX = 2**55
 """A year between two processes of a run; more is a broken clock."""
 
 SIDECAR = RankState(wire.SIDECAR_RANK)
-"""Stands for the sidecar's own stream where a rank is called for; never changed."""
+"""The sidecar's own stream, where a rank is needed; never changed."""
 
 
 class Record(Protocol):
@@ -76,7 +76,7 @@ def greet(state: RunState, hello: wire.Hello, received_ns: int) -> None:
 
 
 def plain_step(state: RunState, record: Record) -> RankState | None:
-    """The usual case of ``ready_records`` without its generality: the next step of a stream that waits for nothing."""
+    """The usual case, faster than ``ready_records``: a step of a known stream in which nothing waits. None: it is not."""
     event = record.event
     rank = state.ranks.get(record.rank)
     if rank is None or rank.session != record.session or type(event) is not wire.Step or rank.held:
@@ -92,7 +92,7 @@ def plain_step(state: RunState, record: Record) -> RankState | None:
 
 
 def ready_records(state: RunState, record: Record) -> Iterator[Ready]:
-    """The records whose turn comes with this one, usually itself. Each must be applied before the next is asked for."""
+    """The records that can be folded now, usually this one alone. Apply each before asking for the next."""
     state.events += 1
     state.emitted = []
     event = record.event
@@ -157,7 +157,7 @@ def refresh_model(state: RunState) -> None:
 
 
 def _is_past(state: RunState, rank: RankState, session: int) -> bool:
-    """Is this the late tail of a process whose successor has spoken already (a ring recovered afterwards)?"""
+    """Whether this is a late record of a process whose successor has reported already (a ring recovered afterwards)."""
     if session in rank.past:
         return True
     hello = state.pending_hellos.get(session)
@@ -196,7 +196,7 @@ def _activate(state: RunState, record: Record, rank: RankState | None) -> RankSt
     rank.started_ns = rank.last_time_ns = hello.time_ns if hello is not None else event.time_ns
     rank.started_mono_ns = rank.clock_mono_ns
     if hello is not None:
-        if len(state.ranks) == 1 and first:  # Until now the first Hello stood in; only the order of records counts.
+        if len(state.ranks) == 1 and first:  # They are the first Hello's, which may be another rank's.
             state.config, state.facts, state.tags, state.hosts = {}, {}, [], []
         rank.host, rank.pid, rank.gpu_uuids = hello.host or None, hello.pid or None, list(hello.gpu_uuids[:64])
         _merge_hello(state, hello)
@@ -239,12 +239,12 @@ def _complete(state: RunState, rank: RankState, seq: int, event: wire.Completion
             return
     step = rank.incomplete.pop(event.seq, None)
     rank.last_time_ns = event.time_ns
-    # Its record is gone: the values are kept, at its step if that is still known.
+    # Its record was released without them: they become a log row, at its step if that is still known.
     yield rank, seq, wire.Log(event.time_ns, event.mono_ns, step=step, metrics=event.metrics, late=True)
 
 
 def _release(rank: RankState, *, everything: bool = False) -> Iterator[Ready]:
-    """Lets go, in order, of what is complete, and of the oldest where too much waits."""
+    """Releases, in order, records that are complete, and the oldest ones where too many wait."""
     steps = sum(type(held.event) is wire.Step for held in rank.held)
     while rank.held:
         head = rank.held[0]
@@ -289,7 +289,7 @@ def _from_sidecar(state: RunState, record: Record) -> Iterator[Ready]:
 
 def _hardware(state: RunState, event: wire.Hardware) -> None:
     state.hardware_ns = event.time_ns
-    state.host = dict(event.host)  # Not merged: what is no longer read (a process that ended) must disappear.
+    state.host = dict(event.host)  # Not merged: readings that are no longer taken (a process ended) must disappear.
     fresh = False
     for readings in event.gpus[:1024]:
         uuid = str(readings.get("uuid") or readings.get("index"))

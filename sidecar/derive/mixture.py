@@ -45,11 +45,12 @@ def size_of(state: RunState, name: str) -> int | None:
 
 
 def target_ratio(state: RunState, name: str) -> float | None:
-    """The share that was asked for, from ``dataset_ratios``."""
+    """The planned share, from ``dataset_ratios``."""
     for place in (state.facts, state.config):
         ratios = place.get("dataset_ratios")
-        if isinstance(ratios, dict) and type(ratios.get(name)) in (int, float):
-            return float(ratios[name])
+        ratio = ratios.get(name) if isinstance(ratios, dict) else None
+        if type(ratio) in (int, float) and 0 <= ratio < float("inf"):
+            return float(ratio)
     return None
 
 

@@ -101,3 +101,11 @@ def test_of_very_many_datasets_only_those_of_the_step_are_told() -> None:
     _, rows = projected(records, rank.hello())
     told = {name.split("/")[1] for name in derived(rows)[mixture.DESCRIBED_MAX + 1] if name.startswith("dataset/")}
     assert told == {f"d{mixture.DESCRIBED_MAX + 1}"}
+
+
+@pytest.mark.parametrize("ratio", [math.nan, math.inf, -0.5, "half", True])
+def test_a_planned_share_that_is_no_share_is_absent(ratio: object) -> None:
+    p = Process()
+    _, rows = projected([p.step(1, datasets={"a": (1, 2)})], p.hello(config={"dataset_ratios": {"a": ratio}}))
+    assert "dataset/a/target_ratio" not in derived(rows)[1]
+    assert derived(rows)[1]["dataset/a/ratio"] == 1.0
