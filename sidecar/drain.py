@@ -6,6 +6,7 @@ Never: waits longer than the limit, or longer than there is something to wait fo
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -66,17 +67,21 @@ def scrapes_of(status: Status) -> int:
 
 
 def from_journal(config: Config, run_id: str) -> dict[str, Any]:
-    """The status folded from the journal, for when the sidecar does not answer; empty when there is none."""
+    """The status folded from the journal, for when the sidecar does not answer; empty when there is none.
+
+    From the journal's last checkpoint on: about a second, however long the run was.
+    """
     try:
         import msgspec
 
         from sidecar.derive.snapshot import snapshot
-        from sidecar.export import open_run
+        from sidecar.follow import Follower
+        from sidecar.store import Store
 
-        with open_run(config, run_id) as opened:
-            for _ in opened.rows(derived=True):
+        with closing(Follower(Store(config.data_directory).path(run_id), run_id)) as follower:
+            for _ in follower.read(follower.behind_rows()):
                 pass
-            return dict(msgspec.to_builtins(snapshot(opened.state, now_ns=time.time_ns())))
+            return dict(msgspec.to_builtins(snapshot(follower.projector.state, now_ns=time.time_ns())))
     except Exception:  # noqa: BLE001  # The summary is a courtesy: the command's exit code must reach the shell.
         return {}
 
