@@ -76,7 +76,7 @@ def greet(state: RunState, hello: wire.Hello, received_ns: int) -> None:
 
 
 def plain_step(state: RunState, record: Record) -> RankState | None:
-    """The usual case, faster than ``ready_records``: a step of a known stream in which nothing waits. None: it is not."""
+    """The usual case, faster than ``ready_records``: a step of a known stream in which nothing waits. None: not so."""
     event = record.event
     rank = state.ranks.get(record.rank)
     if rank is None or rank.session != record.session or type(event) is not wire.Step or rank.held:

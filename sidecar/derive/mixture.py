@@ -48,7 +48,7 @@ def target_ratio(state: RunState, name: str) -> float | None:
     """The planned share, from ``dataset_ratios``."""
     for place in (state.facts, state.config):
         ratios = place.get("dataset_ratios")
-        ratio = ratios.get(name) if isinstance(ratios, dict) else None
+        ratio: Any = ratios.get(name) if isinstance(ratios, dict) else None
         if type(ratio) in (int, float) and 0 <= ratio < float("inf"):
             return float(ratio)
     return None
