@@ -20,7 +20,7 @@ TRACKS_MAX = 160
 TOTALS_MAX = 5_000
 TEXTS_MAX = 24
 PAUSES_MAX = 1024
-TOOK_MAX = 20_000
+INTERVALS_MAX = 20_000
 DERIVED_OWNER = -1
 OWNER_MAX = 1 << 40
 EVALUATIONS = ("val/", "eval/")
@@ -42,7 +42,7 @@ GPU_MEANS = {"_utilization": "gpu/utilization_percent", "_memory_used_gb": "gpu/
              "_power_watts": "gpu/power_watts"}
 
 
-class Took(NamedTuple):
+class StepInterval(NamedTuple):
     """From the end of one step of a rank to the end of a later one."""
 
     rank: int
@@ -117,10 +117,10 @@ class Collector:
         self._order = 0
         self._step = 0.0
         self._tokens: float | None = None
-        self._clocks: dict[int, _Clock] = {}
+        self._timers: dict[int, _StepTimer] = {}
         self._slots: dict[str, _Slot] = {}
         self._pauses: dict[int, float] = {}
-        self._took: deque[Took] = deque()
+        self._intervals: deque[StepInterval] = deque()
         self._pins = Pins()
         self._captured = False
         self._stage: str | None = None
@@ -129,15 +129,15 @@ class Collector:
         self._captured = captured
         event = record.event
         if isinstance(event, wire.Step):
-            self._clock(record).step(self, event, event.step)
+            self._timer(record).step(self, event, event.step)
         elif isinstance(event, wire.Log):
             self._evaluated(record, event)
             if captured:
                 self._captured_step(record, event)
         elif isinstance(event, wire.PhaseEntered):
-            self._clock(record).enter()
+            self._timer(record).enter()
         elif isinstance(event, wire.PhaseExited):
-            self._clock(record).leave(event.seconds, self._pauses)
+            self._timer(record).leave(event.seconds, self._pauses)
             if event.name == "evaluation" and event.step is not None:
                 self.pin("evaluation", event.step, record.rank, event.time_ns, f"evaluation, {event.seconds:.1f} s")
         elif isinstance(event, wire.Checkpoint) and event.step is not None:
@@ -197,27 +197,27 @@ class Collector:
         step = aliases.step_of(event.metrics)
         step = event.step if step is None else step
         if step is not None and not event.late and any(aliases.canonical(n) == "train/loss" for n in event.metrics):
-            self._clock(record).step(self, event, step)
+            self._timer(record).step(self, event, step)
 
-    def took(self, step: "Took") -> None:
+    def add_interval(self, interval: "StepInterval") -> None:
         """Kept for a while: another rank may still tell that it paused there."""
-        self._took.append(step)
-        if len(self._took) > TOOK_MAX:
-            self._place(self._took.popleft())
+        self._intervals.append(interval)
+        if len(self._intervals) > INTERVALS_MAX:
+            self._place(self._intervals.popleft())
 
-    def _place(self, took: "Took") -> None:
-        steps = took.step - took.after
-        pause = took.pause or sum(self._pauses.get(after, 0.0) for after in range(took.after, took.step)[-8:])
-        seconds = (took.seconds - (pause if pause < took.seconds else 0.0)) / steps
+    def _place(self, interval: "StepInterval") -> None:
+        steps = range(interval.after, interval.step)
+        pause = interval.pause or sum(self._pauses.get(after, 0.0) for after in steps[-8:])
+        seconds = (interval.seconds - (pause if pause < interval.seconds else 0.0)) / (interval.step - interval.after)
         if seconds > 0:
-            self.run.grid.add(took.rank, took.step, seconds)
+            self.run.grid.add(interval.rank, interval.step, seconds)
 
     def pin(self, kind: str, step: int, rank: int, time_ns: int, text: str) -> None:
         self._pins.add(kind, step, rank, time_ns, text)
 
     def finish(self, projector: Projector, snapshot: RunSnapshot) -> RunData:
-        while self._took:
-            self._place(self._took.popleft())
+        while self._intervals:
+            self._place(self._intervals.popleft())
         info, run = projector.info(), self.run
         run.project, run.name, run.group, run.started_ns = info.project, info.name, info.group, info.started_ns
         run.hosts = info.hosts
@@ -246,7 +246,7 @@ class Collector:
             track.add(Point(when, step, self._tokens, time, value))
 
     def _slot(self, name: str) -> "_Slot":
-        """Where the values of a name go. Names beyond the limit share one place that nobody reads."""
+        """Where the values of a name go. Names beyond the limit share one slot that is never read."""
         known, run = aliases.canonical(name), self.run
         if known != name:
             run.sent_as.setdefault(known, name)
@@ -269,13 +269,13 @@ class Collector:
         return (name in TRACKED or name in self._also
                 or (name.startswith(TRACKED_STARTS) and name.endswith(TRACKED_ENDS)))
 
-    def _clock(self, record: Record) -> "_Clock":
-        clock = self._clocks.get(record.rank)
+    def _timer(self, record: Record) -> "_StepTimer":
+        clock = self._timers.get(record.rank)
         if clock is None or clock.session != record.session:
             if clock is not None and record.rank >= 0:
                 text = f"rank {record.rank} restarted"
                 self.pin("restart", int(self._step), record.rank, record.event.time_ns, text)
-            clock = self._clocks[record.rank] = _Clock(record.rank, record.session)
+            clock = self._timers[record.rank] = _StepTimer(record.rank, record.session)
         return clock
 
 
@@ -290,7 +290,7 @@ class _Slot:
         """The lowest rank that has sent it; -1 for what the sidecar computed."""
 
 
-class _Clock:
+class _StepTimer:
     """Step times of one process: step end to step end, declared pauses taken out."""
 
     __slots__ = ("depth", "last_ns", "last_step", "pause", "rank", "session")
@@ -306,7 +306,7 @@ class _Clock:
         if self.last_ns is not None:
             if step > self.last_step:
                 elapsed = (event.mono_ns - self.last_ns) / 1e9
-                collector.took(Took(self.rank, self.last_step, step, elapsed, self.pause))
+                collector.add_interval(StepInterval(self.rank, self.last_step, step, elapsed, self.pause))
             elif step < self.last_step:
                 collector.pin("rework", step, self.rank, event.time_ns, f"back from step {self.last_step} to {step}")
         self.last_ns, self.last_step, self.pause = event.mono_ns, step, 0.0

@@ -14,12 +14,12 @@ from sidecar.charts.style import (
     PALETTE,
     Painter,
     begins_late,
+    evenly_spaced,
     in_stages,
     layout3d,
     missing,
     plain,
     short,
-    spread_out,
     stage_title,
 )
 
@@ -79,7 +79,7 @@ def _points(run: RunData, dataset: str, name: str, painter: Painter) -> tuple[li
     if losses is None or coverage is None:
         return [], False
     points = []
-    for point in spread_out(coverage.points(), POINTS_MAX):
+    for point in evenly_spaced(coverage.points(), POINTS_MAX):
         loss = losses.at(point.order)
         if loss is not None:
             value = painter.value(run, point.order)

@@ -3,7 +3,7 @@
 Given: a path. Hands on: one RunData. Its rows become events again, so that what the sidecar computes is computed once
 more where the export leaves it out; project, stage and configuration come from the facts that go with the file, and
 where there are none, from what the rows and the file's name tell.
-Never: holds an export in memory, or takes a row for granted: what is none of ours is passed over.
+Never: holds an export in memory, or trusts a row: what `sidecar export` cannot have written is skipped.
 """
 
 import math
@@ -66,7 +66,7 @@ class _Reader:
         self._number = 0
 
     def take(self, row: Row) -> None:
-        if not abs(row.time) <= TIME_MAX_SECONDS:  # NaN too. None of ours.
+        if not abs(row.time) <= TIME_MAX_SECONDS:  # NaN too: not written by `sidecar export`.
             return
         now = int(row.time * 1e9)
         if self._projector is None:
@@ -160,7 +160,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
             try:
                 row = decode(line)
             except msgspec.MsgspecError:
-                continue  # A line still being written, or none of ours.
+                continue  # A line still being written, or not one of ours.
             row.metrics = {name: _WORDS.get(v, v) if isinstance(v, str) and row.kind != "text" else v
                            for name, v in row.metrics.items()}
             yield row

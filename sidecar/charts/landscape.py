@@ -16,13 +16,13 @@ from sidecar.charts.style import (
     Painter,
     accuracy_name,
     accuracy_of,
+    evenly_spaced,
     in_stages,
     layout3d,
     mfu_of,
     missing,
     plain,
     short,
-    spread_out,
     stage_title,
 )
 
@@ -72,7 +72,7 @@ def _moments(run: RunData, stage: str, painter: Painter, lacking: list[Missing])
         return []
     claimed = "train/mfu_percent" not in run.tracks
     moments, measured = [], accuracy_name(run) or ""
-    for point in spread_out(rate.points(), MOMENTS_MAX):
+    for point in evenly_spaced(rate.points(), MOMENTS_MAX):
         at, known = mfu.at(point.order), accuracy.at(point.order)
         if at is not None and known is not None:
             moments.append(Moment(run.label, stage, at.value * factor, point.value, known.value, point.step, False,

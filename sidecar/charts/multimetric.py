@@ -16,13 +16,13 @@ from sidecar.charts.data import RunData
 from sidecar.charts.registry import Figure, Missing, Options, chart
 from sidecar.charts.style import (
     Painter,
+    evenly_spaced,
     in_pipelines,
     in_stages,
     layout3d,
     plain,
     short,
     sizes,
-    spread_out,
     stage_title,
     who,
 )
@@ -108,7 +108,7 @@ def _evaluations(run: RunData, names: Sequence[str], painter: Painter, known: Kn
     for order in orders:
         ends[max(p.step for track in tracks.values() if track and (p := track.at(order)))] = order
     out = []
-    for step, order in spread_out(sorted(ends.items()), EVALUATIONS_MAX):
+    for step, order in evenly_spaced(sorted(ends.items()), EVALUATIONS_MAX):
         values: list[float] = []
         carried: dict[str, str] = {}
         for name, track in tracks.items():

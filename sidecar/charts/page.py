@@ -205,7 +205,7 @@ def _extra(one: Any) -> str:
 
 
 def describe(figure: Figure) -> str:
-    """The chart in one sentence, for who cannot see it."""
+    """The chart in one sentence, for readers who cannot see it."""
     scene = figure["layout"].get("scene") or figure["layout"]
     axes = [scene[a]["title"]["text"] for a in ("xaxis", "yaxis", "zaxis") if a in scene]
     names = [trace.get("name") or "" for trace in figure["data"]]

@@ -10,7 +10,7 @@ import msgspec
 
 from sidecar.charts.data import RunData
 from sidecar.charts.registry import Figure, Missing, Options, chart
-from sidecar.charts.style import Painter, in_stages, layout3d, missing, plain, short, spread_out, stage_title
+from sidecar.charts.style import Painter, evenly_spaced, in_stages, layout3d, missing, plain, short, stage_title
 
 READINGS_MAX = 400
 GPU = ("gpu/utilization_percent", "gpu/memory_used_gb")
@@ -64,7 +64,7 @@ def _readings(run: RunData, stage: str, device: str, painter: Painter, lacking: 
     if busy is None or memory is None or rate is None:
         return []
     out = []
-    for point in spread_out(busy.points(), READINGS_MAX):
+    for point in evenly_spaced(busy.points(), READINGS_MAX):
         used, speed = memory.at(point.order), rate.at(point.order)
         if used is not None and speed is not None:
             watts = power.at(point.order) if power else None

@@ -291,7 +291,7 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def spread_out(points: Sequence[Any], points_max: int) -> list[Any]:
+def evenly_spaced(points: Sequence[Any], points_max: int) -> list[Any]:
     """At most so many, evenly, the last one always among them."""
     if len(points) <= points_max:
         return list(points)

@@ -30,7 +30,7 @@ from sidecar.web.stream import EventStream, Hub
 from sidecar.web.workers import Workers
 
 NAMES_MAX = 64
-RUNS_SECONDS = 1.0  # The list of runs comes from the store: read at most so often.
+RUNS_SECONDS = 1.0  # The list of runs comes from the store: read at most this often.
 CACHED_MAX = 16
 STUCK_STATES = frozenset({"stalled", "lost"})
 PAGE_TYPES = {
@@ -206,7 +206,7 @@ def _add_probes(app: FastAPI, views: Views) -> None:
 def _add_metrics(app: FastAPI, exposition: Exposition, workers: Workers) -> None:
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
-        """Prometheus text, or OpenMetrics for whom asks for it."""
+        """Prometheus text, or OpenMetrics for clients that ask for it."""
         accept = ",".join(request.headers.getlist("accept"))
         encoding = ",".join(request.headers.getlist("accept-encoding"))
         rendered = exposition.ready(accept, encoding)

@@ -18,7 +18,7 @@ from sidecar.metrics import own_family_names
 from sidecar.snapshot import RunSnapshot
 from sidecar.telemetry import Telemetry
 from sidecar.web import samples
-from sidecar.web.page_text import Floor, Page
+from sidecar.web.prometheus_text import Floor, MetricsText
 from sidecar.web.samples import Sample
 
 HOLD_SECONDS = 300.0
@@ -50,7 +50,7 @@ class Exposition:
     def __init__(self, views: ViewsLike, clock: Callable[[], float] = time.monotonic) -> None:
         self._views = views
         self._collector = Collector(views, clock)
-        self._page: tuple[int, Page] = (-1, Page())
+        self._text: tuple[int, MetricsText] = (-1, MetricsText())
         self._lock = threading.Lock()
         self._cached: dict[tuple[str, bool], tuple[int, bytes]] = {}
         self.renders_total = 0
@@ -85,9 +85,9 @@ class Exposition:
         known = self._cached.get((kind, False))
         if known is not None and known[0] == version:
             return known[1]
-        if self._page[0] != version:
-            self._page = (version, self._collector.page())
-        body = self._page[1].render(openmetrics=kind == OPENMETRICS)
+        if self._text[0] != version:
+            self._text = (version, self._collector.collect())
+        body = self._text[1].render(openmetrics=kind == OPENMETRICS)
         self.renders_total += 1
         self._cached[kind, False] = (version, body)
         return body
@@ -100,7 +100,7 @@ class Exposition:
 
 
 class Collector:
-    """Reads what is published into a page. Keeps what must outlive one: floors of counters, when runs ended."""
+    """Reads what is published into one text. Keeps what must outlive one: floors of counters, when runs ended."""
 
     def __init__(self, views: ViewsLike, clock: Callable[[], float]) -> None:
         self._views, self._clock = views, clock
@@ -109,20 +109,21 @@ class Collector:
         self._floors: dict[str, Floor] = {}
         self._dropped: dict[str, int] = {}
 
-    def page(self) -> Page:
-        page = Page()
+    def collect(self) -> MetricsText:
+        text = MetricsText()
         own_names = self._own_names
         shown = list(self._shown())
         for run in shown:
             floor = self._floors.setdefault(run.run_id, {})
             for sample in samples.of_run(run, own_names):
-                page.add(sample, floor)
-            self._dropped[run.run_id] = max(self._dropped.get(run.run_id, 0), samples.series_dropped(run, own_names))
+                text.add(sample, floor)
+            if dropped := samples.series_dropped(run, own_names):
+                self._dropped[run.run_id] = max(self._dropped.get(run.run_id, 0), dropped)
         self._floors = {run.run_id: self._floors[run.run_id] for run in shown}
         for sample in samples.of_telemetry(self._views.telemetry):
-            page.add(sample, {})
-        page.add(Sample("sidecar_series_dropped_total", {}, sum(self._dropped.values())), {})
-        return page
+            text.add(sample, {})
+        text.add(Sample("sidecar_series_dropped_total", {}, sum(self._dropped.values())), {})
+        return text
 
     def _shown(self) -> Iterator[RunSnapshot]:
         now = self._clock()
@@ -141,7 +142,7 @@ class Collector:
 
 
 def negotiate(accept: str) -> str:
-    """OpenMetrics only for whom asks for it, at least as much as for text; quality values count."""
+    """OpenMetrics only for a client that asks for it and prefers it at least as much as text (quality values count)."""
     wanted = {"application/openmetrics-text": -1.0, "text/plain": -1.0}
     for part in accept.split(","):
         media, *parameters = (piece.strip().lower() for piece in part.split(";"))

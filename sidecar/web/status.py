@@ -117,7 +117,7 @@ def compose(snapshot: RunSnapshot | None, telemetry: Telemetry, runs: Sequence[R
 
 
 def summaries(entries: Iterable[RunSummary]) -> list[RunSummary]:
-    """Runs as the API lists them (where they lie is nobody's business), newest first, at most RUNS_MAX."""
+    """Runs as the API lists them (without their paths), newest first, at most RUNS_MAX."""
     listed = [msgspec.convert(run, RunSummary, from_attributes=True) for run in entries]
     listed.sort(key=lambda run: run.started_ns or 0, reverse=True)
     return listed[:RUNS_MAX]
@@ -212,19 +212,18 @@ def _run_lines(status: Status) -> list[str]:
     known = mfu.percent is not None
     percent = f"{mfu.percent:.1f} % {mfu.convention}" if known else f"{DASH} ({mfu.reason or UNKNOWN})"
     denominator = f", peak {mfu.source}" if mfu.percent is not None and mfu.source else ""
-    loss = status.loss_state or _number(status.loss, ".4f")
+    loss = status.loss_state or _loss(status.loss)
     eta = duration(status.eta.seconds) if status.eta.seconds is not None else f"{DASH} ({status.eta.reason or UNKNOWN})"
     lines = [
         _line("run", " ".join(filter(None, (status.run_id, status.project, status.name, status.stage, status.state)))),
         _line("step", f"{_count(status.step)} of {_count(status.total_steps)}   last step "
               f"{duration(status.last_step_age_seconds)} ago   elapsed {duration(status.elapsed_seconds)}   ETA {eta}"),
-        _line("loss", f"{loss}   smoothed {_number(status.loss_smoothed, '.4f')}   learning rate "
+        _line("loss", f"{loss}   smoothed {_loss(status.loss_smoothed)}   learning rate "
               f"{_number(status.learning_rate, '.3g')}   gradient norm "
               f"{status.grad_norm_state or _number(status.grad_norm, '.3g')}"),
     ]
     if status.val:
-        shown = list(status.val.items())[:6]
-        lines.append(_line("validation", "   ".join(f"{name} {_number(value, '.4g')}" for name, value in shown)))
+        lines.append(_line("validation", "   ".join(_validation(status))))
     lines += [
         _line("speed", f"{_count(status.tokens_per_second)} tokens/s   step p50 "
               f"{duration(status.step_time.p50_seconds)} p95 {duration(status.step_time.p95_seconds)}   "
@@ -272,6 +271,17 @@ def _sink_lines(status: Status) -> list[str]:
 
 def _line(label: str, text: str) -> str:
     return f"{label:<12} {clean(text, TEXT_WIDTH * 2)}"
+
+
+def _validation(status: Status) -> list[str]:
+    states = {name: metric.state for name, metric in status.metrics.items()}
+    shown = list(status.val.items())[:6]
+    return [f"{name} {states.get(f'val/{name}') or _number(value, '.4g')}" for name, value in shown]
+
+
+def _loss(value: float | None) -> str:
+    """Four decimals where these say something: a loss of 3.2e-05 is not 0.0000."""
+    return _number(value, ".4f" if value is not None and 0.01 <= abs(value) < 1e5 else ".4g")
 
 
 def _number(value: Any, form: str) -> str:

@@ -1,7 +1,7 @@
 """``/api/v1/stream``: the status object as it changes, by server-sent events.
 
 Given: a function that makes the current status object. Hands on: an ASGI response per reader.
-Never: queues for a slow reader (it skips to the newest state), computes for nobody, or keeps one that has gone.
+Never: queues for a slow reader (it skips to the newest state), computes without a reader, or keeps a disconnected one.
 
 Events: ``snapshot`` is the whole object; ``delta`` is a JSON merge patch (RFC 7386) to the one before, at most
 two a second; comments keep the connection alive. Lists are replaced whole. Ages of single metrics are left out:
@@ -119,8 +119,8 @@ class EventStream:
 
 
 def patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """JSON merge patch from old to new. A key that became null and a key that vanished are both null, as RFC 7386 has
-    it; readers treat the two alike."""
+    """JSON merge patch from old to new. A key that became null and a key that was removed are both null (RFC 7386
+    cannot tell them apart); readers treat the two alike."""
     changes: dict[str, Any] = {key: None for key in old if key not in new}
     for key, value in new.items():
         before = old.get(key, msgspec.UNSET)
@@ -139,7 +139,7 @@ async def _until_gone(receive: Receive) -> None:
 
 
 async def _sent(send: Send, message: Message) -> None:
-    """A reader that takes nothing for so long is not there any more."""
+    """A reader that accepts nothing for STALLED_READER_SECONDS is taken for disconnected."""
     await asyncio.wait_for(send(message), STALLED_READER_SECONDS)
 
 

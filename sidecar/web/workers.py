@@ -1,8 +1,8 @@
 """Threads for what must not run on the event loop: rendering, and reading the store.
 
 Given: functions. Hands on: what they return or raise, to whoever awaits it.
-Never: starts a thread later than at the beginning. One that cannot start because memory is short leaves who starts it
-waiting for ever (CPython), and here that would be the loop that answers everybody.
+Never: starts a thread after construction. In CPython, starting a thread when memory is short can block the caller for
+ever, and here the caller would be the event loop that answers every request.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _Tasks = SimpleQueue[_Task | None]
 
 
 class Workers:
-    """They end when this object is gone."""
+    """A fixed pool of threads; they end when this object is collected."""
 
     def __init__(self, count: int = THREADS) -> None:
         self._tasks: _Tasks = SimpleQueue()
@@ -53,7 +53,7 @@ def _work(tasks: _Tasks) -> None:
         result, error = None, None
         try:
             result = task.function(*task.arguments)
-        except BaseException as raised:  # noqa: BLE001 - Task boundary: it belongs to who awaits, not to this thread.
+        except BaseException as raised:  # noqa: BLE001 - Task boundary: the error is raised where the result is awaited.
             error = raised
         with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
             task.loop.call_soon_threadsafe(_settle, task.future, result, error)

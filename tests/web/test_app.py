@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from sidecar.snapshot import MetricValue
 from sidecar.web.status import Status
 from tests.web.conftest import Client
 from tests.web.fakes import FakeViews, make_history, make_snapshot
@@ -35,6 +36,14 @@ def test_status_as_text_begins_with_the_verdict(client: Client) -> None:
     assert lines[0].startswith("Training. Step 12,840 of 100,000")
     assert len(lines) <= 40
     assert "41.2 % full attention" in "\n".join(lines)
+
+
+def test_a_tiny_loss_and_a_nan_validation_are_not_hidden_in_the_text() -> None:
+    run = make_snapshot(loss=3.2e-5, val={"loss": None, "accuracy": 0.5})
+    run.metrics["val/loss"] = MetricValue(None, "nan", 3)
+    text = Client(FakeViews(run)).get("/status?format=text").text
+    assert "\nloss         3.2e-05" in text
+    assert "\nvalidation   loss nan   accuracy 0.5" in text
 
 
 def test_unknown_run_is_404_and_names_the_known_ones(client: Client) -> None:

@@ -20,7 +20,7 @@ LABEL_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
 HELP_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n"})
 
 
-class Page:
+class MetricsText:
     """One state of everything that is exported."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Page:
     def render(self, *, openmetrics: bool) -> bytes:
         parts: list[str] = []
         for name in sorted(self._families):
-            parts.append(_introduction(name, openmetrics))
+            parts.append(_metadata(name, openmetrics))
             parts += self._families[name]
         if openmetrics:
             parts.append("# EOF\n")
@@ -67,9 +67,9 @@ def _series(name: str, labels: tuple[tuple[str, str], ...]) -> str:
 
 
 @lru_cache(maxsize=1_000)
-def _introduction(name: str, openmetrics: bool) -> str:
+def _metadata(name: str, openmetrics: bool) -> str:
     """HELP and TYPE. In OpenMetrics a family goes without the suffix that its samples have."""
-    family = FAMILIES[name]  # A name that is not in the catalogue is a mistake of ours: tests look for it.
+    family = FAMILIES[name]  # A name that is not in the catalogue is a bug in the sidecar; tests look for it.
     kind, text = family.kind, family.help.translate(HELP_ESCAPES)
     if openmetrics:
         suffix = {"counter": "_total", "info": "_info"}.get(kind, "")
