@@ -5,13 +5,16 @@ Never: imports ``sidecar.client``, or touches the environment of the sidecar its
 """
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent / "client" / "capture"
 STAND_INS = {"wandb": "standin_wandb", "swanlab": "standin_swanlab"}
 """Libraries replaced by a package on PYTHONPATH; with a ``+`` behind the name the real one is patched instead."""
 NAMES = ("wandb", "wandb+", "swanlab", "swanlab+", "tensorboard", "torch")
+
+INTERPRETER = re.compile(r"python[\d.]*t?")
 
 
 class UnknownCapture(ValueError):
@@ -37,11 +40,26 @@ def capture_environment(names: Sequence[str], environ: Mapping[str, str]) -> dic
 def isolated(command: Sequence[str]) -> str | None:
     """The option by which a Python command ignores PYTHONPATH (-I, -E), None when there is none."""
     for at, word in enumerate(command):
-        if not os.path.basename(word).startswith("python"):
-            continue
-        for option in command[at + 1 :]:
-            if not option.startswith("-") or option in ("-m", "-c"):
-                break
-            if not option.startswith("--") and (found := {"I", "E"} & set(option[1:])):
-                return f"-{found.pop()}"
+        if INTERPRETER.fullmatch(os.path.basename(word)) and (option := _isolating(iter(command[at + 1 :]))):
+            return option
+    return None
+
+
+def _isolating(words: Iterator[str]) -> str | None:
+    """Reads the interpreter's options as it does itself: letters may share a dash, and some take a value."""
+    for word in words:
+        if word == "--check-hash-based-pycs":
+            next(words, None)
+        elif not word.startswith("-") or word in ("-", "--"):
+            return None
+        elif not word.startswith("--"):
+            for place, letter in enumerate(word[1:], 1):
+                if letter in "IE":
+                    return f"-{letter}"
+                if letter in "cm":  # What follows is the program.
+                    return None
+                if letter in "WX":
+                    if place == len(word) - 1:
+                        next(words, None)
+                    break
     return None

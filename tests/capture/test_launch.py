@@ -111,7 +111,9 @@ def test_the_environment_keeps_the_users_path_behind_ours() -> None:
     ("command", "flag"),
     [(["python", "train.py"], None), (["python", "-I", "train.py"], "-I"), (["python3.11", "-uE", "x.py"], "-E"),
      (["python", "train.py", "-I"], None), (["python", "-m", "x", "-I"], None), (["torchrun", "train.py"], None),
-     (["env", "A=1", "/usr/bin/python3", "-uI", "x"], "-I")],
+     (["env", "A=1", "/usr/bin/python3", "-uI", "x"], "-I"), (["python", "-Wignore::ImportWarning", "x.py"], None),
+     (["python", "-mIPython"], None), (["python", "-X", "importtime", "-I", "x.py"], "-I"), (["python", "-"], None),
+     (["torchrun", "python_run.py", "-I", "5"], None)],
 )  # fmt: skip
 def test_an_isolated_python_is_told_by_its_options(command, flag) -> None:
     assert isolated(command) == flag
