@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trainer.config import Config, EvalConfig, GenerateConfig, PipelineConfig
-from trainer.errors import UserError
+from trainer.errors import UsageError, UserError
 from trainer.flags import describe, parse
-from trainer.stages import STAGES
+from trainer.stages import STAGES, pipeline_config
 
 
 class Command(NamedTuple):
@@ -51,19 +51,25 @@ def usage() -> str:
 
 
 def run_command(arguments: Sequence[str]) -> None:
-    """Run the command named by the first word. Raises UserError if there is none of that name."""
+    """Run the command named by the first word. Raises UsageError if there is none of that name."""
     name = arguments[0]
     if name not in COMMANDS:
-        raise UserError(f"there is no stage called {name!r}", f"choose one of: {', '.join(COMMANDS)}")
+        raise UsageError(f"there is no stage called {name!r}", f"choose one of: {', '.join(COMMANDS)}")
     words = [word for word in arguments[1:] if word != "--"]  # torchrun -m trainer sft -- --run x
     shown = [word for word in words if word in ("--show_config", "--show-config")]
     command = COMMANDS[name]
     config = parse(command.config, name, [word for word in words if word not in shown])
     if shown:
-        print(describe(config))
+        print(describe_pipeline(config) if isinstance(config, PipelineConfig) else describe(config))
         return
     module, function = command.entry_point.split(":")
     getattr(importlib.import_module(module), function)(*command.arguments, config)
+
+
+def describe_pipeline(config: PipelineConfig) -> str:
+    """The values of each stage, under its name."""
+    stages = {name: pipeline_config(config, name, group=config.group) for name in STAGES}
+    return "\n\n".join(f"[{name}]\n{describe(stage)}" for name, stage in stages.items())
 
 
 def end_on_sigterm() -> None:
@@ -92,8 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run_command(arguments)
     except UserError as error:
-        if int(os.environ.get("RANK", 0)) == 0:  # Under torchrun every rank meets the same error: say it once.
+        rank = int(os.environ.get("RANK", 0))
+        if rank == 0:
             print(f"trainer: {error.cause}\n  try: {error.remedy}", file=sys.stderr)
+        elif not isinstance(error, UsageError):  # Wrong flags are wrong on every rank; other errors may be one rank's.
+            print(f"trainer: rank {rank}: {error.cause}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         print("trainer: interrupted", file=sys.stderr)

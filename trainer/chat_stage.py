@@ -3,6 +3,7 @@
 Given: the flags. Hands on: Batches of conversations; val/* and eval/* metrics; facts about the data.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class ChatStage(Stage):
         loaded, report = load_tasks(self.name, config)
         self.eval_tasks = {task.name: task.val for task in loaded}
         self.eval_examples, self.seed = config.eval_examples, config.seed
+        self.resume_facts = {"pack": config.pack}
         mixture = TaskMixture({task.name: task.train for task in loaded}, config.seed)
         held_out = TaskMixture({task.name: task.val for task in loaded}, config.seed)
         prepared, reused = self._prepared(config, mixture)
@@ -44,7 +46,7 @@ class ChatStage(Stage):
             "packed": config.pack, "fixed": config.compile,
         }  # fmt: skip
         self.train = Conversations(prepared, name=self.name, seed=config.seed, **share)
-        self.val = Conversations(val, name=f"{self.name} (validation)", **share)
+        self.val = Conversations(val, name=f"{self.name} (validation)", shrink=True, **share)
         self.batches_per_epoch = self.train.batches_per_epoch
         self.prompts = sample_prompts(loaded)
         counts = prepared.task.bincount(minlength=len(prepared.names)).tolist()
@@ -68,14 +70,17 @@ class ChatStage(Stage):
 
         if not config.use_prepared:
             return make(), False
-        parts = [(name, len(part), fingerprint(part)) for name, part in mixture.parts.items()]
+        parts = [(name, fingerprint(part)) for name, part in mixture.parts.items()]
         key = repr((self.name, config.seq_len, config.seed, parts))
         return cached(make, key, Path(config.prepared or Path(config.out or DEFAULT_FOLDER) / "prepared"))
 
 
 def fingerprint(part: Sequence[Any]) -> str:
-    """The first and the last example: enough to tell one version of a dataset from the next."""
-    return repr((part[0], part[-1])) if part else ""
+    """Of every example, so that tokens of another version of a dataset are not taken for its own."""
+    digest = hashlib.blake2s()
+    for example in part:
+        digest.update(repr(example).encode(errors="replace"))
+    return digest.hexdigest()
 
 
 def truncation_remark(prepared: Prepared, seq_len: int) -> tuple[str, ...]:

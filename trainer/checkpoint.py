@@ -8,9 +8,10 @@ Never: leaves half a file (it is written aside, synced, then renamed), or runs c
 """
 
 import os
-import pickle
+import re
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -18,6 +19,7 @@ from trainer.distributed import World
 from trainer.errors import UserError
 
 FORMAT = 3
+NAME = re.compile(r"checkpoint_(\d+)\.pt")
 
 
 def path_for(folder: str | Path, step: int) -> Path:
@@ -30,7 +32,7 @@ def save(path: Path, state: dict[str, Any]) -> int:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+            _dump({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
@@ -47,22 +49,29 @@ def newest(where: str, stage: str) -> Path:
     """The checkpoint at ``where``, or the newest in that folder or in the stage's own there. Raises UserError."""
     path = Path(where).expanduser()
     if path.is_dir():
-        found = [*path.glob("checkpoint_*.pt")] or [*(path / stage).glob("checkpoint_*.pt")]
-        path = max(found, default=path)
+        path = newest_in(path) or newest_in(path / stage) or path
     if not path.is_file():
         raise UserError(f"no checkpoint at {where}", "give --resume a checkpoint_*.pt, or a folder that holds one")
     return path
 
 
-def load_file(path: Path) -> dict[str, Any]:
-    """A whole checkpoint, on the CPU. Raises UserError."""
+def newest_in(folder: Path) -> Path | None:
+    """The checkpoint of the highest step in ``folder`` itself."""
+    found = {int(name[1]): path for path in folder.glob("*") if (name := NAME.fullmatch(path.name))}
+    return found[max(found)] if found else None
+
+
+def load_file(path: Path, *needed: str) -> dict[str, Any]:
+    """A checkpoint with at least the keys ``needed``, on the CPU. Raises UserError: missing, damaged, no checkpoint."""
     try:
+        if damaged := zipfile.ZipFile(path).testzip():  # torch does not compare the checksums that it writes.
+            raise ValueError(f"{damaged} is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # What is damaged, or no checkpoint at all, can raise anything.
         raise UserError(
             f"{path} is not a checkpoint that can be read", "take an earlier one from the same folder"
         ) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= {*needed}:
         raise UserError(f"{path} is not a checkpoint of this version of the trainer", "take one that it wrote")
     return state
 
@@ -94,6 +103,17 @@ def restore_random_state(state: dict[str, list[torch.Tensor]], world: World) -> 
     torch.set_rng_state(state["cpu"][world.rank])
     if world.device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"][world.rank], world.device)
+
+
+def _dump(state: dict[str, Any], file: BinaryIO) -> None:
+    """torch.save, with the OSError of a write that failed, which torch replaces by a RuntimeError of its own."""
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        raise cause or error from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -82,6 +82,6 @@ def _validation(model: GPT, config: Config, here: World, loaded: list[Any]) -> d
     """val/* on the assistant's words of the held-out conversations, as many as make whole batches."""
     held_out = prepare(TaskMixture({task.name: task.val for task in loaded}, config.seed), config.seq_len)
     share: dict[str, Any] = {"batch_size": config.batch_size, "rank": here.rank, "world_size": here.size}
-    chats = Conversations(held_out, name="validation", seq_len=config.seq_len, **share)
+    chats = Conversations(held_out, name="validation", seq_len=config.seq_len, shrink=True, **share)
     iters = min(config.eval_iters, chats.batches_per_epoch)
     return validated(model, chats.next_batch, iters, here)

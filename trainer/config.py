@@ -9,20 +9,46 @@ says what that does.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 GENERATION_PROMPTS = ("To be or not to be", "Once upon a time", "In a galaxy far, far away")
 BACKENDS = ("wandb", "tensorboard", "none")
 
 
+class Range(NamedTuple):
+    """The values of a number that make sense."""
+
+    low: float
+    high: float
+    low_included: bool
+    high_included: bool
+    words: str
+
+    def __contains__(self, value: float) -> bool:
+        above = self.low <= value if self.low_included else self.low < value
+        return above and (value <= self.high if self.high_included else value < self.high)
+
+
+POSITIVE = Range(0, math.inf, False, False, "a finite number above zero")
+NOT_NEGATIVE = Range(0, math.inf, True, False, "a finite number from zero on")
+SHARE = Range(0, 1, True, True, "between 0 and 1")
+PROPER_SHARE = Range(0, 1, False, False, "above 0 and below 1")
+BELOW_ONE = Range(0, 1, True, False, "at least 0 and below 1")
+SEED = Range(0, 2**31, True, False, "a number from 0 to 2147483647")
+
+
 def flag(
-    default: Any, help: str, *also: str, group: str, env: str = "", choices: tuple[str, ...] = (), several: bool = False
-) -> Any:
+    default: Any, help: str, *also: str, group: str, env: str = "", choices: tuple[str, ...] = (),
+    several: bool = False, range: Range = POSITIVE,
+) -> Any:  # fmt: skip
     """A field that is also a flag. ``also``: other spellings; ``env``: customary variables that set it, besides
-    TRAINER_<FLAG>; ``several``: more than one of the choices may be given, with commas."""
-    metadata = {"help": help, "also": also, "group": group, "env": env, "choices": choices, "several": several}
+    TRAINER_<FLAG>; ``several``: more than one of the choices may be given, with commas; ``range``: of a number."""
+    metadata = {
+        "help": help, "also": also, "group": group, "env": env, "choices": choices, "several": several, "range": range,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -38,13 +64,13 @@ class Config:
     )  # fmt: skip
     screen: bool = flag(True, "keep text with secrets, malware or copyleft licences in it", group="data")
     data_bytes: int = flag(4_000_000, "read at most this many bytes of text", group="data")
-    val_fraction: float = flag(0.1, "share of the data held out for validation", group="data")
+    val_fraction: float = flag(0.1, "share of the data held out for validation", group="data", range=PROPER_SHARE)
 
     n_layer: int = flag(4, "transformer blocks", group="model")
     n_head: int = flag(4, "attention heads", group="model")
     n_embd: int = flag(128, "width", group="model")
     seq_len: int = flag(128, "tokens of context", "block_size", group="model")
-    dropout: float = flag(0.0, "dropout", group="model")
+    dropout: float = flag(0.0, "dropout", group="model", range=BELOW_ONE)
     tie_weights: bool = flag(False, "use one matrix for embedding and head", group="model")
     from_weight: str | None = flag(None, "start from these weights: a stage's in --out, or a path", group="model")
 
@@ -53,14 +79,14 @@ class Config:
     batch_size: int = flag(16, "sequences per rank and micro-batch", group="training")
     grad_accum: int = flag(1, "micro-batches per step", group="training")
     learning_rate: float = flag(2e-3, "peak learning rate", group="training")
-    min_lr: float = flag(0.1, "final learning rate, as a share of the peak", group="training")
-    warmup: float = flag(0.1, "share of the steps spent warming up", group="training")
-    weight_decay: float = flag(0.1, "on matrices only", group="training")
+    min_lr: float = flag(0.1, "final learning rate, as a share of the peak", group="training", range=SHARE)
+    warmup: float = flag(0.1, "share of the steps spent warming up", group="training", range=SHARE)
+    weight_decay: float = flag(0.1, "on matrices only", group="training", range=NOT_NEGATIVE)
     grad_clip: float = flag(1.0, "largest gradient norm", group="training")
     nan_loss: str = flag(
         "skip", "when gradients are not finite: leave that step out, or end", group="training", choices=("skip", "stop")
     )
-    seed: int = flag(1337, "of weights, data order and samples", group="training")
+    seed: int = flag(1337, "of weights, data order and samples", group="training", range=SEED)
 
     log_train_freq: int = flag(10, "steps between console lines", group="cadence", env="LOG_TRAIN_FREQ")
     log_freq: int = flag(100, "steps between lines with their mean loss", group="cadence", env="LOG_FREQ")
@@ -70,7 +96,9 @@ class Config:
         1000, "steps between samples; sooner in a shorter run", group="cadence", env="GENERATE_FREQ"
     )
     watch_freq: int | None = flag(
-        None, "steps between looks inside the model: gradients, weights, activations [never]", group="cadence"
+        None,
+        "steps between looks inside the model: gradients, weights, activations [never]",
+        group="cadence",
     )
     generation_prompts: tuple[str, ...] = flag(
         GENERATION_PROMPTS, "what samples begin with, separated by |", group="cadence", env="GENERATION_PROMPTS"
@@ -80,7 +108,7 @@ class Config:
     dtype: str = flag(
         "auto", "bfloat16 is autocast [on GPUs]", group="machine", choices=("auto", "float32", "bfloat16")
     )
-    prefetch: bool = flag(False, "make the next batch during a step [on GPUs]", "read_ahead", group="machine")
+    prefetch: bool = flag(False, "make the next batch during a step [on GPUs]", group="machine")
     compile: bool = flag(False, "torch.compile the model", group="machine")
     checkpoint_activations: bool = flag(False, "compute activations twice instead of keeping them", group="machine")
     threads: int | None = flag(None, "CPU threads per process [cores, at most 8]", group="machine")
@@ -122,7 +150,7 @@ class ChatConfig(Config):
     data: str | None = flag(None, DATA_HELP, group="data")
     data_config: str | None = flag(None, "YAML, TOML or JSON that names the data sets", group="data")
     bad_rows: str = flag("skip", "rows that cannot be understood", group="data", choices=("skip", "refuse"))
-    eval_examples: int = flag(50, "questions per task at a validation", "judge_examples", group="cadence")
+    eval_examples: int = flag(50, "questions per task at a validation", group="cadence")
     generation_prompts: tuple[str, ...] = flag(
         (), "what samples begin with, separated by | [a question of each set]", group="cadence",
         env="GENERATION_PROMPTS",
@@ -149,7 +177,9 @@ class DpoConfig(ChatConfig):
     batch_size: int = flag(16, "pairs per rank and micro-batch", group="training")
     learning_rate: float = flag(1e-4, "peak learning rate", group="training")
     beta: float = flag(0.1, "strength of the pull towards the reference", group="training")
-    chosen_weight: float = flag(0.0, "weight of the chosen reply's own likelihood in the loss", group="training")
+    chosen_weight: float = flag(
+        0.0, "weight of the chosen reply's own likelihood in the loss", group="training", range=NOT_NEGATIVE
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,20 +191,22 @@ class PpoConfig(ChatConfig):
     ppo_epochs: int = flag(2, "passes over the replies before new ones are drawn", group="training")
     max_reply: int = flag(20, "tokens of a reply", group="training")
     clip: float = flag(0.2, "largest change of a probability ratio, and of a value", group="training")
-    value_weight: float = flag(0.5, "weight of the value loss", group="training")
-    entropy_weight: float = flag(0.0, "weight of the entropy bonus", group="training")
-    gamma: float = flag(1.0, "discount per token", group="training")
-    gae_lambda: float = flag(0.95, "of generalised advantage estimation", group="training")
-    kl_weight: float = flag(0.02, "initial penalty per nat of KL from the reference", group="training")
+    value_weight: float = flag(0.5, "weight of the value loss", group="training", range=NOT_NEGATIVE)
+    entropy_weight: float = flag(0.0, "weight of the entropy bonus", group="training", range=NOT_NEGATIVE)
+    gamma: float = flag(1.0, "discount per token", group="training", range=SHARE)
+    gae_lambda: float = flag(0.95, "of generalised advantage estimation", group="training", range=SHARE)
+    kl_weight: float = flag(
+        0.02, "initial penalty per nat of KL from the reference", group="training", range=NOT_NEGATIVE
+    )
     kl_target: float = flag(6.0, "KL per reply, in nats, that the penalty is adapted towards", group="training")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(ChatConfig):
     from_weight: str | None = flag("sft", "weights to judge: a stage's in --out, or a path", group="model")
-    eval_examples: int = flag(500, "questions per task", "judge_examples", group="cadence")
+    eval_examples: int = flag(500, "questions per task", group="cadence")
     allow_code: bool = flag(False, "run programs that the model writes (pass@1)", group="cadence")
-    pass_k_samples: int = flag(4, "programs drawn per problem, the k of pass@k", "judge_samples", group="cadence")
+    pass_k_samples: int = flag(4, "programs drawn per problem, the k of pass@k", group="cadence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,17 +216,9 @@ class GenerateConfig(Config):
     prompt: str | None = flag(None, "what to continue, or to answer", group="cadence")
     chat: bool = flag(False, "answer the prompt as the assistant", group="cadence")
     max_tokens: int = flag(100, "length of the text", group="cadence")
-    temperature: float = flag(0.8, "0: always the likeliest token", group="cadence")
+    temperature: float = flag(0.8, "0: always the likeliest token", group="cadence", range=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig(PpoConfig, DpoConfig, SftConfig):
     """All five stages; a flag that is given holds for each of them."""
-
-
-POSITIVE = (
-    "data_bytes", "hub_files", "n_layer", "n_head", "n_embd", "seq_len", "steps", "epochs", "batch_size", "grad_accum",
-    "learning_rate", "log_train_freq", "log_freq", "eval_freq", "eval_iters", "generate_freq", "watch_freq",
-    "threads", "checkpoint_freq", "grad_clip", "eval_examples", "beta", "rollout_batches", "ppo_epochs", "max_reply",
-    "clip", "max_tokens", "pass_k_samples", "kl_target",
-)  # fmt: skip

@@ -74,8 +74,8 @@ class Console:
 
     def validation(self, step: int, numbers: dict[str, float]) -> None:
         """Loss and perplexity; accuracies and DPO's rewards where a stage has those."""
-        loss, perplexity = numbers.get("val/loss"), numbers.get("val/perplexity")
-        if perplexity is not None or not numbers:
+        if "val/loss" in numbers or not numbers:
+            loss, perplexity = numbers.get("val/loss"), numbers.get("val/perplexity")
             self.say(f"Step {step}: val_loss={_number(loss, '.4f')}, val_ppl={_number(perplexity, '.2f')}")
         if shown := [f"{n}={v:.3f}" for n, v in numbers.items() if n.endswith("_acc") or n.startswith("val/rewards")]:
             self.say(f"Step {step}: {', '.join(shown)}")

@@ -11,3 +11,7 @@ class UserError(Exception):
         super().__init__(cause)
         self.cause = cause
         self.remedy = remedy
+
+
+class UsageError(UserError):
+    """A wrong command, flag or configuration file: under torchrun the same on every rank."""

@@ -63,7 +63,7 @@ def summary(loss_sum: float, hits: float, count: float) -> dict[str, float]:
     loss = loss_sum / count
     return {
         "val/loss": loss,
-        "val/perplexity": math.exp(loss) if loss < 700 else math.inf,
+        "val/perplexity": math.inf if loss > 700 else math.exp(loss),
         "val/accuracy": hits / count,
         "val/bits_per_byte": loss / math.log(2),
     }

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from trainer.config import POSITIVE, Config
-from trainer.errors import UserError
+from trainer.config import Config
+from trainer.errors import UsageError
 
 C = TypeVar("C", bound=Config)
 TRUE, FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
@@ -29,7 +29,7 @@ LISTS = "|"
 
 
 def parse(kind: type[C], command: str, arguments: Sequence[str]) -> C:
-    """Raises UserError for anything that is not in the table, or not of its kind."""
+    """Raises UsageError for anything that is not in the table, or not of its kind."""
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind) if field.metadata}
     given, config_file = _given(kind, command, arguments, fields, hints)
@@ -58,33 +58,29 @@ def describe(config: Config) -> str:
 
 
 def check(config: Config) -> None:
-    for name in POSITIVE:
-        value = getattr(config, name, None)
-        if value is not None and not value > 0:
-            raise UserError(
-                f"--{name} is {value}, which is not above zero", f"leave --{name} out, or give it a positive number"
+    for field in dataclasses.fields(config):
+        value, wanted = getattr(config, field.name), field.metadata.get("range")
+        if type(value) in (int, float) and value not in wanted:
+            raise UsageError(
+                f"--{field.name} is {value}, which is not {wanted.words}", f"leave --{field.name} out, or correct it"
             )
     if config.n_embd % (2 * config.n_head):
-        raise UserError(
+        raise UsageError(
             f"--n_embd {config.n_embd} does not give {config.n_head} heads of an even size",
             "make --n_embd a multiple of twice --n_head",
         )
-    if not 0 < config.val_fraction < 1:
-        raise UserError(
-            f"--val_fraction is {config.val_fraction}, which is not between 0 and 1", "leave it out, or try 0.1"
-        )
     if config.checkpoint_freq and not config.out:
-        raise UserError("--checkpoint_freq needs a folder to write to", "add --out FOLDER")
+        raise UsageError("--checkpoint_freq needs a folder to write to", "add --out FOLDER")
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse that raises UserError instead of printing its usage."""
+    """argparse that raises UsageError instead of printing its usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(message, f"{self.prog} --help lists the flags")
+        raise UsageError(message, f"{self.prog} --help lists the flags")
 
 
 def _given(
@@ -116,6 +112,7 @@ def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
         )  # fmt: skip
         return
     text = meta["help"] if field.default in (None, ()) else f"{meta['help']} [{_shown(field.default)}]"
+    text += "".join(f"; also --{name}" for name in meta["also"])
     group.add_argument(
         *spellings, dest=field.name, type=_reader(kind, meta), default=argparse.SUPPRESS,
         choices=None if meta["several"] else meta["choices"] or None,
@@ -186,7 +183,7 @@ def _refuse(what: str, word: str, kind: type[Config], remedy: str) -> NoReturn:
     names = [name for field in fields for name in (field.name, *field.metadata["also"])]
     close = difflib.get_close_matches(word.lstrip("-").split("=")[0].replace("-", "_"), names, n=1)
     dashes = "--" if what == "flag" else ""
-    raise UserError(f"unknown {what} {word!r}", f"did you mean {dashes}{close[0]}?" if close else remedy)
+    raise UsageError(f"unknown {what} {word!r}", f"did you mean {dashes}{close[0]}?" if close else remedy)
 
 
 # -- the environment and the file --------------------------------------------------------------------------------------
@@ -206,9 +203,9 @@ def _from_file(
     try:
         tables = tomllib.loads(Path(file).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}", "check the path of --config") from error
+        raise UsageError(f"cannot read {file}: {error.strerror}", "check the path of --config") from error
     except ValueError as error:
-        raise UserError(f"{file} is not TOML: {error}", "write flags as batch_size = 8") from error
+        raise UsageError(f"{file} is not TOML: {error}", "write flags as batch_size = 8") from error
     rows = {key: value for key, value in tables.items() if not isinstance(value, dict)} | tables.get(command, {})
     known = {spelling: name for name, field in fields.items() for spelling in (name, *field.metadata["also"])}
     found = {}
@@ -221,7 +218,7 @@ def _from_file(
 
 
 def _converted(value: Any, field: dataclasses.Field[Any], hint: Any, where: str) -> Any:
-    """The value as its flag would have it. Raises UserError naming ``where``."""
+    """The value as its flag would have it. Raises UsageError naming ``where``."""
     kind = _plain_type(hint)
     try:
         if kind is tuple:
@@ -233,14 +230,14 @@ def _converted(value: Any, field: dataclasses.Field[Any], hint: Any, where: str)
             return word in TRUE
         made = kind(",".join(value) if field.metadata["several"] and isinstance(value, list) else value)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{where} is {value!r}, which is no {kind.__name__}", "mend it, or leave it out") from error
+        raise UsageError(f"{where} is {value!r}, which is no {kind.__name__}", "mend it, or leave it out") from error
     choices = field.metadata["choices"]
     remedy = f"choose from {', '.join(choices)}"
     if field.metadata["several"]:
         try:
             return _several(made, choices)
         except ValueError as error:
-            raise UserError(f"{where} is {value!r}", f"{remedy}; several with commas") from error
+            raise UsageError(f"{where} is {value!r}", f"{remedy}; several with commas") from error
     if choices and made not in choices:
-        raise UserError(f"{where} is {value!r}", remedy)
+        raise UsageError(f"{where} is {value!r}", remedy)
     return made

@@ -17,6 +17,7 @@ from trainer.tasks.example import Message
 from trainer.tokenizer import ASSISTANT_END, PAD, ByteTokenizer
 
 TEMPERATURE = 0.8
+LOGIT_MAX = 1e4
 
 
 def continue_tokens(
@@ -67,9 +68,10 @@ def generate_replies(
 
 
 def _pick(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """The next token for logits of shape (..., vocabulary)."""
+    """The next token for logits of shape (..., vocabulary); any token, if a diverged model gives NaN."""
     if temperature == 0:
         return logits.argmax(-1)
+    logits = torch.nan_to_num(logits, nan=0.0, posinf=LOGIT_MAX, neginf=-LOGIT_MAX)
     return torch.multinomial(torch.softmax(logits / temperature, dim=-1), 1, generator=generator).squeeze(-1)
 
 

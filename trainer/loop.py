@@ -51,6 +51,10 @@ def train(stage: Stage, config: Config, world: World, weights: Weights | None = 
     return loop.model
 
 
+STATE = ("step", "total_steps", "run_id", "weights", "optimizer", "random", "data", "data_of_ranks")
+"""What a checkpoint holds besides the run's identity."""
+
+
 class Loop:
     def __init__(
         self, stage: Stage, config: Config, world: World, console: Console, weights: Weights | None = None
@@ -124,9 +128,14 @@ class Loop:
             self.run.finish(state="failed", reason=failure)
             return
         self.console.say(self.meter.summary(), QUIET)
+        samples = self._samples()
         if self.world.is_main:
-            self.run.log(run_history.end_run(self.history, self.config, self.meter.samples), step=self.step)
+            self.run.log(run_history.end_run(self.history, self.config, samples), step=self.step)
         self.run.finish()
+
+    def _samples(self) -> int:
+        """Trained on since this process began, by all ranks."""
+        return int(self.world.sum_over_ranks(self.meter.samples)[0])
 
     # -- a step --------------------------------------------------------------------------------------------------------
 
@@ -219,6 +228,7 @@ class Loop:
         """A disk that fails ends the run only at the last checkpoint: until then, going on may still succeed."""
         randomness = checkpoint.random_state(self.world)
         of_ranks = {name: self.world.gather(tensor) for name, tensor in self.stage.rank_state().items()}
+        samples = self._samples()
         if not self.world.is_main:
             return
         path, start = checkpoint.path_for(Path(folder) / self.stage.name, self.step), time.perf_counter()
@@ -232,7 +242,7 @@ class Loop:
                 ) from error
             self.console.say(f"Step {self.step}: no checkpoint, cannot write {path}: {error.strerror}", QUIET)
             return
-        run_history.record_checkpoint(self.history, self.config, self.meter.samples)
+        run_history.record_checkpoint(self.history, self.config, samples)
         self.run.checkpoint(self.step, seconds=time.perf_counter() - start, bytes=size, name=path.name, path=path)
         self.console.say(f"Step {self.step}: checkpoint {path} ({size / 1e6:.1f} MB)")
 
@@ -259,11 +269,12 @@ class Loop:
             "seed": self.config.seed,
             "batch_size": self.config.batch_size,
             "world_size": self.world.size,
+            **self.stage.resume_facts,
         }
 
     def _resume(self, where: str) -> None:
         path = checkpoint.newest(where, self.stage.name)
-        state = checkpoint.load_file(path)
+        state = checkpoint.load_file(path, *self._identity(), *STATE)
         checkpoint.check_matches(state, self._identity(), str(path))
         if state["step"] >= self.schedule.total_steps:
             raise UserError(

@@ -12,8 +12,6 @@ import dataclasses
 import os
 import time
 import zlib
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from trainer import checkpoint
@@ -21,21 +19,8 @@ from trainer.config import Config, PipelineConfig
 from trainer.distributed import World, world
 from trainer.errors import UserError
 from trainer.run import train_stage
-from trainer.stages import STAGES, load_stage
+from trainer.stages import STAGES, load_stage, pipeline_config
 from trainer.weights import Weights, find_weights
-
-TEXT_FOLDERS = ("fineweb-edu", "fineweb_edu", "text")
-SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    "pretrain": {"steps": 240, "generate_freq": 24, "seq_len": 160},
-    "midtrain": {"steps": 160},
-    "sft": {"steps": 180, "batch_size": 32, "learning_rate": 2e-3},
-    "dpo": {"steps": 60, "eval_iters": 8, "chosen_weight": 1.0},
-    "ppo": {
-        "steps": 180, "batch_size": 64, "learning_rate": 3e-4, "max_reply": 16, "weight_decay": 0.0,
-        "value_weight": 0.1,
-    },
-}  # fmt: skip
-"""Where a pipeline of minutes differs from the defaults of the stages run alone."""
 
 
 def run(config: PipelineConfig) -> None:
@@ -48,26 +33,9 @@ def run(config: PipelineConfig) -> None:
             if finished is not None:
                 weights = finished
                 continue
-            stage_config = dataclasses.replace(config_of(config, name, group), resume=_begun(config.resume, name))
+            stage_config = dataclasses.replace(pipeline_config(config, name, group), resume=_begun(config.resume, name))
             weights = train_stage(load_stage(name), stage_config, here, weights)
         _say(config, here, f"pipeline: {len(STAGES)} stages in {time.perf_counter() - began:.0f} s, group {group}")
-
-
-def config_of(config: PipelineConfig, name: str, group: str) -> Config:
-    """The stage's own flags: those given for the pipeline, else SETTINGS, else the stage's defaults."""
-    kind = STAGES[name].config
-    own = {field.name for field in dataclasses.fields(kind) if field.metadata}
-    given = {key: getattr(config, key) for key in config.origins if key in own}
-    if name == "pretrain" and config.data and config.data != "hub":
-        given["data"] = _text_in(Path(config.data).expanduser())
-    label = f"{config.run}-{name}" if config.run and config.run != "dummy" else config.run or name
-    fixed = {"group": group, "run": label, "run_id": None, "from_weight": None}
-    return kind(**{**SETTINGS[name], **given, **fixed}, origins=config.origins)
-
-
-def _text_in(folder: Path) -> str | None:
-    """With --data FOLDER the first stage reads FOLDER/fineweb-edu (or /text), where there is one."""
-    return next((str(folder / name) for name in TEXT_FOLDERS if (folder / name).is_dir()), None)
 
 
 def _finished(folder: str | None, name: str) -> Weights | None:
@@ -89,7 +57,7 @@ def _newest(folder: str | None, name: str) -> dict[str, Any] | None:
         path = checkpoint.newest(os.path.join(folder, name), name)
     except UserError:
         return None  # This stage has not written one yet.
-    return checkpoint.load_file(path)
+    return checkpoint.load_file(path, "step", "total_steps", "model", "weights")
 
 
 def _launch_number() -> str:

@@ -12,6 +12,8 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from trainer.config import Config
 from trainer.distributed import World
 from trainer.errors import UserError
@@ -40,14 +42,19 @@ def begin_run(config: Config, world: World) -> RunHistory:
     path = Path(config.out) / "runs.json"
     try:
         history = (
-            RunHistory(**json.loads(path.read_text())) if path.exists() else RunHistory(0, 0, 0, fresh.started_seconds)
+            msgspec.json.decode(path.read_bytes(), type=RunHistory) if path.exists() else replace(fresh, run_number=0)
         )
-    except (ValueError, TypeError) as error:
+    except (msgspec.MsgspecError, OSError) as error:
         raise UserError(f"{path} is not what this trainer wrote", "remove it, or give --out another folder") from error
     last = int(world.sum_over_ranks(history.run_number if world.is_main else 0)[0])
     history.run_number = last if last and config.resume else last + 1
     if world.is_main:
-        _write(path, history)
+        try:
+            _write(path, history)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {path}: {error.strerror}", "free some space, or give --out another folder"
+            ) from error
     return history
 
 

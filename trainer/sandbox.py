@@ -5,7 +5,10 @@ Never: runs it in this process, with this environment, in this folder, or for mo
 accidents in, not attackers: for models you do not trust, run the whole evaluation in a container.
 """
 
+import contextlib
+import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,14 +20,19 @@ BYTES_MAX = 512 * 2**20
 def passes(source: str) -> bool:
     """True if the program ends with code 0 within the time."""
     with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-"], cwd=folder, env={}, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, preexec_fn=_limit, start_new_session=True,
+        )  # fmt: skip
         try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-S", "-"], input=source.encode("utf-8", "replace"), cwd=folder, env={},
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=SECONDS, preexec_fn=_limit, check=False,
-            )  # fmt: skip
+            process.communicate(source.encode("utf-8", "replace"), timeout=SECONDS)
         except subprocess.TimeoutExpired:
             return False
-    return done.returncode == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # Its own children must not outlive it.
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return process.returncode == 0
 
 
 def _limit() -> None:

@@ -42,6 +42,8 @@ class Stage:
     """Samples in each dataset, from which the sidecar computes coverage."""
     autocast: Autocast = nullcontext
     """Precision of the forward pass; set by the loop."""
+    resume_facts: dict[str, Any] = {}
+    """Flags of the stage that must be the same when it resumes."""
     remarks: tuple[str, ...] = ()
     """Lines for the console: what the user should know about the data."""
 

@@ -34,7 +34,7 @@ class ThroughputMeter:
         now = time.perf_counter()
         self._window_seconds += now - self._began
         self._window_tokens += tokens * self.world_size
-        self.samples += samples * self.world_size
+        self.samples += samples
         self._losses.append(loss)
         self._since_mean.append(loss)
         if (step - 1) % self.schedule.steps_per_epoch == 0:

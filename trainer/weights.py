@@ -40,14 +40,14 @@ def find_weights(config: Config) -> Weights | None:
     if not name:
         return None
     path = Path(config.out or DEFAULT_FOLDER) / name if name in STAGES else Path(name).expanduser()
-    newest = max(path.glob("checkpoint_*.pt"), default=None) if path.is_dir() else path
+    newest = checkpoint.newest_in(path) if path.is_dir() else path
     if newest is None or not newest.is_file():
         remedy = f"train that stage first: python -m trainer {name} --out {config.out or DEFAULT_FOLDER}"
         raise UserError(
             f"no weights at {path}",
             remedy if name in STAGES else f"give a checkpoint_*.pt, or one of {', '.join(STAGES)}",
         )
-    state = checkpoint.load_file(newest)
+    state = checkpoint.load_file(newest, "model", "weights")
     if state.get("tokenizer") != IDENTITY:
         raise UserError(
             f"{newest} was trained with the tokenizer {state.get('tokenizer')!r}, this trainer has {IDENTITY!r}",

@@ -45,7 +45,7 @@ def recorded(command: list[str], out: Path, repository: Path) -> subprocess.Comp
         (["fly"], "no stage called 'fly'", "pretrain"),
         (["pretrain", "--lerning_rate", "1"], "'--lerning_rate'", "--learning_rate"),
         (["pretrain", "--steps", "many"], "invalid int value", "--help"),
-        (["pretrain", "--batch_size", "0"], "not above zero", "--batch_size"),
+        (["pretrain", "--batch_size", "0"], "not a finite number above zero", "--batch_size"),
         (["pretrain", "--n_embd", "30"], "heads of an even size", "multiple"),
         (["pretrain", "--data", "/no/such/folder"], "no such file", "--data"),
         (["pretrain", "--device", "tpu"], "invalid choice", "--help"),

@@ -17,8 +17,7 @@ from trainer.config import PipelineConfig
 from trainer.data import hub
 from trainer.data.quality import Quality
 from trainer.errors import UserError
-from trainer.pipeline import config_of
-from trainer.stages import STAGES
+from trainer.stages import STAGES, pipeline_config
 from trainer.tasks.known_datasets import KNOWN_DATASETS
 from trainer.tasks.rows import DataReport
 
@@ -282,4 +281,4 @@ def test_every_set_on_the_hub_has_something_to_validate_by() -> None:
 
 def test_the_pipeline_takes_all_its_data_from_the_hub() -> None:
     config = PipelineConfig(data="hub", origins={"data": "flag"})
-    assert {config_of(config, name, "g").data for name in STAGES} == {"hub"}
+    assert {pipeline_config(config, name, "g").data for name in STAGES} == {"hub"}

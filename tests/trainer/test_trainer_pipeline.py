@@ -21,8 +21,7 @@ from test_trainer_command import flags_of
 
 from trainer.__main__ import main
 from trainer.config import PipelineConfig, PpoConfig
-from trainer.pipeline import SETTINGS, config_of
-from trainer.stages import STAGES
+from trainer.stages import STAGES, pipeline_config
 
 TWELVE = {
     "train/loss", "train/learning_rate", "train/grad_norm", "train/epoch", "train/global_step",
@@ -304,15 +303,15 @@ def test_the_weights_can_be_judged_and_speak(observed, capsys, monkeypatch, tmp_
 def test_a_flag_that_is_given_holds_for_every_stage_and_wins_over_the_pipelines_own(tmp_path: Path) -> None:
     given = PipelineConfig(steps=7, n_layer=2, origins={"steps": "flag", "n_layer": "environment"})
     for name in STAGES:
-        settings = config_of(given, name, "g")
+        settings = pipeline_config(given, name, "g")
         assert (settings.steps, settings.n_layer, settings.group) == (7, 2, "g")
     (tmp_path / "fineweb-edu").mkdir()
     local = PipelineConfig(data=str(tmp_path), origins={"data": "flag"})
-    assert config_of(local, "pretrain", "g").data == str(tmp_path / "fineweb-edu")
-    assert config_of(local, "sft", "g").data == str(tmp_path)
-    plain = config_of(PipelineConfig(), "ppo", "g")
-    assert plain.steps == SETTINGS["ppo"]["steps"]
+    assert pipeline_config(local, "pretrain", "g").data == str(tmp_path / "fineweb-edu")
+    assert pipeline_config(local, "sft", "g").data == str(tmp_path)
+    plain = pipeline_config(PipelineConfig(), "ppo", "g")
+    assert plain.steps == STAGES["ppo"].in_pipeline["steps"]
     assert isinstance(plain, PpoConfig)
     assert plain.rollout_batches == PpoConfig().rollout_batches
-    assert config_of(PipelineConfig(run="night"), "sft", "g").run == "night-sft"
-    assert config_of(PipelineConfig(run="dummy"), "sft", "g").run == "dummy", "kept off W&B in every stage"
+    assert pipeline_config(PipelineConfig(run="night"), "sft", "g").run == "night-sft"
+    assert pipeline_config(PipelineConfig(run="dummy"), "sft", "g").run == "dummy", "kept off W&B in every stage"

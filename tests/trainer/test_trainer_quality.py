@@ -238,7 +238,7 @@ def empty_validation(folder: Path) -> None:
         (broken_pages, "pretrain --data {}", "cannot read .*2.parquet"),
         (other_columns, "ppo --data {}", "no row is of the format 'gsm8k': gsm8k.parquet:3: no field 'answer'"),
         (corrupt_line, "ppo --data {} --bad_rows refuse", "gsm8k.jsonl:2: not JSON"),
-        (one_row, "ppo --data {}", "has 1 document"),
+        (one_row, "ppo --data {}", "has 1 usable"),
         (empty_validation, "ppo --data {}", "leaves the validation split empty"),
         (lambda folder: None, "ppo --data {}/missing", "no folder .*missing"),
         (lambda folder: None, "pretrain --data {}/missing", "no such file or folder"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.data import hub
-from trainer.data.corpus import Corpus
+from trainer.data.corpus import Corpus, is_hidden
 from trainer.data.quality import Quality
 from trainer.errors import UserError
 
@@ -64,10 +64,6 @@ def load(place: Location, *, bytes_max: int, val_fraction: float, quality: Quali
     if place.path.suffix == ".parquet":
         return parquet.load(place.path, place.name, bytes_max, val_fraction, quality)
     return text.load(place.path, bytes_max, val_fraction, quality)
-
-
-def is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _from_hub(path: str, files_max: int | None) -> Location:

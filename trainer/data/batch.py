@@ -98,7 +98,12 @@ class BatchSampler:
     position is two integers, so resuming is exact.
     """
 
-    def __init__(self, count: int, *, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, count: int, *, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1, shrink: bool = False
+    ) -> None:
+        """``shrink``: take smaller batches if there are too few rows for one, as validation may."""
+        if shrink:
+            batch_size = max(1, min(batch_size, count // world_size))
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.batches_per_epoch = count // (world_size * batch_size)

@@ -114,14 +114,16 @@ class Conversations(BatchSampler):
     """An endless source of batches of ``batch_size`` rows."""
 
     def __init__(
-        self, prepared: Prepared, *, name: str, seq_len: int, batch_size: int, packed: bool = False,
-        fixed: bool = False, seed: int = 0, rank: int = 0, world_size: int = 1,
-    ) -> None:  # fmt: skip
-        """``fixed``: every batch has the full width, for compilers. Raises UserError if not one batch can be made."""
+        self, prepared: Prepared, *, name: str, seq_len: int, packed: bool = False, fixed: bool = False, **order: Any
+    ) -> None:
+        """``fixed``: every batch has the full width, for compilers; ``order``: as for BatchSampler.
+
+        Raises UserError if not one batch can be made.
+        """
         self.prepared, self.seq_len, self.fixed = prepared, seq_len, fixed
         lengths = prepared.lengths().tolist()
         self.rows = pack(lengths, seq_len + 1) if packed else [[number] for number in range(len(lengths))]
-        super().__init__(len(self.rows), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+        super().__init__(len(self.rows), **order)
         self.require_a_batch(f"{name} (conversations)")
 
     def next_batch(self) -> Batch:
@@ -134,7 +136,11 @@ class Conversations(BatchSampler):
         longest = max(len(ids) for ids, _ in parts) - 1
         width = self.seq_len if self.fixed else min(self.seq_len, round_up(longest, WIDTH_MULTIPLE))
         inputs, targets = collate(parts, width)
-        sizes = data.lengths()[used].tolist()
+        lengths, sizes = data.lengths(), list[int]()
+        for row in rows:
+            of_row = lengths[row].tolist()
+            of_row[-1] -= max(0, sum(of_row) - width)  # The last token of a full row is a target only.
+            sizes += of_row
         names = [data.names[task] for task in data.task[used].tolist()]
         return Batch(
             inputs, targets, count_by_dataset(zip(names, sizes, strict=True)), padding=count_padding(inputs),

@@ -7,6 +7,7 @@ The choice depends on the names alone: the same on every machine and rank, whate
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from trainer.errors import UserError
@@ -30,12 +31,17 @@ def shuffled_by_name(names: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: (zlib.crc32(name.encode("utf-8", "surrogateescape")), name))
 
 
+def is_hidden(path: Path) -> bool:
+    """Is it, or a folder on the way to it, named with a dot in front?"""
+    return any(part.startswith(".") for part in path.parts)
+
+
 def split(items: Sequence[T], val_fraction: float, what: str) -> tuple[list[T], list[T]]:
     """(train, validation): the first items validate, at least one. Raises UserError if a half would be empty."""
     if len(items) < 2:
         raise UserError(
-            f"{what} has {len(items)} document(s) of text: too few to hold some out for validation",
-            "give --data at least two documents that hold text",
+            f"{what} has {len(items)} usable document(s) or row(s): too few to train and to validate",
+            "give data with at least two",
         )
     held_out = min(len(items) - 1, max(1, round(val_fraction * len(items))))
     return list(items[held_out:]), list(items[:held_out])

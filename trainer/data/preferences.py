@@ -4,6 +4,8 @@ Given: Preferences. Hands on: Batches of twice ``batch_size`` rows whose targets
 Never: gives the two replies of a pair different prompts, not even by cutting: a pair that is too long is left out.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from trainer.data.batch import (
     round_up,
 )
 from trainer.tasks.example import Message, Preference, TaskMixture
+from trainer.tokenizer import PAD
 
 WIDTH_MULTIPLE = 16
 Row = tuple[Tensor, Tensor]
@@ -25,10 +28,8 @@ Row = tuple[Tensor, Tensor]
 
 
 class PreferencePairs(BatchSampler):
-    def __init__(
-        self, mixture: TaskMixture[Preference], *, seq_len: int, batch_size: int, seed: int = 0, rank: int = 0,
-        world_size: int = 1,
-    ) -> None:  # fmt: skip
+    def __init__(self, mixture: TaskMixture[Preference], *, seq_len: int, **order: Any) -> None:
+        """``order``: as for BatchSampler. Raises UserError if not one batch can be made."""
         self.seq_len = seq_len
         self.pairs: list[tuple[str, Row, Row]] = []
         for cursor in range(len(mixture)):
@@ -37,11 +38,12 @@ class PreferencePairs(BatchSampler):
             if max(len(chosen[0]), len(rejected[0])) <= seq_len + 1:
                 self.pairs.append((mixture.source(cursor), chosen, rejected))
         self.dropped = len(mixture) - len(self.pairs)
-        super().__init__(len(self.pairs), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+        super().__init__(len(self.pairs), **order)
         self.require_a_batch(f"preferences that fit into {seq_len} tokens ({self.dropped} do not)")
 
     def lengths(self) -> list[int]:
-        return [len(ids) for _, *rows in self.pairs for ids, _ in rows]
+        """Tokens of each pair."""
+        return [len(chosen[0]) + len(rejected[0]) for _, chosen, rejected in self.pairs]
 
     def next_batch(self) -> Batch:
         return self.batch(self.next().tolist())
@@ -51,8 +53,10 @@ class PreferencePairs(BatchSampler):
         rows = [chosen for _, chosen, _ in pairs] + [rejected for _, _, rejected in pairs]
         longest = max(len(ids) for ids, _ in rows) - 1
         inputs, targets = collate(rows, min(self.seq_len, round_up(longest, WIDTH_MULTIPLE)))
+        chosen_sizes, rejected_sizes = (inputs != PAD).sum(-1).view(2, -1)
+        names, sizes = [name for name, _, _ in pairs], (chosen_sizes + rejected_sizes).tolist()
         return Batch(
-            inputs, targets, count_by_dataset((name, len(a[0]) + len(b[0])) for name, a, b in pairs),
+            inputs, targets, count_by_dataset(zip(names, sizes, strict=True)),
             padding=count_padding(inputs), loss_tokens=count_loss_tokens(targets), count=len(pairs),
         )  # fmt: skip
 

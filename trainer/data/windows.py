@@ -4,6 +4,7 @@ Given: documents, and this process' rank. Hands on: Batches, endlessly; each epo
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,13 +25,11 @@ def concatenate(documents: Sequence[bytes]) -> Tensor:
 class TokenWindows(BatchSampler):
     """An endless source of batches of ``batch_size`` windows of ``seq_len`` tokens."""
 
-    def __init__(
-        self, tokens: Tensor, *, name: str, seq_len: int, batch_size: int, seed: int = 0, rank: int = 0,
-        world_size: int = 1,
-    ) -> None:  # fmt: skip
+    def __init__(self, tokens: Tensor, *, name: str, seq_len: int, **order: Any) -> None:
+        """``order``: as for BatchSampler. Raises UserError if not one batch can be made."""
         self.tokens, self.name, self.seq_len = tokens, name, seq_len
         count = max(0, (len(tokens) - 1) // seq_len)
-        super().__init__(count, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+        super().__init__(count, **order)
         self.require_a_batch(f"{name} (windows of {seq_len} tokens)")
 
     def next_batch(self) -> Batch:

@@ -36,7 +36,9 @@ class PreferenceTraining(Stage):
         }  # fmt: skip
         mixture = TaskMixture({task.name: task.train for task in loaded}, config.seed)
         self.train = PreferencePairs(mixture, seed=config.seed, **share)
-        self.val = PreferencePairs(TaskMixture({task.name: task.val for task in loaded}, config.seed), **share)
+        self.val = PreferencePairs(
+            TaskMixture({task.name: task.val for task in loaded}, config.seed), shrink=True, **share
+        )
         self.batches_per_epoch = self.train.batches_per_epoch
         self.dataset_sizes = {name: len(part) for name, part in mixture.parts.items()}
         self.data_facts = dataset_facts(loaded, self.train.lengths(), self.train.count, self.val.count, report)

@@ -24,6 +24,7 @@ from trainer.data.batch import (
     Batch,
     BatchSampler,
     collate,
+    count_by_dataset,
     count_loss_tokens,
     count_padding,
     round_up,
@@ -63,7 +64,8 @@ class PolicyTraining(Stage):
     def __init__(self, config: PpoConfig, world: World) -> None:
         self.config, self.world = config, world
         loaded, report = load_tasks(self.name, config)
-        self.mixture = TaskMixture({task.name: self._that_fit(task.train) for task in loaded}, config.seed)
+        fitting = {task.name: self._that_fit(task.train) for task in loaded}
+        self.mixture = TaskMixture(fitting, config.seed)
         self.eval_tasks = {task.name: task.val for task in loaded}
         replies = config.batch_size * config.rollout_batches
         share = {"batch_size": replies, "rank": world.rank, "world_size": world.size}
@@ -75,8 +77,13 @@ class PolicyTraining(Stage):
         lengths = [len(chat.render_prompt(self.mixture[i].prompt)) for i in range(len(self.mixture))]
         held_out = sum(map(len, self.eval_tasks.values()))
         self.data_facts = dataset_facts(loaded, lengths, len(self.mixture), held_out, report)
+        self.data_facts["dataset/dropped_samples"] = dropped = sum(len(t.train) for t in loaded) - len(self.mixture)
         self.prompts = sample_prompts(loaded)
         self.remarks = report.lines()
+        if dropped:
+            room = f"--max_reply {config.max_reply} in a context of {config.seq_len}"
+            self.remarks += (f"{dropped} prompts left out: no room for {room}",)
+        self.resume_facts = {"rollout_batches": config.rollout_batches, "ppo_epochs": config.ppo_epochs}
         self.kl_weight, self.rollouts, self.updates = config.kl_weight, 0, self.updates_per_rollout
         self.experience = self._empty_experience(replies)
         self.rollout_metrics: dict[str, float] = {}
@@ -100,7 +107,8 @@ class PolicyTraining(Stage):
 
     def _rollout(self) -> int:
         """Draw replies and see which are right; returns the number of tokens read and drawn."""
-        examples = [self.mixture[cursor] for cursor in self.sampler.next().tolist()]
+        cursors = self.sampler.next().tolist()
+        examples = [self.mixture[cursor] for cursor in cursors]
         prompts = [chat.render_prompt(example.prompt) for example in examples]
         with evaluation_mode(self.actor_critic):
             replies = generate_replies(
@@ -108,6 +116,7 @@ class PolicyTraining(Stage):
             )
             correct = [is_correct(e, chat.reply_of(reply)) for e, reply in zip(examples, replies, strict=True)]
             self.experience = self._make_experience(prompts, replies, torch.tensor(correct, dtype=torch.float32))
+        self.experience["dataset"] = torch.tensor([self.mixture.index_map[cursor][0] for cursor in cursors])
         self.rollouts += 1
         reply_tokens = sum(map(len, replies))
         rewards, length, count = self.world.sum_over_ranks(sum(correct), reply_tokens, len(replies))
@@ -153,13 +162,14 @@ class PolicyTraining(Stage):
         self.rollout_metrics |= {"ppo/kl": kl, "ppo/kl_weight": self.kl_weight}
 
     def _batch(self, rows: dict[str, Tensor], rollout_tokens: int) -> ReplyBatch:
+        names = [self.mixture.names[number] for number in rows.pop("dataset").tolist()]
         width = _used_width(rows["inputs"])
         rows = {name: tensor[:, :width].contiguous() for name, tensor in rows.items()}
         inputs, targets = rows.pop("inputs"), rows.pop("targets")
-        padding = count_padding(inputs)
+        sizes = (inputs != PAD).sum(-1).tolist()
         return ReplyBatch(
-            inputs, targets, {" + ".join(self.mixture.names): (len(inputs), inputs.numel() - padding)},
-            padding=padding, loss_tokens=count_loss_tokens(targets), extra=rows,
+            inputs, targets, count_by_dataset(zip(names, sizes, strict=True)),
+            padding=count_padding(inputs), loss_tokens=count_loss_tokens(targets), extra=rows,
             rollout_metrics=dict(self.rollout_metrics), rollout_tokens=rollout_tokens,
         )  # fmt: skip
 
@@ -233,6 +243,7 @@ class PolicyTraining(Stage):
         """Of the shapes that a checkpoint of any rank holds."""
         shape = (replies, self.config.seq_len)
         whole = {name: torch.zeros(shape, dtype=torch.int64) for name in ("inputs", "targets")}
+        whole["dataset"] = torch.zeros(replies, dtype=torch.int64)
         return whole | {name: torch.zeros(shape) for name in ("logps", "values", "advantages", "returns")}
 
 

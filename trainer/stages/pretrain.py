@@ -40,7 +40,9 @@ class Pretraining(Stage):
             tokens = concatenate(corpus.train)
             train = TokenWindows(tokens, name=corpus.name, seq_len=config.seq_len, seed=config.seed, **share)
         val_tokens = concatenate(corpus.val)
-        self.val = val = TokenWindows(val_tokens, name=f"{corpus.name} (validation)", seq_len=config.seq_len, **share)
+        self.val = val = TokenWindows(
+            val_tokens, name=f"{corpus.name} (validation)", seq_len=config.seq_len, shrink=True, **share
+        )
         self.ngram = NgramModel(corpus.train or corpus.val) if world.is_main else None
         self.train, self.batches_per_epoch = train, train.batches_per_epoch
         self.dataset_sizes = {corpus.name: train.count}

@@ -31,22 +31,28 @@ class Recipe(NamedTuple):
     builtin: tuple[Callable[[], Task[Any]], ...]
     known: tuple[str, ...]
     """Names in KNOWN_DATASETS."""
+    formats: tuple[str, ...]
+    """What the stage can use."""
     stop: dict[str, int] = {}
     """At most this many training rows of a dataset."""
     trains: bool = True
 
 
+CHAT_FORMATS = ("smoltalk", "mmlu", "arc", "gsm8k", "prompts")
+HELD_OUT_FORMATS = ("humaneval",)
+"""Benchmarks that nobody trains on: all of their rows validate."""
+
 RECIPES = {
-    "midtrain": Recipe((builtin.chat, builtin.modules, builtin.sums), ("smoltalk", "mmlu", "gsm8k")),
+    "midtrain": Recipe((builtin.chat, builtin.modules, builtin.sums), ("smoltalk", "mmlu", "gsm8k"), CHAT_FORMATS),
     "sft": Recipe(
         (builtin.modules, builtin.sums, builtin.chat),
-        ("arc-easy", "arc-challenge", "gsm8k", "smoltalk"), {"smoltalk": 10_000},
+        ("arc-easy", "arc-challenge", "gsm8k", "smoltalk"), CHAT_FORMATS, {"smoltalk": 10_000},
     ),
-    "dpo": Recipe((builtin.preferences,), ("preferences",)),
-    "ppo": Recipe((builtin.sums,), ("prompts", "gsm8k")),
+    "dpo": Recipe((builtin.preferences,), ("preferences",), ("preference",)),
+    "ppo": Recipe((builtin.sums,), ("prompts", "gsm8k"), ("prompts", "gsm8k")),
     "eval": Recipe(
         (builtin.modules, builtin.sums, builtin.programs),
-        ("mmlu", "arc-easy", "arc-challenge", "gsm8k", "humaneval"), trains=False,
+        ("mmlu", "arc-easy", "arc-challenge", "gsm8k", "humaneval"), (*CHAT_FORMATS, "humaneval"), trains=False,
     ),
 }  # fmt: skip
 
@@ -61,7 +67,7 @@ def load(
         return _built_in(recipe, report)
     try:
         if data_config:
-            sources = read_sources(Path(data_config).expanduser(), FORMATS)
+            sources = _configured(stage, data_config, report)
         elif data == "hub":
             sources = _on_the_hub(recipe)
         else:
@@ -81,6 +87,16 @@ def _built_in(recipe: Recipe, report: DataReport) -> list[Task[Any]]:
         for example in (*task.train, *task.val):
             keep(example, report.quality)  # Counted for data/* metrics; nothing built in is left out.
     return tasks
+
+
+def _configured(stage: str, file: str, report: DataReport) -> list[Source]:
+    """The datasets of a data config that the stage can use: one file may serve several stages."""
+    sources, formats = read_sources(Path(file).expanduser(), FORMATS), RECIPES[stage].formats
+    usable = [source for source in sources if source.format in formats]
+    if not usable:
+        raise UserError(f"{file} names no dataset that {stage} can use", f"add one of the formats {', '.join(formats)}")
+    report.remarks += [f"{s.name}: not used, {stage} has no use for {s.format}" for s in sources if s not in usable]
+    return usable
 
 
 def _found(stage: str, folder: Path, recipe: Recipe) -> list[Source]:
@@ -117,6 +133,8 @@ def _read(source: Source, report: DataReport, val_fraction: float, *, trains: bo
     to_example, before = FORMATS[source.format], report.count
     files = _files(source.path)
     held_out = _files(source.val_path) or [file for file, path in files.items() if is_held_out(path)]
+    if not held_out and source.format in HELD_OUT_FORMATS:
+        held_out = list(files)
     train_files = [file for file in files if file not in held_out] if trains or not held_out else []
     train = read(train_files, to_example, report, source.stop)
     val = read(list(held_out), to_example, report)

@@ -6,13 +6,13 @@ Never: guesses: a row of another shape raises KeyError, TypeError or ValueError,
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainer.tasks.example import Example, Message, Preference, ask
 from trainer.tasks.rows import Row
 
-LETTERS = "ABCDEFGHIJ"
+LETTERS = tuple("ABCDEFGHIJ")
 FINAL = re.compile(r"####\s*(-?[\d.,]*\d)")
 
 
@@ -29,18 +29,15 @@ def smoltalk(row: Row) -> Example:
 def mmlu(row: Row) -> Example:
     """{"question": ..., "choices": [four], "answer": 2}; some files have a letter, and a row of their own "train"."""
     row = row["train"] if isinstance(row.get("train"), dict) else row
-    choices = [_text(choice) for choice in row["choices"]]
-    answer = row["answer"]
-    place = answer if isinstance(answer, int) else LETTERS.index(_text(answer))
-    return choice(_text(row["question"]), choices, LETTERS[: len(choices)], LETTERS[place])
+    choices, answer = [_text(choice) for choice in row["choices"]], row["answer"]
+    letter = LETTERS[answer] if isinstance(answer, int) and answer >= 0 else _text(answer)
+    return choice(_text(row["question"]), choices, LETTERS[: len(choices)], letter)
 
 
 def arc(row: Row) -> Example:
     """{"question": ..., "choices": {"text": [...], "label": ["A", ...]}, "answerKey": "C"}; labels may be digits."""
     labels = [_text(label) for label in row["choices"]["label"]]
-    return choice(
-        _text(row["question"]), [_text(t) for t in row["choices"]["text"]], "".join(labels), _text(row["answerKey"])
-    )
+    return choice(_text(row["question"]), [_text(t) for t in row["choices"]["text"]], labels, _text(row["answerKey"]))
 
 
 def gsm8k(row: Row) -> Example:
@@ -88,7 +85,7 @@ FORMATS: dict[str, Callable[[Row], Any]] = {
 }  # fmt: skip
 
 
-def choice(question: str, choices: list[str], letters: str, answer: str) -> Example:
+def choice(question: str, choices: Sequence[str], letters: Sequence[str], answer: str) -> Example:
     """A multiple choice as one question; the reply is a letter. Raises ValueError for an answer not on offer."""
     if answer not in letters or len(choices) != len(letters) or len(choices) < 2:
         raise ValueError(f"answer {answer!r} is not one of {len(choices)} choices")

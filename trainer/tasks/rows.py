@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from trainer.data.corpus import is_hidden
 from trainer.data.quality import Quality
 from trainer.errors import UserError
 
@@ -62,8 +63,8 @@ class DataReport:
 
 def files_of(path: Path) -> list[Path]:
     """The data files at ``path``, in order of name. Raises UserError if there are none."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES)
-    files = [file for file in files if file.suffix in SUFFIXES]
+    below = [path] if path.is_file() else sorted(p for p in path.rglob("*") if not is_hidden(p.relative_to(path)))
+    files = [file for file in below if file.suffix in SUFFIXES and file.is_file()]
     if not files:
         raise UserError(f"no {', '.join(SUFFIXES)} file at {path}", "check the path, or fetch the data set again")
     return files
