@@ -17,12 +17,12 @@ from tests.capture.conftest import Listener, captured, listener  # noqa: F401 - 
 def script(listener: Listener, tmp_path: Path, repository: Path) -> Callable[..., subprocess.CompletedProcess[str]]:  # noqa: F811
     """Run a script's text; with ``ranks`` > 1 under torchrun on gloo."""
 
-    def run(text: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
+    def run(text: str, ranks: int = 1, launch_id: str = "test") -> subprocess.CompletedProcess[str]:
         path = tmp_path / "train.py"
         path.write_text(textwrap.dedent(text))
         environ = {
             **os.environ, "SIDECAR_ENDPOINT": listener.endpoint, "PYTHONPATH": str(repository), "CUDA_VISIBLE_DEVICES": "",
-            "SIDECAR_LAUNCH_ID": "test", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
+            "SIDECAR_LAUNCH_ID": launch_id, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
         }  # fmt: skip
         launch = [sys.executable] if ranks == 1 else [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)

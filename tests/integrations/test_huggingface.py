@@ -26,7 +26,7 @@ PREAMBLE = """
 """
 
 
-def test_every_step_carries_samples_and_tokens_over_all_micro_batches(script, listener) -> None:
+def test_every_step_carries_samples_and_tokens_over_all_micro_batches(script, listener, tmp_path) -> None:
     script(PREAMBLE + """
     from sidecar.client.integrations.huggingface import SidecarCallback
     Trainer(model, arguments(run_name="tiny"), train_dataset=Tokens(), eval_dataset=Tokens(),
@@ -48,7 +48,9 @@ def test_every_step_carries_samples_and_tokens_over_all_micro_batches(script, li
     assert [row.step for row in evaluations] == [10, 20]
     for row in evaluations:
         assert row.metrics["eval/perplexity"] == pytest.approx(math.exp(row.metrics["eval/loss"]))
-    assert [row.step for row in listener.rows(run_id, ("checkpoint",))] == [10, 20]
+    saved = listener.rows(run_id, ("checkpoint",))
+    assert [row.step for row in saved] == [10, 20]
+    assert [row.metrics["checkpoint/path"] for row in saved] == [str(tmp_path / f"out/checkpoint-{step}") for step in (10, 20)]
     assert sum("phase/evaluation" in row.metrics for row in listener.rows(run_id, ("phase",))) == 2
     assert {row.step for row in logs if "gradients/global_norm" in row.metrics} == {10, 20}
     derived = {row.step: row.metrics for row in listener.rows(run_id, ("derived",))}
@@ -117,6 +119,27 @@ def test_both_ranks_report_their_own_steps_and_only_one_the_logs(script, listene
     assert sorted((row.rank, row.step) for row in steps) == [(rank, step) for rank in (0, 1) for step in range(1, 7)]
     assert {row.metrics["train/num_tokens"] for row in steps} == {64}
     assert {row.rank for row in listener.rows(run_id, ("log",))} == {0}
+
+
+@pytest.mark.slow
+def test_both_ranks_of_a_resumed_training_go_on_as_the_same_run(script, listener) -> None:
+    """Two launches of two ranks: the checkpoint of step 4 tells each rank which run it was."""
+    text = PREAMBLE + """
+    import os
+    from sidecar.client.integrations.huggingface import SidecarCallback
+    more = dict(max_steps=STEPS, save_steps=4, eval_strategy="no", logging_steps=2, ddp_backend="gloo")
+    Trainer(model, arguments(**more), train_dataset=Tokens(), callbacks=[SidecarCallback(project="hf")]
+            ).train(resume_from_checkpoint=FROM)
+    """
+    script(text.replace("STEPS", "6").replace("FROM", "None"), ranks=2)
+    script(text.replace("STEPS", "8").replace("FROM", "'out/checkpoint-4'"), ranks=2, launch_id="again")
+    (run_id,) = listener.run_ids()
+    steps = listener.rows(run_id, ("step",), wait=lambda rows: len(rows) >= 20)
+    done = [*range(1, 7), *range(5, 9)]
+    assert sorted((row.rank, row.step) for row in steps) == sorted((rank, step) for rank in (0, 1) for step in done)
+    state = listener.projector(run_id)[0].state
+    assert (state.restarts, state.rework_steps, state.tokens, state.tokens_total) == (1, 2, 2 * 8 * 64, 2 * 10 * 64)
+    assert {rank.state for rank in state.ranks.values()} == {"finished"}
 
 
 def test_transformers_own_wandb_callback_works_on_the_capture(captured, listener) -> None:

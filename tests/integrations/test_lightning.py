@@ -1,6 +1,8 @@
 # ruff: noqa: E501 - scripts and tables read better on one line
 """The real Lightning on a tiny random model."""
 
+from pathlib import Path
+
 import pytest
 
 PREAMBLE = """
@@ -59,7 +61,10 @@ def test_logger_and_callback_share_one_run(script, listener) -> None:
     assert state.config["width"] == 8
     assert state.facts["params"] == 32 * 8 + 8 * 4 + 1
     assert sum("phase/evaluation" in row.metrics for row in listener.rows(run_id, ("phase",))) >= 2
-    assert len(listener.rows(run_id, ("checkpoint",))) == 2
+    saved = listener.rows(run_id, ("checkpoint",))
+    assert [row.step for row in saved] == [4, 8]
+    assert [Path(row.metrics["checkpoint/path"]).name for row in saved] == ["epoch=0-step=4.ckpt", "epoch=1-step=8.ckpt"]
+    assert Path(saved[-1].metrics["checkpoint/path"]).is_file()
 
 
 def test_a_resumed_fit_is_the_same_run_and_what_it_does_again_is_marked(script, listener) -> None:
@@ -94,6 +99,27 @@ def test_both_ranks_report_their_own_steps(script, listener) -> None:
     (run_id,) = listener.run_ids()
     steps = listener.rows(run_id, ("step",), wait=lambda rows: len(rows) >= 12)
     assert sorted((row.rank, row.step) for row in steps) == [(rank, step) for rank in (0, 1) for step in range(6)]
+
+
+@pytest.mark.slow
+def test_both_ranks_of_a_resumed_fit_go_on_as_the_same_run(script, listener) -> None:
+    """Two launches of two ranks: the checkpoint after three of the six steps tells each rank which run it was."""
+    text = PREAMBLE + """
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from sidecar.client.integrations.lightning import SidecarCallback, SidecarLogger
+    quiet.update(devices=2, strategy="ddp")
+    saving = ModelCheckpoint("ckpt", filename="{step}", every_n_train_steps=3)
+    trainer = lightning.Trainer(logger=LOGGER, callbacks=[SidecarCallback(), saving], max_steps=STEPS, **quiet)
+    trainer.fit(Tiny(), loader(), ckpt_path=FROM)
+    """.replace("LOGGER", "SidecarLogger('light')")
+    script(text.replace("STEPS", "5").replace("FROM", "None"), ranks=2)
+    script(text.replace("STEPS", "8").replace("FROM", "'ckpt/step=3.ckpt'"), ranks=2, launch_id="again")
+    (run_id,) = listener.run_ids()
+    steps = listener.rows(run_id, ("step",), wait=lambda rows: len(rows) >= 20)
+    done = [*range(5), *range(3, 8)]
+    assert sorted((row.rank, row.step) for row in steps) == sorted((rank, step) for rank in (0, 1) for step in done)
+    state = listener.projector(run_id)[0].state
+    assert (state.restarts, state.rework_steps, state.samples, state.samples_total) == (1, 2, 2 * 8 * 2, 2 * 10 * 2)
 
 
 def test_lightnings_own_wandb_logger_works_on_the_capture(captured, listener) -> None:

@@ -6,6 +6,7 @@ checkpoint phases; model facts; and with ``watch`` what `run.watch` sees inside 
 Never: reads a tensor, changes the Trainer's control, or disturbs other callbacks.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -121,7 +122,11 @@ class SidecarCallback(TrainerCallback):
         if self.run is not None and state.is_world_process_zero:
             began, self._save_began = self._save_began, None
             seconds = None if began is None else time.monotonic() - began
-            self.run.checkpoint(state.global_step, seconds=seconds, name=f"checkpoint-{state.global_step}")
+            name = f"checkpoint-{state.global_step}"
+            path = os.path.join(args.output_dir, name)  # A trial of a hyperparameter search has a folder of its own.
+            self.run.checkpoint(
+                state.global_step, seconds=seconds, name=name, path=path if os.path.isdir(path) else None
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop_waiting()

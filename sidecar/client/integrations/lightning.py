@@ -6,6 +6,7 @@ phases; hyperparameters; and with ``watch`` what `run.watch` sees inside the mod
 Never: reads a tensor: ``self.log`` values are passed on as they are.
 """
 
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
@@ -106,6 +107,8 @@ class SidecarCallback(Callback):
         self._samples = self._tokens = self._steps = 0
         self._phase: Phase | None = None
         self._resumed_id: str | None = None
+        self._saving: tuple[int, int] | None = None
+        """A checkpoint is being written: its step, and Lightning's own count (once for each optimizer)."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the run's id, so that the curves go on where training is resumed."""
@@ -144,8 +147,12 @@ class SidecarCallback(Callback):
             self._hooks.append(self.run.watch(pl_module, trainer.optimizers, **options).close)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._saved(trainer)
         while self._hooks:
             self._hooks.pop()()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._saved(trainer)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         self._rates = learning_rates(trainer.optimizers)
@@ -174,6 +181,7 @@ class SidecarCallback(Callback):
         return self._steps != before
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self._saved(trainer)
         if self.run is not None and self._phase is None:
             self._phase = self.run.phase("evaluation")
             self._phase.__enter__()
@@ -184,10 +192,22 @@ class SidecarCallback(Callback):
             phase.__exit__(None, None, None)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
-        if self.run is not None and trainer.is_global_zero:
-            self.run.checkpoint(_steps_of(trainer))
+        """Called before the file is written."""
+        self._saving = _steps_of(trainer), int(trainer.global_step)
+
+    def _saved(self, trainer: Any) -> None:
+        """Report the checkpoint once its file is there. Lightning calls no hook then: it is done in the next one."""
+        saving, self._saving = self._saving, None
+        if saving is None or self.run is None or not trainer.is_global_zero:
+            return
+        step, count = saving
+        self.run.checkpoint(step, path=_written(trainer.checkpoint_callbacks, count))
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self._saved(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._saved(trainer)
         if self.run is not None:
             self.run.finish("failed", reason=type(exception).__name__)
 
@@ -196,6 +216,16 @@ def _steps_of(trainer: Any) -> int:
     """Batches before this one with which the optimizers stepped, all as one: ``global_step`` counts each of them."""
     found = getattr(getattr(trainer.fit_loop, "epoch_loop", None), "_batches_that_stepped", None)
     return int(trainer.global_step if found is None else found)
+
+
+def _written(callbacks: Any, count: int) -> str | None:
+    """The file or folder that a ModelCheckpoint wrote at this step; None when a script saved by itself."""
+    for callback in callbacks:
+        if getattr(callback, "_last_global_step_saved", None) == count:
+            path = getattr(callback, "_last_checkpoint_saved", None)
+            if path and os.path.exists(path):
+                return str(path)
+    return None
 
 
 def _batches_of(trainer: Any) -> int:
