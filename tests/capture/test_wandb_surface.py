@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from wandb import Settings
 
 from tests.capture.real_wandb import rows_of
 
@@ -120,6 +121,22 @@ SCRIPTS = {
         print(run.project)
         wandb.finish(exit_code=0)
     """,
+    "settings that nobody made": """
+        run = wandb.init(project="p", name="n", id="given")
+        settings = run.settings
+        started = settings.timespec
+        left_out = {"_args", "anonymous", "credentials_file", "program", "settings_system", "x_start_time", "x_stats_pid"}
+        names = [name for name in NAMES if name not in left_out and "coreweave" not in name]
+        here = os.getcwd()
+        for name in names:
+            print(name, repr(getattr(settings, name)).replace(started, "TIME").replace(here, "HERE"))
+        print({"run_id", "mode", "entity", "files_dir", "run_url"} <= set(settings.model_dump()), dict(settings)["quiet"], os.path.basename(settings.program))
+        print(hasattr(settings, "none_such"))
+        print(wandb.Settings().mode, wandb.Settings().silent, wandb.Settings(init_timeout="30").init_timeout)
+        os.environ["WANDB_QUIET"], os.environ["WANDB_INIT_TIMEOUT"] = "true", "300"
+        wandb.teardown()
+        print(wandb.setup().settings.quiet, wandb.setup().settings.init_timeout)
+    """,
     "errors before init": """
         for attempt in (lambda: wandb.log({"a": 1}), lambda: wandb.config.x, lambda: wandb.config["x"],
                         lambda: wandb.summary["x"], lambda: wandb.define_metric("x"), lambda: wandb.save("x"),
@@ -132,12 +149,13 @@ SCRIPTS = {
         print(issubclass(wandb.CommError, wandb.Error), issubclass(wandb.UsageError, wandb.Error), wandb.login())
     """,
 }
+SETTINGS = sorted({*Settings.model_fields, *Settings.model_computed_fields})
 PREAMBLE = "import copy, os, pathlib, numpy as np, torch, wandb, wandb.wandb_run\n"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_prints_the_same_as_under_real_wandb(name: str, tmp_path: Path, captured) -> None:
-    script = PREAMBLE + textwrap.dedent(SCRIPTS[name])
+    script = PREAMBLE + f"NAMES = {SETTINGS}\n" + textwrap.dedent(SCRIPTS[name])
     if name == "errors before init":
         script = script.replace(", wandb.login()", "")
     _, printed = rows_of(script, tmp_path / "real")

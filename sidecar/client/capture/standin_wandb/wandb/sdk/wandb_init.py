@@ -58,6 +58,7 @@ def init(  # noqa: C901
 ) -> Run:
     """Raises UsageError for a wrong id, project or mode; Error where real wandb does."""
     given = wandb_setup.setup().settings.model_copy()
+    given.root_dir = given.root_dir  # A script that changes its folder later does not move the run.
     given.update(Settings.of(settings))
     given.update(Settings(
         entity=entity, project=project, root_dir=os.fspath(dir) if dir is not None else None, run_id=id, run_name=name,

@@ -4,6 +4,7 @@ Given: a script's calls. Hands on: rows, configuration and summary to the sideca
 Never: waits for a server, or keeps files, pictures and models: those are counted as not kept.
 """
 
+import contextlib
 import glob as globbing
 import os
 import sys
@@ -39,6 +40,7 @@ class Run:
         self._attach_id: str | None = settings.run_id
         self._is_finished = False
         self._start_time = time.time()
+        settings.x_start_time = self._start_time
         self._dir: str | None = None
         self._recorder: Recorder | None = None
         self._watch: Watch | None = None
@@ -167,14 +169,13 @@ class Run:
     def dir(self) -> str:
         """Made when first asked for: what a script writes there stays there."""
         if self._dir is None:
-            stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(self._start_time))
-            for root in (self._settings.root_dir or os.getcwd(), tempfile.gettempdir()):
-                self._dir = os.path.join(root, "wandb", f"run-{stamp}-{self.id}", "files")
-                try:
-                    os.makedirs(self._dir, exist_ok=True)
-                    break
-                except OSError:
-                    continue
+            try:
+                os.makedirs(self._settings.files_dir, exist_ok=True)
+            except OSError:
+                self._settings.root_dir = tempfile.gettempdir()
+                with contextlib.suppress(OSError):
+                    os.makedirs(self._settings.files_dir, exist_ok=True)
+            self._dir = self._settings.files_dir
         return str(self._dir)
 
     @property
@@ -328,11 +329,11 @@ class Run:
         return self
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _unpickled, (self._attach_id, self._settings.to_dict())
+        return _unpickled, (self._attach_id, dict(vars(self._settings)))
 
     def _resume_file(self) -> str:
         """Where ``resume="auto"`` keeps the id of a run that has not ended well."""
-        return os.path.join(self._settings.root_dir or os.getcwd(), "wandb", "wandb-resume.json")
+        return str(self._settings.resume_fname)
 
     def _need(self, what: str) -> None:
         if self._is_finished:

@@ -1,16 +1,17 @@
 """Settings: what a script may set, and what its environment says.
 
-Given: keywords and WANDB_* variables. Hands on: one object with attributes; unknown ones read as None.
+Given: keywords and WANDB_* variables. Hands on: one object with attributes; those nobody set have wandb's defaults.
 Never: checks more than real wandb's users rely on.
 """
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import UsageError
 from ..errors.errors import InvalidSetting
+from . import settings_defaults
 
 MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
 FROM_ENVIRONMENT = {
@@ -37,19 +38,21 @@ class Settings:
     @classmethod
     def from_environment(cls) -> "Settings":
         settings = cls()
-        for variable, name in FROM_ENVIRONMENT.items():
-            value = os.environ.get(variable)
-            if value:
-                setattr(settings, name, value)
+        for variable, value in os.environ.items():
+            if variable.startswith("WANDB_") and value:
+                name = FROM_ENVIRONMENT.get(variable, variable.removeprefix("WANDB_").lower())
+                if name in settings_defaults.CONSTANTS or name in FROM_ENVIRONMENT.values():
+                    setattr(settings, name, value)
         return settings
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, ALIASES.get(name, name), _checked(ALIASES.get(name, name), value))
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return None
+        try:
+            return settings_defaults.of(self, name)
+        except KeyError:
+            raise AttributeError(f"'Settings' object has no attribute {name!r}") from None
 
     def update(self, other: "Settings") -> None:
         for name, value in vars(other).items():
@@ -59,22 +62,12 @@ class Settings:
     def model_copy(self, **_: Any) -> "Settings":
         return copy.deepcopy(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        yield from self.model_dump().items()
 
-    model_dump = to_dict
-
-    @property
-    def _noop(self) -> bool:
-        return self.mode == "disabled"
-
-    @property
-    def _offline(self) -> bool:
-        return self.mode in ("offline", "dryrun")
-
-    @property
-    def _shared(self) -> bool:
-        return self.mode == "shared"
+    def model_dump(self, **_: Any) -> dict[str, Any]:
+        computed = {name: getattr(self, name) for name in settings_defaults.COMPUTED}
+        return {**settings_defaults.CONSTANTS, **computed, **vars(self)}
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -97,6 +90,23 @@ def _checked(name: str, value: Any) -> Any:
             raise UsageError(f"Invalid project name {value!r}: {message} {found!r}")
         if len(value) > 128:
             raise UsageError(f"Invalid project name {value!r}: exceeded 128 characters")
+    default = settings_defaults.CONSTANTS.get(name)
+    if isinstance(default, bool | int | float) and isinstance(value, str):
+        return _parsed(name, value, type(default))
     if name == "run_tags":
         value = tuple(tag.strip() for tag in value.split(",")) if isinstance(value, str) else tuple(value)
     return value
+
+
+def _parsed(name: str, text: str, kind: type) -> Any:
+    """The value of a variable. Raises InvalidSetting for one that is not of this kind."""
+    try:
+        return _BOOLEANS[text.strip().lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        raise InvalidSetting(f"{name}: Input should be a valid {kind.__name__}, not {text!r}") from None
+
+
+_BOOLEANS = {
+    **dict.fromkeys(("true", "1", "yes", "on", "t", "y"), True),
+    **dict.fromkeys(("false", "0", "no", "off", "f", "n"), False),
+}
