@@ -1,7 +1,7 @@
 """What torch's CUDA allocator holds: only the training process can see it.
 
 Given: ``torch.cuda``. Hands on: metrics under ``system/gpu_<i>_``, <i> being the GPU's index as NVML counts.
-Never: asks the device (the allocator keeps its books on the host), or resets the peak that the script may read itself.
+Never: asks the device (the allocator keeps its counts on the host), or resets the peak that the script may read itself.
 """
 
 import os
@@ -12,9 +12,9 @@ EVERY_STEPS = 10
 GB = 1e9
 
 
-def readings(cuda: Any, environ: Mapping[str, str] = os.environ) -> dict[str, float]:
-    """Of the current device. Peaks are since the process began, or since the script itself reset them."""
-    device = cuda.current_device()
+def readings(cuda: Any, environ: Mapping[str, str] = os.environ, *, device: int | None = None) -> dict[str, float]:
+    """Of ``device``, by default the current one. Peaks are since the process began, or since the script reset them."""
+    device = cuda.current_device() if device is None else device
     books = cuda.memory_stats_as_nested_dict(device)
     if not books:
         return {}

@@ -48,9 +48,10 @@ def forget(listener: Listener) -> None:
     """The last listener that goes takes the stand-in away, unless somebody has put a function of theirs around it."""
     if listener in _listeners:
         _listeners.remove(listener)
-    module, ours = _module(), _installed
-    if not _listeners and ours is not None and getattr(module, SEAM, None) is ours:
-        setattr(module, SEAM, ours.sidecar_original)
+    module = _module()
+    current: Any = getattr(module, SEAM, None)
+    if not _listeners and current is not None and current is _installed:
+        setattr(module, SEAM, current.sidecar_original)
 
 
 def _module() -> Any:

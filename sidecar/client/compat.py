@@ -1,14 +1,17 @@
-"""The documents' own interfaces, under their own names: thin over the client.
+"""Functions that existing training scripts already import under these names, here kept by the sidecar.
+
+They come from logging helpers written for nanochat, MiniMind, BDH and continuous fine-tuning scripts. A script changes
+its import and keeps its calls:
 
     from sidecar.client.compat import enhance_wandb_logging, DatasetTracker, log_evaluation_metrics_3d
     from sidecar.client.compat import calculate_mfu, Logger, ComprehensiveWandbLogger
     from sidecar.client.compat import evaluate, generate_samples, get_grad_norm
 
-Given: the calls those documents show. Hands on: rows under the canonical names. Never: imports wandb or TensorBoard, or
+Given: the calls such scripts make. Hands on: rows under the canonical names. Never: imports wandb or TensorBoard, or
 torch before a function that needs it is called.
 
-Where the documents disagree, or do what their readers would not want, docs/integrations.md says how it is settled:
-a 0.0 that stands for "not measured" is dropped; a row at a step that has passed is kept as late.
+Where the original helpers disagree with one another, or log what is misleading, docs/integrations.md says what is done
+here instead: a 0.0 that stands for "not measured" is left out; a row at a step that has passed is kept as late.
 """
 
 from typing import Any
@@ -32,6 +35,7 @@ __all__ = [
     "model_flops_per_token",
     "sample_name",
 ]
+
 
 def __getattr__(name: str) -> Any:
     """The callback needs transformers, which is loaded when it is asked for."""

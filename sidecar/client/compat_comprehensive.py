@@ -1,8 +1,8 @@
-"""``ComprehensiveWandbLogger``: the continuous trainer's logger, metric by metric, and its Hugging Face callback.
+"""``ComprehensiveWandbLogger``: the logger of continuous fine-tuning scripts, metric by metric.
 
 Given: the arguments of its ``log_*`` methods. Hands on: rows under its names. Never: sends a text where a number
-belongs (its rule: only metrics), reads the host or NVML (the sidecar does), or waits for a device outside the two
-methods that measure a model.
+belongs (it logs metrics only), reads the host or NVML (the sidecar does), or waits for a device outside the two methods
+that measure a model.
 """
 
 import warnings
@@ -11,6 +11,7 @@ from typing import Any
 
 from sidecar.client import compat_rows as rows
 from sidecar.client import compat_weights as weights
+from sidecar.client import values
 from sidecar.client.run import Run
 
 LANGUAGES_MAX = 50
@@ -35,6 +36,7 @@ class ComprehensiveWandbLogger:
 
     # -- training ----------------------------------------------------------------------------------------------------
 
+    @rows.never_raises
     def log_training_metrics(
         self,
         train_loss: Any = None,
@@ -63,6 +65,7 @@ class ComprehensiveWandbLogger:
             step,
         )
 
+    @rows.never_raises
     def log_batch_metrics(
         self,
         batch_loss: Any = None,
@@ -86,11 +89,13 @@ class ComprehensiveWandbLogger:
             step,
         )
 
+    @rows.never_raises
     def log_gradient_metrics(self, model: Any, step: int | None = None) -> None:
         """Norms of the gradients: global (root of the sum of squares), mean, largest, smallest, and of some layers."""
         if self.run is not None:
             self._log(weights.gradient_metrics(model), step)
 
+    @rows.never_raises
     def log_weight_metrics(self, model: Any, step: int | None = None) -> None:
         """Mean and standard deviation of all weights, element by element, and of some layers."""
         if self.run is not None:
@@ -98,6 +103,7 @@ class ComprehensiveWandbLogger:
 
     # -- machine -----------------------------------------------------------------------------------------------------
 
+    @rows.never_raises
     def log_system_metrics(self, step: int | None = None) -> None:
         """The allocator's facts. CPU, memory, disk and GPU readings are the sidecar's, taken every second and at every
         tenth step."""
@@ -106,6 +112,7 @@ class ComprehensiveWandbLogger:
 
     # -- data --------------------------------------------------------------------------------------------------------
 
+    @rows.never_raises
     def log_data_quality_metrics(
         self,
         total_samples: int,
@@ -115,6 +122,8 @@ class ComprehensiveWandbLogger:
         security_stats: Mapping[str, int] | None = None,
     ) -> None:
         """Counts and shares per language (at most 50, the rest as "other"); what was blocked, and the share passed."""
+        if self.run is None:
+            return
         row: dict[str, Any] = {
             "data/total_samples": total_samples,
             "data/avg_quality_score": avg_quality_score,
@@ -127,14 +136,15 @@ class ComprehensiveWandbLogger:
             share = rows.ratio(count, total)
             row[f"data/language_{language}_percent"] = None if share is None else 100.0 * share
         if security_stats:
-            blocked = sum(security_stats.values())
+            blocked = sum(int(rows.number(count) or 0) for count in security_stats.values())
             for kind in ("malicious", "secrets", "license"):
                 row[f"data/blocked_{kind}"] = security_stats.get(kind, 0)
             row["data/blocked_total"] = blocked
-            passed = rows.ratio(total_samples, total_samples + blocked)
+            passed = rows.ratio(total_samples, (rows.number(total_samples) or 0.0) + blocked)
             row["data/pass_rate"] = None if passed is None else 100.0 * passed
         self._log(row)
 
+    @rows.never_raises
     def log_dataset_stats(
         self, train_size: int, eval_size: int, avg_tokens_per_sample: float, max_tokens: int, min_tokens: int
     ) -> None:
@@ -142,7 +152,7 @@ class ComprehensiveWandbLogger:
             {
                 "dataset/train_size": train_size,
                 "dataset/eval_size": eval_size,
-                "dataset/total_size": train_size + eval_size,
+                "dataset/total_size": None if train_size is None or eval_size is None else train_size + eval_size,
                 "dataset/train_eval_ratio": rows.ratio(train_size, eval_size),
                 "dataset/avg_tokens_per_sample": avg_tokens_per_sample,
                 "dataset/max_tokens": max_tokens,
@@ -152,6 +162,7 @@ class ComprehensiveWandbLogger:
 
     # -- speed -------------------------------------------------------------------------------------------------------
 
+    @rows.never_raises
     def log_performance_metrics(
         self,
         samples_per_second: float | None,
@@ -166,13 +177,14 @@ class ComprehensiveWandbLogger:
             {
                 "performance/samples_per_second": samples_per_second,
                 "performance/tokens_per_second": tokens_per_second,
-                "performance/batch_time_ms": _milliseconds(batch_time),
-                "performance/data_loading_time_ms": _milliseconds(data_loading_time),
-                "performance/forward_time_ms": _milliseconds(forward_time),
-                "performance/backward_time_ms": _milliseconds(backward_time),
+                "performance/batch_time_ms": rows.milliseconds(batch_time),
+                "performance/data_loading_time_ms": rows.milliseconds(data_loading_time),
+                "performance/forward_time_ms": rows.milliseconds(forward_time),
+                "performance/backward_time_ms": rows.milliseconds(backward_time),
             }
         )
 
+    @rows.never_raises
     def log_code_metrics(
         self,
         avg_lines_of_code: float | None = None,
@@ -192,6 +204,7 @@ class ComprehensiveWandbLogger:
             }
         )
 
+    @rows.never_raises
     def log_training_progress(
         self, current_step: int, total_steps: int, epoch: float, total_epochs: float, eta_seconds: float | None = None
     ) -> None:
@@ -202,13 +215,14 @@ class ComprehensiveWandbLogger:
                 "progress/step_percent": None if steps is None else 100.0 * steps,
                 "progress/epoch": epoch,
                 "progress/epoch_percent": None if epochs is None else 100.0 * epochs,
-                "progress/eta_minutes": None if eta_seconds is None else eta_seconds / 60.0,
-                "progress/eta_hours": None if eta_seconds is None else eta_seconds / 3600.0,
+                "progress/eta_minutes": rows.ratio(eta_seconds, 60.0),
+                "progress/eta_hours": rows.ratio(eta_seconds, 3600.0),
             }
         )
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
+    @rows.never_raises
     def log_model_config(
         self,
         model_name: str,
@@ -239,6 +253,7 @@ class ComprehensiveWandbLogger:
         facts = {"params": total_params, "trainable_params": trainable_params, "seq_len": max_length}
         self.run.facts({name: value for name, value in facts.items() if value is not None})
 
+    @rows.never_raises
     def log_continuous_training_state(
         self, run_number: int, total_runs: int, last_trained_id: int, total_samples_trained: int, uptime_hours: float
     ) -> None:
@@ -252,6 +267,7 @@ class ComprehensiveWandbLogger:
             }
         )
 
+    @rows.never_raises
     def log_custom(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         self._log(metrics, step)
 
@@ -269,19 +285,18 @@ class ComprehensiveWandbLogger:
     def _log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         if self.run is None:
             return
-        if step is not None:
-            self.step = max(self.step, step)
+        at = values.step_number(step)
+        if at is not None:
+            self.step = max(self.step, at)
         rows.log(self.run, metrics, self.step if step is None else step)
 
 
 def _bounded(counts: Mapping[str, int]) -> dict[str, int]:
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    known = {name: count for name, count in counts.items() if rows.number(count) is not None}
+    ordered = sorted(known.items(), key=lambda item: -item[1])
     kept = dict(ordered[:LANGUAGES_MAX])
     if len(ordered) > LANGUAGES_MAX:
         kept["other"] = kept.get("other", 0) + sum(count for _, count in ordered[LANGUAGES_MAX:])
         warnings.warn(f"more than {LANGUAGES_MAX} languages: the rarest are counted as 'other'", stacklevel=4)
     return kept
 
-
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1000.0

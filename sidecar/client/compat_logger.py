@@ -1,4 +1,4 @@
-"""``Logger``: the monitoring task's unified interface over W&B, TensorBoard or nothing.
+"""``Logger``: one interface over W&B, TensorBoard or nothing, as BDH training scripts import it.
 
 Given: metrics, texts, histograms with their steps. Hands on: events; the sidecar sends them to the outlets named.
 Never: imports wandb or TensorBoard: ``backend`` only says which outlets the run asks for.
@@ -31,8 +31,8 @@ class Logger:
     ) -> None:
         """``backend`` is wandb, tensorboard, none, or several of them with commas. ``config`` belongs to the run.
 
-        A text as second argument is the project (the task's first sketch). ``facts`` go to ``sidecar.init``: model,
-        total_steps, run_id and so on. Raises ValueError for an unknown backend.
+        A text as second argument is the project: ``Logger("wandb", "my-project")``. ``facts`` go to ``sidecar.init``:
+        model, total_steps, run_id and so on. Raises ValueError for an unknown backend.
         """
         self.backend = backend
         chosen = [word.strip() for word in backend.split(",") if word.strip()]
@@ -57,16 +57,19 @@ class Logger:
             **facts,
         )
 
+    @rows.never_raises
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
         """Numbers, also 0-d tensors on any device: nothing waits for them."""
         if self.run is not None:
             rows.log(self.run, {_CANONICAL.get(name, name): value for name, value in metrics.items()}, step)
 
+    @rows.never_raises
     def log_text(self, name: str, text: str, step: int) -> None:
         """Kept on this machine; a bare prompt as name becomes ``sample/...``."""
         if self.run is not None:
             self.run.text(name if "/" in name else sample_name(name), text, step=step)
 
+    @rows.never_raises
     def log_histogram(self, name: str, values: Any, step: int) -> None:
         """64 bins, computed where the tensor is; only they leave the process."""
         if self.run is not None:

@@ -1,14 +1,16 @@
-"""The monitoring task's functions on a model: ``evaluate``, ``get_grad_norm``, ``generate_samples``.
+"""Functions on a model, as BDH training scripts import them: ``evaluate``, ``get_grad_norm``, ``generate_samples``.
 
 Given: a model and data. Hands on: numbers and texts. Never: leaves the model in another mode than it found it in, moves
 the random numbers of training, or reads a device once per parameter or batch.
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+
+from sidecar.client.compat_rows import exp
+from sidecar.client.compat_weights import norm_of
 
 IGNORED = (-100,)
 PROMPT_CHARS = 30
@@ -22,18 +24,15 @@ def get_grad_norm(model: Any) -> float:
     """
     import torch
 
-    squares = []
+    norms = []
     for parameter in model.parameters():
         gradient = parameter.grad
         if gradient is not None:
-            gradient = gradient.detach()
-            dense = gradient.coalesce().values() if gradient.is_sparse else gradient
-            norm = torch.linalg.vector_norm(dense, dtype=torch.float32)
-            squares.append(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-    if not squares:
+            norms.append(norm_of(gradient))
+    if not norms:
         return 0.0
-    device = squares[0].device
-    return float(torch.linalg.vector_norm(torch.stack([norm.to(device, non_blocking=True) for norm in squares])))
+    device = norms[0].device
+    return float(torch.linalg.vector_norm(torch.stack([norm.to(device, non_blocking=True) for norm in norms])))
 
 
 def evaluate(
@@ -49,7 +48,7 @@ def evaluate(
 
     ``data_loader`` has ``get_batch("val", batch_size)`` or yields (inputs, targets). The model returns (logits, loss)
     or an object with both. Targets of -100 are ignored. Empty when there is no batch. Without gradients; the mode is
-    restored, also after an exception.
+    restored, of every module, also after an exception.
     """
     import torch
 
@@ -72,7 +71,7 @@ def evaluate(
         return {}
     loss = float(torch.stack(losses).double().mean())
     right, total = int(torch.stack(hits).sum()), int(torch.stack(counts).sum())
-    found = {"val/loss": loss, "val/perplexity": math.exp(loss) if loss < 700 else math.inf}
+    found = {"val/loss": loss, "val/perplexity": exp(loss)}
     if total:
         found["val/accuracy"] = right / total
     return found
@@ -83,7 +82,7 @@ def generate_samples(
 ) -> dict[str, str]:
     """Prompt -> text. Bytes when ``tokenizer`` is None. ``gen_kwargs`` go to ``model.generate``.
 
-    A number in the tokenizer's place is ``max_tokens`` (the task's first sketch).
+    A number in the tokenizer's place is ``max_tokens``: ``generate_samples(model, prompts, 100)``.
 
     The random numbers of training do not move: their state is put back afterwards, so losses are the same with and
     without samples. ``sample_name(prompt)`` is the name to log a text under.
@@ -110,17 +109,20 @@ def sample_name(prompt: str) -> str:
     """``sample/<the first 30 characters>``; when there are more, with six characters of a hash, to stay unique."""
     if len(prompt) <= PROMPT_CHARS:
         return f"sample/{prompt}"
-    return f"sample/{prompt[:PROMPT_CHARS]}-{hashlib.blake2s(prompt.encode(), digest_size=3).hexdigest()}"
+    digest = hashlib.blake2s(prompt.encode(errors="replace"), digest_size=3).hexdigest()
+    return f"sample/{prompt[:PROMPT_CHARS]}-{digest}"
 
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    was_training = model.training
+    found = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        model.train(found[0][1])  # First by the model's own method: adapters merge and unmerge their weights there.
+        for module, training in found:  # Then one by one: a part may have been frozen in evaluation mode.
+            module.training = training
 
 
 def _batches(data_loader: Any, eval_iters: int, batch_size: int | None) -> Iterator[tuple[Any, Any]]:

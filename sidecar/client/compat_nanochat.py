@@ -1,28 +1,35 @@
-"""The nanochat guide's functions: ``enhance_wandb_logging``, ``DatasetTracker``, ``log_evaluation_metrics_3d``.
+"""Functions of nanochat-style scripts: ``enhance_wandb_logging``, ``DatasetTracker``, ``log_evaluation_metrics_3d``.
 
-Given: the arguments that guide passes. Hands on: rows under the canonical names; dataset consumption.
+Given: the arguments such scripts pass. Hands on: rows under the canonical names; dataset consumption.
 Never: asks NVML or the host anything (the sidecar does), or sends what was not measured.
 """
 
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sidecar.client import allocator
 from sidecar.client import compat_rows as rows
+from sidecar.client.cuda_phases import cuda
 from sidecar.client.mixture import MixtureTracker
+from sidecar.client.run import Run
 
 EXTRAS = {
     "train_loss": "train/loss", "train_lrm": "train/lr_multiplier", "lrm": "train/lr_multiplier",
     "num_tokens": "train/num_tokens", "val_loss": "val/loss", "learning_rate": "train/learning_rate",
     "lr": "train/learning_rate", "grad_norm": "train/grad_norm", "epoch": "train/epoch",
 }  # fmt: skip
-CHANCE = {
+CHANCE: dict[str, float] = {
     "mmlu": 0.25, "arc_easy": 0.25, "arc_challenge": 0.25, "hellaswag": 0.25, "openbookqa": 0.25, "piqa": 0.5,
     "winogrande": 0.5, "boolq": 0.5,
 }  # fmt: skip
 """Accuracy of guessing, by task; 0 for all others (free answers)."""
 
+_stages_reported: "weakref.WeakKeyDictionary[Run, str | None]" = weakref.WeakKeyDictionary()
 
+
+@rows.never_raises
 def enhance_wandb_logging(
     wandb_run: Any,
     step: int,
@@ -45,7 +52,7 @@ def enhance_wandb_logging(
     run = rows.run_for(wandb_run, stage=training_stage)
     given = rows.measured(
         {
-            "performance/batch_time_ms": dt and dt * 1000.0,
+            "performance/batch_time_ms": rows.milliseconds(dt),
             "train/tokens_per_second": tokens_per_sec,
             "train/mfu_reported": mfu,
             "train/flops_total": flops_so_far,
@@ -55,13 +62,15 @@ def enhance_wandb_logging(
     )
     for name, value in additional_metrics.items():
         given[EXTRAS.get(name, name if "/" in name else f"train/{name}")] = value
-    given.update(_allocator(device))
-    _stage_changed(run, training_stage)
+    with run._guard("failed_allocator"):
+        given.update(_allocator(device))
+    _report_stage(run, training_stage)
     if dataset_name:
         given["dataset/current"] = dataset_name
     rows.log(run, given, step, texts=True)
 
 
+@rows.never_raises
 def log_evaluation_metrics_3d(
     wandb_run: Any,
     step: int,
@@ -75,22 +84,27 @@ def log_evaluation_metrics_3d(
     Normalised: (accuracy - chance) / (1 - chance), with CHANCE unless ``chance`` says otherwise.
     """
     run = rows.run_for(wandb_run, stage=training_stage)
-    levels = {**CHANCE, **(chance or {})}
+    row = _accuracies(metrics, {**CHANCE, **(chance or {})})
+    _report_stage(run, training_stage)
+    rows.log(run, row, step)
+
+
+def _accuracies(metrics: Mapping[str, Any], levels: Mapping[str, float]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     accuracies = []
     for name, value in metrics.items():
-        task = name.removeprefix("eval/").removesuffix("_acc")
-        if not name.endswith("_acc") or not isinstance(value, int | float):
+        accuracy = rows.number(value)
+        if accuracy is None or not isinstance(name, str) or not name.endswith("_acc"):
             row[name] = value
             continue
+        task = name.removeprefix("eval/").removesuffix("_acc")
         guessed = levels.get(task, 0.0)
-        row[f"eval/{task}_acc"] = value
-        row[f"eval/{task}_acc_normalized"] = (value - guessed) / (1.0 - guessed)
-        accuracies.append(float(value))
+        row[f"eval/{task}_acc"] = accuracy
+        row[f"eval/{task}_acc_normalized"] = rows.ratio(accuracy - guessed, 1.0 - guessed)
+        accuracies.append(accuracy)
     if accuracies:
         row["eval/mean_acc"] = sum(accuracies) / len(accuracies)
-    _stage_changed(run, training_stage)
-    rows.log(run, row, step)
+    return row
 
 
 class DatasetTracker:
@@ -122,13 +136,14 @@ class DatasetTracker:
         """Raises KeyError for an unknown name only when ``strict``; otherwise it counts under "unknown"."""
         self._tracker.increment(dataset_name, count, tokens)
 
+    @rows.never_raises
     def log_step(
         self, wandb_run: Any, step: int, current_dataset_name: str | None = None, log_every: int = 100
     ) -> None:
         """Reports on multiples of ``log_every`` only."""
         if log_every > 0 and step % log_every != 0:
             return
-        if isinstance(current_dataset_name, int):  # log_step(run, step, 10): the guide's older order.
+        if isinstance(current_dataset_name, int):  # log_step(run, step, 10): older scripts pass log_every here.
             current_dataset_name = None
         run = rows.run_for(wandb_run)
         self._tracker.flush(run)
@@ -139,22 +154,16 @@ class DatasetTracker:
             rows.log(run, {"dataset/current": name}, step, texts=True)
 
 
-def _stage_changed(run: Any, stage: str | None) -> None:
-    """The stage belongs to the run; a script that tells it late has it in the configuration."""
-    if stage and stage != getattr(run, "_stage_told", run.stage):
+def _report_stage(run: Run, stage: str | None) -> None:
+    """The stage belongs to the run, which has begun: a stage that comes later goes into its configuration."""
+    if stage and stage != _stages_reported.get(run, run.stage):
         run.config({"training_stage": stage})
-    run._stage_told = stage
+    _stages_reported[run] = stage
 
 
 def _allocator(device: Any) -> dict[str, float]:
-    """Facts of torch's allocator, which no other process can see. Asks no device."""
-    torch = sys.modules.get("torch")
-    if torch is None or "cuda" not in str(device) or not torch.cuda.is_initialized():
+    """What torch's allocator holds, which no other process can see. Asks no device."""
+    found = cuda()
+    if found is None or not str(device).startswith("cuda"):
         return {}
-    index = torch.device(device).index
-    index = torch.cuda.current_device() if index is None else index
-    return {
-        f"system/gpu_{index}_memory_allocated_gb": torch.cuda.memory_allocated(index) / 1e9,
-        f"system/gpu_{index}_memory_reserved_gb": torch.cuda.memory_reserved(index) / 1e9,
-        f"system/gpu_{index}_memory_peak_gb": torch.cuda.max_memory_allocated(index) / 1e9,
-    }
+    return allocator.readings(found, device=sys.modules["torch"].device(device).index)

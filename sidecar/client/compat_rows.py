@@ -1,16 +1,17 @@
-"""What the documents' functions share: which run is meant, and how a row becomes an event.
+"""What the compat functions share: which run is meant, and how a row becomes an event.
 
 Given: whatever a script holds as its run, names and values. Hands on: log events, late ones marked as such.
 Never: raises into the loop, or sends None, a text where a number belongs, or 0.0 for "not measured".
 """
 
+import functools
 import math
 import os
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic_ns, time_ns
-from typing import Any
+from typing import Any, ParamSpec
 
 from sidecar import wire
 from sidecar.client import values
@@ -18,9 +19,12 @@ from sidecar.client.run import Run, current
 from sidecar.client.start import init
 
 CAPTURED = "documents"
-"""What the Hello of a run begun here says: its steps are told by log rows, as in a captured script."""
+"""What the Hello of a run begun by a compat function says: its steps are reported by log rows, as in a captured script.
+The word itself is part of the wire."""
 
-_reached: "weakref.WeakKeyDictionary[Run, int]" = weakref.WeakKeyDictionary()
+P = ParamSpec("P")
+
+_steps_reached: "weakref.WeakKeyDictionary[Run, int]" = weakref.WeakKeyDictionary()
 
 
 def run_for(given: Any, **facts: Any) -> Run:
@@ -39,6 +43,25 @@ def begin(project: str | None, name: str | None = None, **facts: Any) -> Run:
     return init(project, name or environ.get("SIDECAR_NAME"), captured=CAPTURED, **facts)
 
 
+def never_raises(function: Callable[P, None]) -> Callable[P, None]:
+    """Whatever the arguments hold, the loop goes on and the call is counted as "bad_call". Only a call that does not
+    fit the signature is a TypeError: it is one each time, and found at the first."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - Hot path: nothing escapes into the loop; counted.
+            trace = error.__traceback__
+            if trace is not None and trace.tb_next is None:
+                raise
+            run = current()
+            if run is not None:
+                values.count(run.rejected, "bad_call")
+
+    return guarded
+
+
 def log(run: Run, metrics: Mapping[str, Any], step: Any = None, *, texts: bool = False) -> None:
     """One row. None is left out; texts are too, and counted, unless ``texts``. A lower step than before is late."""
     kept: dict[str, Any] = {}
@@ -50,9 +73,9 @@ def log(run: Run, metrics: Mapping[str, Any], step: Any = None, *, texts: bool =
     at = None if step is None else values.step_number(step)
     if step is not None and at is None:
         values.count(run.rejected, "bad_step")
-    late = at is not None and at < _reached.get(run, at)
+    late = at is not None and at < _steps_reached.get(run, at)
     if at is not None and not late:
-        _reached[run] = at
+        _steps_reached[run] = at
     if kept:
         run._emit(wire.Log(time_ns(), monotonic_ns(), at, values.metrics_and_device_scalars(kept, run.rejected), late))
 
@@ -69,28 +92,44 @@ def measured(metrics: Mapping[str, Any], where: str) -> dict[str, Any]:
     return kept
 
 
-def perplexity(loss: Any) -> float | None:
-    """exp(loss), +Inf where a double overflows; None for what cannot be read without waiting for a device."""
-    if loss is None or getattr(loss, "is_cpu", True) is False:
+def number(given: Any) -> float | None:
+    """A number of Python, numpy or a tensor on the host; None for anything else, also what a device still computes."""
+    if given is None or isinstance(given, str | bytes | bool) or values.is_on_device(given):
         return None
     try:
-        return math.exp(float(loss))
+        return float(given)
+    except Exception:  # noqa: BLE001 - Foreign code: an array of several numbers, or anything else.
+        return None
+
+
+def perplexity(loss: Any) -> float | None:
+    """exp(loss), +Inf where a double overflows, NaN of NaN; None for what is no number on the host."""
+    known = number(loss)
+    return None if known is None else exp(known)
+
+
+def exp(exponent: float) -> float:
+    """+Inf where a double overflows, NaN of NaN."""
+    try:
+        return math.exp(exponent)
     except OverflowError:
         return math.inf
-    except (TypeError, ValueError):
-        return None
 
 
 def ratio(part: Any, whole: Any) -> float | None:
     """``part / whole``, None for nothing to divide by."""
-    try:
-        return float(part) / float(whole) if float(whole) else None
-    except (TypeError, ValueError):
-        return None
+    above, below = number(part), number(whole)
+    return above / below if above is not None and below else None
+
+
+def milliseconds(seconds: Any) -> Any:
+    """Of seconds; None for what is no number on the host."""
+    known = number(seconds)
+    return None if known is None else known * 1000.0
 
 
 def _is_zero(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
+    return number(value) == 0.0
 
 
 def _word(given: Any, name: str) -> str | None:

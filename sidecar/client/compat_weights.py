@@ -1,35 +1,40 @@
-"""Gradient and weight numbers of a model, as the continuous trainer's logger names them.
+"""Gradient and weight numbers of a model, under the names of ``ComprehensiveWandbLogger``.
 
 Given: a model. Hands on: gradients/* and weights/* numbers. Never: reads a device more than once per call.
 
 Global numbers are true ones: the gradient norm is the root of the sum of squares, mean and deviation are over elements
-(the document added norms up and averaged averages). Layers are sampled: every tenth gradient, every twentieth weight,
+(the original adds norms up and averages averages). Layers are sampled: every tenth gradient, every twentieth weight,
 at most 64, the same ones each time.
 """
 
-import sys
 from typing import Any
+
+from sidecar.client import allocator
+from sidecar.client.cuda_phases import cuda
 
 GRADIENT_EVERY, WEIGHT_EVERY, LAYERS_MAX = 10, 20, 64
 
 
 def gradient_metrics(model: Any) -> dict[str, float]:
     """Empty when no parameter has a gradient."""
-    import torch
+    import torch  # noqa: F401 - The next line needs it loaded.
+
+    from sidecar.client.probe_stats import extreme, root_of_squares
 
     names, norms = [], []
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             names.append(name)
-            norms.append(_whole(torch.linalg.vector_norm(parameter.grad.detach(), dtype=torch.float32)))
+            norms.append(norm_of(parameter.grad))
     if not norms:
         return {}
     found = _read(norms)
+    largest, smallest, _ = extreme(names, found)
     metrics = {
-        "gradients/global_norm": sum(norm * norm for norm in found) ** 0.5,
+        "gradients/global_norm": root_of_squares(found),
         "gradients/mean_norm": sum(found) / len(found),
-        "gradients/max_norm": max(found),
-        "gradients/min_norm": min(found),
+        "gradients/max_norm": largest,
+        "gradients/min_norm": smallest,
     }
     sampled = [index for index in range(0, len(names), GRADIENT_EVERY) if "weight" in names[index]][:LAYERS_MAX]
     metrics.update({f"gradients/{names[index]}": found[index] for index in sampled})
@@ -63,17 +68,21 @@ def weight_metrics(model: Any) -> dict[str, float]:
 
 def allocator_metrics() -> dict[str, float]:
     """Of the devices this process uses; empty without CUDA. Asks the allocator, not the device."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return {}
-    metrics = {}
-    for index in range(torch.cuda.device_count()):
-        reserved = torch.cuda.memory_reserved(index)
-        if reserved:
-            metrics[f"system/gpu_{index}_memory_allocated_gb"] = torch.cuda.memory_allocated(index) / 1e9
-            metrics[f"system/gpu_{index}_memory_reserved_gb"] = reserved / 1e9
-            metrics[f"system/gpu_{index}_memory_peak_gb"] = torch.cuda.max_memory_allocated(index) / 1e9
+    found = cuda()
+    metrics: dict[str, float] = {}
+    for index in range(found.device_count()) if found is not None else ():
+        if found.memory_reserved(index):
+            metrics |= allocator.readings(found, device=index)
     return metrics
+
+
+def norm_of(gradient: Any) -> Any:
+    """L2 norm as a 0-d tensor, in single precision; of a sharded gradient over all shards (every rank must ask)."""
+    import torch
+
+    gradient = gradient.detach()
+    dense = gradient.coalesce().values() if gradient.is_sparse else gradient
+    return _whole(torch.linalg.vector_norm(dense, dtype=torch.float32))
 
 
 def _whole(value: Any) -> Any:

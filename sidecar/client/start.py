@@ -79,18 +79,10 @@ def init(
     hello = wire.Hello(
         run_id=values.text(identity.run_id(run_id, environ, number, project, name, stage)),
         rank=own_rank,
-        session=int.from_bytes(os.urandom(8)) >> 1,
-        time_ns=time_ns(),
-        mono_ns=monotonic_ns(),
         project=values.text(project),
         name=None if run_name is None else values.text(run_name),
         stage=None if stage is None else values.text(STAGES.get(stage, stage)),
         world_size=ranks,
-        local_rank=identity.local_rank(environ),
-        pid=os.getpid(),
-        pid_started=ring_file.process_started_seconds(os.getpid()),
-        host=values.text(os.uname().nodename),
-        launch_id=values.text(identity.launch_id(environ)),
         config=values.wire_map(config, rejected),
         model_facts=values.wire_map(facts.model_facts(model, model_facts), rejected, bytes_max=FACTS_BYTES_MAX),
         total_steps=steps,
@@ -99,9 +91,8 @@ def init(
         notes=None if notes is None else values.text(notes)[:NOTES_CHARS_MAX],
         entity=None if entity is None else values.label(entity),
         sinks=None if sinks is None else [values.label(sink) for sink in sinks],
-        gpu_uuids=facts.gpu_uuids(),
-        client=sidecar.__version__,
         captured=captured,
+        **_this_process(environ),
     )
     run = Run(hello, endpoint or environ.get("SIDECAR_ENDPOINT") or default_endpoint())
     run.rejected.update(rejected)
@@ -109,6 +100,22 @@ def init(
         global _implicit
         _implicit = run
     return run
+
+
+def _this_process(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What a Hello says of the process itself, now."""
+    return {
+        "session": int.from_bytes(os.urandom(8)) >> 1,
+        "time_ns": time_ns(),
+        "mono_ns": monotonic_ns(),
+        "local_rank": identity.local_rank(environ),
+        "pid": os.getpid(),
+        "pid_started": ring_file.process_started_seconds(os.getpid()),
+        "host": values.text(os.uname().nodename),
+        "launch_id": values.text(identity.launch_id(environ)),
+        "gpu_uuids": facts.gpu_uuids(),
+        "client": sidecar.__version__,
+    }
 
 
 def _retire_implicit() -> None:

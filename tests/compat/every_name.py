@@ -34,8 +34,8 @@ NOW_AND_THEN = {
 """The allocator's facts are sent by hand: there need be no GPU here."""
 
 
-def documents(logger: ComprehensiveWandbLogger) -> Run:
-    """One call of each of the documents' functions, with every number they take."""
+def call_all(logger: ComprehensiveWandbLogger) -> Run:
+    """One call of each of the compat functions, with every number they take."""
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
     model(torch.ones(1, 4)).sum().backward()
     logger.log_training_metrics(train_loss=1.0, eval_loss=1.5, learning_rate=1e-3, epoch=0.5, step=1, grad_norm=0.5)
@@ -95,7 +95,7 @@ def main() -> None:
     run = sidecar.init("p", run_id="ours", total_steps=2 * STEPS, model_facts=facts)
     instruments(run)
     run.finish()
-    documents(ComprehensiveWandbLogger("p", name="theirs")).finish()
+    call_all(ComprehensiveWandbLogger("p", name="theirs")).finish()
 
 
 if __name__ == "__main__":

@@ -139,10 +139,10 @@ def test_every_name_is_in_the_catalogue() -> None:
     assert [name for name in names if metrics.find(name) is None] == []
 
 
-def test_every_name_the_documents_functions_send_is_in_the_catalogue(last) -> None:
+def test_every_name_the_compat_functions_send_is_in_the_catalogue(last) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = last(every_name.documents(ComprehensiveWandbLogger("p")))
+        found = last(every_name.call_all(ComprehensiveWandbLogger("p")))
     assert len(found) > 60
     assert [name for name in found if metrics.find(name) is None] == []
 

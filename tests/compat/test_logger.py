@@ -52,7 +52,7 @@ def test_an_unknown_backend_is_refused_with_the_list() -> None:
         Logger("mlflow")
 
 
-def test_the_first_sketchs_second_argument_is_the_project() -> None:
+def test_a_text_as_second_argument_is_the_project() -> None:
     logger = Logger("tensorboard", "bdh-training")
     assert logger.run.project == "bdh-training"
 

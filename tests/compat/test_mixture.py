@@ -61,7 +61,7 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_guides_stages_have_their_totals_shares_and_coverage(stage: str) -> None:
+def test_the_stages_of_nanochat_have_their_totals_shares_and_coverage(stage: str) -> None:
     names, sizes, total = STAGES[stage]
     tracker = MixtureTracker(names, sizes)
     assert tracker.total_size == total

@@ -12,7 +12,7 @@ GUIDE = {
 }  # fmt: skip
 
 
-def test_the_guides_call_arrives_under_canonical_names(last) -> None:
+def test_a_nanochat_scripts_call_arrives_under_canonical_names(last) -> None:
     run = sidecar.init("nanochat")
     enhance_wandb_logging(wandb_run=run, step=100, device="cpu", dataset_name="FineWeb-EDU", **GUIDE)
     found = last(run)

@@ -1,5 +1,5 @@
-# ruff: noqa: E501 - the documents' calls stand here as they are written there
-"""The calls that the documents show, word for word: every one fits our signature; their training loop runs as it is."""
+# ruff: noqa: E501 - calls of existing scripts stand here as they are written there
+"""Calls as existing scripts make them, word for word: every one fits our signature; a whole training loop runs as it is."""
 
 import ast
 import inspect
@@ -66,7 +66,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_call_as_the_documents_write_it_fits(call: str) -> None:
+def test_a_call_as_existing_scripts_write_it_fits(call: str) -> None:
     (statement,) = ast.parse(call).body
     assert isinstance(statement, ast.Expr)
     assert isinstance(statement.value, ast.Call)
@@ -163,7 +163,7 @@ class Batches:
         return x[:, :-1], x[:, 1:]
 
 
-def test_the_tasks_training_loop_runs_as_it_is_written(listener, capsys) -> None:
+def test_a_training_loop_that_uses_them_runs_as_it_is_written(listener, capsys) -> None:
     import contextlib
 
     model = Bytes()
