@@ -4,10 +4,14 @@ Given: (run, sink, journal row, row number). Hands on: the same, after a restart
 Never: moves a cursor before the rows were delivered; that is its callers' promise, kept in runner.py.
 """
 
+import logging
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import NamedTuple
+
+log = logging.getLogger(__name__)
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS cursors (
@@ -29,11 +33,20 @@ class Cursors:
     """Thread-safe. A crash loses at most the last moves (repeated batches), never a consistent file."""
 
     def __init__(self, path: Path) -> None:
+        """A damaged file is put aside: every sink then gets its runs from the first row, and most know what they have.
+        Raises sqlite3.Error or OSError when the file cannot be opened or written."""
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(SCHEMA)
+        try:
+            self._db = _opened(path)
+        except sqlite3.OperationalError:  # Locked, or no space or permission: there is nothing wrong with the file.
+            raise
+        except sqlite3.DatabaseError as error:
+            aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+            log.error("%s is damaged (%s); it is now %s, and sinks begin anew", path, error, aside.name)
+            path.replace(aside)
+            for suffix in ("-wal", "-shm"):  # SQLite would take them for the new file's.
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            self._db = _opened(path)
 
     def get(self, run: str, sink: str) -> Cursor:
         with self._lock:
@@ -106,3 +119,15 @@ class Cursors:
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.executescript(SCHEMA)
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db

@@ -1,17 +1,42 @@
-"""DIR/egress/RUN.json: what left for which sink over all lives of the sidecar, and what was withheld.
+"""DIR/egress/RUN.json: what left for which sink since the run began, and what was withheld.
 
 Given: a data directory, gates. Hands on: the manifests on disk.
 Never: forgets what an earlier process, or another sink of the same run, has written there.
 """
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from sidecar.atomic_file import write_atomic
 from sidecar.sinks.deadletters import file_stem
-from sidecar.sinks.privacy import Manifest
+from sidecar.sinks.privacy import Gate, Manifest
+
+log = logging.getLogger(__name__)
+
+
+class Manifests:
+    """Those of one sidecar, written when they have changed."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._written: dict[str, list[Manifest]] = {}
+
+    def write(self, gates: Mapping[tuple[str, str], Gate]) -> None:
+        """``gates``: by run and sink."""
+        by_run: dict[str, list[Gate]] = {}
+        for (run_id, _), gate in list(gates.items()):
+            by_run.setdefault(run_id, []).append(gate)
+        for run_id, own in by_run.items():
+            try:
+                manifests = [gate.manifest() for gate in own]
+                if manifests != self._written.get(run_id):
+                    write(self._data_dir, run_id, manifests)
+                    self._written[run_id] = manifests
+            except (OSError, RuntimeError) as error:  # RuntimeError: the gate grew while we copied; next time.
+                log.debug("the egress manifest of %s is not written: %s", run_id, error)
 
 
 def read(data_dir: Path, run_id: str) -> list[Manifest]:

@@ -131,8 +131,9 @@ class LinesSink:
             raise SinkDied(f"{path} was removed; writing it anew from the first row")
 
     def _repair(self, path: Path) -> int:
-        """The number of the next row. Cuts off the last row: a crash may have left it in the middle."""
-        header, number_of = self._form.header, self._form.number_of
+        """The number of the next row. Cuts off the last row, which a crash may have left in the middle, and whatever
+        comes after it that is no row."""
+        header = self._form.header
         if not path.exists() or path.stat().st_size < len(header):
             path.write_bytes(header)
             os.chmod(path, 0o600)
@@ -142,11 +143,21 @@ class LinesSink:
             file.seek(max(0, size - TAIL_BYTES))
             tail = file.read()
             lines = tail[: tail.rfind(b"\n") + 1].splitlines(keepends=True)
-            last = number_of(lines[-1]) if lines and lines[-1] != header else 0
-            while lines and lines[-1] != header and number_of(lines[-1]) == last:
+            last: int | None = None
+            while lines and lines[-1] != header:
+                number = self._number_of(lines[-1])
+                if last is not None and number not in (None, last):
+                    break
+                last = number if last is None else last
                 lines.pop()
             file.truncate(size - len(tail) + sum(map(len, lines)))
-        return last
+        return last or 0
+
+    def _number_of(self, line: bytes) -> int | None:
+        try:
+            return self._form.number_of(line)
+        except (ValueError, KeyError, TypeError):
+            return None
 
 
 class JsonLinesSink(LinesSink):

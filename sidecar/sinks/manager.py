@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ from sidecar.sinks import egress, registry
 from sidecar.sinks.base import Sink, SinkContext, reason_of
 from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.sinks.deadletters import DeadLetters
+from sidecar.sinks.health import joined
 from sidecar.sinks.isolate import IsolatedSink
 from sidecar.sinks.period import CONFIGURED, split
 from sidecar.sinks.privacy import Gate, Identity
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 MANIFEST_SECONDS = 10.0
+DISK_ERRORS = (OSError, sqlite3.Error)
 RUNNERS_MAX = 512
 
 
@@ -54,7 +57,12 @@ class SinkManager:
         self._wanted: dict[str, list[str]] = {}
         self._waiting: dict[tuple[str, str], float] = {}
         """Sinks that wait for rank 0, and since when."""
+        self._unbound: dict[str, wire.Hello] = {}
+        """By run: of the lowest rank whose sinks could not be started for an error of the disk."""
         self._gates: dict[tuple[str, str], Gate] = {}
+        self._manifests = egress.Manifests(Path(config.dir))
+        self._logged = ""
+        """The last trouble of the ticker that was logged."""
         self._cursors: Cursors | None = None
         self._closing = threading.Event()
         for name in self._configured:
@@ -69,15 +77,13 @@ class SinkManager:
         with self._lock:
             if self._closing.is_set():
                 return
-            if hello.run_id not in self._wanted:
-                self._wanted[hello.run_id] = self._choose(hello)
-            for name in self._wanted[hello.run_id]:
-                key = (hello.run_id, name)
-                if hello.rank == 0 or key in self._runners or not self._only_rank_0(name):
-                    self._waiting.pop(key, None)
-                    self._start(hello.run_id, name)
-                else:
-                    self._waiting.setdefault(key, time.monotonic())
+            try:
+                self._bind(hello)
+            except DISK_ERRORS as error:
+                known = self._unbound.setdefault(hello.run_id, hello)
+                self._unbound[hello.run_id] = min(known, hello, key=lambda each: each.rank)
+                for name in self._configured:
+                    self._explain(name, SinkHealth(state="failing", reason=reason_of(error)))
             self._publish()
 
     def notify(self, run_id: str) -> None:
@@ -85,10 +91,11 @@ class SinkManager:
         with self._lock:
             for name in self._wanted.get(run_id, ()):
                 runner = self._runners.get((run_id, name))
-                if runner is not None and runner.ended and not self._closing.is_set():
-                    runner = self._start(run_id, name)
                 if runner is not None:
                     runner.notify()
+            if not self._closing.is_set():
+                with contextlib.suppress(*DISK_ERRORS):  # The ticker tries again.
+                    self._restart_ended(run_id)
 
     def add(self, run_id: str, name: str) -> None:
         """A sink bound late: it gets the run from its first row, then live. Raises UnknownSink, SinkNotInstalled."""
@@ -139,7 +146,8 @@ class SinkManager:
             if not runner.join(deadline - time.monotonic()):
                 log.warning("sink %s of run %s did not end in time", runner.name, runner.run_id)
                 runner.abandon()
-        self._write_manifests()
+        self._ticker.join(max(0.0, deadline - time.monotonic()))
+        self._manifests.write(self._gates)
         self._publish()
         if self._cursors is not None and all(runner.ended for runner in runners):
             self._cursors.close()
@@ -151,6 +159,17 @@ class SinkManager:
             return checkpoint.row if checkpoint else 0
 
     # --- choosing
+
+    def _bind(self, hello: wire.Hello) -> None:
+        if hello.run_id not in self._wanted:
+            self._wanted[hello.run_id] = self._choose(hello)
+        for name in self._wanted[hello.run_id]:
+            key = (hello.run_id, name)
+            if hello.rank == 0 or key in self._runners or not self._only_rank_0(name):
+                self._waiting.pop(key, None)
+                self._start(hello.run_id, name)
+            else:
+                self._waiting.setdefault(key, time.monotonic())
 
     def _choose(self, hello: wire.Hello) -> list[str]:
         """The configured sinks, or those the trainer asked for as far as they are allowed; and any added late."""
@@ -193,13 +212,17 @@ class SinkManager:
             only = getattr(registry.load(name), "leaves_machine", True)
         except registry.SinkNotInstalled:
             return False  # To be reported when it is started.
-        if only and not any(key[1] == name for key in self._runners):
-            self._telemetry.sinks[name] = SinkHealth(reason="waits for rank 0, whose node publishes for all ranks")
+        if only:
+            self._explain(name, SinkHealth(reason="waits for rank 0, whose node publishes for all ranks"))
         return only
 
     def _disabled(self, name: str, reason: str) -> None:
+        self._explain(name, SinkHealth(state="disabled", reason=reason))
+
+    def _explain(self, name: str, health: SinkHealth) -> None:
+        """Why nothing is sent, unless it is for another run."""
         if not any(key[1] == name for key in self._runners):
-            self._telemetry.sinks[name] = SinkHealth(state="disabled", reason=reason)
+            self._telemetry.sinks[name] = health
 
     # --- runners
 
@@ -225,6 +248,13 @@ class SinkManager:
         self._runners[key] = runner
         runner.start()
         return runner
+
+    def _restart_ended(self, run_id: str) -> None:
+        """A run that was over has news."""
+        for name in self._wanted.get(run_id, ()):
+            runner = self._runners.get((run_id, name))
+            if runner is not None and runner.has_news:
+                self._start(run_id, name)
 
     def _make(self, run_id: str, name: str, health: SinkHealth | None) -> SinkRunner:
         kind = registry.load(name)
@@ -287,14 +317,24 @@ class SinkManager:
             try:
                 self._refresh_lags()
                 with self._lock:
+                    self._bind_again()
+                    for run_id in self._wanted:
+                        self._restart_ended(run_id)
                     self._adopt_late_ones()
                     self._start_as_further_nodes()
                     self._publish()
                 if time.monotonic() >= next_manifest:
-                    self._write_manifests()
+                    self._manifests.write(self._gates)
                     next_manifest = time.monotonic() + MANIFEST_SECONDS
-            except Exception:  # Task boundary: health must not end because one reading failed.
-                log.exception("the health of the sinks could not be refreshed")
+            except Exception as error:  # Task boundary: the others' health must not end because one reading failed.
+                if self._logged != str(error):
+                    log.exception("the health of the sinks could not be refreshed")
+                self._logged = str(error)
+
+    def _bind_again(self) -> None:
+        for run_id, hello in list(self._unbound.items()):
+            self._bind(hello)
+            del self._unbound[run_id]
 
     def _start_as_further_nodes(self) -> None:
         """Rank 0 is not on this node: what is published here is labelled as this node's share of the run."""
@@ -339,34 +379,6 @@ class SinkManager:
             by_name.setdefault(name, []).append(runner.health)
         for name, healths in by_name.items():
             self._telemetry.sinks[name] = healths[0] if len(healths) == 1 else joined(healths)
-
-    def _write_manifests(self) -> None:
-        """DIR/egress/RUN.json: what left for which sink, and what was withheld."""
-        by_run: dict[str, list[Gate]] = {}
-        for (run_id, _), gate in list(self._gates.items()):
-            by_run.setdefault(run_id, []).append(gate)
-        for run_id, gates in by_run.items():
-            try:
-                egress.write(Path(self._config.dir), run_id, [gate.manifest() for gate in gates])
-            except (OSError, RuntimeError) as error:  # RuntimeError: the gate grew while we copied; next time.
-                log.debug("the egress manifest of %s is not written: %s", run_id, error)
-
-
-def joined(healths: list[SinkHealth]) -> SinkHealth:
-    """The last one's state, unless another fails; the sums of the counts; the largest lag."""
-    newest = healths[-1]
-    shown = newest if newest.state == "failing" else next((h for h in healths if h.state == "failing"), newest)
-    lags = [health.lag_seconds for health in healths if health.lag_seconds is not None]
-    return msgspec.structs.replace(
-        shown,
-        url=newest.url,
-        delivered_rows=sum(health.delivered_rows for health in healths),
-        lag_events=sum(health.lag_events for health in healths),
-        lag_seconds=max(lags, default=None),
-        failures_total=sum(health.failures_total for health in healths),
-        restarts_total=sum(health.restarts_total for health in healths),
-        dead_letters_total=sum(health.dead_letters_total for health in healths),
-    )
 
 
 def identity_of_machine() -> Identity:

@@ -109,6 +109,12 @@ class SinkRunner:
         return not self._thread.is_alive()
 
     @property
+    def has_news(self) -> bool:
+        """It ended because its run was over, and was notified since it last looked."""
+        over = self.ended and not self._stop.is_set() and self.health.state != "disabled"
+        return over and self._caught_up_with != self._notified + 1
+
+    @property
     def drained(self) -> bool:
         """Everything in the journal was delivered, or never will be."""
         caught_up = self._caught_up_with == self._notified + 1
@@ -207,23 +213,38 @@ class SinkRunner:
 
     def _deliver_next(self) -> bool:
         assert self._source is not None
-        if self._batch is None:
-            self._batch = self._source.next_batch()
-            self._note_lost()
-            if self._batch is None:
-                self._caught_up()
-                return False
-            period = period_of(self._policy.period_steps, self.name, self._info or self._source.info())
-            rows = self._lowest.feed(self._batch.rows) if self._policy.one_rank else self._batch.rows
-            rows = spelled(self._thinner.feed(rows, period), self._policy.names)
-            self._batch.rows = self._gate.rows(rows) if self._gate else rows
-        batch = self._batch
+        batch = self._batch = self._batch or self._read(self._source)
+        if batch is None:
+            self._caught_up()
+            return False
         if self._failures >= self._policy.poison_attempts and not self._outage:
             self._deliver_without_poison(batch.rows, batch.number)
         else:
             self._sink.deliver(batch.rows, batch.number)
         self._delivered(batch)
         return True
+
+    def _read(self, source: Source) -> Batch | None:
+        """The next batch, fit to be delivered. After an error what was read is read again, from the cursor."""
+        try:
+            batch = source.next_batch()
+            self._note_lost()
+            if batch is not None:
+                batch.rows = self._selected(batch.rows, source)
+            return batch
+        except Exception:
+            self._source, self._thinner = None, Thinner()
+            source.close()
+            raise
+
+    def _selected(self, rows: list[Row], source: Source) -> list[Row]:
+        """As many rows: those left out, and what may not leave the machine, are empty."""
+        policy = self._policy
+        if policy.one_rank:
+            rows = self._lowest.feed(rows)
+        period = period_of(policy.period_steps, self.name, self._info or source.info())
+        rows = spelled(self._thinner.feed(rows, period), policy.names)
+        return self._gate.rows(rows) if self._gate else rows
 
     def _delivered(self, batch: Batch) -> None:
         self._cursors.move(self.run_id, self.name, batch.cursor)
@@ -309,8 +330,10 @@ class SinkRunner:
         try:
             if not self._failures and self.health.state not in ("disabled", "paused"):
                 self._ensure_open()
+                notified = self._notified
                 while self._deliver_next():
-                    pass
+                    notified = self._notified
+                self._caught_up_with = notified + 1
                 self._ensure_open()  # How the run ended came with the last rows.
         except Exception as error:  # noqa: BLE001 - the task boundary again: closing must still happen.
             self._failed(error)
