@@ -36,10 +36,12 @@ def enter_epoch(state: RunState, join: Join) -> None:
     elif whole != state.epoch_index:
         state.epoch_index = whole
         state.epoch_before_ns = 0
-        points = state.window.points
-        at = state.window.at
-        # It began when the last step of the epoch before it ended.
-        state.epoch_started_ns = points[(at - 2) % len(points)][0] if at - state.window.oldest > 1 else join.mono_ns
+        window = state.window
+        previous = window.at - 2
+        if previous >= window.oldest:  # It began when the last step of the previous epoch ended.
+            state.epoch_started_ns = window.points[previous % len(window.points)][0]
+        else:
+            state.epoch_started_ns = join.mono_ns - join.training_ns
 
 
 def new_clock(state: RunState, join: Join) -> None:

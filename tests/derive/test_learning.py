@@ -91,6 +91,13 @@ def test_epoch_time_restarts_with_the_epoch_and_its_last_step_still_belongs_to_i
     assert percent[11] == pytest.approx(10.0)
 
 
+def test_epoch_time_has_the_first_step_where_steps_are_numbered_anew_in_each_epoch() -> None:
+    p = Process()
+    _, rows = projected([p.step(i, 6.0, epoch=epoch) for epoch in range(3) for i in range(10)], p.hello())
+    times = [row.metrics["system/epoch_time"] for row in rows if row.kind == "derived" and row.step == 9]
+    assert times[1:] == [pytest.approx(1.0)] * 2
+
+
 def test_epoch_time_goes_on_in_the_process_that_resumes_the_epoch() -> None:
     first, second = Process(session=1), Process(session=2, at=900.0, mono=7.0)
     records = [first.step(i, 6.0, epoch=i / 100) for i in range(1, 12)]
