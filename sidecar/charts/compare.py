@@ -4,6 +4,7 @@ Given: runs, the first of them the baseline. Hands on: a Comparison; figures of 
 Never: reads anything, or decides whether a difference is bad: ``gate`` does.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +17,11 @@ from sidecar.charts.registry import Figure
 from sidecar.charts.series import thin
 from sidecar.charts.style import PALETTE, late_text, layout2d, plain
 
-HIGHER_IS_BETTER = ("acc", "tokens_per_second", "samples_per_second", "steps_per_second", "mfu", "reward", "goodput",
-                    "core", "pass@", "utilization")
-LOWER_IS_BETTER = ("loss", "perplexity", "eta", "_ms", "seconds", "bits_per_byte", "time", "rejected", "energy")
+HIGHER_IS_BETTER = frozenset({"acc", "accuracy", "mfu", "reward", "rewards", "goodput", "core", "score", "utilization"})
+LOWER_IS_BETTER = frozenset({"loss", "nll", "perplexity", "ppl", "bpb", "eta", "ms", "seconds", "time", "rejected",
+                             "energy"})
+"""Words of a metric's name."""
+HIGHER_PHRASES, LOWER_PHRASES = ("per_second", "pass@"), ("bits_per_byte",)
 MAIN = ("train/loss", "val/loss", "val/accuracy", "eval/mean_acc", "train/perplexity", "train/grad_norm",
         "train/tokens_per_second", "train/samples_per_second", "train/mfu_percent", "train/num_input_tokens_seen",
         "train/learning_rate")
@@ -84,11 +87,14 @@ def compare(runs: Sequence[RunData], axis: str = "step") -> Comparison:
 
 
 def better(name: str) -> str | None:
-    """Which way a metric improves, by its name."""
+    """Which way a metric improves, by the words of its name: "lower", "higher", or None where they do not tell."""
     low = name.lower()
-    if any(word in low for word in HIGHER_IS_BETTER):
+    words = set(re.split(r"[^a-z]+", low))
+    if words & HIGHER_IS_BETTER or any(phrase in low for phrase in HIGHER_PHRASES):
         return "higher"
-    return "lower" if any(word in low for word in LOWER_IS_BETTER) else None
+    if words & LOWER_IS_BETTER or any(phrase in low for phrase in LOWER_PHRASES):
+        return "lower"
+    return None
 
 
 def value_of(run: RunData, name: str) -> Value:

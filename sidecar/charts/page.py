@@ -166,7 +166,7 @@ def _section(one: Any) -> str:
         controls = FILM_CONTROLS if name == "film" else ""
         kind = ' film" data-film="landscape' if name == "film" else ""
         picture = (
-            f'<div class="plot{kind}" id="plot-{name}" data-figure="figure-{name}" role="img" '
+            f'<div class="plot{kind}" id="plot-{name}" data-figure="figure-{name}" role="{"group" if kind else "img"}" '
             f'aria-label="{e(chart.title)}: {e(describe(figure))}"></div>{controls}{embed(f"figure-{name}", figure)}'
         )
     buttons = ('<span class="tools"><button type="button" data-do="reset">Reset view</button>'

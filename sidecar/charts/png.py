@@ -101,7 +101,7 @@ def _by_kaleido(figures: Mapping[Path, Figure], scale: float, browser: str | Non
     jobs = [{"fig": on_paper(figure), "path": path, "opts": options} for path, figure in figures.items()]
     try:
         kaleido.write_fig_from_object_sync(jobs, kopts=own)
-    except Exception:  # noqa: BLE001  # Someone else's library at our border: without its browser it fails in ways of its own.
+    except Exception:  # noqa: BLE001 - A third-party library: without its browser it raises many kinds of errors.
         return set()
     return {path for path in figures if path.is_file() and path.stat().st_size > 0}
 

@@ -116,8 +116,11 @@ def test_ten_runs_can_be_laid_over_one_another(tmp_path: Path) -> None:
 
 
 def test_which_way_is_better_is_read_from_the_name_or_left_open() -> None:
-    assert [better(name) for name in ("val/loss", "eval/mmlu_acc", "train/mfu_percent", "my/number")] == [
-        "lower", "higher", "higher", None]
+    lower = ("val/loss", "train/loss_ema", "train/eta_minutes", "performance/batch_time_ms", "val/bits_per_byte")
+    higher = ("eval/mmlu_acc", "val/accuracy", "train/mfu_percent", "train/tokens_per_second", "pass@1")
+    neither = ("my/number", "optimizer/beta1", "theta", "system/cpu_cores", "timestep", "grad_accumulation")
+    for way, names in (("lower", lower), ("higher", higher), (None, neither)):
+        assert {name: better(name) for name in names} == dict.fromkeys(names, way)
 
 
 RULES = {

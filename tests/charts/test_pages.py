@@ -182,6 +182,13 @@ def test_a_film_of_one_column_with_gaps_with_rework_or_with_one_huge_step_is_dra
 
 
 @slow
+def test_the_film_is_a_group_of_controls_and_the_other_charts_are_pictures(page_file: Path) -> None:
+    """What is inside a picture cannot be reached by a screen reader, and the film's legend is buttons."""
+    roles = dict(re.findall(r'id="plot-(\w+)"[^>]* role="(\w+)"', page_file.read_text(encoding="utf-8")))
+    assert roles.pop("film") == "group"
+    assert set(roles.values()) == {"img"}
+
+
 def test_without_webgl_everything_is_drawn_flat_with_a_note(chromium: Any, page_file: Path) -> None:
     launched = chromium.launch(executable_path=shutil.which("chromium"), args=[*FLAGS[:7], *NO_WEBGL])
     try:

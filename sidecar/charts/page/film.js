@@ -28,6 +28,7 @@
       this.eye = { ...HOME };
       this.canvas = document.createElement("canvas");
       this.canvas.tabIndex = 0;
+      this.canvas.setAttribute("role", "img");
       this.canvas.setAttribute("aria-label", "Drag or use the arrow keys to rotate, + and - to zoom");
       this.tip = Object.assign(document.createElement("div"), { className: "tip", hidden: true });
       this.legend = Object.assign(document.createElement("div"), { className: "film-legend" });
@@ -262,7 +263,7 @@
       const turn = (dx, dy) => { eye.turn += dx; eye.tilt = clamp(eye.tilt + dy, 0.08, 1.5); this.soon(true); };
       const zoom = by => { eye.zoom = clamp(eye.zoom * by, 0.4, 8); this.soon(true); };
       canvas.addEventListener("pointerdown", event => { grip = [event.clientX, event.clientY]; canvas.setPointerCapture(event.pointerId); canvas.focus({ preventScroll: true }); });
-      canvas.addEventListener("pointerup", () => { grip = null; });
+      for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { grip = null; });  // A vertical swipe scrolls the page.
       canvas.addEventListener("pointerleave", () => { this.tip.hidden = true; });
       canvas.addEventListener("pointermove", event => {
         if (!grip) { this.hover(event.offsetX, event.offsetY); return; }
