@@ -56,6 +56,7 @@ class Run:
         self._last_step: int | None = None
         self._instruments = Instruments(self)
         _live.append(self)
+        _finish_with_worker()
 
     def step(
         self,
@@ -247,10 +248,13 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        self._finish_after(error)
+
+    def _finish_after(self, error: BaseException | None) -> None:
+        if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
             self.finish()
         else:
-            self.finish("failed", reason=kind.__name__)
+            self.finish("failed", reason=type(error).__name__)
 
     def _emit(self, event: wire.Event) -> None:
         """One ready event, for the captures: they speak the wire's language themselves."""
@@ -304,6 +308,20 @@ def _forget_all_after_fork() -> None:
     for run in list(_live):
         run._counts = threading.RLock()  # Another thread may have held it.
         run._emitter.forget_after_fork()
+
+
+def _finish_with_worker() -> None:
+    """A worker of multiprocessing that was forked leaves without atexit: it has a list of its own for that."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        from multiprocessing import util  # The worker itself has loaded it.
+
+        util.Finalize(None, _finish_all_of_worker, exitpriority=10)
+
+
+def _finish_all_of_worker() -> None:
+    for run in list(_live):
+        run._finish_after(sys.exc_info()[1])  # The worker's function has returned, or this ended it.
 
 
 def _finish_all_at_exit() -> None:

@@ -143,11 +143,8 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
-def test_how_a_program_ends_is_told(end: str, tmp_path: Path) -> None:
-    line, expected = ENDS[end]
-    code = f"""
-import sys
+PREAMBLE = """
+import multiprocessing, sys
 import sidecar
 from sidecar.client import emitter
 def told(self, event, timeout_seconds):
@@ -156,9 +153,42 @@ def told(self, event, timeout_seconds):
     self.pump.stop()
     self.ring.remove()
 emitter.Emitter.finish = told
-run = sidecar.init("tests", endpoint="ipc://{tmp_path}/nobody")
-{line}
 """
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_how_a_program_ends_is_told(end: str, tmp_path: Path) -> None:
+    line, expected = ENDS[end]
+    assert outputs(f"run = sidecar.init('tests', endpoint='ipc://{tmp_path}/nobody')\n{line}\n") == [repr(expected)]
+
+
+WORKER_ENDS = {
+    "return": ("return", ("finished", None)),
+    "sys.exit(0)": ("sys.exit(0)", ("finished", None)),
+    "sys.exit(1)": ("sys.exit(1)", ("failed", "SystemExit")),
+    "an exception": ("raise KeyError('x')", ("failed", "KeyError")),
+}
+
+
+@pytest.mark.parametrize("end", WORKER_ENDS)
+def test_how_a_forked_worker_ends_is_told_once_and_the_parents_run_goes_on(end: str, tmp_path: Path) -> None:
+    line, expected = WORKER_ENDS[end]
+    code = f"""
+parent = sidecar.init('tests', endpoint='ipc://{tmp_path}/nobody')
+def work():
+    sidecar.init('tests', endpoint='ipc://{tmp_path}/nobody')
+    {line}
+worker = multiprocessing.get_context('fork').Process(target=work)
+worker.start()
+worker.join()
+print(parent._emitter.is_open, flush=True)
+"""
+    assert outputs(code) == [repr(expected), "True", repr(("finished", None))]
+
+
+def outputs(code: str) -> list[str]:
+    """The lines that a program prints."""
+    code = PREAMBLE + code
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
-    assert found.stdout.splitlines() == [repr(expected)], found.stderr
+    return found.stdout.splitlines()
