@@ -269,7 +269,7 @@ def profile(events: int, *, ranks: int) -> None:
         store.prepare()
         intake = Intake(store, telemetry, streams_max=4096, runs_max=8)
         pipeline = Pipeline(store, telemetry, snapshot_steps=10)
-        intake.on_hello = lambda hello, received_ns: pipeline.run_started(hello.run_id)
+        intake.on_hello = lambda hello, received_ns: pipeline.run_started(hello.run_id, hello.time_ns)
         intake.on_committed, intake.summary_of = pipeline.notify, pipeline.summary_of
         hellos = [Ranks("inproc://nobody", "profile", rank, 1, ranks)._hello(0) for rank in range(ranks)]
         frame = 128 if ranks < 16 else 8
