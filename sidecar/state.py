@@ -350,6 +350,14 @@ class RunState(msgspec.Struct):
     events: int = 0
 
 
+def current_ranks(state: RunState) -> list[RankState]:
+    """The ranks of the world as it is now, without those that a restart with fewer ranks left behind."""
+    return [
+        rank for rank in state.ranks.values()
+        if rank.rank < state.world_size or rank.attempt == state.attempt or rank.state in LIVE
+    ]  # fmt: skip
+
+
 def count(state: RunState, reason: str, by: int = 1) -> None:
     state.rejected[reason] = state.rejected.get(reason, 0) + by
 

@@ -29,7 +29,7 @@ from sidecar.snapshot import (
     StepHistogram,
     StepTime,
 )
-from sidecar.state import LIVE, STEP_BOUNDS, Gpu, RankState, RunState
+from sidecar.state import LIVE, STEP_BOUNDS, Gpu, RankState, RunState, current_ranks
 
 
 def snapshot(state: RunState, *, now_ns: int) -> RunSnapshot:
@@ -50,7 +50,7 @@ def snapshot(state: RunState, *, now_ns: int) -> RunSnapshot:
     out.eta = _eta(out, state)
     _latest_values(out, state, now_ns)
     _hardware(out, state)
-    out.ranks = [_rank(rank, now_ns) for _, rank in sorted(state.ranks.items())]
+    out.ranks = [_rank(rank, now_ns) for rank in sorted(current_ranks(state), key=lambda rank: rank.rank)]
     out.dataset = _datasets(state)
     _alerts(out, state)
     out.verdict = verdict(out)
@@ -77,11 +77,12 @@ def _age(now_ns: int, then_ns: int | None) -> float | None:
 
 
 def _liveness(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int) -> None:
-    live = [rank for rank in state.ranks.values() if rank.state in LIVE]
-    stepping = [rank for rank in state.ranks.values() if rank.last_step_received_ns is not None]
+    ranks = current_ranks(state)
+    live = [rank for rank in ranks if rank.state in LIVE]
+    stepping = [rank for rank in ranks if rank.last_step_received_ns is not None]
     out.last_step_age_seconds = _age(now_ns, max((r.last_step_received_ns or 0 for r in stepping), default=None))
     out.last_step_ns = max((r.last_step_ns for r in stepping if r.last_step_ns is not None), default=None)
-    if not state.ranks:
+    if not ranks:
         out.state = "starting"
     elif live:
         begun = [rank for rank in live if rank.reached >= 0]
@@ -94,7 +95,7 @@ def _liveness(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns:
         stalled = silence_seconds > out.stall_limit_seconds
         out.state = "stalled" if stalled else "running" if begun else "starting"
     else:
-        states = {rank.state for rank in state.ranks.values()}
+        states = {rank.state for rank in ranks}
         out.state = next(word for word in ("lost", "failed", "finished") if word in states)
     _time_spent(out, state, lead, now_ns)
 
@@ -143,10 +144,11 @@ def _charge(out: RunSnapshot, seconds: dict[str, float], lead: RankState, tail: 
 
 
 def _learning(out: RunSnapshot, state: RunState) -> None:
-    steps = [rank.reached for rank in state.ranks.values() if rank.reached >= 0]
-    out.step = state.step if state.step is not None and not any(r.state in LIVE for r in state.ranks.values()) else (
-        max(steps, default=state.step)
-    )
+    ranks = current_ranks(state)
+    if state.step is not None and not any(rank.state in LIVE for rank in ranks):
+        out.step = state.step
+    else:
+        out.step = max((rank.reached for rank in ranks if rank.reached >= 0), default=state.step)
     latest, _ = latest_of(state)
     out.loss, out.loss_state = finite(_number(state.loss if state.loss is not None else latest.get("train/loss")))
     out.loss_smoothed = smoothing.smoothed(state)

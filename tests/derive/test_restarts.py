@@ -100,6 +100,20 @@ def test_two_ranks_restarting_together_are_one_restart_and_join_with_each_other(
     assert state.tokens_total == 21 * 8 + 20 * 8
 
 
+def test_ranks_that_a_restart_with_fewer_of_them_left_behind_are_no_longer_the_runs() -> None:
+    old = [Process(rank, 10 + rank) for rank in range(4)]
+    new = [Process(rank, 20 + rank, at=60.0) for rank in range(2)]
+    records = [p.step(step, tokens=1) for step in range(10) for p in old]
+    records += [by_sidecar(wire.RankEnded(0, 0, rank=p.rank, session=p.session), p.wall_ns) for p in old]
+    records += [p.step(step, tokens=2) for step in range(5, 8) for p in new]
+    hellos = [*(p.hello(world_size=4) for p in old), *(p.hello(world_size=2) for p in new)]
+    shown = snapshot(projected(records, *hellos)[0].state, now_ns=new[0].wall_ns)
+    assert (shown.state, shown.step, [rank.rank for rank in shown.ranks]) == ("running", 7, [0, 1])
+    assert (shown.alerts, "gone" in shown.verdict) == ([], False)
+    records += [p.record(wire.Finished) for p in new]
+    assert snapshot(projected(records, *hellos)[0].state, now_ns=new[0].wall_ns).state == "finished"
+
+
 def test_what_a_rank_reports_after_the_others_finished_is_not_forgotten_by_a_resume() -> None:
     """A short run: rank 0 has said everything and finished before rank 1's first word arrives."""
     old = [Process(rank, 10 + rank) for rank in (0, 1)]
