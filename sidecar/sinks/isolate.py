@@ -112,9 +112,9 @@ class IsolatedSink:
         self._socket: socket.socket | None = None
         self._started = False
         self._report = Report()
-        self._told: set[str] = set()
-        """Alerts that a child has had, and time to send on: the next child must not send them again."""
-        self._telling: set[str] = set()
+        self._alerts_sent: set[str] = set()
+        """Names of alerts that a child was given and had time to send: the next child must not send them again."""
+        self._alerts_given: set[str] = set()
         self._opened_at = 0.0
 
     @property
@@ -128,9 +128,9 @@ class IsolatedSink:
             if not self._started:
                 self._ask(Start(self._target, self._context), self._limits.open_seconds)
                 self._started = True
-            fresh = [alert for alert in run.alerts if alert[0] not in self._told]
+            fresh = [alert for alert in run.alerts if alert[0] not in self._alerts_sent]
             report = self._ask(Open(msgspec.structs.replace(run, alerts=fresh)), self._limits.open_seconds)
-            self._telling.update(alert[0] for alert in fresh)
+            self._alerts_given.update(alert[0] for alert in fresh)
             self._opened_at = time.monotonic()
             return report
         except Unavailable:
@@ -142,8 +142,8 @@ class IsolatedSink:
 
     def flush(self) -> Report:
         report = self._ask(Flush(), self._limits.flush_seconds)
-        if self._telling and time.monotonic() - self._opened_at > ALERT_SECONDS:
-            self._told |= self._telling
+        if self._alerts_given and time.monotonic() - self._opened_at > ALERT_SECONDS:
+            self._alerts_sent |= self._alerts_given
         return report
 
     def report(self) -> Report:
@@ -161,7 +161,7 @@ class IsolatedSink:
     def kill(self) -> None:
         """The child and everything it started are gone when this returns. May be called from another thread."""
         process, self._process, self._started = self._process, None, False
-        self._telling = set()
+        self._alerts_given = set()
         if self._socket is not None:
             self._socket.close()
         if process is not None:

@@ -1,4 +1,4 @@
-"""The documents' other spellings of metric names, beside the canonical ones: `--names s1|s2|s3`. Pure.
+"""Further names for the same metrics, as other logging conventions spell them: `--names s1|s2|s3`. Pure.
 
 Given: rows and a profile. Hands on: the same rows, in which a number may stand under further names.
 Never: computes a number a second time, takes a canonical name away, or overrules what was sent under a spelling.
@@ -12,7 +12,7 @@ import msgspec
 from sidecar.rows import Row
 
 PROFILES: dict[str, dict[str, tuple[str, ...]]] = {
-    "s1": {},  # The first document's twelve names are the canonical ones.
+    "s1": {},  # The canonical names alone.
     "s2": {
         "train/grad_norm": ("batch/grad_norm", "gradients/global_norm"),
         "train/global_step": ("progress/step",),
@@ -32,7 +32,8 @@ PROFILES: dict[str, dict[str, tuple[str, ...]]] = {
         "val/accuracy": ("val_accuracy",),
     },
 }
-"""Canonical name -> how that document spells it."""
+"""By profile: canonical name -> further names. s2 is the convention of scripts that group by ``batch/``,
+``performance/`` and ``progress/``; s3 is that of scripts that log ``train/lr`` and ``val_loss``."""
 
 NUMBERS = frozenset({"step", "log", "late", "derived"})
 """Kinds of row that hold named numbers."""

@@ -15,9 +15,9 @@ import msgspec
 from sidecar.rows import Row, RunInfo
 
 PRESETS = {"pretrain": 100, "midtrain": 10, "sft": 50}
-"""How often the documents publish: base training every 100 steps, midtraining every 10, fine-tuning every 50."""
+"""Steps between two publications by stage, as nanochat-style scripts have them."""
 OTHER_STAGES = 10
-"""Their training metrics in general."""
+"""The same for every other stage."""
 CONFIGURED = "configured"
 """In ``init(sinks=...)``: whatever the sidecar itself was told to use."""
 
@@ -49,8 +49,8 @@ def split(word: str) -> tuple[str, int | None]:
     return name, int(steps) if steps.isascii() and steps.isdigit() and int(steps) > 0 else None
 
 
-class Thinner:
-    """Holds the summary of the readings that were left out."""
+class StepSampler:
+    """Leaves steps out; remembers the readings that were left out for their minimum, mean and maximum."""
 
     def __init__(self) -> None:
         self._due = True

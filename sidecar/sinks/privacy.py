@@ -59,8 +59,6 @@ GENERIC_NAMES = frozenset(
 )
 """User and host names that identify nobody and would mangle ordinary words."""
 
-Leaves = None | bool | int | float | str
-
 
 class Identity(msgspec.Struct, frozen=True):
     """Words that name this user or machine, found nowhere in what leaves: user, full name, home, host."""

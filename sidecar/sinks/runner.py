@@ -21,7 +21,7 @@ from sidecar.sinks.base import Report, Sink, SinkDied, Unavailable, reason_of
 from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.sinks.deadletters import DeadLetters
 from sidecar.sinks.names import spelled
-from sidecar.sinks.period import Thinner, period_of
+from sidecar.sinks.period import StepSampler, period_of
 from sidecar.sinks.privacy import Gate
 from sidecar.sinks.ranks import LowestRank
 from sidecar.sinks.source import Batch, Policy, Source
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 OUTAGES = (Unavailable, OSError, TimeoutError)
 """Errors that say nothing about the rows: retried for ever, never a reason to give a row up."""
 LATENCIES_MAX = 512
-BREATH = 0.25
-"""With more to deliver, rest this share of the CPU time that it took here: the sidecar's other threads need some."""
+REST_PER_CPU_SECOND = 0.25
+"""Pause between full batches, as a share of the CPU time that a batch took: it leaves room for the other threads."""
 
 
 class SinkRunner:
@@ -72,7 +72,7 @@ class SinkRunner:
         self._outage = False
         self._more = False
         """Was the last batch a full one? Then there is more, and no reason to let a batch gather."""
-        self._thinner, self._lowest = Thinner(), LowestRank()
+        self._sampler, self._lowest = StepSampler(), LowestRank()
         self._over_since_ns: int | None = None
         self._thread = threading.Thread(target=self._main, name=f"sink-{name}-{run_id[:24]}", daemon=True)
 
@@ -138,7 +138,7 @@ class SinkRunner:
     # --- the runner's own thread
 
     def _main(self) -> None:
-        while not self._stop.is_set() and not self._over():
+        while not self._stop.is_set() and not self._is_over():
             self._wake.clear()
             notified = self._notified
             pause = self._turn(notified)
@@ -149,9 +149,9 @@ class SinkRunner:
                 self._wait(self._stop, self._policy.pace_seconds)  # Let a batch gather.
             else:
                 self._wait(self._stop, pause)
-        self._last_words()
+        self._finish()
 
-    def _over(self) -> bool:
+    def _is_over(self) -> bool:
         """The run has ended and all of it was delivered, some time ago: the sink need not be kept open."""
         if self.health.state == "disabled":
             return True
@@ -177,7 +177,7 @@ class SinkRunner:
             if self._stop.is_set():
                 return 0.0
             rest = self._policy.pace_seconds
-            return min(rest, BREATH * (time.thread_time() - began)) if self._more else rest
+            return min(rest, REST_PER_CPU_SECOND * (time.thread_time() - began)) if self._more else rest
         except Exception as error:  # noqa: BLE001 - the sink's task boundary: whatever it was, back off and show it.
             return self._failed(error)
 
@@ -208,7 +208,7 @@ class SinkRunner:
         self._source.close()
         self._batch = None
         self._source = self._open_source(Cursor(0, acknowledged))
-        self._thinner = Thinner()
+        self._sampler = StepSampler()
         self._note_lost()
 
     def _deliver_next(self) -> bool:
@@ -233,7 +233,7 @@ class SinkRunner:
                 batch.rows = self._selected(batch.rows, source)
             return batch
         except Exception:
-            self._source, self._thinner = None, Thinner()
+            self._source, self._sampler = None, StepSampler()
             source.close()
             raise
 
@@ -243,7 +243,7 @@ class SinkRunner:
         if policy.one_rank:
             rows = self._lowest.feed(rows)
         period = period_of(policy.period_steps, self.name, self._info or source.info())
-        rows = spelled(self._thinner.feed(rows, period), policy.names)
+        rows = spelled(self._sampler.feed(rows, period), policy.names)
         return self._gate.rows(rows) if self._gate else rows
 
     def _delivered(self, batch: Batch) -> None:
@@ -325,7 +325,7 @@ class SinkRunner:
 
     # --- the end
 
-    def _last_words(self) -> None:
+    def _finish(self) -> None:
         """Deliver what is left until the first failure, then close. The manager bounds how long it waits for this."""
         try:
             if not self._failures and self.health.state not in ("disabled", "paused"):

@@ -14,6 +14,7 @@ from sidecar.rows import Row, RunInfo
 from sidecar.sinks.cursors import Cursor
 from sidecar.sinks.period import Period
 from sidecar.sinks.steps import StepJoiner
+from sidecar.state import current_ranks
 
 ENDS = ("lost", "failed", "finished")
 """States of a rank whose process is gone, the worst first: that is the run's."""
@@ -35,7 +36,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     period_steps: Period | None = 1
     """Of step and derived rows only every so many steps are delivered. Selected, never averaged. None: a local one."""
     names: str | None = None
-    """A document whose spellings stand beside the canonical names: s1, s2, s3."""
+    """The profile of further metric names, see names.py: s1, s2 or s3."""
     one_rank: bool = False
     """Of a name that several ranks log, only the lowest rank's values."""
     one_row_per_step: bool = False
@@ -83,7 +84,7 @@ class Source:
     @property
     def end(self) -> str | None:
         """How the run ended: every training process that was heard of said goodbye, or was found gone."""
-        states = {rank.state for rank in self._follower.projector.state.ranks.values()}
+        states = {rank.state for rank in current_ranks(self._follower.projector.state)}
         return next((end for end in ENDS if end in states), None) if states <= set(ENDS) else None
 
     def last_row(self) -> int:

@@ -161,7 +161,7 @@ class WandbSink:
             raise Unavailable(wandb_settings.no_space(self._base))
         self._found = wandb_log.last_step_of(self._base, labels.id)
 
-        wandb_log.wait_for_a_name(self._base, labels.id)
+        wandb_log.wait_for_free_folder(self._base, labels.id)
 
         def stop() -> None:  # No method: wandb copies its settings, and would copy us with it.
             self._stop_asked = True
@@ -331,7 +331,7 @@ def _define_axes(run: Any) -> None:
 
 
 def _config(info: RunInfo) -> dict[str, Any]:
-    """The run's configuration, and facts about its model under the documents' ``model/`` keys."""
+    """The run's configuration, with facts about its model under ``model/``, where fine-tuning scripts put them."""
     facts = {f"model/{FACT_NAMES.get(key, key)}": value for key, value in info.model_facts.items()}
     own = {"stage": info.stage, "world_size": info.world_size, "total_steps": info.total_steps}
     if info.node is not None:

@@ -34,8 +34,9 @@ def logs(folder: str | Path, run: str) -> list[Path]:
     return sorted(found, key=lambda path: path.parent.name.removeprefix("offline-"))
 
 
-def wait_for_a_name(folder: str | Path, run: str) -> None:
-    """Until wandb would not write over an earlier session of this run: it names their folders by the second."""
+def wait_for_free_folder(folder: str | Path, run: str) -> None:
+    """wandb names the folder of a session by the second, and two sessions within one second would share a file.
+    Returns once the current second has no folder of this run."""
     while any(Path(folder, "wandb").glob(f"*run-{time.strftime(SESSION_TIME)}-{run}")):
         time.sleep(0.02)
 

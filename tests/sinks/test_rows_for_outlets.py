@@ -10,7 +10,7 @@ from sidecar import wire
 from sidecar.metrics import ALIASES
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks.names import PROFILES, spelled
-from sidecar.sinks.period import Thinner, period_of
+from sidecar.sinks.period import StepSampler, period_of
 
 from .harness import FAST, Manager, Run
 from .stand_ins import delivered
@@ -28,22 +28,22 @@ def metrics_of(rows: list[Row]) -> list[dict[str, Any]]:
 
 def test_a_period_keeps_every_so_many_steps_and_all_that_is_not_periodic() -> None:
     rows = [row("step", step, loss=step) for step in range(7)] + [row("log", 5, val=1.0), row("text", 5, a="b")]
-    kept = metrics_of(Thinner().feed(rows, 3))
+    kept = metrics_of(StepSampler().feed(rows, 3))
     assert kept == [{"loss": 0}, {}, {}, {"loss": 3}, {}, {}, {"loss": 6}, {"val": 1.0}, {"a": "b"}]
 
 
 def test_hardware_between_two_publications_is_summed_up_beside_a_reading_as_it_was() -> None:
-    thinner = Thinner()
+    sampler = StepSampler()
     readings = [row("hardware", cpu=value) for value in (10.0, 30.0, 20.0)]
-    first = thinner.feed([readings[0], row("step", 1, loss=1.0), readings[1]], 2)
-    second = thinner.feed([row("step", 2, loss=1.0), readings[2]], 2)
+    first = sampler.feed([readings[0], row("step", 1, loss=1.0), readings[1]], 2)
+    second = sampler.feed([row("step", 2, loss=1.0), readings[2]], 2)
     assert metrics_of(first) == [{"cpu": 10.0, "cpu_min": 10.0, "cpu_mean": 10.0, "cpu_max": 10.0}, {}, {}]
     assert metrics_of(second)[1] == {"cpu": 20.0, "cpu_min": 20.0, "cpu_mean": 25.0, "cpu_max": 30.0}
 
 
 def test_a_period_of_one_is_every_row_with_nothing_added() -> None:
     rows = [row("hardware", cpu=10.0), row("step", 1, loss=1.0)]
-    assert Thinner().feed(rows, 1) == rows
+    assert StepSampler().feed(rows, 1) == rows
 
 
 def test_what_rides_on_a_step_goes_with_it_and_a_phase_of_its_own_always_goes() -> None:
@@ -56,7 +56,7 @@ def test_what_rides_on_a_step_goes_with_it_and_a_phase_of_its_own_always_goes() 
         for kind in ("phase", "dataset", "step")
     ]
     alone = [record(7, "phase", 3, phase__evaluation=5.0), record(8, "dataset", 3, dataset__a__tokens=9)]
-    kept = metrics_of(Thinner().feed([*riding, *alone], 2))
+    kept = metrics_of(StepSampler().feed([*riding, *alone], 2))
     assert kept == [{}] * 3 + [{"value": 2.0}] * 3 + [{}] * 3 + [{"phase/evaluation": 5.0}, {"dataset/a/tokens": 9}]
 
 

@@ -116,42 +116,46 @@ def test_a_folder_of_wandb_that_is_removed_mid_run_is_written_anew_whole(tmp_pat
     assert [row["train/global_step"] for row in history(tmp_path)] == list(range(first, 10))
 
 
-def test_what_was_written_offline_and_then_sent_is_not_sent_again_by_wandb_sync(
-    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch  # noqa: F811
-) -> None:
+@pytest.fixture
+def offline_run(tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Run:  # noqa: F811
+    """Five steps written while offline; the server is there now, and has nothing of them."""
     run = Run(tmp_path)
     with monkeypatch.context() as away:
         away.setenv("WANDB_MODE", "offline")
         with Manager(run, "wandb") as manager:
             run.steps(0, 4)
             manager.drain()
+    return run
+
+
+def wandb_sync(tmp_path: Path, *words: str) -> str:
+    """What the command said."""
+    command = [sys.executable, "-m", "wandb", "sync", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, text=True, timeout=60)
+    return done.stderr + done.stdout
+
+
+def test_what_was_written_offline_and_then_sent_is_not_sent_again_by_wandb_sync(
+    tmp_path: Path, server: WandbServer, offline_run: Run  # noqa: F811
+) -> None:
     assert wandb_log.unsent(tmp_path, "run-1") == find(tmp_path, "run-1")
-    with Manager(run, "wandb", **QUICK) as manager:
-        run.steps(5, 9)
+    with Manager(offline_run, "wandb", **QUICK) as manager:
+        offline_run.steps(5, 9)
         manager.drain()
     folders = [str(path.parent) for path in find(tmp_path, "run-1")]
     assert len(folders) == 2
-    command = [sys.executable, "-m", "wandb", "sync", "--include-online", *folders]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert "Skipped 2 synced run(s)" in done.stderr + done.stdout
+    assert "Skipped 2 synced run(s)" in wandb_sync(tmp_path, "--include-online", *folders)
     assert global_steps(server) == list(range(10))
 
 
 def test_rows_sent_by_wandb_sync_first_are_not_sent_again_by_the_sidecar(
-    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    tmp_path: Path, server: WandbServer, offline_run: Run  # noqa: F811
 ) -> None:
-    run = Run(tmp_path)
-    with monkeypatch.context() as away:
-        away.setenv("WANDB_MODE", "offline")
-        with Manager(run, "wandb") as manager:
-            run.steps(0, 4)
-            manager.drain()
     (path,) = find(tmp_path, "run-1")
-    command = [sys.executable, "-m", "wandb", "sync", str(path.parent)]
-    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=60)
+    wandb_sync(tmp_path, str(path.parent))
     assert global_steps(server) == list(range(5))
-    run.steps(5, 9)
-    with Manager(run, "wandb", **QUICK) as manager:
+    offline_run.steps(5, 9)
+    with Manager(offline_run, "wandb", **QUICK) as manager:
         manager.drain()
     assert global_steps(server) == list(range(10))
 
@@ -163,7 +167,7 @@ def test_an_alert_is_not_repeated_by_the_child_that_follows_a_dead_one(tmp_path:
         run.steps(0, 1, **{"train/loss": float("nan")})
         manager.drain()
         child = manager.manager._runners["run-1", "wandb"]._sink
-        until(lambda: child._told)
+        until(lambda: child._alerts_sent)
         os.kill(child.pid, signal.SIGKILL)
         run.steps(2, 3)
         manager.drain()
