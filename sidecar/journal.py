@@ -283,18 +283,15 @@ class JournalReader:
             "SELECT row, number, crc, state, history FROM checkpoints WHERE ? IS NULL OR number <= ? ORDER BY row DESC",
             (number_max, number_max),
         )
-        for row, number, crc, state, history in rows:
-            if zlib.crc32(state) == crc:
-                return Checkpoint(row, number, state, history)
-        return None
+        return _first_sound(rows)
 
     def first_checkpoint(self) -> Checkpoint | None:
         """Where the events begin when older ones were dropped; None when none were."""
         first = self.first_row()
-        row = self._db.execute(
-            "SELECT row, number, state, history FROM checkpoints WHERE row < ? ORDER BY row LIMIT 1", (first,)
-        ).fetchone()
-        return Checkpoint(*row) if row and first > 1 else None
+        rows = self._db.execute(
+            "SELECT row, number, crc, state, history FROM checkpoints WHERE row < ? ORDER BY row DESC", (first,)
+        )
+        return _first_sound(rows) if first > 1 else None
 
     def get(self, key: str) -> bytes | None:
         found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -328,6 +325,13 @@ class JournalReader:
                 yield Record(row, rank, session, seq, received_ns, repaired)
             elif session not in self._parts:
                 self.bad_records += 1
+
+
+def _first_sound(rows: Iterable[tuple[int, int, int, bytes, bytes | None]]) -> Checkpoint | None:
+    for row, number, crc, state, history in rows:
+        if zlib.crc32(state) == crc:
+            return Checkpoint(row, number, state, history)
+    return None
 
 
 def decode(data: bytes, session: int, parts: dict[int, list[bytes]]) -> wire.AnyEvent | None:

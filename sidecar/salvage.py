@@ -67,6 +67,8 @@ def _copy_good_rows(source: Path, target: Path) -> int:
                 frames += 1
             for row in _readable(old, "streams"):
                 new.execute("INSERT OR IGNORE INTO streams VALUES (?, ?, ?, ?, ?, ?)", row)
+            for row in _readable(old, "checkpoints"):  # Where retention removed events, totals live on only here.
+                new.execute("INSERT OR IGNORE INTO checkpoints VALUES (?, ?, ?, ?, ?)", row)
         _restore_positions(new)
         new.execute("COMMIT")
     return frames

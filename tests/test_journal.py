@@ -196,6 +196,38 @@ def test_checkpoints_say_where_events_begin_after_old_ones_were_dropped(tmp_path
     assert journal.checkpoint_rows() == [4, 8]
 
 
+def test_a_damaged_checkpoint_is_not_begun_from(tmp_path: Path) -> None:
+    journal = fill(tmp_path / "j")
+    journal.checkpoint(Checkpoint(4, 40, b"state-4", None))
+    journal.drop_through(4)
+    journal.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "j")) as database:
+        database.execute("UPDATE checkpoints SET state = ?", (b"state-X",))
+        database.commit()
+    with contextlib.closing(JournalReader(tmp_path / "j")) as reader:
+        assert reader.checkpoint() is None
+        assert reader.first_checkpoint() is None
+
+
+def test_a_salvaged_journal_keeps_what_stands_for_the_events_that_retention_removed(tmp_path: Path) -> None:
+    journal = fill(tmp_path / "j", frames=120, events=8)
+    journal.checkpoint(Checkpoint(40, 320, b"state-40", None))
+    journal.drop_through(40)
+    journal.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "j")) as database:
+        database.execute("DELETE FROM meta WHERE key = 'closed_in_order'")
+        database.commit()
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = bytearray((tmp_path / "j").read_bytes())
+    page = data.rfind(step(959)) // 4096 * 4096
+    data[page : page + 64] = b"\xff" * 64
+    (tmp_path / "j").write_bytes(data)
+    assert ensure_sound(tmp_path / "j") is not None
+    with contextlib.closing(JournalReader(tmp_path / "j")) as reader:
+        assert reader.first_checkpoint() == (40, 320, b"state-40", None)
+        assert reader.first_row() == 41
+
+
 def test_a_row_with_an_impossible_value_loses_that_value_only() -> None:
     raw = msgspec.msgpack.encode(["step", 1, 2, 3, {"good": 1.5, "bytes": b"x", 5: 1.0}])
     assert decode(raw, 1, {}) == wire.Step(1, 2, 3, {"good": 1.5})
