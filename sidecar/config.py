@@ -31,7 +31,7 @@ ENVIRONMENT_ALIASES = {
 NEARLY = 0.85
 """How similar (0..1) the name of a variable must be to one of ours to be taken for a typing error."""
 
-Seconds = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=1e6)]
 Positive = Annotated[int, Meta(ge=1)]
 Names = tuple[str, ...]
 
@@ -58,14 +58,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     project: str | None = None
     """Project of runs that name none."""
     name: str | None = None
-    """Name of the launched run; {n} in it is the next number, never given twice."""
+    """Name of the launched run. `run` puts the next number, never given twice, in the place of {n}; a name that a
+    script gives to init is taken as it is."""
     run_id: str | None = None
     """Id of the launched run. Default: date, time and six random digits."""
     grace_seconds: Seconds = 5.0
     """How long `run` waits, after its command ended, for sinks to drain and for one last scrape."""
     keep: bool = False
     """`run` leaves the sidecar running after its command ended."""
-    sample_seconds: Annotated[float, Meta(gt=0)] = 1.0
+    sample_seconds: Annotated[float, Meta(gt=0, le=3600)] = 1.0
     """Period of hardware readings."""
     journal_bytes_max: Annotated[int, Meta(ge=64 << 20)] = 2 << 30
     """Size at which a run's journal gives up its oldest events: those first that every sink has, counted."""

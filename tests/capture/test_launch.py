@@ -64,7 +64,11 @@ for i in range(3): wandb.log({{"loss": float(i)}})
 """
 
 
-def test_a_run_resumed_by_its_id_goes_on_where_it_left_off(tmp_path: Path) -> None:
+@pytest.mark.parametrize("token", ["", "0123456789abcdef"])
+def test_a_run_resumed_by_its_id_goes_on_where_it_left_off(
+    token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIDECAR_TOKEN", token)
     first = run_script(tmp_path, RESUMED.format(resume="allow"), "--capture", "wandb")
     second = run_script(tmp_path, RESUMED.format(resume="must"), "--capture", "wandb")
     assert first.stdout.splitlines() == ["abc False 0 None"]

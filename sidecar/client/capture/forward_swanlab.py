@@ -40,6 +40,7 @@ def install(swanlab: Any) -> None:
         _reconfigure(self)
         result = original_finish(self, *args, **kwargs)
         rows = _rows.pop(id(self), None)
+        _configured.pop(id(self), None)
         if rows is not None:
             rows.run.finish()
         return result

@@ -6,6 +6,7 @@ Never: changes what real wandb does, or raises into it.
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,17 +21,25 @@ _recorders: dict[int, Recorder] = {}
 
 def install(wandb: Any) -> None:
     run_class = wandb.sdk.wandb_run.Run
-    _after(run_class, "_on_start", _started)
-    _after(run_class, "_log", lambda run, data, step=None, commit=None: _of(run).log(data, step, commit))
-    _after(run_class, "_config_callback", _config_changed)
-    _after(run_class, "_define_metric", _defined)
-    _after(run_class, "_summary_update_callback", _summary_changed)
+    _call_after(run_class, "_on_start", _started)
+    for name, forward in FORWARDED.items():
+        _forward_after(run_class, name, forward)
     for label in ("name", "notes", "tags"):
-        _after_setting(run_class, label)
-    _after(run_class, "_finish", lambda run, exit_code=None: _recorders.pop(id(run)).finish(exit_code))
+        _forward_setting(run_class, label)
 
 
-def _after(run_class: Any, name: str, take: Callable[..., None]) -> None:
+def _forward_after(run_class: Any, name: str, forward: Callable[..., None]) -> None:
+    """Calls ``forward`` with the recorder after each call of the method; not for a run that is disabled."""
+
+    def take(run: Any, *args: Any, **kwargs: Any) -> None:
+        recorder = _recorders.get(id(run))
+        if recorder is not None:
+            forward(run, recorder, *args, **kwargs)
+
+    _call_after(run_class, name, take)
+
+
+def _call_after(run_class: Any, name: str, take: Callable[..., None]) -> None:
     original = getattr(run_class, name)
 
     @functools.wraps(original)
@@ -38,18 +47,18 @@ def _after(run_class: Any, name: str, take: Callable[..., None]) -> None:
         result = original(self, *args, **kwargs)
         try:
             take(self, *args, **kwargs)
-        except KeyError:
-            pass  # A run we do not follow: disabled, or begun elsewhere.
         except Exception as error:  # noqa: BLE001  # Real wandb has done its part; what failed here is counted.
             recorder = _recorders.get(id(self))
-            if recorder is not None:
+            if recorder is None:
+                print(f"sidecar: this run is not captured: {error!r}", file=sys.stderr)
+            else:
                 values.count(recorder.run.rejected, f"forward_{type(error).__name__}")
         return result
 
     setattr(run_class, name, call)
 
 
-def _after_setting(run_class: Any, label: str) -> None:
+def _forward_setting(run_class: Any, label: str) -> None:
     original = getattr(run_class, label)
 
     def put(self: Any, value: Any) -> None:
@@ -59,10 +68,6 @@ def _after_setting(run_class: Any, label: str) -> None:
             recorder.rename(**{label: [str(tag) for tag in value] if label == "tags" else str(value)})
 
     setattr(run_class, label, property(original.fget, put, doc=original.__doc__))
-
-
-def _of(run: Any) -> Recorder:
-    return _recorders[id(run)]
 
 
 def _started(run: Any) -> None:
@@ -82,25 +87,44 @@ def _started(run: Any) -> None:
     _recorders[id(run)] = Recorder(client, run._starting_step)
 
 
-def _config_changed(run: Any, key: Any = None, val: Any = None, data: Any = None) -> None:
+def _logged(run: Any, recorder: Recorder, data: Any, step: Any = None, commit: Any = None) -> None:
+    recorder.log(data, step, commit)
+
+
+def _config_changed(run: Any, recorder: Recorder, key: Any = None, val: Any = None, data: Any = None) -> None:
     if isinstance(data, dict):
-        _of(run).run.config({name: value for name, value in data.items() if name != "_wandb"})
+        recorder.run.config({name: value for name, value in data.items() if name != "_wandb"})
     elif isinstance(key, str) and key != "_wandb":
-        _of(run).run.config({key: val})
+        recorder.run.config({key: val})
 
 
-def _defined(run: Any, name: str, step_metric: Any = None, step_sync: Any = None, hidden: Any = None,
-             summary: Any = None, overwrite: Any = None) -> None:  # fmt: skip
+def _defined(run: Any, recorder: Recorder, name: str, step_metric: Any = None, step_sync: Any = None,
+             hidden: Any = None, summary: Any = None, overwrite: Any = None) -> None:  # fmt: skip
     step_metric = getattr(step_metric, "name", step_metric)
     synced = step_sync if step_sync is not None else step_metric is not None
     operations = frozenset(item.lower() for item in summary.split(",")) if summary else frozenset()
-    _of(run).definitions.define(name, Definition(step_metric, bool(synced), operations), bool(overwrite))
+    recorder.definitions.define(name, Definition(step_metric, bool(synced), operations), bool(overwrite))
 
 
-def _summary_changed(run: Any, record: Any) -> None:
+def _summary_changed(run: Any, recorder: Recorder, record: Any) -> None:
     changes = {item.key[0]: item.value for item in record.update if len(item.key) == 1}
     if changes:
-        _of(run).summarise(changes)
+        recorder.summarise(changes)
     for item in record.remove:
         if len(item.key) == 1:
-            _of(run).forget(item.key[0])
+            recorder.forget(item.key[0])
+
+
+def _finished(run: Any, recorder: Recorder, exit_code: int | None = None) -> None:
+    del _recorders[id(run)]
+    recorder.finish(exit_code)
+
+
+FORWARDED: dict[str, Callable[..., None]] = {
+    "_log": _logged,
+    "_config_callback": _config_changed,
+    "_define_metric": _defined,
+    "_summary_update_callback": _summary_changed,
+    "_finish": _finished,
+}
+"""Method of wandb's Run -> what is told to the recorder after it."""

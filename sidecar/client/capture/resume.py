@@ -1,6 +1,7 @@
 """Where a run left off, asked of the sidecar that runs beside this process.
 
-Given: a run id, SIDECAR_DIR. Hands on: its last step, configuration and latest values; None for an unknown run.
+Given: a run id, SIDECAR_DIR and SIDECAR_TOKEN. Hands on: its last step, configuration and latest values; None for an
+unknown run.
 Never: waits longer than two seconds, or asks anyone but this machine.
 """
 
@@ -32,8 +33,11 @@ def past(run_id: str) -> Past | None:
     if url is None:
         raise CannotAsk
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    question = urllib.request.Request(f"{url}/status?run={urllib.parse.quote(run_id, safe='')}")
+    if token := os.environ.get("SIDECAR_TOKEN"):
+        question.add_header("Authorization", f"Bearer {token}")
     try:
-        with opener.open(f"{url}/status?run={urllib.parse.quote(run_id, safe='')}", timeout=TIMEOUT_SECONDS) as answer:
+        with opener.open(question, timeout=TIMEOUT_SECONDS) as answer:
             status = json.load(answer)
     except urllib.error.HTTPError as error:
         if error.code == 404:

@@ -33,6 +33,7 @@ class StepCounter:
         self._theirs = False
         self._flops: int | None = None
         self._meter: Any = None
+        self._facts: dict[str, Any] = {}
 
     def stepping(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
         """Torch's hook: an optimizer is about to step. A closure that it calls is the model's work."""
@@ -70,7 +71,7 @@ class StepCounter:
         if run is None:
             return
         if self._meter is not None:
-            self._finish_measuring(run, optimizer)
+            self._finish_measuring(run)
         elif self.step == MEASURED_STEP - 1 and self._flops is None:
             self._begin_measuring()
         metrics = {} if self._flops is None else {"train/flops": self._flops}
@@ -89,8 +90,8 @@ class StepCounter:
             run = begin(IMPLICIT, project=project)
         if run is not self._run:
             self._run = run if run.captured else None
-            if self._run is not None and self.step:
-                self._tell_flops(run)
+            if self._run is not None and self._facts:
+                run.facts(self._facts)
         return self._run
 
     def _begin_measuring(self) -> None:
@@ -102,7 +103,7 @@ class StepCounter:
         else:
             self._flops = 0
 
-    def _finish_measuring(self, run: client.Run, optimizer: Any) -> None:
+    def _finish_measuring(self, run: client.Run) -> None:
         meter, self._meter = self._meter, None
         self._flops = meter.stop() or None
         found = {"trainable_params": sum(p.numel() for o in self._known for g in o.param_groups for p in g["params"])}
@@ -112,13 +113,8 @@ class StepCounter:
             found["params"] = found["trainable_params"]
         if meter.dtype is not None:
             found["dtype"] = meter.dtype
-        self._found = found
-        self._tell_flops(run)
-
-    def _tell_flops(self, run: client.Run) -> None:
-        found = getattr(self, "_found", None)
-        if found:
-            run.facts({**found, "flops_source": "torch dispatch, one step of one rank"})
+        self._facts = {**found, "flops_source": "torch dispatch, one step of one rank"}
+        run.facts(self._facts)
 
     def _failed(self, error: Exception) -> None:
         if self._run is not None:
