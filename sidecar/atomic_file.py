@@ -23,7 +23,7 @@ def open_atomic(path: Path, *, mode: int | None = None) -> Iterator[IO[bytes]]:
     Several threads and processes may write the same path: the last one to end wins. A device or a pipe is written to
     directly. Raises OSError.
     """
-    if _is_stream(path):
+    if is_stream(path):
         with path.open("wb") as out:
             yield out
         return
@@ -44,7 +44,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int | None = None) -> None:
         out.write(data)
 
 
-def _is_stream(path: Path) -> bool:
+def is_stream(path: Path) -> bool:
     """A device, a pipe, or a name of an open file (/dev/stdout, /dev/fd/3): nothing may take its place."""
     if path.exists() and not path.is_file():
         return True

@@ -17,7 +17,7 @@ from typing import IO, Any
 import msgspec
 
 from sidecar import export_format
-from sidecar.atomic_file import open_atomic
+from sidecar.atomic_file import is_stream, open_atomic
 from sidecar.config import Config
 from sidecar.errors import Exit, UserError
 from sidecar.export_format import FIXED_COLUMNS, column_of
@@ -125,7 +125,7 @@ def write_file(run: OpenRun, path: Path, kind: str, *, derived: bool) -> None:
     """
     with open_atomic(path) as out:
         FORMATS[kind](run, out, derived=derived)
-        if kind != "parquet" and (path.is_file() or not path.exists()):
+        if kind != "parquet" and not is_stream(path):
             export_format.write(export_format.beside(path), run.facts)
 
 

@@ -53,7 +53,7 @@ def test_csv_has_a_column_for_each_metric_and_survives_quotes_and_newlines(train
     steps = [row for row in rows if row["kind"] == "step"]
     assert [row["train/loss"] for row in steps] == ["4.0", "2.0", "NaN", "1.0", "0.8"]
     assert [row["sample/hello"] for row in rows if row["kind"] == "text"] == ["he said \u201chi\u201d,\nand left"]
-    assert not target.with_name("run.csv.partial").exists()
+    assert not list(tmp_path.glob(".*.draft"))
 
 
 def test_parquet_has_typed_columns_and_true_nans(trained: Path, tmp_path: Path) -> None:
@@ -121,6 +121,19 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in out.splitlines()] == [1, 2, 3]
     assert pipe.is_fifo()
     assert {path.name for path in tmp_path.iterdir()} == {"data", "pipe"}
+
+
+def test_the_name_of_an_open_file_gets_the_rows_and_nothing_beside_it(tmp_path: Path) -> None:
+    """As /dev/stdout in a shell that writes to a file."""
+    run = Run(tmp_path / "data", project="demo")
+    run.steps(1, 3)
+    (tmp_path / "dev").mkdir()
+    stdout = tmp_path / "dev" / "stdout"
+    with (tmp_path / "rows.csv").open("wb") as opened:
+        stdout.symlink_to(f"/proc/self/fd/{opened.fileno()}")
+        assert main(["export", "run-1", "--dir", str(tmp_path / "data"), "--format", "csv", "-o", str(stdout)]) == 0
+    assert (tmp_path / "rows.csv").read_text().startswith("run,rank,seq")
+    assert list(stdout.parent.iterdir()) == [stdout]
 
 
 def test_a_full_disk_is_an_error_with_its_reason(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
