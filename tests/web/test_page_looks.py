@@ -87,6 +87,20 @@ def test_no_name_is_too_long_for_the_page(
     assert card == 0, "the share and the coverage of a long named dataset are out of sight"
 
 
+def test_a_phone_shows_every_value_whole(serve: Callable[..., Server], browser: Browser) -> None:
+    views = with_history(make_snapshot())
+    views.telemetry.sinks.clear()
+    page = browser.open(serve(views), viewport={"width": 390, "height": 800})
+    charted(page, "loss", "validation")
+    cut = page.evaluate("""[...document.querySelectorAll('.key, .key > span, .meter > span, .tile .v, tr.empty td, dd')]
+        .filter((n) => n.checkVisibility()).filter((n) => {
+            const edge = n.closest('.card, .tile, .hero').getBoundingClientRect().right - 8;
+            return n.clientWidth && n.scrollWidth > n.clientWidth + 1 || n.getBoundingClientRect().right > edge;
+        }).map((n) => n.textContent)""")
+    assert [text for text in cut if text not in page.inner_text("#ranks")] == []
+    assert page.evaluate("document.querySelector('#mixture .meter span').offsetHeight") < 30
+
+
 def test_an_update_moves_nothing(serve: Callable[..., Server], browser: Browser) -> None:
     views = with_history(make_snapshot())
     page = browser.open(serve(views))
