@@ -135,7 +135,7 @@ def request(resource: Sequence[KeyValue], rows: Sequence[Row]) -> ExportMetricsS
         if values and row.step is not None:
             values.setdefault(STEP, row.step)
         for name, value in values.items():
-            if row.kind == "histogram" and isinstance(value, dict):
+            if row.kind == "histogram" and isinstance(value, dict) and value["counts"]:
                 _add_histogram(_metric(metrics, name), value, time_ns, attributes)
             elif isinstance(value, bool | int | float):
                 point = _metric(metrics, name).gauge.data_points.add(time_unix_nano=time_ns, attributes=attributes)

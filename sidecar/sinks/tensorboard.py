@@ -217,7 +217,7 @@ def _values(row: Row) -> list[bytes]:
     for name, value in row.metrics.items():
         if isinstance(value, PLAIN):
             values.append(tfevents.scalar(name, value))
-        elif row.kind == "histogram" and isinstance(value, dict):
+        elif row.kind == "histogram" and isinstance(value, dict) and value["counts"]:
             values.append(tfevents.histogram(name, value["edges"], value["counts"]))
         elif isinstance(value, str):
             values.append(tfevents.text(name, value))

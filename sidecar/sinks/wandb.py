@@ -25,7 +25,7 @@ from sidecar.rows import Row, RunInfo
 from sidecar.sinks import wandb_account, wandb_artifacts, wandb_log, wandb_settings, wandb_upstream
 from sidecar.sinks.base import FILE, Report, SinkContext, SinkDied, Unavailable
 from sidecar.sinks.wandb_progress import Arrivals
-from sidecar.sinks.wandb_rows import AXES, ELAPSED, REFUSED_MAX, STEP, TOKENS, as_payloads, is_refused
+from sidecar.sinks.wandb_rows import AXES, ELAPSED, REFUSED_MAX, STEP, TOKENS, as_payloads, is_axis_value, is_refused
 
 READ_SECONDS = 5.0
 """How often the local transaction log is read while rows come without a pause."""
@@ -102,11 +102,7 @@ class WandbSink:
         started = self._info.started_ns / 1e9 if self._info and self._info.started_ns else None
         self._take_files(rows, number)
         for step, payload in as_payloads(rows, number, self._refused):
-            payload.setdefault(STEP, self._last_global_step)  # wandb repeats nothing by itself: each row has its axis.
-            self._last_global_step = payload[STEP]
-            self._tokens = payload.get(TOKENS, self._tokens)
-            if self._tokens is not None:
-                payload[TOKENS] = self._tokens
+            self._set_axes(payload)
             if started is not None:
                 payload[ELAPSED] = max(0.0, payload["_timestamp"] - started)
             for name in self._summarised.keys() & payload.keys():
@@ -191,6 +187,16 @@ class WandbSink:
             return Report(state="offline", reason=f"{choice.reason} ({line})", acknowledged=acknowledged)
         self._begun = self._logged = self._run.starting_step - 1  # What is there already need not be repeated.
         return Report(reason=line, url=self._run.url, acknowledged=self._run.starting_step)
+
+    def _set_axes(self, payload: dict[str, Any]) -> None:
+        """wandb repeats nothing by itself: a row without a step or a token count has those of the row before."""
+        if is_axis_value(payload.get(STEP)):
+            self._last_global_step = payload[STEP]
+        payload[STEP] = self._last_global_step
+        if is_axis_value(tokens := payload.pop(TOKENS, None)):
+            self._tokens = tokens
+        if self._tokens is not None:
+            payload[TOKENS] = self._tokens
 
     def _check(self) -> None:
         if self._removed:

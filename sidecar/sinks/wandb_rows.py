@@ -21,11 +21,18 @@ MERGED_KINDS = frozenset({"step", "derived"})
 OWN = frozenset({"_step", "_timestamp", "_runtime", "_wandb"})
 """What wandb itself puts into a row, a captured script's too."""
 REFUSED_MAX = 5
+BINS_MAX = 512
+"""wandb refuses a histogram with more."""
 
 
 def is_refused(name: str) -> bool:
     """wandb drops an empty name, and keeps those that begin with an underscore to itself, without a word."""
     return not name or name.startswith("_")
+
+
+def is_axis_value(value: object) -> bool:
+    """A script may log anything under the name of an axis; what is no number would break the axis for every row."""
+    return type(value) in (int, float) and value == value
 
 
 def as_payloads(
@@ -68,7 +75,7 @@ def _metrics(row: Row, refused: set[str] | None) -> dict[str, Any]:
     if row.kind == "checkpoint":
         kept.pop(FILE, None)
     if row.kind == "histogram":
-        return {name: _histogram(value) for name, value in kept.items()}
+        return {name: _histogram(value) for name, value in kept.items() if value["counts"]}
     if row.kind == "text":
         return {name: _table(row.step, value) for name, value in kept.items()}
     return kept
@@ -77,7 +84,12 @@ def _metrics(row: Row, refused: set[str] | None) -> dict[str, Any]:
 def _histogram(value: Any) -> Any:
     import wandb
 
-    return wandb.Histogram(np_histogram=(value["counts"], value["edges"]))
+    counts, edges = value["counts"], value["edges"]
+    width = -(-len(counts) // BINS_MAX)  # Neighbours that become one bin.
+    if width > 1:
+        counts = [sum(counts[at : at + width]) for at in range(0, len(counts), width)]
+        edges = [*edges[:-1:width], edges[-1]]
+    return wandb.Histogram(np_histogram=(counts, edges))
 
 
 def _table(step: int | None, text: Any) -> Any:
