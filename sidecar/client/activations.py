@@ -1,7 +1,7 @@
 """Statistics of what modules put out, by hooks that exist only while a sampled step runs.
 
 Given: modules by name. Hands on: mean, deviation, largest magnitude and share of zeros of their outputs, and bins.
-Never: keeps an activation, touches the graph, or leaves a hook behind. Evaluation is not looked at.
+Never: keeps an activation, touches the graph, or leaves a hook behind. Evaluation is not measured.
 """
 
 import math
@@ -20,7 +20,7 @@ STATISTICS = ("mean", "std", "max", "zero_ratio")
 
 
 class Activations:
-    """Those of the last forward pass, of each module, since the hooks were installed."""
+    """Statistics of each module's last forward pass since the hooks were installed."""
 
     def __init__(self, modules: Mapping[str, Any], *, bins: int = 0) -> None:
         self._modules, self._bins = modules, bins
@@ -28,7 +28,7 @@ class Activations:
         self._seen: dict[str, tuple[int, list[Tensor]]] = {}
         self._packed: dict[str, Tensor] = {}
         self.failed = 0
-        """Outputs that could not be looked at."""
+        """Number of outputs that could not be measured."""
 
     @property
     def installed(self) -> bool:

@@ -15,22 +15,22 @@ GB = 1e9
 def readings(cuda: Any, environ: Mapping[str, str] = os.environ, *, device: int | None = None) -> dict[str, float]:
     """Of ``device``, by default the current one. Peaks are since the process began, or since the script reset them."""
     device = cuda.current_device() if device is None else device
-    books = cuda.memory_stats_as_nested_dict(device)
-    if not books:
+    stats = cuda.memory_stats_as_nested_dict(device)
+    if not stats:
         return {}
     found = {
-        "memory_allocated_gb": _book(books, "allocated_bytes", "all", "current", unit=GB),
-        "memory_reserved_gb": _book(books, "reserved_bytes", "all", "current", unit=GB),
-        "memory_peak_gb": _book(books, "allocated_bytes", "all", "peak", unit=GB),
-        "alloc_retries": _book(books, "num_alloc_retries"),
-        "ooms": _book(books, "num_ooms"),
+        "memory_allocated_gb": _stat(stats, "allocated_bytes", "all", "current", unit=GB),
+        "memory_reserved_gb": _stat(stats, "reserved_bytes", "all", "current", unit=GB),
+        "memory_peak_gb": _stat(stats, "allocated_bytes", "all", "peak", unit=GB),
+        "alloc_retries": _stat(stats, "num_alloc_retries"),
+        "ooms": _stat(stats, "num_ooms"),
     }
     index = nvml_index(device, environ)
     return {f"system/gpu_{index}_{name}": value for name, value in found.items() if value is not None}
 
 
-def _book(books: Mapping[str, Any], *path: str, unit: float = 1.0) -> float | None:
-    entry: Any = books
+def _stat(stats: Mapping[str, Any], *path: str, unit: float = 1.0) -> float | None:
+    entry: Any = stats
     for key in path:
         entry = entry.get(key) if isinstance(entry, Mapping) else None
     return None if entry is None else entry / unit if unit != 1.0 else entry

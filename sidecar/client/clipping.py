@@ -1,7 +1,7 @@
 """The moment before gradients are clipped: norms that are measured then are the true ones.
 
 Given: probes that wait for it. Hands on: a call just before torch scales gradients down.
-Never: changes what is clipped. Installed only while a probe lives; a torch without this seam is left alone.
+Never: changes what is clipped. Patches torch only while a probe lives; a torch without this function is left alone.
 """
 
 import functools
@@ -11,7 +11,7 @@ from typing import Any
 
 from sidecar.client.compiling import tracing_test
 
-SEAM = "_clip_grads_with_norm_"
+PATCHED_FUNCTION = "_clip_grads_with_norm_"
 
 Listener = Callable[[Any], None]
 """Called with the parameters whose gradients are about to be scaled."""
@@ -26,22 +26,22 @@ def listen(listener: Listener) -> None:
     global _installed
     _listeners.append(listener)
     module = _module()
-    original = getattr(module, SEAM, None)
+    original = getattr(module, PATCHED_FUNCTION, None)
     if original is None or hasattr(original, "sidecar_original"):  # No such torch, or there already.
         return
 
     is_traced = tracing_test()
 
     @functools.wraps(original)
-    def told_before(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+    def patched(parameters: Any, *args: Any, **kwargs: Any) -> Any:
         if not is_traced():
             for each in tuple(_listeners):
                 each(parameters)
         return original(parameters, *args, **kwargs)
 
-    told_before.sidecar_original = original  # type: ignore[attr-defined]
-    setattr(module, SEAM, told_before)
-    _installed = told_before
+    patched.sidecar_original = original  # type: ignore[attr-defined]
+    setattr(module, PATCHED_FUNCTION, patched)
+    _installed = patched
 
 
 def forget(listener: Listener) -> None:
@@ -49,9 +49,9 @@ def forget(listener: Listener) -> None:
     if listener in _listeners:
         _listeners.remove(listener)
     module = _module()
-    current: Any = getattr(module, SEAM, None)
+    current: Any = getattr(module, PATCHED_FUNCTION, None)
     if not _listeners and current is not None and current is _installed:
-        setattr(module, SEAM, current.sidecar_original)
+        setattr(module, PATCHED_FUNCTION, current.sidecar_original)
 
 
 def _module() -> Any:

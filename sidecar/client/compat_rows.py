@@ -34,7 +34,7 @@ def run_for(given: Any, **facts: Any) -> Run:
     behind = getattr(getattr(given, "_recorder", None), "run", None) or getattr(given, "_client", None)
     if isinstance(behind, Run):
         return behind
-    return current() or begin(_word(given, "project"), _word(given, "name"), **facts)
+    return current() or begin(_text_attribute(given, "project"), _text_attribute(given, "name"), **facts)
 
 
 def begin(project: str | None, name: str | None = None, **facts: Any) -> Run:
@@ -132,6 +132,6 @@ def _is_zero(value: Any) -> bool:
     return number(value) == 0.0
 
 
-def _word(given: Any, name: str) -> str | None:
+def _text_attribute(given: Any, name: str) -> str | None:
     found = getattr(given, name, None)
     return found if isinstance(found, str) and found else None

@@ -4,7 +4,7 @@ Given: begin and end of forward, backward and optimizer. Hands on: their millise
 Never: waits for the device, or records into a CUDA graph that is being captured.
 
 On the host a phase ends when its kernels are queued; on the device it may just have begun. Two events on the current
-stream, asked later whether they have happened, tell what the device spent. Where there is no CUDA the host clock of
+stream, queried later, give the time that the device spent. Where there is no CUDA the host clock of
 ``Run.phase`` is all there is, and right.
 """
 
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sidecar.client.later import Arriving
+from sidecar.client.pending import PendingMetrics
 from sidecar.client.values import count
 
 METRICS = {
@@ -32,7 +32,7 @@ def cuda() -> Any:
 
 
 class Span:
-    """One stay in a phase, on one stream."""
+    """One pass through a phase, on one stream."""
 
     __slots__ = ("end", "name", "outer", "start")
 
@@ -46,7 +46,7 @@ class GpuPhases:
     def __init__(self, rejected: dict[str, int]) -> None:
         self._rejected = rejected
         self._spans: list[Span] = []
-        self._spoilt = False
+        self._incomplete = False
         self._pool: list[Any] = []
 
     def begin(self, name: str, outer: Span | None = None) -> Span | None:
@@ -58,7 +58,7 @@ class GpuPhases:
             if name not in METRICS or (module := cuda()) is None:
                 return None
             if module.is_current_stream_capturing() or len(self._spans) >= SPANS_MAX:
-                self._spoilt = True  # A part of a step is worse than none.
+                self._incomplete = True  # Times of half a step would mislead.
                 return None
             span = Span(name, self._event(module), self._event(module), outer)
             span.start.record()
@@ -71,7 +71,7 @@ class GpuPhases:
         try:
             module = cuda()
             if module is None or module.is_current_stream_capturing():
-                self._spoilt = True
+                self._incomplete = True
                 return
             span.end.record()
         except Exception:  # noqa: BLE001 - As above.
@@ -80,13 +80,13 @@ class GpuPhases:
         self._spans.append(span)
 
     def take(self) -> dict[str, Any]:
-        """The step has ended: its metrics, values to follow. Empty when nothing or not everything was recorded."""
-        spans, spoilt = self._spans, self._spoilt
-        self._spans, self._spoilt = [], False
-        if spoilt or not spans:
+        """The metrics of the step that has ended; values follow. Empty when nothing or not everything was recorded."""
+        spans, incomplete = self._spans, self._incomplete
+        self._spans, self._incomplete = [], False
+        if incomplete or not spans:
             return {}
         names = {METRICS[span.name] for span in spans}
-        return Arriving(_Elapsed(spans), lambda times: self._add_up(spans, times)).metrics(names)
+        return PendingMetrics(_Elapsed(spans), lambda times: self._add_up(spans, times)).metrics(names)
 
     def _add_up(self, spans: Sequence[Span], times: Sequence[float]) -> dict[str, float]:
         """Milliseconds by metric; a nested phase counts for itself only, as on the host."""
@@ -101,7 +101,7 @@ class GpuPhases:
         return totals
 
     def _fail(self) -> None:
-        self._spoilt = True
+        self._incomplete = True
         count(self._rejected, "failed_gpu_phase")
 
     def _event(self, module: Any) -> Any:

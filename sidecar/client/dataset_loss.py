@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sidecar.client.later import Arriving, Numbers, send
+from sidecar.client.pending import PendingMetrics, PendingNumbers, send
 from sidecar.client.values import label
 
 torch: Any = sys.modules["torch"]  # Loaded only where a script has imported it already.
@@ -54,7 +54,7 @@ class DatasetLosses:
         self._names, self._sums = [], []
         if not names:
             return {}
-        numbers: Numbers = send(torch.stack(sums).flatten().double())
+        numbers: PendingNumbers = send(torch.stack(sums).flatten().double())
 
         def finish(found: Sequence[float]) -> dict[str, Any]:
             totals: dict[str, list[float]] = {}
@@ -69,7 +69,7 @@ class DatasetLosses:
             out[TOTAL_WEIGHT] = sum(weight for _, weight in totals.values())
             return out
 
-        return Arriving(numbers, finish).metrics()
+        return PendingMetrics(numbers, finish).metrics()
 
 
 def _total(values: Any, weights: Any, places: Sequence[int]) -> Any:

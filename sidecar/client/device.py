@@ -1,6 +1,6 @@
 """Scalars that a device is still computing: copied when passed, read when they have arrived, never waited for.
 
-Given: 0-d tensors on any device. Hands on: their values, later, in the order of the records they belong to.
+Given: 0-d tensors on any device. Hands on: their values, later, each with the record it belongs to.
 Never: calls ``.item()`` or ``synchronize()``, or asks a device anything from another thread (that would break a CUDA
 graph being captured). The tensor may be overwritten as soon as the call returns.
 """
@@ -10,40 +10,40 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from sidecar.client.later import Later
-from sidecar.client.values import Unsupported, count, is_on_device, whole
+from sidecar.client.pending import PendingValue
+from sidecar.client.values import Unsupported, count, is_on_device, unsharded
 
-TICKETS_MAX = 64  # Records with values outstanding; the sidecar holds as many.
+TRANSFERS_MAX = 64  # Records with values outstanding; the sidecar holds as many.
 
 
-class Ticket(Protocol):
-    """Values on their way to the host."""
+class Transfer(Protocol):
+    """A copy of some values to the host that is under way."""
 
     def ready(self) -> bool:
-        """Have they arrived? Never waits."""
+        """Whether the values have arrived. Never waits."""
 
     def values(self) -> list[float]:
-        """Only once they are ready."""
+        """May be called once they are ready."""
 
 
 class DeviceScalars:
     """Records of one run whose values are outstanding.
 
-    Any thread may ask what has arrived: asking a ticket lets other threads run, so an entry is taken off the queue
+    Any thread may call ``arrived``. Asking a transfer releases the interpreter lock, so an entry is taken off the queue
     before it is asked, and put back when it is not ready.
     """
 
-    def __init__(self, copy: Callable[[Sequence[Any]], Ticket] | None = None) -> None:
+    def __init__(self, copy: Callable[[Sequence[Any]], Transfer] | None = None) -> None:
         self._copy = copy or copy_to_host
-        self.outstanding: deque[tuple[int, list[str], Ticket]] = deque()
-        """(record, names, ticket) of those whose values are not here yet, oldest first."""
+        self.outstanding: deque[tuple[int, list[str], Transfer]] = deque()
+        """(sequence number of the record, names, transfer), oldest first."""
 
     def start(
         self, metrics: dict[str, Any], rejected: dict[str, int]
-    ) -> tuple[dict[str, Any], list[str], Ticket | None]:
+    ) -> tuple[dict[str, Any], list[str], Transfer | None]:
         """Take the device tensors out of ``metrics`` and start copying them.
 
-        Returns the other metrics, the names whose values are to come, and the ticket (None when there are none). What
+        Returns the other metrics, the names whose values are to come, and the transfer (None when there are none). What
         cannot be copied is counted in ``rejected``: no scalar, no such device, a graph that is being captured.
         """
         found: dict[str, Any] = {}
@@ -62,64 +62,64 @@ class DeviceScalars:
             count(rejected, error.reason)
             return rest, [], None
 
-    def _begin(self, given: list[Any]) -> Ticket:
-        tensors = [value for value in given if not isinstance(value, Later)]
+    def _begin(self, given: list[Any]) -> Transfer:
+        tensors = [value for value in given if not isinstance(value, PendingValue)]
         try:
             if len(tensors) == len(given):
                 return self._copy(given)
-            return _Mixed(given, self._copy(tensors) if tensors else None)
+            return _MixedTransfer(given, self._copy(tensors) if tensors else None)
         except Unsupported:
             raise
         except Exception as error:  # noqa: BLE001 - Out of pinned memory, a device that has failed: the others still go.
             raise Unsupported("device_copy_failed") from error
 
-    def expect(self, seq: int, names: list[str], ticket: Ticket) -> int:
-        """Remember that record ``seq`` is to be completed. Returns how many older ones had to be given up for it."""
-        self.outstanding.append((seq, names, ticket))
+    def expect(self, seq: int, names: list[str], transfer: Transfer) -> int:
+        """Remember that record ``seq`` awaits values. Returns how many older records were given up to make room."""
+        self.outstanding.append((seq, names, transfer))
         given_up = 0
-        while len(self.outstanding) > TICKETS_MAX and self._oldest() is not None:
+        while len(self.outstanding) > TRANSFERS_MAX and self._oldest() is not None:
             given_up += 1
         return given_up
 
     def arrived(self) -> list[tuple[int, dict[str, Any]]]:
-        """(seq, values) of the records whose values are here, oldest first; stops at the first that is not."""
+        """(seq, values) of the records whose values have arrived, oldest first; stops at the first still under way."""
         done: list[tuple[int, dict[str, Any]]] = []
         while (entry := self._oldest()) is not None:
-            seq, names, ticket = entry
+            seq, names, transfer = entry
             try:
-                if not ticket.ready():
+                if not transfer.ready():
                     self.outstanding.appendleft(entry)
                     break
-                found: dict[str, Any] = dict(zip(names, ticket.values(), strict=True))
+                found: dict[str, Any] = dict(zip(names, transfer.values(), strict=True))
             except Exception:  # noqa: BLE001 - A device that has failed: these will never come, the record goes on without.
                 found = dict.fromkeys(names)
             done.append((seq, found))
         return done
 
-    def _oldest(self) -> tuple[int, list[str], Ticket] | None:
+    def _oldest(self) -> tuple[int, list[str], Transfer] | None:
         try:
             return self.outstanding.popleft()
         except IndexError:  # Another thread was faster.
             return None
 
 
-class _Mixed:
-    """Tensors that are being copied, among values that arrive by another way."""
+class _MixedTransfer:
+    """Tensors that are being copied, and placeholders (pending.py) between them."""
 
-    def __init__(self, given: Sequence[Any], copied: Ticket | None) -> None:
+    def __init__(self, given: Sequence[Any], copied: Transfer | None) -> None:
         self._given, self._copied = given, copied
 
     def ready(self) -> bool:
-        later = (value for value in self._given if isinstance(value, Later))
+        later = (value for value in self._given if isinstance(value, PendingValue))
         return (self._copied is None or self._copied.ready()) and all(value.ready() for value in later)
 
     def values(self) -> list[Any]:
         copied = iter(self._copied.values() if self._copied is not None else ())
-        return [value.value() if isinstance(value, Later) else next(copied) for value in self._given]
+        return [value.value() if isinstance(value, PendingValue) else next(copied) for value in self._given]
 
 
 class _HostCopy:
-    """Pinned memory that a device writes to, and the event recorded after the write."""
+    """Pinned host memory that a device writes to, and the event recorded after the write."""
 
     def __init__(self, host: Any, events: list[Any]) -> None:
         self._host, self._events = host, events
@@ -132,11 +132,11 @@ class _HostCopy:
 
 
 def scalar(value: Any) -> Any:
-    """The 0-d tensor in what is on a device. Raises Unsupported; asks the device nothing."""
-    if isinstance(value, Later):
+    """``value`` as a tensor with one element. Raises Unsupported for anything else; asks the device nothing."""
+    if isinstance(value, PendingValue):
         return value
     try:
-        tensor = whole(value)
+        tensor = unsharded(value)
         if tensor.is_meta or tensor.numel() != 1:
             raise Unsupported("meta_tensor" if tensor.is_meta else "not_a_scalar")
     except Unsupported:
@@ -146,7 +146,7 @@ def scalar(value: Any) -> Any:
     return tensor
 
 
-def copy_to_host(tensors: Sequence[Any]) -> Ticket:
+def copy_to_host(tensors: Sequence[Any]) -> Transfer:
     """Start one asynchronous copy to pinned memory for each device, on its current stream. Raises Unsupported.
 
     ``tensors`` are as ``scalar`` hands them out, of any type that can become a double: bfloat16, float8, bool ...

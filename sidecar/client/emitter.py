@@ -1,4 +1,4 @@
-"""How an event gets into the ring: encode, one short lock, one memory copy.
+"""How an event gets into the ring: encode it, take a lock for microseconds, copy it into shared memory.
 
 Given: events from any thread. Hands on: records in shared memory, in the order they were stored.
 Never: raises for what an event holds, blocks on a lock, or makes a system call.
@@ -16,11 +16,11 @@ import msgspec
 from sidecar import ring as ring_file
 from sidecar import wire
 from sidecar.client import values
-from sidecar.client.device import DeviceScalars, Ticket
+from sidecar.client.device import DeviceScalars, Transfer
 from sidecar.client.pump import CONNECT_SECONDS, Pump, warn
 from sidecar.rendezvous import endpoint_key, private_directory, ring_directories
 
-ASIDE_EVENTS_MAX = 4096  # Events that met a held lock; the next call, or wake-up of the pump, moves them into the ring.
+DEFERRED_EVENTS_MAX = 4096  # They found the lock held; the next call, or the pump's next tick, stores them in the ring.
 REPORT_SECONDS = 1.0
 DEVICE_SECONDS = 2.0  # How long the end of a run lets a device complete the scalars that were passed last.
 LOCK_SECONDS = 0.5  # Nobody holds the lock for longer than microseconds.
@@ -35,7 +35,7 @@ class Emitter:
         self.lock = threading.Lock()
         self.device = DeviceScalars()
         self._encode = msgspec.msgpack.Encoder(enc_hook=values.plain).encode
-        self._aside: deque[tuple[bytes, list[str], Ticket | None]] = deque()
+        self._deferred: deque[tuple[bytes, list[str], Transfer | None]] = deque()
         self._record_bytes_max = min(wire.FRAME_BYTES_MAX, self.ring.capacity // 8)
         self._held: bytes | None = None
         self._reported: tuple[dict[str, int], int] = ({}, 0)
@@ -58,7 +58,7 @@ class Emitter:
         self.emit = self._after_finish
         if self.lock.acquire(timeout=LOCK_SECONDS):  # Bounded: the thread that holds it may be the one we interrupted.
             try:
-                self._store_aside()  # Left for the pump, the last event could miss the flush.
+                self._store_deferred()  # Left for the pump, the last event could miss the flush.
             finally:
                 self.lock.release()
         delivered = self.pump.flush(timeout_seconds if self.pump.connected else min(timeout_seconds, CONNECT_SECONDS))
@@ -69,9 +69,9 @@ class Emitter:
             self.ring.close()
 
     def hold(self, event: wire.Event | None) -> None:
-        """An event that may still change, until it is emitted: in shared memory, so that a kill does not lose it.
+        """Keep an event that may still change in shared memory, so that a kill does not lose it; emit() sends it later.
 
-        None: nothing is held any more. Best effort: skipped when the lock is taken or there is no room.
+        None drops what is held. Best effort: nothing is stored while the lock is taken or when there is no room.
         """
         self._held = None
         if event is None or not self.is_open:
@@ -89,7 +89,7 @@ class Emitter:
                     self.lock.release()
 
     def settle(self) -> bool:
-        """Emit what is held as it is. False: nothing is."""
+        """Emit the held event as it is. False where there is none."""
         payload, self._held = self._held, None
         if payload is None or not self.is_open:
             return False
@@ -104,10 +104,10 @@ class Emitter:
             self.ring.forget()
 
     def housekeeping(self) -> None:
-        """Called by the pump at each wake-up: move what was left aside, report what was lost."""
-        if self._aside and self.lock.acquire(timeout=LOCK_SECONDS):
+        """Called by the pump at each tick: store the deferred events, report what was lost."""
+        if self._deferred and self.lock.acquire(timeout=LOCK_SECONDS):
             try:
-                self._store_aside()
+                self._store_deferred()
             finally:
                 self.lock.release()
         now_ns = monotonic_ns()
@@ -117,7 +117,7 @@ class Emitter:
             self._put(self._encode(wire.ClientReport(time_ns(), now_ns, *totals)), [], None)
 
     def _to_ring(self, event: wire.Event) -> None:
-        """A call that finds the lock held, or re-enters (a signal handler), leaves the event aside."""
+        """Defers the event where the lock is held: by another thread, or by the code that a signal has interrupted."""
         if self.device.outstanding:
             self._complete_records()
         try:
@@ -132,15 +132,15 @@ class Emitter:
             raise
         if free:  # The usual case, without detours.
             try:
-                if self._aside:
-                    self._store_aside()
+                if self._deferred:
+                    self._store_deferred()
                 self.ring.append(payload)
             finally:
                 self.lock.release()
         else:
             self._put(payload, [], None)
 
-    def _put(self, payload: bytes, names: list[str], ticket: Ticket | None) -> None:
+    def _put(self, payload: bytes, names: list[str], transfer: Transfer | None) -> None:
         try:
             free = self.lock.acquire(False)
         except BaseException:
@@ -148,12 +148,12 @@ class Emitter:
             raise
         if free:
             try:
-                self._store_aside()
-                self._store(payload, names, ticket)
+                self._store_deferred()
+                self._store(payload, names, transfer)
             finally:
                 self.lock.release()
-        elif len(self._aside) < ASIDE_EVENTS_MAX:
-            self._aside.append((payload, names, ticket))
+        elif len(self._deferred) < DEFERRED_EVENTS_MAX:
+            self._deferred.append((payload, names, transfer))
         else:
             values.count(self.rejected, "aside_full")
 
@@ -162,10 +162,10 @@ class Emitter:
         self.lock.acquire(timeout=LOCK_SECONDS)
         self.lock.release()
 
-    def _store_aside(self) -> None:
-        """Before whatever is stored next: a step that arrived behind its successors would look like a restart."""
-        while self._aside:
-            self._store(*self._aside.popleft())
+    def _store_deferred(self) -> None:
+        """Called before anything else is stored: a step that arrived after its successors would look like a restart."""
+        while self._deferred:
+            self._store(*self._deferred.popleft())
 
     def _after_finish(self, event: wire.Event) -> None:
         values.count(self.rejected, "after_finish")
@@ -180,11 +180,11 @@ class Emitter:
         if given is None:
             values.count(self.rejected, "unsupported_type")
             return
-        metrics, names, ticket = self.device.start(given, self.rejected)
+        metrics, names, transfer = self.device.start(given, self.rejected)
         kept = values.metrics(metrics, self.rejected)
-        if ticket is not None:
+        if transfer is not None:
             kept[wire.PENDING] = len(names)
-        self._put(self._encode(msgspec.structs.replace(event, metrics=kept)), names, ticket)
+        self._put(self._encode(msgspec.structs.replace(event, metrics=kept)), names, transfer)
 
     def _complete_records(self) -> None:
         """Send the device scalars that have arrived, each to the record it belongs to."""
@@ -199,7 +199,7 @@ class Emitter:
             sleep(0.001)
             self._complete_records()
 
-    def _store(self, payload: bytes, names: Sequence[str] = (), ticket: Ticket | None = None) -> None:
+    def _store(self, payload: bytes, names: Sequence[str] = (), transfer: Transfer | None = None) -> None:
         if len(payload) <= self._record_bytes_max:
             seq = self.ring.append(payload)
         elif len(payload) > wire.RECORD_BYTES_MAX or len(payload) > self.ring.capacity // 4:
@@ -209,7 +209,7 @@ class Emitter:
             seq = self._store_in_parts(payload)
         if self._held is not None:
             self.ring.append_unsettled(self._held)
-        if ticket is not None and (given_up := self.device.expect(seq, list(names), ticket)):
+        if transfer is not None and (given_up := self.device.expect(seq, list(names), transfer)):
             values.count(self.rejected, "device_too_late", given_up)
 
     def _store_in_parts(self, payload: bytes) -> int:

@@ -65,7 +65,7 @@ def _parameters(model: Any) -> dict[str, Any]:
 
 
 def _config(model: Any) -> Any:
-    """Of the model itself, not of what DDP or torch.compile wrapped around it; of the language part of several."""
+    """The configuration of the model inside wrappers (DDP, torch.compile); of a multimodal model its text part."""
     for _ in range(4):
         inner = getattr(model, "_orig_mod", None) or (
             getattr(model, "module", None) if getattr(model, "config", None) is None else None

@@ -21,7 +21,7 @@ def next_init_number() -> int:
 
 
 def forget_last_init() -> None:
-    """The run begun last was nobody's wish: the next one is in its place."""
+    """The last run was an implicit one that nobody asked for: the next one takes its number."""
     global _inits_total
     _inits_total = max(0, _inits_total - 1)
 

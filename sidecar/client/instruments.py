@@ -1,7 +1,7 @@
-"""What rides on a run beside what its loop says: GPU times, the allocator's books, probes, bins still under way.
+"""What a run measures by itself: GPU times, memory of torch's allocator, probes, histograms of tensors on a device.
 
 Given: the ends of steps. Hands on: metrics for the step that ended, and records that waited for its number.
-Never: waits for a device in a step, or costs more than one test of a flag where none of this is used.
+Never: waits for a device in a step, or costs more than the test of one flag where none of this is used.
 """
 
 import contextlib
@@ -11,37 +11,37 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from sidecar.client import allocator, cuda_phases, histogram, values
-from sidecar.client.later import Numbers, send
+from sidecar.client.pending import PendingNumbers, send
 
 if TYPE_CHECKING:
     from sidecar.client.run import Run
 
-RIDERS_MAX = 16  # Records that wait for the number of their step.
+STEP_CALLBACKS_MAX = 16  # Records that wait for the number of their step.
 BINS_MAX = 1024  # Histograms that a device has not finished.
 CLOSE_SECONDS = 2.0
 
-Rider = Callable[[int], None]
-"""Called once, with the step that ended."""
+StepCallback = Callable[[int], None]
+"""Called once, with the number of the step that ended."""
 
 
 class Instruments:
-    """Those of one run. Used from the training thread, but for ``close``."""
+    """The instruments of one run. Used from the training thread, except for ``close`` and ``histogram``."""
 
     def __init__(self, run: "Run") -> None:
         self._run = run
         self.busy = True
-        """Is there anything to do at the end of a step? True at first, to look once whether there is a GPU."""
+        """Whether there is anything to do at the end of a step. True at first, to look once for a GPU."""
         self.gpu_phases = cuda_phases.GpuPhases(run.rejected)
         self.dataset_losses: Any = None
         self._allocator: Any = None
-        self._riders: deque[Rider] = deque()
-        self._bins: deque[tuple[Numbers, str, int | None]] = deque()
+        self._step_callbacks: deque[StepCallback] = deque()
+        self._bins: deque[tuple[PendingNumbers, str, int | None]] = deque()
         self._closers: list[Callable[[], None]] = []
 
     def begin_gpu_phase(self, name: str, outer: cuda_phases.Span | None) -> cuda_phases.Span | None:
         span = self.gpu_phases.begin(name, outer)
         if span is not None:
-            self.busy = True  # A script may come to its GPU only after some steps.
+            self.busy = True  # A script may begin to use its GPU only after some steps.
         return span
 
     def before_step(self, step: int, sent: dict[str, Any]) -> None:
@@ -59,10 +59,10 @@ class Instruments:
                     sent.update(allocator.readings(self._allocator))
 
     def after_step(self, step: int) -> None:
-        """Let those go who waited for this step's number. Only called while ``busy``."""
-        while self._riders:
+        """Call those who waited for this step's number. Only called while ``busy``."""
+        while self._step_callbacks:
             with self._guard("rider"):
-                self._riders.popleft()(step)
+                self._step_callbacks.popleft()(step)
         self.emit_arrived_bins()
         self.busy = bool(self._allocator is not None or self._bins)
 
@@ -74,18 +74,18 @@ class Instruments:
         self.dataset_losses.add(names, losses, mask)
         self.busy = True
 
-    def ride(self, rider: Rider) -> None:
-        """Call ``rider`` at the end of the step under way, when its number is known."""
-        if len(self._riders) >= RIDERS_MAX:
-            self._riders.popleft()
+    def at_step_end(self, callback: StepCallback) -> None:
+        """Call ``callback`` at the end of the step under way, when its number is known."""
+        if len(self._step_callbacks) >= STEP_CALLBACKS_MAX:
+            self._step_callbacks.popleft()
             values.count(self._run.rejected, "no_step_for_probe")
-        self._riders.append(rider)
+        self._step_callbacks.append(callback)
         self.busy = True
 
     def histogram(self, name: str, given: Any, step: int | None, bins: int) -> None:
-        """Bins of a tensor on a device are counted there and sent when they are here; all others at once.
+        """Count the bins of a tensor on its device and send them once they have arrived; of anything else at once.
 
-        Of a sharded tensor those of this rank's shard, under a name that says so.
+        A sharded tensor gives the bins of this rank's shard, under ``shard/<name>``.
         """
         if hasattr(given, "to_local"):
             sharded = any(placement.is_shard() for placement in given.placements)
@@ -96,7 +96,7 @@ class Instruments:
             self._run._emit_bins(name, histogram.binned(given, bins), step)
 
     def bins(self, name: str, packed: Any, step: int | None) -> None:
-        """Bins that a device is still counting."""
+        """Send bins (see ``histogram.packed``) as soon as the device has counted them."""
         if len(self._bins) >= BINS_MAX:
             self._bins.popleft()
             values.count(self._run.rejected, "device_too_late")
@@ -118,16 +118,16 @@ class Instruments:
         self._closers.append(closer)
 
     def off_close(self, closer: Callable[[], None]) -> None:
-        """It has been called already: nothing is kept alive for it."""
+        """``closer`` need not be called any more: do not keep alive what it holds."""
         with contextlib.suppress(ValueError):
             self._closers.remove(closer)
 
     def close(self) -> None:
-        """The run ends: hooks are removed, and the device gets a moment for the bins it is counting."""
+        """The run ends: remove all hooks, and give the device a moment to finish its histograms."""
         last = self._run._last_step
-        while self._riders and last is not None:
+        while self._step_callbacks and last is not None:
             with self._guard("rider"):
-                self._riders.popleft()(last)
+                self._step_callbacks.popleft()(last)
         while self._closers:
             with self._guard("close"):
                 self._closers.pop()()

@@ -1,4 +1,4 @@
-"""Which datasets the loop consumes: counted when the step ends, with the sizes and shares that were planned.
+"""Which datasets the loop consumes: counted when the step ends, beside their sizes and planned shares.
 
 Given: names, sizes, and which dataset each example came from. Hands on: counts per step, through a Run.
 Never: counts an example before the step that consumed it has ended, or sums over ranks: the sidecar does.
@@ -47,7 +47,7 @@ class MixtureTracker:
         """Read but not yet consumed by a step: name -> [samples, tokens]."""
         self.seen: dict[str, list[int]] = {name: [0, 0] for name in self.names}
         """Consumed by steps that have ended, this rank."""
-        self._told: Sink | None = None
+        self._sizes_sent_to: Sink | None = None
 
     @property
     def total_size(self) -> int:
@@ -69,8 +69,8 @@ class MixtureTracker:
 
     def flush(self, run: Sink) -> None:
         """The step has ended: hand what it consumed to the run, whose next step event carries it."""
-        if run is not self._told:
-            self._told = run
+        if run is not self._sizes_sent_to:
+            self._sizes_sent_to = run
             sizes = dict(zip(self.names, self.sizes, strict=True))
             run.facts({"dataset_sizes": sizes, "dataset_ratios": self.ratios})
         for name, (samples, tokens) in self.queued.items():

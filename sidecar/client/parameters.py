@@ -2,8 +2,8 @@
 
 Given: an nn.Module. Hands on: counts. Never: imports torch, or reads a weight.
 
-Matrix products are what 6N counts: weights of linear layers and convolutions, a tied head once, of experts those that
-are chosen for a token. An embedding that is only looked up, norms and biases are no products.
+The N of 6N counts parameters in matrix products: weights of linear layers and convolutions, a tied head once, and of
+the experts those that are chosen for a token; not an embedding that is only looked up, nor norms and biases.
 """
 
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ class Counts(NamedTuple):
     looked_up: int
     """Embeddings that no matrix product uses."""
     matmul_active: int
-    """In matrix products, for one token."""
+    """Parameters in matrix products for one token."""
     active: int
-    """All, for one token: as total, but of experts the chosen ones."""
+    """Parameters that one token uses: total, less the experts that are not chosen for it."""
     experts: int
     tied: bool
     """The embedding is the head, too."""
     dtype: str
-    """That most parameters have."""
+    """The dtype of most parameters."""
     device: str
 
 

@@ -24,7 +24,7 @@ class OpenPhases(threading.local):
 
 
 class _Entry:
-    """One stay in a phase."""
+    """One pass through a phase."""
 
     __slots__ = ("gpu", "name", "nested_ns", "stack", "started_ns")
 

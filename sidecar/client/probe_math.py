@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sidecar.client.probe_stats import extreme, joined, root_of_squares
+from sidecar.client.probe_stats import extreme, pooled, root_of_squares
 
 Groups = Sequence[str | None]
 
@@ -63,7 +63,7 @@ class WeightMath:
             for n, m, v in zip(self._counts, means, variances, strict=True)
         ]
         p = self._prefix
-        mean, deviation = joined(self._counts, means, variances)
+        mean, deviation = pooled(self._counts, means, variances)
         out: dict[str, Any] = {
             f"{p}weights/global_mean": mean,
             f"{p}weights/global_std": deviation,

@@ -1,4 +1,4 @@
-"""Norms and moments of many tensors: reduced where they lie, brought to the host as one vector, joined there.
+"""Norms and moments of many tensors: reduced on their device, copied to the host as one vector, combined there.
 
 Given: gradients or weights, whole or sharded (DTensor). Hands on: one number each, asynchronously.
 Never: waits for a device, or talks to other ranks unless asked to (``Shards``).
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sidecar.client.later import Gathered, Numbers, send
+from sidecar.client.pending import GatheredNumbers, PendingNumbers, send
 
 torch: Any = sys.modules["torch"]  # Loaded only where a script has imported it already.
 Tensor = Any
@@ -21,7 +21,7 @@ CHUNK_ELEMENTS = 1 << 24  # Low-precision tensors are widened in pieces: at most
 
 
 class Gatherer:
-    """Scalars from anywhere, in the order of their adding; one copy to the host for each device."""
+    """Collects 0-d tensors and sends them to the host, in the order in which they came, by one copy for each device."""
 
     def __init__(self) -> None:
         self._scalars: list[Tensor] = []
@@ -29,7 +29,7 @@ class Gatherer:
     def add(self, scalars: Iterable[Tensor]) -> None:
         self._scalars += scalars
 
-    def send(self) -> Numbers:
+    def send(self) -> PendingNumbers:
         parts = []
         for device in dict.fromkeys(scalar.device for scalar in self._scalars):
             places = [i for i, scalar in enumerate(self._scalars) if scalar.device == device]
@@ -39,11 +39,11 @@ class Gatherer:
                 same = [self._scalars[i].reshape(()) for i in places if self._scalars[i].dtype == dtype]
                 pieces.append(torch.stack(same).double())
             parts.append((places, send(torch.cat(pieces))))
-        return Gathered(len(self._scalars), parts)
+        return GatheredNumbers(len(self._scalars), parts)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What of a tensor is on this rank: the shard of a DTensor, the values of a sparse one, else itself."""
+    """The part of a tensor that this rank holds: the shard of a DTensor, the values of a sparse tensor, else itself."""
     if tensor.is_sparse:
         return tensor.coalesce().values()
     to_local = getattr(tensor, "to_local", None)
@@ -109,11 +109,11 @@ class Shards:
         self._groups = list(by_layout.values())
 
     def add_up(self, sums: Sequence[Tensor]) -> list[Tensor]:
-        """One number for each parameter in, the same summed over its shards out."""
+        """One number for each parameter; returns it summed over the parameter's shards."""
         return self.combine([each.reshape(()) for each in sums])
 
     def combine(self, rows: Sequence[Tensor], *, largest: bool = False) -> list[Tensor]:
-        """Numbers for each parameter in, alike in shape; the same summed over its shards, or the largest of each."""
+        """Rows of numbers, one for each parameter; returns them summed over its shards, or the largest of each."""
         import torch.distributed as dist
 
         out = list(rows)
@@ -130,7 +130,7 @@ def is_sharded(parameter: Tensor) -> bool:
     return any(placement.is_shard() for placement in getattr(parameter, "placements", ()))
 
 
-# On the host, with what has arrived
+# On the host, with the numbers that have arrived
 
 
 def root_of_squares(values: Iterable[float]) -> float:
@@ -142,7 +142,7 @@ def root_of_squares(values: Iterable[float]) -> float:
         return math.nan if any(math.isnan(square) for square in squares) else math.inf
 
 
-def joined(counts: Sequence[int], means: Sequence[float], variances: Sequence[float]) -> tuple[float, float]:
+def pooled(counts: Sequence[int], means: Sequence[float], variances: Sequence[float]) -> tuple[float, float]:
     """Mean and population standard deviation of parts taken together (Chan, Golub, LeVeque 1983, equation 2.1)."""
     total = sum(counts)
     if not total:

@@ -1,8 +1,8 @@
-"""A look inside the model at a period: gradients, weights, updates, activations. ``Run.watch`` makes one.
+"""Samples gradients, weights, updates and activations of a model every so many steps. ``Run.watch`` makes one.
 
 Given: a module and its optimizer. Hands on: ordinary metrics and histograms, with the step they were measured in.
 Never: changes a gradient, a weight or a random number; waits for a device; talks to another rank unless asked to;
-raises into the loop. Between samples two calls of a few nanoseconds' work remain of it.
+raises into the loop. Between samples it costs two short hook calls for each optimizer step.
 
 When: at each optimizer step whose number is a multiple of ``every``. Gradients are measured just before torch clips
 them, else just before the optimizer steps, when accumulation, DDP's averaging and a scaler's division are done.
@@ -17,7 +17,7 @@ from sidecar.client import activations as outputs
 from sidecar.client import clipping, probe_bins, values
 from sidecar.client.compiling import tracing_test
 from sidecar.client.histogram import BINS_DEFAULT
-from sidecar.client.later import Arriving
+from sidecar.client.pending import PendingMetrics
 from sidecar.client.probe_math import GradientMath, UpdateMath, WeightMath
 from sidecar.client.probe_stats import Gatherer, Shards, is_sharded, local, moments, norms, torch
 from sidecar.client.timed_optimizer import around_closure, unwrapped
@@ -37,7 +37,7 @@ Selection = int | str | Sequence[str] | None
 
 
 class Probe:
-    """Made by :meth:`Run.watch`. ``close()`` removes every hook; the run's end does so too."""
+    """Made by :meth:`Run.watch`. ``close()`` removes every hook, and so does the end of the run."""
 
     def __init__(
         self,
@@ -78,14 +78,14 @@ class Probe:
         bins = BINS_DEFAULT if "activations" in self._bins_of else 0
         self._activations = outputs.Activations(modules, bins=bins) if modules else None
         self._next: int | None = None
-        self._gradients: tuple[int | None, Arriving | None] = (None, None)
+        self._gradients: tuple[int | None, PendingMetrics | None] = (None, None)
         self._updates_before: list[Any] = []
         self._updates_copied_at: int | None = None
-        self._records: list[Arriving] = []
+        self._records: list[PendingMetrics] = []
         self._packed: list[tuple[str, Any]] = []
         self._handles: list[Any] = []
         self._closed = False
-        self._say(len(trained), sharded)
+        self._log_selection(len(trained), sharded)
         self._install()
 
     def sample(self, step: int) -> None:
@@ -94,7 +94,7 @@ class Probe:
             if not self._closed and step % self._every == 0 and not _capturing():
                 self._take_gradients()
                 self._finish_sample()
-                self._board(step)
+                self._emit_sample(step)
             if self._activations is not None and (step + 1) % self._every == 0 and not self._closed:
                 self._activations.install()
 
@@ -132,9 +132,9 @@ class Probe:
                 clipping.listen(self._before_clipping)
 
     def _due(self, ahead: int = 1) -> bool:
-        """Is the step under way one to sample (2: the one after it)? ``Run.step`` told us the number of the last one.
+        """Whether to sample the step under way (``ahead=2``: the one after it), by the last number given to ``step``.
 
-        Before the first such call there is no number to go by: only very short periods begin at once.
+        Before the first call of ``Run.step`` no number is known: then only periods of 1 (or ``ahead``) are due.
         """
         last = self._run._last_step
         if last is None:
@@ -144,7 +144,7 @@ class Probe:
         return last + ahead >= self._next
 
     def _ready(self) -> bool:
-        """Due, and what had to be prepared a step ahead is: else it is made ready for the next one."""
+        """Due, and the activation hooks, which are installed a step ahead, are in place."""
         prepared = self._activations is None or self._activations.installed
         return not self._closed and prepared and self._due() and not _capturing()
 
@@ -183,7 +183,7 @@ class Probe:
                 self._finish_sample()
                 last = self._run._last_step
                 self._next = None if last is None else ((last + 1) // self._every + 1) * self._every
-                self._run._instruments.ride(self._board)
+                self._run._instruments.at_step_end(self._emit_sample)
             if self._activations is not None and self._due(ahead=2):
                 self._activations.install()
         except Exception:  # noqa: BLE001 - As above.
@@ -215,7 +215,7 @@ class Probe:
                 names, self._groups(present), self._chosen, self._prefix,
                 scaled=scale is not None, loss_scale=loss_scale is not None,
             )  # fmt: skip
-            self._gradients = (last, Arriving(gatherer.send(), finish))
+            self._gradients = (last, PendingMetrics(gatherer.send(), finish))
             if "gradients" in self._bins_of:
                 places = [place for place, i in enumerate(present) if self._names[i] in self._chosen]
                 self._bin(
@@ -262,7 +262,7 @@ class Probe:
         return local(self._parameters[place]).reshape(-1)[:UPDATE_ELEMENTS_MAX].float()
 
     def _finish_sample(self) -> None:
-        """The optimizer has stepped: weights, what the step did to them, and what the hooks have seen."""
+        """The optimizer has stepped: measure weights and updates, and collect what the activation hooks have seen."""
         records = [self._gradients[1]]
         self._gradients = (None, None)
         with torch.no_grad():
@@ -290,7 +290,7 @@ class Probe:
     def _bins_failed(self) -> None:
         values.count(self._run.rejected, "failed_histogram")
 
-    def _updates(self) -> Arriving:
+    def _updates(self) -> PendingMetrics:
         places, before = self._sampled(), self._updates_before
         self._updates_before = []
         changes = norms([self._excerpt(i) - old for i, old in zip(places, before, strict=True)])
@@ -303,9 +303,9 @@ class Probe:
             )
         gatherer = Gatherer()
         gatherer.add([*changes, *lengths])
-        return Arriving(gatherer.send(), UpdateMath([self._names[i] for i in places], self._prefix))
+        return PendingMetrics(gatherer.send(), UpdateMath([self._names[i] for i in places], self._prefix))
 
-    def _weights(self) -> Arriving:
+    def _weights(self) -> PendingMetrics:
         parts = [local(p) for p in self._parameters]
         counts = [part.numel() for part in parts]
         found = [moments(part) for part in parts]
@@ -316,7 +316,7 @@ class Probe:
         gatherer = Gatherer()
         gatherer.add([*means, *variances])
         groups = self._groups(range(len(counts)))
-        return Arriving(gatherer.send(), WeightMath(self._names, counts, groups, self._chosen, self._prefix))
+        return PendingMetrics(gatherer.send(), WeightMath(self._names, counts, groups, self._chosen, self._prefix))
 
     def _over_shards(self, counts: Sequence[int], means: Any, variances: Any) -> tuple[Any, Any]:
         """Mean and variance of whole parameters from those of this rank's shards."""
@@ -332,7 +332,7 @@ class Probe:
         spread = [total / n - mean**2 for total, n, mean in zip(squares, totals, whole, strict=True)]
         return whole, [each.clamp(min=0.0) for each in spread]
 
-    def _outputs(self, activations: outputs.Activations) -> Arriving | None:
+    def _outputs(self, activations: outputs.Activations) -> PendingMetrics | None:
         activations.remove()
         gatherer = Gatherer()
         found, bins = activations.add_to(gatherer)
@@ -340,10 +340,10 @@ class Probe:
         if activations.failed:
             values.count(self._run.rejected, "failed_probe", activations.failed)
             activations.failed = 0
-        return Arriving(gatherer.send(), lambda numbers: outputs.metrics(found, numbers)) if found else None
+        return PendingMetrics(gatherer.send(), lambda numbers: outputs.metrics(found, numbers)) if found else None
 
-    def _board(self, step: int) -> None:
-        """The number of the sampled step is known: hand everything to the run."""
+    def _emit_sample(self, step: int) -> None:
+        """The number of the sampled step is known: emit everything."""
         records, vectors = self._records, self._packed
         self._records, self._packed = [], []
         for record in records:
@@ -351,7 +351,7 @@ class Probe:
         for name, vector in vectors:
             self._run._instruments.bins(name, vector, step)
 
-    def _say(self, trained: int, sharded: bool) -> None:
+    def _log_selection(self, trained: int, sharded: bool) -> None:
         if len(self.layers) < trained:
             log.info("sidecar: watching %d of %d layers: %s", len(self.layers), trained, ", ".join(self.layers))
         if sharded and self._shards is None:
@@ -368,7 +368,7 @@ def plain_name(name: str) -> str:
 
 
 def chosen(names: Sequence[str], selection: Selection) -> list[str]:
-    """A number: so many, evenly spread, the first and last among them; words: names in which one of them is found."""
+    """A number: so many names, evenly spread, first and last included. Regular expressions: the names that match."""
     if isinstance(selection, str | list | tuple):
         patterns = [re.compile(p) for p in ([selection] if isinstance(selection, str) else selection)]
         return [name for name in names if any(p.search(name) for p in patterns)][:LAYERS_LIMIT]
@@ -379,7 +379,7 @@ def chosen(names: Sequence[str], selection: Selection) -> list[str]:
 
 
 def chosen_modules(model: Any, selection: bool | Sequence[str]) -> dict[str, Any]:
-    """True: the blocks (the module list with most parameters); words: modules in whose name one of them is found."""
+    """True: the blocks (the module list with most parameters). Regular expressions: the modules that match."""
     if not selection:
         return {}
     named = {plain_name(name): module for name, module in model.named_modules() if name}

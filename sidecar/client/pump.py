@@ -1,7 +1,7 @@
 """The only thread of the client, and the only owner of its socket: it moves the ring to the sidecar.
 
 Given: the ring. Hands on: frames over ZeroMQ; takes back acknowledgements and frees what they cover.
-Never: is woken by a step. It wakes by the clock, because waking a sleeping reader is what makes a hand-off dear.
+Never: is woken by a step. It wakes by the clock, because waking a sleeping reader is what makes a hand-off expensive.
 
 The protocol is go-back-N with cumulative acknowledgements. A Hello asks where to begin; its Ack answers. Then frames
 flow inside a window. A Resend, or silence for a while, sends us back to the oldest event that is not acknowledged.
@@ -85,12 +85,12 @@ class Pump:
             self._idle.set()
 
     def _wait_for_descriptors(self) -> bool:
-        """A process that has used up its descriptors must not be ended by us: its events wait. False: stopped."""
-        told = False
+        """Opening a socket without descriptors would abort the process: wait for some. False: stopped meanwhile."""
+        warned = False
         while not (self._stopping or descriptors.are_left(descriptors.NEEDED_BY_A_CONTEXT)):
-            if not told:
+            if not warned:
                 warn("sidecar: no file descriptors left, events stay in the ring until there are; see ulimit -n")
-                told = True
+                warned = True
             self._on_tick()
             self._finish_flush(time.monotonic())
             self._wake.wait(DESCRIPTORS_SECONDS)

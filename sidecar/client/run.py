@@ -29,11 +29,11 @@ FLUSH_SECONDS_DEFAULT = 10.0
 FLUSH_SECONDS_MAX = 24 * 3600.0
 DATASETS_PER_STEP_MAX = 1024
 
-_live: "list[Run]" = []  # Those not finished yet, in the order of their beginning.
+_live: "list[Run]" = []  # Runs that are not finished, in the order in which they began.
 
 
 def current() -> "Run | None":
-    """The run of this process that was begun last and is not finished."""
+    """The newest run of this process that is not finished."""
     return _live[-1] if _live else None
 
 
@@ -257,14 +257,14 @@ class Run:
             self.finish("failed", reason=type(error).__name__)
 
     def _emit(self, event: wire.Event) -> None:
-        """One ready event, for the captures: they speak the wire's language themselves."""
+        """Emit a ready event. For the captures, which make events of the wire themselves."""
         self._emitter.emit(event)
 
     def _emit_bins(self, name: str, bins: Bins, step: int | None) -> None:
         self._emitter.emit(wire.Histogram(time_ns(), monotonic_ns(), step, name, *bins))
 
     def _hold(self, event: wire.Event | None) -> None:
-        """A row that may still change, for the captures: it survives a kill, and is sent only when it is emitted."""
+        """Hold a row that may still change, for the captures: it survives a kill, but is sent only once emitted."""
         self._emitter.hold(event)
 
     def _add_phase(self, name: str, seconds: float) -> None:

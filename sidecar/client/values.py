@@ -32,7 +32,7 @@ def plain(value: Any) -> Any:
     if is_on_device(value):
         raise Unsupported("device_tensor")  # Reading it now would wait for the device.
     try:
-        value = whole(value)
+        value = unsharded(value)
         size = getattr(value, "size", 1)
         items = value.numel() if hasattr(value, "numel") else size
         if items == 1 and hasattr(value, "item"):
@@ -54,7 +54,7 @@ def is_on_device(value: Any) -> bool:
         return False
 
 
-def whole(tensor: Any) -> Any:
+def unsharded(tensor: Any) -> Any:
     """A tensor spread over ranks (DTensor) as what this rank has of it. Raises Unsupported where that is only a part:
     asking the others would hang where they do not ask too."""
     placements = getattr(tensor, "placements", None)

@@ -9,7 +9,7 @@ import pytest
 
 import sidecar
 from sidecar import wire
-from sidecar.client.device import TICKETS_MAX, DeviceScalars
+from sidecar.client.device import TRANSFERS_MAX, DeviceScalars
 from sidecar.client.run import Run
 from sidecar.client.values import Unsupported
 from tests.client.test_run import of_kind
@@ -38,15 +38,15 @@ class Device:
     """Finishes copies when told to, in order."""
 
     def __init__(self) -> None:
-        self.tickets: list[Copy] = []
+        self.transfers: list[Copy] = []
 
     def copy(self, tensors: Sequence[Tensor]) -> "Copy":
-        self.tickets.append(Copy([tensor.value for tensor in tensors]))
-        return self.tickets[-1]
+        self.transfers.append(Copy([tensor.value for tensor in tensors]))
+        return self.transfers[-1]
 
     def finish(self, count: int = 1000) -> None:
-        for ticket in [ticket for ticket in self.tickets if not ticket.done][:count]:
-            ticket.done = True
+        for transfer in [transfer for transfer in self.transfers if not transfer.done][:count]:
+            transfer.done = True
 
 
 class Copy:
@@ -93,7 +93,7 @@ def test_a_step_enters_the_ring_at_once_and_is_completed_when_the_device_is_done
 def test_completions_keep_the_order_of_their_records(run: Run, device: Device) -> None:
     for step in range(5):
         run.step(step, loss=Tensor(float(step)))
-    device.tickets[3].done = True
+    device.transfers[3].done = True
     run.step(5)
     assert of_kind(run, wire.Completion) == []
     device.finish()
@@ -130,7 +130,7 @@ def test_finish_gives_the_device_a_moment_and_a_hung_one_no_more_than_that(
 
 
 def test_a_device_that_never_finishes_costs_bounded_memory_and_is_counted(run: Run) -> None:
-    for step in range(TICKETS_MAX + 10):
+    for step in range(TRANSFERS_MAX + 10):
         run.step(step, loss=Tensor(1.0))
     assert run.rejected == {"device_too_late": 10}
 
@@ -216,7 +216,7 @@ def test_a_device_that_fails_takes_neither_the_step_nor_the_end_of_the_run_with_
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     run.step(1, loss=Tensor(1.0), tokens=5)
-    device.tickets[0].ready = broken  # type: ignore[method-assign]
+    device.transfers[0].ready = broken  # type: ignore[method-assign]
     run.step(2)
     assert [late.metrics for late in of_kind(run, wire.Completion)] == [{"train/loss": None}]
 

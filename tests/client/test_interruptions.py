@@ -17,7 +17,7 @@ from sidecar.client.run import Run
 from tests.client.test_run import events, of_kind
 
 
-class Ticket:
+class Transfer:
     """Asking it lets other threads run, as asking a CUDA event does."""
 
     def __init__(self, number: int) -> None:
@@ -34,7 +34,7 @@ class Ticket:
 
 def test_device_values_asked_for_by_several_threads_arrive_once_each() -> None:
     scalars, count = DeviceScalars(), 2000
-    scalars.outstanding.extend((number, ["loss"], Ticket(number)) for number in range(count))
+    scalars.outstanding.extend((number, ["loss"], Transfer(number)) for number in range(count))
     found: list[tuple[int, dict[str, Any]]] = []
     failed: list[Exception] = []
 
@@ -156,7 +156,7 @@ def test_one_name_that_is_no_text_does_not_take_the_loss_on_a_device_with_it(run
         is_cpu = False
 
     names: Any = {5: 1.0, wire.PENDING: 2, "good": 3.0}
-    run._emitter.device._copy = lambda tensors: Ticket(7)
+    run._emitter.device._copy = lambda tensors: Transfer(7)
     import sidecar.client.device as device
 
     original, device.scalar = device.scalar, lambda value: value

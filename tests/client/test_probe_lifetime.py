@@ -84,16 +84,17 @@ def test_a_wrapper_that_somebody_puts_around_clipping_stays(run: Run, monkeypatc
 
     from torch.nn.utils import clip_grad
 
-    monkeypatch.setattr(clip_grad, clipping.SEAM, getattr(clip_grad, clipping.SEAM))  # Put back after the test.
+    torchs = getattr(clip_grad, clipping.PATCHED_FUNCTION)
+    monkeypatch.setattr(clip_grad, clipping.PATCHED_FUNCTION, torchs)  # Put back after the test.
     probe = run.watch(*made(), every=1)
 
-    @functools.wraps(getattr(clip_grad, clipping.SEAM))
+    @functools.wraps(getattr(clip_grad, clipping.PATCHED_FUNCTION))
     def theirs(*given: Any, **named: Any) -> Any:
         return None
 
-    setattr(clip_grad, clipping.SEAM, theirs)
+    setattr(clip_grad, clipping.PATCHED_FUNCTION, theirs)
     probe.close()
-    assert getattr(clip_grad, clipping.SEAM) is theirs
+    assert getattr(clip_grad, clipping.PATCHED_FUNCTION) is theirs
 
 
 def test_an_optimizer_step_that_fails_is_not_the_time_until_the_next_one_nor_its_update(run: Run) -> None:

@@ -1,7 +1,7 @@
-"""Values that arrive together, later: from one copy of a vector, or from the events of a device.
+"""Metrics computed from numbers that a device has not delivered yet.
 
-Given: a ticket for a list of numbers. Hands on: stand-ins for single values, accepted wherever a device scalar is.
-Never: waits. What is computed from the numbers is computed on the host, once, when they have arrived.
+Given: numbers on their way to the host, and a function of them. Hands on: placeholders for the resulting metrics,
+accepted wherever a device scalar is. Never: waits. The function runs on the host, once, when the numbers are here.
 """
 
 import sys
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 
-class Numbers(Protocol):
+class PendingNumbers(Protocol):
     """Numbers on their way to the host."""
 
     @property
@@ -20,10 +20,10 @@ class Numbers(Protocol):
     def values(self) -> Sequence[float]: ...
 
 
-class Arriving:
-    """Named values that ``finish`` makes of numbers still under way."""
+class PendingMetrics:
+    """The metrics that ``finish`` computes from numbers still on their way."""
 
-    def __init__(self, numbers: Numbers, finish: Callable[[Sequence[float]], Mapping[str, Any]]) -> None:
+    def __init__(self, numbers: PendingNumbers, finish: Callable[[Sequence[float]], Mapping[str, Any]]) -> None:
         self._numbers, self._finish = numbers, finish
         self._found: Mapping[str, Any] | None = None
 
@@ -37,24 +37,25 @@ class Arriving:
         return self._found
 
     def metrics(self, names: Iterable[str] | None = None) -> dict[str, Any]:
-        """For ``Run.log``: the values where they are here already, stand-ins where not.
+        """For ``Run.log``: the values if the numbers are here already, else a placeholder for each.
 
-        Without ``names``, those that ``finish`` makes of ones: it must make the same names of any numbers.
+        ``names`` of the placeholders are found by calling ``finish`` with ones where they are not given, so it must
+        return the same names for any numbers.
         """
         if self.ready():
             return {name: value for name, value in self.found().items() if value is not None}
         if names is None:
             names = self._finish([1.0] * self._numbers.size).keys()
-        return {name: Later(self, name) for name in names}
+        return {name: PendingValue(self, name) for name in names}
 
 
-class Later:
-    """One of several values that arrive together."""
+class PendingValue:
+    """Placeholder for one of the metrics."""
 
     __slots__ = ("_name", "_shared")
-    is_cpu = False  # As a tensor on a device says it: the value is not here yet.
+    is_cpu = False  # What a tensor on a device answers: the value is not here yet.
 
-    def __init__(self, shared: Arriving, name: str) -> None:
+    def __init__(self, shared: PendingMetrics, name: str) -> None:
         self._shared, self._name = shared, name
 
     def ready(self) -> bool:
@@ -64,7 +65,7 @@ class Later:
         return self._shared.found().get(self._name)
 
 
-class Here:
+class ReadyNumbers:
     """Numbers that are on the host already."""
 
     def __init__(self, numbers: Sequence[float]) -> None:
@@ -78,7 +79,7 @@ class Here:
         return self._numbers
 
 
-class _Copied:
+class _CopiedNumbers:
     def __init__(self, host: Any, event: Any) -> None:
         self._host, self._event = host, event
         self.size = int(host.numel())
@@ -90,23 +91,23 @@ class _Copied:
         return list(self._host.tolist())
 
 
-def send(vector: Any) -> Numbers:
+def send(vector: Any) -> PendingNumbers:
     """One asynchronous copy of a 1-d tensor to pinned memory, on its current stream. Nothing to wait for on a CPU."""
     if vector.is_cpu:
-        return Here(vector.tolist())
+        return ReadyNumbers(vector.tolist())
     torch = sys.modules["torch"]
     module = torch.get_device_module(vector.device)
     host = torch.empty(vector.shape, dtype=torch.float64, pin_memory=True)
     host.copy_(vector.detach(), non_blocking=True)
     event = module.Event()
     event.record(module.current_stream(vector.device))
-    return _Copied(host, event)
+    return _CopiedNumbers(host, event)
 
 
-class Gathered:
-    """Numbers of several tickets, put back in their order."""
+class GatheredNumbers:
+    """Numbers of several transfers, in their original order."""
 
-    def __init__(self, size: int, parts: Sequence[tuple[Sequence[int], Numbers]]) -> None:
+    def __init__(self, size: int, parts: Sequence[tuple[Sequence[int], PendingNumbers]]) -> None:
         self.size, self._parts = size, parts
 
     def ready(self) -> bool:
