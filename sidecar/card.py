@@ -4,6 +4,7 @@ Given: the run's last status, its first loss, where its data is. Hands on: lines
 Never: prints by itself, or makes up a number that is not known.
 """
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ def card(config: Config, status: Mapping[str, Any], first_loss: float | None, sy
         ("lost", _lost(status)),
         *(("sink", line) for line in sink_lines(config, status, {})),
         ("data", _data(config, status)),
-        ("export", f"sidecar export {status.get('run_id', 'latest')} --dir {config.dir} --format csv -o run.csv"),
+        ("export", _command("export", str(status.get("run_id", "latest")), config) + " --format csv -o run.csv"),
         ("sync", sync),
     ]
     lines = [f"{label:<8} {text}" for label, text in rows if text]
@@ -43,7 +44,12 @@ def sync_command(config: Config, run_id: str, status: Mapping[str, Any]) -> str 
     all_sent = health and health.get("state") == "ok" and not health.get("lag_events")
     if not health or all_sent or health.get("state") == "disabled":
         return None
-    return f"sidecar sync {run_id} --dir {config.dir}"
+    return _command("sync", run_id, config)
+
+
+def _command(name: str, run_id: str, config: Config) -> str:
+    """A command line to paste into a shell."""
+    return f"sidecar {name} {shlex.quote(run_id)} --dir {shlex.quote(config.dir)}"
 
 
 def _title(status: Mapping[str, Any]) -> str:

@@ -42,7 +42,7 @@ class Service:
         self.log_path = self._config.data_directory / "sidecar.log"
 
     def start(self) -> None:
-        """Raises UserError when the data directory cannot be used."""
+        """Raises UserError when the data directory cannot be used, or no process can be started."""
         try:
             self._config.data_directory.mkdir(parents=True, exist_ok=True)
             if self.log_path.exists():
@@ -55,15 +55,22 @@ class Service:
                 Exit.NOT_WRITABLE,
             ) from None
         with log:
-            self._process = subprocess.Popen(
-                list(SERVE),
-                env=self._environ,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_unblock_signals,  # Else a restarted one inherits the launcher's mask and ignores SIGTERM.
-            )
+            try:
+                self._process = subprocess.Popen(
+                    list(SERVE),
+                    env=self._environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    preexec_fn=_unblock_signals,  # Else a restarted one has the launcher's mask and ignores SIGTERM.
+                )
+            except OSError as error:  # No memory or no process left, or Python was uninstalled meanwhile.
+                raise UserError(
+                    f"the sidecar cannot be started: {error.strerror}",
+                    "see what uses up memory and processes (ulimit -u)",
+                    Exit.FAILED,
+                ) from None
 
     def wait_until_ready(self) -> Live:
         """Raises UserError: the service's own words when it ended, or that it took too long."""

@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from sidecar import supervise
+from sidecar.config import load
+from sidecar.errors import UserError
+
 LAUNCHER = Path(__file__).with_name("launch_with_fake.py")
 ROOT = LAUNCHER.parent.parent.parent
 
@@ -64,6 +68,21 @@ def test_training_goes_on_to_its_end_when_nobody_reads_what_we_say(tmp_path: Pat
         stream.close()
     assert process.wait(timeout=60) == 37
     assert (tmp_path / "stopped").exists()
+
+
+def test_sidecar_that_cannot_be_started_again_does_not_end_the_launch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed for want of memory, say, and there is none for another process either."""
+    service = supervise.Service(load({"dir": str(tmp_path)}, {}), "ipc:///nowhere", {})
+    monkeypatch.setattr(supervise, "SERVE", (sys.executable, "-c", ""))
+    service.start()
+    assert service._process is not None
+    service._process.wait()
+    monkeypatch.setattr(supervise, "SERVE", (str(tmp_path / "gone"),))
+    assert service.revive(0.0) is False
+    with pytest.raises(UserError, match="cannot be started: No such file"):
+        service.start()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])

@@ -1,5 +1,7 @@
 """Banner, progress line, card and screen: what they say, and that they fit."""
 
+import shlex
+
 import pytest
 from fake_service import STATUS
 
@@ -89,6 +91,16 @@ def test_card_has_the_sync_command_only_when_something_is_unsent() -> None:
     assert sync(state="disabled") is None
     assert sync(state="offline") == "sidecar sync r1 --dir /data"
     assert sync(state="ok", lag_events=3) is not None
+
+
+def test_commands_of_the_card_can_be_pasted_into_a_shell() -> None:
+    config = load({"dir": "/my data/it's"}, {}).config
+    lines = card(config, STATUS | {"run_id": "a b"}, None, sync_command(config, "a b", {"sinks": {"wandb": {}}}))
+    (line,) = [line for line in lines if line.startswith("export")]
+    assert shlex.split(line)[1:6] == ["sidecar", "export", "a b", "--dir", "/my data/it's"]
+    assert sync_command(config, "a b", {"sinks": {"wandb": {"state": "offline"}}}) == (
+        "sidecar sync 'a b' --dir '/my data/it'\"'\"'s'"
+    )
 
 
 def test_banner_says_why_wandb_is_offline_before_the_run_has_begun() -> None:
