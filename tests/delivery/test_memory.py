@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import chaos, common, witness
+from benchmarks import common, witness
 from sidecar.store import Store
+from tests.delivery.processes import journaled_steps
 
 STEPS = 600
 NAMES = 6_000
@@ -48,7 +49,7 @@ def test_a_sidecar_that_gets_no_more_memory_loses_nothing_and_answers_when_it_is
             command = [sys.executable, "-c", TRAINER, sidecar.endpoint, str(tmp_path / "go")]
             trainer = subprocess.Popen(command, env=common.environment(), stdin=subprocess.DEVNULL)
             path = Store(folder / "data").path("r")
-            assert common.wait_until(lambda: path.exists() and chaos.has_frames(path))
+            assert common.wait_until(lambda: bool(journaled_steps(folder / "data", "r")))
             limit = _address_space_bytes(sidecar.pid) + PRESSURE_BYTES
             resource.prlimit(sidecar.pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
             (tmp_path / "go").touch()
