@@ -136,7 +136,7 @@ class GpuState(msgspec.Struct):
 
 class Alert(msgspec.Struct):
     name: str = ""
-    """loss_nonfinite, loss_spike, grad_explosion, stalled, mfu_above_one, events_lost, rank_lost ..."""
+    """loss_nonfinite, loss_spike, grad_explosion, stalled, mfu_above_one, events_lost, rank_lost, rank_silent ..."""
     severity: str = "warning"
     """info | warning | critical"""
     message: str = ""

@@ -339,6 +339,10 @@ def _alerts(out: RunSnapshot, state: RunState) -> None:
             where = f"at step {rank.step}" if rank.step is not None else "before its first step"
             text = f"rank {rank.rank} ended without saying so {where}"
             now.append(Alert("rank_lost", "critical", text, rank.step, time_ns, True))
+    for silent in current_ranks(state):
+        if silent.excused and silent.state in LIVE and silent.reached >= 0:
+            text = f"rank {silent.rank} has reported no step since {silent.reached}; steps are completed without it"
+            now.append(Alert("rank_silent", "warning", text, silent.reached, time_ns, True))
     if out.mfu.value is not None and out.mfu.value > 1:
         text = f"MFU of {out.mfu.percent:.0f} % is impossible: {out.mfu.reason}"
         now.append(Alert("mfu_above_one", "warning", text, step, time_ns, True))

@@ -144,6 +144,15 @@ def test_one_lost_rank_of_two_is_an_alert_while_the_other_goes_on() -> None:
     assert [rank.state for rank in shown.ranks] == ["running", "lost"]
 
 
+def test_a_rank_that_stops_reporting_while_the_others_go_on_is_an_alert() -> None:
+    ranks = [Process(0, 1), Process(1, 2)]
+    records = [p.step(0) for p in ranks] + [ranks[0].step(step, 10.0) for step in range(1, 12)]
+    shown = seen(records, *(p.hello(world_size=2) for p in ranks))
+    assert [(alert.name, alert.step) for alert in shown.alerts] == [("rank_silent", 0)]
+    records += [ranks[1].step(step, 0.1) for step in range(1, 13)]
+    assert seen(records, *(p.hello(world_size=2) for p in ranks)).alerts == []
+
+
 def test_several_lost_ranks_are_named_in_the_verdict() -> None:
     ranks = [Process(rank, 1 + rank) for rank in range(3)]
     records = [p.step(1) for p in ranks]
