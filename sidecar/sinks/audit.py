@@ -1,4 +1,4 @@
-"""`sidecar privacy audit RUN`: goes through every outlet that the run had, and says what it certifies and what not.
+"""`sidecar privacy audit RUN`: checks every outlet that the run had; says what can be certified and what cannot.
 
 Given: a data directory and a run. Hands on: for each outlet what could be read again, counts of what left, and
 findings; none means that what left holds metrics only, and that nothing on disk holds a key or names anybody.
@@ -17,7 +17,7 @@ from sidecar.sinks.base import Sink
 from sidecar.sinks.cursors import Cursors
 from sidecar.sinks.deadletters import file_stem
 from sidecar.sinks.privacy import GENERIC_NAMES, Gate, Identity, Manifest
-from sidecar.sinks.secrecy import known_make
+from sidecar.sinks.secrecy import has_known_prefix
 from sidecar.sinks.wandb_account import run_id as wandb_run_id
 from sidecar.sinks.wandb_log import records
 
@@ -106,7 +106,7 @@ def _bound(data_dir: Path, run_id: str) -> list[str]:
 
 
 def _leaves(sink: str) -> bool:
-    """One that is not installed any more is taken for one that sends."""
+    """Does it send rows off this machine? A sink that is no longer installed is assumed to."""
     try:
         kind: type[Sink] = registry.load(sink)
     except registry.UnknownSink:
@@ -117,7 +117,7 @@ def _leaves(sink: str) -> bool:
 
 
 def _counted(report: Audit, sink: str) -> str:
-    """It keeps no copy: do the gate's own counts agree with what was allowed?"""
+    """For an outlet that keeps no copy: do the gate's counts agree with what was allowed?"""
     manifest = next((manifest for manifest in report.manifests if manifest.sink == sink), None)
     if manifest is None:
         report.findings.append(f"{sink}: nothing says what was sent: there is no count in egress/")
@@ -146,7 +146,7 @@ def _scan(path: Path, identity: Identity) -> set[str]:
             text, left = before + chunk.decode("utf-8", errors="replace"), left - CHUNK
             low = text.lower()
             reasons |= {"names this user or machine" for word in identity.words if _names(word, low)}
-            if known_make(text):
+            if has_known_prefix(text):
                 reasons.add("holds what looks like a key")
             before = text[-OVERLAP:]
     return reasons

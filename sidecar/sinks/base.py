@@ -17,7 +17,7 @@ FILE = "checkpoint/path"
 
 
 class SinkContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sink may know of the world. Everything else is none of its business."""
+    """All that a sink is told about its surroundings."""
 
     sink: str
     """Its name in the table."""
@@ -30,14 +30,14 @@ class SinkContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """How a sink says it is. The runner copies it into SinkHealth."""
+    """A sink's status in its own words. The runner copies it into SinkHealth."""
 
     state: str = "ok"
     """ok | offline | disabled | failing. After ``disabled`` nothing more is delivered."""
     reason: str | None = None
     url: str | None = None
     acknowledged: int | None = None
-    """Rows numbered below this are known to be at the far end; those above it may be missing there. None: unknown."""
+    """Rows numbered below this are known to have arrived; those from it on may be missing. None: unknown."""
 
 
 class Unavailable(RuntimeError):
@@ -80,12 +80,12 @@ class Sink(Protocol):
     """Of a run on several nodes each one publishes, labelled by ``RunInfo.node``. Else only the node of rank 0 does,
     unless nothing leaves the machine."""
     sends_files: ClassVar[bool] = False
-    """By the word ``artifacts`` it gets the paths of checkpoints (``checkpoint/path``) and sends the files. A path is
-    None when the word is missing."""
+    """With ``--allow artifacts`` it gets the paths of checkpoints (``checkpoint/path``) and sends the files. Without it
+    the path is None."""
     spelled: ClassVar[bool] = True
-    """Takes the further spellings of metric names that `--names` asks for."""
+    """Gets the further metric names of `--names` as well."""
     one_rank: ClassVar[bool] = False
-    """Draws one line for a name: of what several ranks log under it, only the lowest rank's values are handed on."""
+    """Draws one line per metric name: where several ranks log a name, it gets the lowest rank's values only."""
     one_row_per_step: ClassVar[bool] = False
     """A step's own values come in its ``derived`` row, once all ranks have reported the step (see steps.py)."""
     environment: ClassVar[tuple[str, ...]] = ()
@@ -105,7 +105,7 @@ class Sink(Protocol):
         return self.report()
 
     def report(self) -> Report:
-        """How it is, without doing anything. Asked after each delivery."""
+        """Its status now; does no work. Called after each delivery."""
         return Report()
 
     def close(self) -> None:

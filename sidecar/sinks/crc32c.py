@@ -3,8 +3,8 @@
 Given: bytes, or a checksum and how many bytes come after it. Hands on: checksums.
 Never: needs a library: zlib has the other polynomial, and nothing that we depend on has this one.
 
-A CRC is linear: that of a long text with a few bytes changed is that of the text, and over it what each change comes
-to at the end. ``carry`` is the table for "this, and then so many bytes"; with it only what varies is computed.
+A CRC is linear over xor: that of a record is the CRC of the record with zeros for its values, xor what each value adds.
+``carry(n)`` has what a register adds when n more bytes follow, so only the values have to be processed for each row.
 """
 
 import array

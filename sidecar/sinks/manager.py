@@ -70,7 +70,7 @@ class SinkManager:
         self._ticker = threading.Thread(target=self._tick, name="sinks-ticker", daemon=True)
         self._ticker.start()
 
-    # --- news
+    # --- called by the intake, and by whoever shows or stops the sinks
 
     def run_started(self, hello: wire.Hello) -> None:
         """A training process introduced itself; called for every rank and session, so mostly there is nothing new."""
@@ -116,6 +116,8 @@ class SinkManager:
         """The last journal row that every sink of this run has delivered, and the far end confirmed where it can;
         None when it has none. What is paused or fails is waited for; what is disabled is not."""
         with self._lock:
+            if run_id in self._unbound:
+                return 0
             names = list(self._wanted.get(run_id, ()))
             runners = {name: self._runners.get((run_id, name)) for name in names}
         passed = []
@@ -340,10 +342,10 @@ class SinkManager:
         """Rank 0 is not on this node: what is published here is labelled as this node's share of the run."""
         for (run_id, name), since in list(self._waiting.items()):
             if time.monotonic() - since >= self._policy.node_seconds:
-                del self._waiting[run_id, name]
                 with contextlib.suppress(UserError):
                     if getattr(registry.load(name), "per_node", False):
                         self._start(run_id, name)
+                del self._waiting[run_id, name]
 
     def _adopt_late_ones(self) -> None:
         """`sidecar sink add` of another process writes a cursor; it is taken up within a second."""

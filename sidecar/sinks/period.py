@@ -1,4 +1,4 @@
-"""Fewer rows for outlets that need not have all: every so many steps, chosen, never averaged. Pure.
+"""Fewer rows for outlets that do not need every step: each N-th step is kept, nothing is averaged. Pure.
 
 Given: rows, in order. Hands on: as many rows; those that are left out have no metrics.
 Never: changes a value, or drops what is not periodic (validation, logs, texts, an evaluation's time).

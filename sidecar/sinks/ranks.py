@@ -1,8 +1,8 @@
-"""Of a name that several ranks tell, the lowest rank's values only: for outlets that draw one line for a name. Pure.
+"""For each metric name the values of the lowest rank that logs it: for outlets that draw one line per name. Pure.
 
-Given: rows, in order. Hands on: as many rows; what a lower rank tells, too, is taken out of a higher one's.
+Given: rows, in order. Hands on: as many rows; names that a lower rank logs as well are removed from a higher rank's.
 Never: touches steps (their derived row joins all ranks), what the sidecar computed or measured, or a name that only a
-higher rank tells.
+higher rank logs.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ LEFT_ALONE = ("step", "derived", "hardware")
 
 
 class LowestRank:
-    """Remembers who tells what: a rank is heard until a lower one tells the same, in this batch or an earlier one."""
+    """Remembers the lowest rank of each name: a rank's values pass until a lower rank logs the same name."""
 
     def __init__(self) -> None:
         self._of: dict[str, int] = {}
 
     def feed(self, rows: Sequence[Row]) -> list[Row]:
         for row in rows:
-            if _is_told(row):
+            if _is_logged(row):
                 self._note(row)
-        return [self._row(row) if _is_told(row) else row for row in rows]
+        return [self._row(row) if _is_logged(row) else row for row in rows]
 
     def _note(self, row: Row) -> None:
         for name in row.metrics:
@@ -37,5 +37,5 @@ class LowestRank:
         return row if len(kept) == len(row.metrics) else msgspec.structs.replace(row, metrics=kept)
 
 
-def _is_told(row: Row) -> bool:
+def _is_logged(row: Row) -> bool:
     return row.rank >= 0 and row.kind not in LEFT_ALONE

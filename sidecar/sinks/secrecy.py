@@ -3,9 +3,10 @@
 Given: a text, or the name of a setting. Hands on: yes or no, or the text with secrets replaced.
 Never: knows the secrets themselves, or takes a run's name, a date, a UUID or a short commit for one.
 
-Keys of known makes go by their prefix. Any other word of 20 characters and more is cut at its separators; parts that
-can be read (words, numbers, short or dashed hexadecimal) explain themselves, and a word is a secret when 16 or more of
-its characters do not. Digits, or hexadecimal of less than 32 places, are names that machines give; a UUID is, too.
+Keys of well-known services are recognised by their prefix. Any other word of 20 characters or more is split at its
+separators. Parts that can be read (words, numbers, short or dashed hexadecimal) are harmless; a word is a secret when
+16 or more of its characters are in other parts. Digits, hexadecimal of fewer than 32 places and UUIDs are ids that
+machines give.
 """
 
 import re
@@ -30,7 +31,7 @@ ABBREVIATION_CHARS_MAX = 5
 READABLE_SHARE, READABLE_SHARE_SHORT = 0.6, 0.5
 """Of a word's pairs of letters; abbreviations of five letters at most need fewer."""
 
-_MAKES = re.compile(
+_KNOWN_PREFIXES = re.compile(
     r"""(?x) sk-[\w-]{16,} | hf_\w{16,} | gh[pousr]_\w{20,} | github_pat_\w{20,} | xox[abprs]-[\w-]{10,}
     | AKIA[0-9A-Z]{12,} | AIza[\w-]{30,} | glpat-[\w-]{16,} | eyJ[\w-]{10,}\.[\w-]{10,} | -----BEGIN | wandb_v\d_\w{10,}
     | ://[^/\s:@]+:[^/\s@]+@ | \bBearer\s+\S{8,}"""
@@ -60,17 +61,17 @@ def is_secret_key(key: str) -> bool:
 
 
 def looks_secret(text: str) -> bool:
-    return bool(_MAKES.search(text)) or any(looks_random(word) for word in _WORD.findall(text))
+    return bool(_KNOWN_PREFIXES.search(text)) or any(looks_random(word) for word in _WORD.findall(text))
 
 
-def known_make(text: str) -> bool:
+def has_known_prefix(text: str) -> bool:
     """Only keys with a prefix of their own: for whole files, where chance makes any other word."""
-    return bool(_MAKES.search(text))
+    return bool(_KNOWN_PREFIXES.search(text))
 
 
 def without_secrets(text: str) -> str:
     replace: Callable[[re.Match[str]], str] = lambda found: REDACTED if looks_random(found[0]) else found[0]  # noqa: E731
-    return _WORD.sub(replace, _MAKES.sub(REDACTED, text))
+    return _WORD.sub(replace, _KNOWN_PREFIXES.sub(REDACTED, text))
 
 
 def looks_random(word: str) -> bool:

@@ -69,7 +69,9 @@ def as_payloads(
 
 def _metrics(row: Row, refused: set[str] | None) -> dict[str, Any]:
     """Unknown values are absent."""
-    kept = {name: value for name, value in row.metrics.items() if value is not None and not is_refused(name)}
+    kept: dict[str, Any] = {
+        name: value for name, value in row.metrics.items() if value is not None and not is_refused(name)
+    }
     if refused is not None and len(kept) < len(row.metrics) and len(refused) < REFUSED_MAX:
         refused.update(name for name in row.metrics if is_refused(name) and name not in OWN)
     if row.kind == "checkpoint":

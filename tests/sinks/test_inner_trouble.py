@@ -140,6 +140,7 @@ def test_cursors_that_cannot_be_opened_are_said_and_the_sinks_start_once_they_ca
         manager.manager.notify("run-1")
         assert manager.health("jsonl").state == "failing"
         assert "database or disk is full" in manager.health("jsonl").reason
+        assert manager.manager.passed_row("run-1") == 0  # Nothing may be removed from the journal.
         full.clear()
         until(lambda: manager.manager.health("run-1", "jsonl"))
         manager.drain()
