@@ -12,17 +12,18 @@ _warned: set[str] = set()
 
 
 def calculate_mfu(
-    model_flops_per_token: float, tokens_per_sec: float, device: Any, *, dtype: str = "bfloat16"
+    model_flops_per_token: float, tokens_per_sec: float, device: Any, *, dtype: Any = "bfloat16"
 ) -> float | None:
     """100 x FLOPs per token x tokens per second / dense peak of one device. None: the device's peak is not known.
 
-    ``device`` is a torch device ("cuda:0") or a name ("NVIDIA H100 80GB HBM3"); ``dtype`` that of the products.
-    ``tokens_per_sec`` is of one device. 0 when nothing was measured yet would be a claim: then None, too.
+    ``device`` is a torch device ("cuda:0") or a name ("NVIDIA H100 80GB HBM3"). ``dtype`` is that of the products, by
+    its name or as torch's own object. ``tokens_per_sec`` is of one device; where it is 0, nothing was measured yet, and
+    the result is None as well.
     """
     from sidecar.derive import peaks  # Pure tables; nothing else of the sidecar is loaded by it.
 
     name = _name_of(device)
-    peak, reason = peaks.find(name, peaks.dtype_of(dtype))
+    peak, reason = peaks.find(name, peaks.dtype_of(str(dtype)))
     if peak is None:
         _warn(f"MFU is not known: {reason}")
         return None

@@ -52,8 +52,9 @@ class Instruments:
         if self._allocator is None:
             self._allocator = cuda_phases.cuda()
         if self._allocator is not None:
-            for name, value in self.gpu_phases.take().items():
-                sent.setdefault(name, value)
+            with self._guard("gpu_phase"):  # A device that has failed must not take the step with it.
+                for name, value in self.gpu_phases.take().items():
+                    sent.setdefault(name, value)
             if step % allocator.EVERY_STEPS == 0:
                 with self._guard("allocator"):
                     sent.update(allocator.readings(self._allocator))

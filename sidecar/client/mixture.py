@@ -4,6 +4,7 @@ Given: names, sizes, and which dataset each example came from. Hands on: counts 
 Never: counts an example before the step that consumed it has ended, or sums over ranks: the sidecar does.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -26,7 +27,8 @@ class MixtureTracker:
     ) -> None:
         """``ratios`` are the planned shares (default: by size). ``strict`` makes an unknown name a KeyError.
 
-        Raises ValueError for unequal lengths, sizes that are not positive, or the same name twice.
+        Raises ValueError for unequal lengths, sizes that are not positive, ratios that are no shares, or the same name
+        twice.
         """
         self.names, self.sizes = list(names), [int(size) for size in sizes]
         if len(self.names) != len(self.sizes):
@@ -37,8 +39,10 @@ class MixtureTracker:
             raise ValueError(f"a name occurs twice in {self.names}")
         if ratios is not None and len(ratios) != len(self.names):
             raise ValueError(f"{len(self.names)} names but {len(ratios)} ratios")
-        total = float(sum(ratios)) if ratios is not None else float(sum(self.sizes))
-        shares = ratios if ratios is not None else self.sizes
+        shares = [float(share) for share in (self.sizes if ratios is None else ratios)]
+        total = sum(shares)
+        if self.names and not (min(shares) >= 0.0 and 0.0 < total < math.inf):  # Nor NaN, of which nothing is true.
+            raise ValueError(f"ratios must not be negative, and not all zero: {ratios}")
         self.ratios = {name: share / total for name, share in zip(self.names, shares, strict=True)}
         self.strict = strict
         self.current: str | None = None

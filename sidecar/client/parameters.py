@@ -38,8 +38,8 @@ def count(model: Any, experts: int | None = None, chosen: int | None = None) -> 
         return None
     multiplied, looked_up = _multiplied(model), {}
     for module in _of_kind(model, LOOKUP):
-        looked_up[id(module.weight)] = module.weight.numel()
-    sizes = {id(p): multiplied.get(id(p)) or p.numel() for _, p in named}
+        looked_up[id(module.weight)] = _numel(module.weight)
+    sizes = {id(p): multiplied.get(id(p)) or _numel(p) for _, p in named}
     in_experts = {id(p) for name, p in named if ".experts." in f".{name}." and "shared_expert" not in name}
     routed = sum(sizes[p] for p in in_experts)
     idle = 1 - chosen / experts if experts and chosen and chosen <= experts else 0.0
@@ -78,8 +78,9 @@ def _multiplied(model: Any) -> dict[int, int]:
             continue
         for name, parameter in own:  # Experts as one 3-d parameter, attention's in_proj_weight; no positions.
             where = f"{path}.{name}".lower()
-            if parameter.dim() >= 2 and min(parameter.shape[-2:]) > 1 and "embed" not in where and "pos" not in name:
-                found[id(parameter)] = parameter.numel()
+            shape = _shape(parameter)
+            if len(shape) >= 2 and min(shape[-2:]) > 1 and "embed" not in where and "pos" not in name:
+                found[id(parameter)] = _numel(parameter)
     return found
 
 
@@ -88,7 +89,16 @@ def _elements(module: Any, weight: Any) -> int:
     if isinstance(inside, int) and isinstance(outside, int):
         if str(weight.dtype).removeprefix("torch.") in PACKED_DTYPES:
             return inside * outside
-    return int(weight.numel())
+    return _numel(weight)
+
+
+def _numel(parameter: Any) -> int:
+    """Of the whole parameter, also where DeepSpeed ZeRO-3 has taken it away and left a note of its size."""
+    return int(getattr(parameter, "ds_numel", None) or parameter.numel())
+
+
+def _shape(parameter: Any) -> tuple[int, ...]:
+    return tuple(getattr(parameter, "ds_shape", None) or parameter.shape)
 
 
 def _of_kind(model: Any, kinds: frozenset[str]) -> Iterator[Any]:
@@ -101,7 +111,7 @@ def block_count(model: Any) -> int | None:
     """Length of the list of modules of one kind that holds most parameters."""
     lists = [m for m in model.modules() if type(m).__name__ in ("ModuleList", "Sequential") and len(m) > 1]
     alike = [each for each in lists if len({type(member) for member in each}) == 1]
-    sized = {len(each): sum(p.numel() for p in each.parameters()) for each in alike}
+    sized = {len(each): sum(_numel(p) for p in each.parameters()) for each in alike}
     best = max(sized, key=sized.__getitem__, default=None)
     return best if best is not None and sized[best] > 0 else None
 
@@ -118,5 +128,6 @@ def head_count(model: Any) -> int | None:
 
 def width(model: Any) -> int | None:
     """Of the largest embedding."""
-    sizes = [(m.weight.numel(), m.weight.shape[-1]) for m in _of_kind(model, LOOKUP) if m.weight.dim() == 2]
+    tables = [m.weight for m in _of_kind(model, LOOKUP) if len(_shape(m.weight)) == 2]
+    sizes = [(_numel(table), _shape(table)[-1]) for table in tables]
     return int(max(sizes)[1]) if sizes else None

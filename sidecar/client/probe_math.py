@@ -63,16 +63,15 @@ class WeightMath:
             for n, m, v in zip(self._counts, means, variances, strict=True)
         ]
         p = self._prefix
-        mean, deviation = pooled(self._counts, means, variances)
-        out: dict[str, Any] = {
-            f"{p}weights/global_mean": mean,
-            f"{p}weights/global_std": deviation,
-            f"{p}train/param_norm": root_of_squares(norms),
-        }
+        out: dict[str, Any] = {}
+        if not any(self._counts):  # All of them are elsewhere (DeepSpeed ZeRO-3): zeros would be a claim.
+            return out
+        out[f"{p}weights/global_mean"], out[f"{p}weights/global_std"] = pooled(self._counts, means, variances)
+        out[f"{p}train/param_norm"] = root_of_squares(norms)
         for group, members in _by_group(self._groups, norms).items():
             out[f"{p}train/param_norm/{group}"] = root_of_squares(members)
-        for name, m, v, norm in zip(self._names, means, variances, norms, strict=True):
-            if name in self._chosen:
+        for name, n, m, v, norm in zip(self._names, self._counts, means, variances, norms, strict=True):
+            if name in self._chosen and n:
                 out[f"{p}weights/{name}/mean"] = m
                 out[f"{p}weights/{name}/std"] = math.sqrt(v) if v >= 0 else math.nan
                 out[f"{p}weights/{name}/norm"] = norm

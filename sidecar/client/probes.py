@@ -347,7 +347,8 @@ class Probe:
         records, vectors = self._records, self._packed
         self._records, self._packed = [], []
         for record in records:
-            self._run.log(record.metrics(), step=step)
+            if found := record.metrics():
+                self._run.log(found, step=step)
         for name, vector in vectors:
             self._run._instruments.bins(name, vector, step)
 

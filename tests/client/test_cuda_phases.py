@@ -287,3 +287,19 @@ def test_on_a_real_gpu_phases_probes_and_bins_never_synchronise(tmp_path: Path) 
     assert {"gradients/global_norm", "weights/global_std", "performance/forward_time_ms", "train/loss"} <= names
     assert {event.name for event in of_kind(run, wire.Histogram)} >= {"weights/0.weight/histogram"}
     run._emitter.ring.remove()
+
+
+def test_a_device_that_has_failed_does_not_take_the_step_with_it(run: Run, gpu: Gpu) -> None:
+    with run.phase("forward"):
+        pass
+
+    class Failed:
+        def query(self) -> bool:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    (span,) = run._instruments.gpu_phases._spans
+    span.end = Failed()
+    run.step(1, loss=2.0)
+    (step,) = of_kind(run, wire.Step)
+    assert step.metrics["train/loss"] == 2.0
+    assert run.rejected == {"failed_gpu_phase": 1}

@@ -161,3 +161,13 @@ def test_a_model_of_transformers_is_counted_as_the_library_counts() -> None:
     assert facts["matmul_params"] == V * D + 2 * (attention + mlp)
     assert facts["tied_embeddings"] is True
     assert (facts["layers"], facts["heads"], facts["head_dim"]) == (2, H, D // H)
+
+
+def test_parameters_that_deepspeed_keeps_elsewhere_have_their_whole_size() -> None:
+    model = torch.nn.Sequential(torch.nn.Embedding(8, 4), torch.nn.Linear(4, 8))
+    whole = model_facts(model, None)
+    for parameter in model.parameters():
+        parameter.ds_numel, parameter.ds_shape = parameter.numel(), parameter.shape
+        parameter.data = torch.empty(0)
+    assert model_facts(model, None) == whole
+    assert whole["params"] == 8 * 4 + 4 * 8 + 8

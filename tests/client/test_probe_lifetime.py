@@ -164,3 +164,15 @@ def test_clipping_and_modules_compile_whole_beside_a_probe(run: Run) -> None:
     names = {name for event in of_kind(run, wire.Log) for name in event.metrics}
     assert "gradients/global_norm" in names, "measured before the optimizer stepped, which was not compiled"
     assert run.rejected == {}
+
+
+def test_weights_that_are_not_on_this_rank_are_absent_not_zero(run: Run) -> None:
+    model = torch.nn.Linear(2, 2)
+    model.bias.data = torch.empty(0)
+    run.watch(model, every=1).sample(1)
+    model.weight.data = torch.empty(0)
+    run.watch(model, every=1).sample(2)
+    (found,) = [event.metrics for event in of_kind(run, wire.Log)]
+    assert {"weights/weight/mean", "weights/global_mean"} <= set(found)
+    assert "weights/bias/mean" not in found
+    assert run.rejected == {}

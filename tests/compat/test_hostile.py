@@ -12,10 +12,12 @@ from sidecar.client.compat import (
     ComprehensiveWandbLogger,
     DatasetTracker,
     Logger,
+    calculate_mfu,
     enhance_wandb_logging,
     evaluate,
     log_evaluation_metrics_3d,
 )
+from sidecar.client.mixture import MixtureTracker
 from tests.client.test_run import Hostile, HostileMap
 
 METHODS = [name for name in vars(ComprehensiveWandbLogger) if name.startswith("log_")]
@@ -105,3 +107,15 @@ def test_evaluation_leaves_each_module_in_its_mode_and_a_loss_of_nan_is_no_infin
     assert math.isnan(found["val/loss"])
     assert math.isnan(found["val/perplexity"])
     assert (model.training, model.adapter.training, model.frozen.training, model.merged) == (True, True, False, False)
+
+
+def test_a_data_type_of_torch_is_as_good_as_its_name() -> None:
+    device = "NVIDIA H100 80GB HBM3"
+    named, typed = (calculate_mfu(1e9, 1e5, device, dtype=each) for each in ("bfloat16", torch.bfloat16))
+    assert named == typed is not None
+
+
+@pytest.mark.parametrize("ratios", [[0, 0], [-1, 2], [math.nan, 1], [math.inf, 1]])
+def test_planned_shares_that_are_none_are_refused(ratios: list[float]) -> None:
+    with pytest.raises(ValueError, match="ratios"):
+        MixtureTracker(["a", "b"], [1, 2], ratios=ratios)
