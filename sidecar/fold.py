@@ -88,6 +88,25 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
     rank.last_mono_ns, rank.last_step_ns = mono_ns, event.time_ns
     rank.steps_total += 1
 
+    join = _join_of(state, rank, seq, event, own_ns)
+    if repeated:
+        join.ranks = 0
+    rank.tokens_total += join.tokens
+    rank.samples_total += join.samples
+    if not rank.steps_total & 31 or rank.mark is None:
+        rank.mark_before = rank.mark
+        rank.mark = (mono_ns, rank.tokens_total, step)
+    if own_ns:
+        rank.step_seconds = own_ns / 1e9
+    if join.datasets:
+        state.dataset_current = _largest(join.datasets)
+    joins.report(state, rank, join)
+    return True
+
+
+def _join_of(state: RunState, rank: RankState, seq: int, event: wire.Step, own_ns: int) -> Join:
+    """What one rank reports of one step. ``own_ns``: its duration without pauses."""
+    metrics: dict[str, Any] = event.metrics
     tokens = samples = loss_tokens = 0
     if (value := metrics.get("train/num_tokens")) is not None:
         if type(value) is int and 0 <= value <= COUNT_MAX:  # The usual case, without a call.
@@ -101,16 +120,8 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
             samples, state.has_samples = given, True
     if (value := metrics.get("train/num_loss_tokens")) is not None and (given := _count_of(state, value)) is not None:
         loss_tokens, state.has_loss_tokens = given, True
-    rank.tokens_total += tokens
-    rank.samples_total += samples
-    if not rank.steps_total & 31 or rank.mark is None:
-        rank.mark_before = rank.mark
-        rank.mark = (mono_ns, rank.tokens_total, step)
-    if own_ns:
-        rank.step_seconds = own_ns / 1e9
-
-    join = Join(rank.attempt, step, rank.rank, rank.session, seq, mono_ns, event.time_ns, metrics, phases,
-                rank.last_received_ns, 0 if repeated else 1, tokens, samples, loss_tokens, 0.0, own_ns)
+    join = Join(rank.attempt, event.step, rank.rank, rank.session, seq, event.mono_ns, event.time_ns, metrics,
+                event.phases, rank.last_received_ns, 1, tokens, samples, loss_tokens, 0.0, own_ns)
     if (value := metrics.get("train/flops")) is not None and type(value) in (int, float) and 0 <= value < 1e300:
         join.flops = float(value)
         state.has_flops = True
@@ -122,26 +133,26 @@ def step_ended(state: RunState, rank: RankState, seq: int, event: wire.Step) -> 
         join.datasets = _datasets(state, event.datasets)
     if mixture.TOTAL_WEIGHT in metrics:
         join.dataset_losses = mixture.losses(metrics)
-    joins.report(state, rank, join)
-    return True
+    return join
 
 
 def _past(state: RunState, past: RankState, seq: int, event: Any) -> bool:
     """A late record of a dead process: it has a row and its work is counted, but how the run is now stays as it is."""
-    if not _step_ok(state, getattr(event, "step", None)):
+    step = getattr(event, "step", None)
+    if not _step_ok(state, step):
         return False
-    if type(event) is not wire.Step:
-        return type(event) is not wire.Completion
     rank = state.ranks[past.rank]
-    tokens = _count_of(state, event.metrics.get("train/num_tokens")) or 0
-    samples = _count_of(state, event.metrics.get("train/num_samples")) or 0
-    loss_tokens = _count_of(state, event.metrics.get("train/num_loss_tokens")) or 0
-    kept = rank.first_step is None or event.step < rank.first_step
-    rank.steps_total += 1
-    rank.tokens_total += tokens
-    rank.samples_total += samples
-    joins.count_tail(state, event.step, tokens, samples, loss_tokens, kept=kept)
-    return True
+    kept = rank.first_step is None or step is None or step < rank.first_step
+    if type(event) is wire.Step:
+        join = _join_of(state, past, seq, event, 0)
+        rank.steps_total += 1
+        rank.tokens_total += join.tokens
+        rank.samples_total += join.samples
+        joins.count_past(state, join, kept=kept)
+    elif type(event) is wire.Consumed:
+        for name, (samples, tokens) in _datasets(state, event.datasets).items():
+            joins.consume(state, name, samples, tokens, kept=kept)
+    return type(event) is not wire.Completion
 
 
 def _count_of(state: RunState, value: Any) -> int | None:
@@ -155,9 +166,8 @@ def _count_of(state: RunState, value: Any) -> int | None:
 
 
 def _datasets(state: RunState, consumed: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """The same with a bounded number of names and plausible counts. Also notes which dataset gave most to this step."""
+    """The same with a bounded number of names and plausible counts."""
     taken: dict[str, tuple[int, int]] = {}
-    most = -1
     for name, (samples, tokens) in consumed.items():
         if name not in state.datasets_total and name not in taken:
             if len(name.encode()) > wire.NAME_BYTES_MAX or len(state.datasets_total) + len(taken) >= DATASETS_MAX:
@@ -166,9 +176,12 @@ def _datasets(state: RunState, consumed: dict[str, tuple[int, int]]) -> dict[str
         samples, tokens = _count_of(state, samples) or 0, _count_of(state, tokens) or 0
         before = taken.get(name, (0, 0))
         taken[name] = (before[0] + samples, before[1] + tokens)
-        if samples > most:
-            most, state.dataset_current = samples, name
     return taken
+
+
+def _largest(consumed: dict[str, tuple[int, int]]) -> str:
+    """The dataset with the most samples."""
+    return max(consumed, key=lambda name: consumed[name][0])
 
 
 def _log(state: RunState, rank: RankState, seq: int, event: wire.Log) -> bool:
@@ -277,8 +290,11 @@ def _add_phase(state: RunState, rank: RankState, name: str, seconds: float) -> N
 def _consumed(state: RunState, rank: RankState, seq: int, event: wire.Consumed) -> bool:
     if not _step_ok(state, event.step):
         return False
-    for name, (samples, tokens) in _datasets(state, event.datasets).items():
+    consumed = _datasets(state, event.datasets)
+    for name, (samples, tokens) in consumed.items():
         joins.consume(state, name, samples, tokens)
+    if consumed:
+        state.dataset_current = _largest(consumed)
     return True
 
 

@@ -207,22 +207,26 @@ def _count_late(state: RunState, own: Join) -> None:
     marks.add_late(state, own)
 
 
-def count_tail(
-    state: RunState, step: int, tokens: int, samples: int, loss_tokens: int, *, kept: bool
-) -> None:
-    """Work of a dead process that became known late. ``kept``: its successor went on after it, so it is progress."""
-    state.tokens_total += tokens
-    state.samples_total += samples
-    state.flops_total += tokens * (state.model.flops_per_token or 0.0)
+def count_past(state: RunState, own: Join, *, kept: bool) -> None:
+    """A step of a dead process that became known late. ``kept``: its successor continued after it: it is progress."""
+    state.tokens_total += own.tokens
+    state.samples_total += own.samples
+    state.flops_total += own.flops or own.tokens * (state.model.flops_per_token or 0.0)
     if kept:
-        state.tokens += tokens
-        state.samples += samples
-        state.loss_tokens += loss_tokens
+        state.tokens += own.tokens
+        state.samples += own.samples
+        state.loss_tokens += own.loss_tokens
+        state.flops += own.flops
+        marks.add_late(state, own)
+    for name, (samples, tokens) in own.datasets.items():
+        consume(state, name, samples, tokens, kept=kept)
 
 
-def consume(state: RunState, name: str, samples: int, tokens: int) -> None:
-    seen = state.datasets.get(name, (0, 0))
-    state.datasets[name] = (seen[0] + samples, seen[1] + tokens)
+def consume(state: RunState, name: str, samples: int, tokens: int, *, kept: bool = True) -> None:
+    """``kept``: it counts as progress, not only in the lifetime totals."""
+    if kept:
+        seen = state.datasets.get(name, (0, 0))
+        state.datasets[name] = (seen[0] + samples, seen[1] + tokens)
     seen = state.datasets_total.get(name, (0, 0))
     state.datasets_total[name] = (seen[0] + samples, seen[1] + tokens)
 

@@ -1,5 +1,6 @@
 """Resuming: progress goes back to the checkpoint, lifetime counters never do."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -154,6 +155,20 @@ def test_the_tail_of_a_dead_process_that_is_recovered_late_is_no_restart() -> No
     assert state.ranks[0].session == 3
     assert (state.restarts, state.tokens, state.tokens_total) == (1, 26 * 64, 26 * 64)
     assert [row.step for row in rows if row.kind == "step"][23:25] == [19, 20]
+
+
+@pytest.mark.parametrize(("resumed_at", "progress"), [(21, 20), (11, 10)])
+def test_the_datasets_and_flops_of_a_late_tail_are_counted(resumed_at: int, progress: int) -> None:
+    first, second = Process(session=2), Process(session=3, at=100.0)
+    early = [first.record(wire.Step, 1.0, step=i, metrics={"train/flops": 1e12}, datasets={"a": (1, 8)})
+             for i in range(1, 20)]
+    early.append(first.record(wire.Consumed, 1.0, step=20, datasets={"a": (1, 8)}))
+    records = [*early[:10], second.step(resumed_at, datasets={"b": (1, 1)}), *early[10:]]
+    state = projected(records, first.hello(), second.hello())[0].state
+    assert state.datasets == {"a": (progress, progress * 8), "b": (1, 1)}
+    assert state.datasets_total == {"a": (20, 160), "b": (1, 1)}
+    assert (state.flops, state.flops_total) == (min(progress, 19) * 1e12, 19e12)
+    assert state.dataset_current == "b"
 
 
 def test_a_whole_process_that_becomes_known_after_its_successor_is_history() -> None:
