@@ -216,8 +216,8 @@ def _run_lines(status: Status) -> list[str]:
     eta = duration(status.eta.seconds) if status.eta.seconds is not None else f"{DASH} ({status.eta.reason or UNKNOWN})"
     lines = [
         _line("run", " ".join(filter(None, (status.run_id, status.project, status.name, status.stage, status.state)))),
-        _line("step", f"{_count(status.step)} of {_count(status.total_steps)}   last step "
-              f"{duration(status.last_step_age_seconds)} ago   elapsed {duration(status.elapsed_seconds)}   ETA {eta}"),
+        _line("step", f"{_count(status.step)} of {_count(status.total_steps)}   {_last_step(status)}   "
+              f"elapsed {duration(status.elapsed_seconds)}   ETA {eta}"),
         _line("loss", f"{loss}   smoothed {_loss(status.loss_smoothed)}   learning rate "
               f"{_number(status.learning_rate, '.3g')}   gradient norm "
               f"{status.grad_norm_state or _number(status.grad_norm, '.3g')}"),
@@ -271,6 +271,16 @@ def _sink_lines(status: Status) -> list[str]:
 
 def _line(label: str, text: str) -> str:
     return f"{label:<12} {clean(text, TEXT_WIDTH * 2)}"
+
+
+def _last_step(status: Status) -> str:
+    """How old the last step is; of a run that has ended, when that was: its ages stand still."""
+    if status.state in LIVE_STATES:
+        return f"last step {duration(status.last_step_age_seconds)} ago"
+    if status.started_ns is None or status.elapsed_seconds is None:
+        return "ended"
+    ended = datetime.datetime.fromtimestamp(status.started_ns / 1e9 + status.elapsed_seconds, datetime.UTC)
+    return f"ended {ended:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _validation(status: Status) -> list[str]:

@@ -38,6 +38,13 @@ def test_status_as_text_begins_with_the_verdict(client: Client) -> None:
     assert "41.2 % full attention" in "\n".join(lines)
 
 
+def test_a_run_that_has_ended_says_when_and_not_how_old_its_last_step_was() -> None:
+    run = make_snapshot(state="finished", started_ns=1_790_000_000_000_000_000, elapsed_seconds=3_600.0)
+    text = Client(FakeViews(run)).get("/status?format=text").text
+    assert "ended 2026-09-21 15:13:20 UTC" in text
+    assert " ago" not in text.split("\n")[3]
+
+
 def test_a_tiny_loss_and_a_nan_validation_are_not_hidden_in_the_text() -> None:
     run = make_snapshot(loss=3.2e-5, val={"loss": None, "accuracy": 0.5})
     run.metrics["val/loss"] = MetricValue(None, "nan", 3)

@@ -183,6 +183,13 @@ def test_a_nan_that_is_the_latest_value_is_the_latest_value(serve: Callable[...,
     assert "bad" in page.get_attribute(".hero", "class")
 
 
+def test_a_run_that_has_ended_says_when(serve: Callable[..., Server], browser: Browser) -> None:
+    run = make_snapshot(state="finished", started_at="2026-11-21T07:00:00Z", elapsed_seconds=3_600.0)
+    page = browser.open(serve(FakeViews(run)), timezone_id="UTC", locale="en-GB")
+    text_is(page, "#alive", "ended21 Nov 2026, 08:00")
+    assert " ago" not in page.inner_text("#alive") + page.inner_text("#ranks")
+
+
 def test_numbers_are_written_for_people(serve: Callable[..., Server], browser: Browser) -> None:
     page = browser.open(serve(FakeViews(make_snapshot(loss=3.2e-5))))
     text_is(page, "#learning-tiles", "3.2e-5")

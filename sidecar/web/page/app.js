@@ -3,12 +3,17 @@
 import { $, say } from "./dom.js";
 import { follow, query, useToken } from "./connection.js";
 import { recolor, refreshCharts, resize } from "./charts.js";
-import { render, renderAlive, renderAll } from "./sections.js";
+import { render, renderAlive, renderAll, renderTitle } from "./sections.js";
 import { store } from "./store.js";
 
 const TICK_MS = 1000, RESIZED_MS = 120;
 
-function received() { render(); refreshCharts(); }
+function received() {
+  renderTitle();
+  if (document.hidden) return;  // Rendered when the tab is shown again.
+  render();
+  refreshCharts();
+}
 
 function chooseRun(run) {
   store.run = run || null;

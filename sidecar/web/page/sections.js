@@ -23,6 +23,13 @@ function colorOf(name) {
 }
 function ticking(s, age) { return isNumber(age) ? age + (ended(s) ? 0 : (performance.now() - store.receivedAt) / 1000) : null; }
 
+export function renderTitle() {  // All that is seen of a tab in the background.
+  const s = store.status;
+  if (!s) return;
+  const state = s.state === "running" ? "" : `${s.state} · `, loss = spelled(s.loss_state) || lossText(s.loss, 3);
+  document.title = clean(known(s.run_id) ? `${state}${count(s.step)} · loss ${loss} · ${s.name || s.run_id}` : "sidecar: waiting", 120);
+}
+
 export function render() {
   const s = store.status;
   if (!s) return;
@@ -35,8 +42,6 @@ export function render() {
   $("name").title = clean(waiting ? "" : s.name || s.run_id); $("project").title = clean(s.project || "");
   say("stage", s.stage || ""); show("stage", known(s.stage));
   show("waiting", waiting && s.state === "waiting"); show("body", !waiting); show("all-section", !waiting);
-  const loss = spelled(s.loss_state) || (isNumber(s.loss) ? lossText(s.loss, 3) : DASH);
-  document.title = clean(waiting ? "sidecar: waiting" : `${s.state === "running" ? "" : s.state + " · "}${count(s.step)} · loss ${loss} · ${s.name || s.run_id}`, 120);
   // Read aloud when it changes: no numbers, which change all the time.
   say("news", waiting ? "" : `${words(s.state)}. ${active.map((a) => words(a.name)).join(", ")}`);
   renderRuns(s); renderAlive(s); renderAlerts(s); renderSinks(s); renderSelf(s);
@@ -54,6 +59,12 @@ export function renderRuns(s) {
   put("runs", options); $("runs").value = store.run || "";
 }
 
+function endOf(s) {
+  const started = Date.parse(s.started_at);
+  if (!isNumber(started) || !isNumber(s.elapsed_seconds)) return DASH;
+  return new Date(started + s.elapsed_seconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+}
+
 export function renderAlive(s) {
   const done = s.progress?.step_percent;
   const track = $("progress");
@@ -67,7 +78,8 @@ export function renderAlive(s) {
   const failing = sinks.some((k) => k.state === "failing");
   put("alive", [
     fact("step", known(s.total_steps) ? `${count(s.step)} of ${count(s.total_steps)}` : count(s.step)),
-    fact(s.phase ? `last step (${words(s.phase)} now)` : "last step", ago(age), late ? "bad" : ""),
+    ended(s) ? fact("ended", endOf(s))  // Its ages stand still: "1 s ago" would be said for ever.
+      : fact(s.phase ? `last step (${words(s.phase)} now)` : "last step", ago(age), late ? "bad" : ""),
     fact("elapsed", span(ticking(s, s.elapsed_seconds))),
     fact("ETA", ended(s) ? DASH : isNumber(s.eta?.seconds) ? span(s.eta.seconds) : s.eta?.reason || DASH),
     fact("epoch", isNumber(s.epoch) ? fixed(s.epoch, 3) : DASH),
@@ -150,7 +162,7 @@ function renderRanks(s) {
   const rows = ranks.length <= TABLE_RANKS_MAX ? ranks : [...ranks].sort((a, b) =>
     (gone(b) - gone(a)) || (b.step_seconds || 0) - (a.step_seconds || 0)).slice(0, SLOWEST_SHOWN);
   const fastest = Math.max(...ranks.map((r) => r.tokens_per_second || 0), 0), ahead = Math.max(...ranks.map((r) => r.step ?? -1), -1);
-  put(body("ranks"), rows.length ? rows.map((r) => rankRow(r, median, fastest, ahead)) : [emptyRow(8, "No rank has reported yet.")]);
+  put(body("ranks"), rows.length ? rows.map((r) => rankRow(s, r, median, fastest, ahead)) : [emptyRow(8, "No rank has reported yet.")]);
 }
 function heatCell(r, median) {
   const over = isNumber(r.step_seconds) && median ? Math.max(0, Math.min(1, (r.step_seconds / median - 1) / 0.25)) : 0;
@@ -159,12 +171,12 @@ function heatCell(r, median) {
   cell.style.background = `color-mix(in srgb, var(--amber) ${Math.round(over * 85)}%, color-mix(in srgb, var(--green) 22%, var(--card)))`;
   return cell;
 }
-function rankRow(r, median, fastest, ahead) {
+function rankRow(s, r, median, fastest, ahead) {
   const behind = isNumber(r.step) && r.step < ahead ? ` (${r.step - ahead})` : "";
   const speed = meter(fastest ? (r.tokens_per_second || 0) / fastest : null, isNumber(r.tokens_per_second) ? short(r.tokens_per_second) : DASH,
     isNumber(r.step_seconds) && median && r.step_seconds > median * SLOW_RATIO ? "warn" : "");
   return el("tr", {}, el("td", { text: r.rank }), el("td", {}, pill(r.state, TONE[r.state] || "off", r.phase ? `${r.state}, ${words(r.phase)}` : r.state, r.reason || "")),
-    ...cells(`${count(r.step)}${behind}`, ago(r.age_seconds), span(r.step_seconds), speed, count(r.sessions)),
+    ...cells(`${count(r.step)}${behind}`, ended(s) ? DASH : ago(r.age_seconds), span(r.step_seconds), speed, count(r.sessions)),
     el("td", { class: "name", text: r.host || DASH, title: r.host || "" }));
 }
 
