@@ -7,8 +7,7 @@ has open, so reading may begin at any row of the journal and gives the same rows
 """
 
 from collections.abc import Sequence
-
-import msgspec
+from typing import Any
 
 from sidecar.rows import Row
 from sidecar.state import Join, RunState
@@ -36,7 +35,7 @@ class StepJoiner:
         for row in rows:
             if row.kind == "step" and row.step is not None:
                 is_late = self._is_late(row, row.step, derived)
-                out.append(row if is_late else msgspec.structs.replace(row, metrics={}))
+                out.append(row if is_late else _with(row, {}))
             elif row.kind == "derived" and row.step is not None:
                 out.append(self._completed(row, row.step, own))
             else:
@@ -70,4 +69,8 @@ class StepJoiner:
         else:  # Complete with its first report.
             sent = own.get((row.seq, step))
             values = sent.metrics if sent is not None else {}
-        return msgspec.structs.replace(row, metrics={**values, **row.metrics})
+        return _with(row, {**values, **row.metrics})
+
+
+def _with(row: Row, metrics: dict[str, Any]) -> Row:
+    return Row(row.run, row.rank, row.seq, row.step, row.time, row.kind, metrics)
