@@ -17,7 +17,7 @@ def banner(
     config: Config, live: Live, run_id: str, sinks: list[str], *, ours: bool, environ: Mapping[str, str],
     token: bool = False,
 ) -> list[str]:
-    """At most six lines: run, store, page, metrics, sinks, how to stop. ``token``: show it, for its owner's eyes."""
+    """At most six lines: run, store, page, metrics, sinks, how to stop. ``token``: show the token, to its owner."""
     return [
         f"run      {run_id}",
         f"store    {config.dir}",
@@ -40,7 +40,7 @@ def serving(config: Config, live: Live, *, token: bool = False) -> list[str]:
 
 
 def _page(config: Config, live: Live, environ: Mapping[str, str], token: bool) -> str:
-    """A browser sends nothing after the # to anybody: the page itself reads the token there."""
+    """The token goes after the #, which a browser never sends to a server: the page's script reads it there."""
     page = live.http.rstrip("/") + "/"
     port = page.rstrip("/").rpartition(":")[2]
     if config.token:
@@ -61,7 +61,7 @@ def _how_to_stop(config: Config, live: Live, ours: bool) -> str:
 
 
 def sink_lines(config: Config, status: Mapping[str, Any], environ: Mapping[str, str]) -> list[str]:
-    """Each sink with its state and reason: what the sidecar says, else what is known before a run has begun."""
+    """Each sink with its state and reason, as the sidecar reports them or, before a run, as the settings imply."""
     found = status.get("sinks") or {}
     names = list(dict.fromkeys([*config.sinks, *found]))
     return [_sink(name, found.get(name), config, environ) for name in names]
@@ -81,7 +81,7 @@ def _sink(name: str, health: Mapping[str, Any] | None, config: Config, environ: 
 
 
 def links(status: Mapping[str, Any]) -> list[str]:
-    """Where sinks show this run, as far as it is known: ``W&B initialized: project/run`` with its address."""
+    """Where sinks show this run, e.g. ``W&B initialized: project/run https://...``; empty until known."""
     found = (status.get("sinks") or {}).items()
     return [
         f"{health.get('reason') or name} {health['url']}"

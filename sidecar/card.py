@@ -38,7 +38,7 @@ def card(config: Config, status: Mapping[str, Any], first_loss: float | None, sy
 
 
 def sync_command(config: Config, run_id: str, status: Mapping[str, Any]) -> str | None:
-    """What sends to W&B whatever of this run has not been sent; None when nothing is unsent. From the journal, so
+    """The command that sends to W&B what it has not got yet; None when it has everything. It reads the journal, so
     that nothing arrives twice: `wandb sync` would send again what was written offline and has arrived since."""
     health = (status.get("sinks") or {}).get("wandb")
     all_sent = health and health.get("state") == "ok" and not health.get("lag_events")
@@ -94,7 +94,7 @@ def _mfu(status: Mapping[str, Any]) -> str:
 
 
 def _mean_mfu(status: Mapping[str, Any]) -> float | None:
-    """Percent, from all FLOPs and all time in steps; the status itself has that of the latest window."""
+    """Percent over the whole run: all FLOPs over all time in steps. The status only has the latest window."""
     denominator = (status.get("mfu") or {}).get("denominator") or {}
     peak, devices = denominator.get("peak_flops_per_device"), denominator.get("devices")
     flops, seconds = status.get("flops"), status.get("training_seconds")

@@ -156,7 +156,7 @@ def load(
 def default_data_directory(environ: Mapping[str, str]) -> str:
     """``$XDG_DATA_HOME/trainer-sidecar``, else ``~/.local/share/trainer-sidecar``."""
     base = environ.get("XDG_DATA_HOME", "")
-    if not os.path.isabs(base):  # The XDG rules: a relative value is to be ignored.
+    if not os.path.isabs(base):  # The XDG specification: relative values are ignored.
         base = os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".local", "share")
     return os.path.join(base, APPLICATION)
 

@@ -1,7 +1,7 @@
 """The screen of ``sidecar top``.
 
 Given: a status, recent losses, a size. Hands on: lines of text that fit.
-Never: prints, or lets a name from a trainer steer the terminal.
+Never: prints, or passes on control characters in names that come from a trainer.
 """
 
 from collections.abc import Mapping, Sequence

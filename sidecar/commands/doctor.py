@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def attempt(check: Callable[[Config], Iterator[Finding]], config: Config) -> list[Finding]:
-    """A check that breaks is a finding: the others must still be made."""
+    """Run one check. If it raises, that is a finding as well: the others must still run."""
     try:
         return list(check(config))
     except Exception as error:  # noqa: BLE001  # As the docstring says.

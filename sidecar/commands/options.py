@@ -13,7 +13,7 @@ from sidecar import config
 from sidecar.errors import UserError
 
 NUMBER_MAX = 1e9
-"""Of any option: seconds beyond cannot be waited for."""
+"""Upper limit of numeric options; time.sleep raises OverflowError for very large values."""
 HELP = {
     "dir": ("PATH", "where journals live (default ~/.local/share/trainer-sidecar)"),
     "endpoint": ("URL", "where events go (default ipc in a private directory)"),
@@ -48,7 +48,7 @@ def load(options: argparse.Namespace) -> config.Loaded:
 
 
 def number(kind: type[int] | type[float], least: float) -> Callable[[str], Any]:
-    """A type for argparse: a whole number or any, from ``least`` on; neither NaN nor beyond NUMBER_MAX."""
+    """A type for argparse: numbers from ``least`` to NUMBER_MAX; not NaN."""
 
     def convert(text: str) -> Any:
         try:
@@ -64,7 +64,7 @@ def number(kind: type[int] | type[float], least: float) -> Callable[[str], Any]:
 
 
 def run_id(settings: config.Config, word: str | None) -> str | None:
-    """The id of the run called so; None for the one last started. Raises UserError when there is no such run."""
+    """The id of the run with this id or name; None (the run last started) for None or latest. Raises UserError."""
     from sidecar.sinks import late
     from sidecar.store import Store
 

@@ -48,5 +48,5 @@ def _cells(run: "RunEntry") -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Names come from trainers: nothing in them may steer the terminal."""
+    """Names come from trainers: control characters in them must not reach the terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)[:60]

@@ -25,7 +25,7 @@ KILL_AT_STEP = 30
 WAIT_SECONDS = 15.0
 POLL_SECONDS = 0.1
 SINKS = {"wandb": "wandb", "tensorboard": "tensorboard"}
-"""Each outlet that needs no account, and the package it needs."""
+"""Sinks that need no account -> the package each needs."""
 
 SCRIPT = f"""
 import time
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
             if not options.json:
                 print(f"{'ok' if checks[-1].ok else 'FAILED':<8} {name:<12} {checks[-1].text}", flush=True)
             if name in ("service", "client") and not checks[-1].ok:
-                break  # Without these nothing else can be told apart.
+                break  # Everything else would fail for the same reason.
     good = all(check.ok for check in checks)
     if options.json:
         print(json.dumps([check._asdict() for check in checks], indent=2))
@@ -81,7 +81,7 @@ def attempt(name: str, check: "Callable[[], str]") -> Check:
 
 
 def stages(made: "Trial") -> "Iterator[tuple[str, Callable[[], str]]]":
-    """In this order; each leans on those before."""
+    """The checks in order; each needs those before it."""
     yield "service", lambda: _service(made)
     training = _Training(made)
     yield "client", training.start

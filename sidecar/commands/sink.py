@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
 def _add(config: "Config", store: "Store", name: str, words: list[str], timeout_seconds: float) -> int:
     from sidecar.sinks import late, registry
 
-    registry.load(name)  # Before anything is done: an unknown name is an error with the list.
+    registry.load(name)  # First: an unknown name is an error that lists the known ones.
     entries = [late.run_of(store, word) for word in words]
     for entry in entries:
         late.request(store.directory, entry.run_id, name)

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def deliver(config: "Config", store: "Store", pairs: "list[Pair]", timeout_seconds: float) -> int:
-    """By the sidecar that serves the directory, or here when there is none. 1 when something was not sent."""
+    """Deliver through the sidecar that serves the directory, or here when there is none. Returns the exit code."""
     from sidecar.sinks import late
 
     store.prepare()
@@ -95,7 +95,7 @@ def _by_the_other(config: "Config", store: "Store", pairs: "list[Pair]", timeout
 
 
 class _Progress:
-    """Says each piece of bad news once, while it is worked on."""
+    """Prints each new failure reason once while delivery is retried."""
 
     def __init__(self) -> None:
         self._said: dict[Pair, str] = {}

@@ -19,7 +19,7 @@ EXAMPLES = ["sidecar top", "sidecar top --run 20261121-181512-a1b2c3 --every 5"]
 
 CLEAR = "\x1b[H\x1b[J"
 LOSSES = ("train/loss", "train/loss_ema")
-"""The second one for captured scripts, which log the loss under a name of their own."""
+"""In order of preference; captured scripts log the loss under names of their own, but have the second one."""
 POINTS_MAX = 1000
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 

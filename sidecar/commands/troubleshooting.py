@@ -1,4 +1,4 @@
-"""The checks of `sidecar doctor` behind the questions people ask: why is nothing shown, why is nothing sent?
+"""The checks of `sidecar doctor` that answer: why is nothing shown, why is nothing sent?
 
 Given: a configuration and an environment. Hands on: findings, each with its fix.
 Never: changes anything, prints a secret, or reads a journal too long to be read while somebody waits.

@@ -14,6 +14,7 @@ from cli_helpers import Command, wait_until_ready
 
 from sidecar import live
 from sidecar.config import load
+from sidecar.screen import BARS
 
 TRAIN_FOR_LONG = "100000"
 
@@ -147,9 +148,15 @@ def test_status_and_top_of_a_live_run(sidecar: Command, script: Path, tmp_path: 
     assert json.loads(out)["run_id"] == "r1"
     code, out, _ = finish(sidecar("status"))
     assert (code, len(out.splitlines()) > 3) == (0, True)
-    code, out, _ = finish(sidecar("top", "--once"))
+    code, out, _ = finish(sidecar("top", "--once", "--run", "small"))
     assert code == 0
     assert "r1" in out.splitlines()[0]
+    curve = [line.strip() for line in out.splitlines() if line.strip() and set(line.strip()) <= set(BARS)]
+    assert len(curve[0]) > 1  # The whole curve, at the first look.
+    code, _, err = finish(sidecar("top", "--once", "--run", "nobody"))
+    assert (code, "no run 'nobody'" in err) == (3, True)
+    code, out, _ = finish(sidecar("status", "--json", "--run", "small"))
+    assert (code, json.loads(out)["run_id"]) == (0, "r1")
     training.send_signal(signal.SIGINT)
     assert finish(training)[0] != 0
 
