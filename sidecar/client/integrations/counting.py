@@ -1,4 +1,4 @@
-"""What a batch holds, told by shapes alone; and the learning rates of a step.
+"""The number of samples and tokens in a batch, from shapes alone; and the learning rates of a step.
 
 Given: whatever a loader yields; optimizers. Hands on: samples and tokens; rates by metric name.
 Never: reads a value on a device, so none is waited for.

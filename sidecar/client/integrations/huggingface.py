@@ -21,11 +21,11 @@ from sidecar.client.run import Phase, Run, current
 from sidecar.client.start import init
 
 SYSTEM_STEPS = 10
-ONCE = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
+END_OF_TRAINING = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
 """Totals of the whole training, which the Trainer logs once at its end."""
-TOTALS = {"num_tokens": "num_tokens_seen"}
+RENAMED = {"num_tokens": "num_tokens_seen"}
 """TRL's running total, under a name that says so: train/num_tokens is what one step consumed."""
-SAVED = "sidecar"
+STATE_KEY = "sidecar"
 """Where a checkpoint's trainer_state.json holds the run's id, beside the states of callbacks."""
 
 
@@ -55,11 +55,11 @@ class SidecarCallback(TrainerCallback):
         if self.run is None:
             self._owned = True
             facts = {"project": "huggingface", "name": args.run_name, "model": model, "total_steps": state.max_steps}
-            self.run = init(**{**facts, "run_id": _saved_id(state), "config": config, **self._facts})
+            self.run = init(**{**facts, "run_id": _run_id_in(state), "config": config, **self._facts})
         else:
             self.run.config({**config, "total_steps": state.max_steps})
             self.run.facts(model_facts(model, None))
-        _save_id(state, self.run.id)
+        _keep_run_id(state, self.run.id)
         if self._hooks:
             return
         if model is not None:
@@ -102,20 +102,20 @@ class SidecarCallback(TrainerCallback):
             metrics=self._rates,
         )
         self._samples = self._tokens = 0
-        self._coming(control)
+        self._enter_evaluation(control)
         if not (control.should_evaluate or control.should_save or control.should_training_stop):
             self._wait()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop_waiting()
-        self._coming(control)
+        self._enter_evaluation(control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.run is not None and state.is_world_process_zero and logs:
             self.run.log(canonical(logs), step=state.global_step)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        self._leave()
+        self._leave_evaluation()
         self._save_began = time.monotonic() if self._save_began is not None else None
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -130,7 +130,7 @@ class SidecarCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop_waiting()
-        self._leave()
+        self._leave_evaluation()
         while self._hooks:
             self._hooks.pop()()
         if self.run is not None and self._owned:
@@ -144,13 +144,13 @@ class SidecarCallback(TrainerCallback):
             self._waiting.__enter__()
 
     def _stop_waiting(self) -> None:
-        """No step comes of it: what follows is no waiting for data."""
+        """No step follows, so the time since is not a wait for data."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.cancel()
 
-    def _coming(self, control: Any) -> None:
-        """What the Trainer does next: silence is expected while it evaluates."""
+    def _enter_evaluation(self, control: Any) -> None:
+        """The Trainer evaluates next: silence is expected meanwhile. When it saves next, the time is taken."""
         if self.run is None:
             return
         if control.should_evaluate and self._phase is None:
@@ -159,7 +159,7 @@ class SidecarCallback(TrainerCallback):
         if control.should_save:
             self._save_began = time.monotonic()
 
-    def _leave(self) -> None:
+    def _leave_evaluation(self) -> None:
         phase, self._phase = self._phase, None
         if phase is not None:
             phase.__exit__(None, None, None)
@@ -193,7 +193,7 @@ class WandbMetricsCallback(TrainerCallback):
             learning_rate=logs.get("learning_rate"),
             epoch=logs.get("epoch"),
             step=state.global_step,
-            **{TOTALS.get(name, name): value for name, value in logs.items() if name not in known},
+            **{RENAMED.get(name, name): value for name, value in logs.items() if name not in known},
         )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
@@ -213,7 +213,7 @@ def canonical(logs: dict[str, Any]) -> dict[str, Any]:
         elif name.startswith("test_"):
             out[f"test/{name[5:]}"] = value
         else:
-            out[name if name in ONCE else f"train/{TOTALS.get(name, name)}"] = value
+            out[name if name in END_OF_TRAINING else f"train/{RENAMED.get(name, name)}"] = value
     if "eval/loss" in out:
         out["eval/perplexity"] = rows.perplexity(out["eval/loss"])
     return out
@@ -225,18 +225,18 @@ def _config_of(model: Any) -> dict[str, Any]:
     return dict(found) if isinstance(found, dict) else {}
 
 
-def _saved_id(state: Any) -> str | None:
-    """Of the run whose checkpoint is resumed, so that its curves go on; None at a first start."""
+def _run_id_in(state: Any) -> str | None:
+    """The id of the run whose checkpoint is resumed, so that its curves go on; None at a first start."""
     saved = getattr(state, "stateful_callbacks", None)
-    found = saved.get(SAVED) if isinstance(saved, dict) else None
+    found = saved.get(STATE_KEY) if isinstance(saved, dict) else None
     run_id = found.get("run_id") if isinstance(found, dict) else None
     return run_id if isinstance(run_id, str) else None
 
 
-def _save_id(state: Any, run_id: str) -> None:
+def _keep_run_id(state: Any, run_id: str) -> None:
     saved = getattr(state, "stateful_callbacks", None)
     if isinstance(saved, dict):
-        saved[SAVED] = {"run_id": run_id}
+        saved[STATE_KEY] = {"run_id": run_id}
 
 
 integration_utils.INTEGRATION_TO_CALLBACK.setdefault("sidecar", SidecarCallback)

@@ -44,7 +44,7 @@ class SidecarLogger(Logger):
         Lightning asks for it before anything is known of the training, or of the checkpoint that is resumed: what it
         gets then begins the run when it is first used.
         """
-        return self._run or _Coming(self)
+        return self._run or _LazyRun(self)
 
     def begin(self, **more: Any) -> Run:
         """The run of this process, begun when nobody has."""
@@ -81,8 +81,8 @@ class SidecarLogger(Logger):
         return {**self.__dict__, "_run": None}
 
 
-class _Coming:
-    """Stands for a run that is not begun."""
+class _LazyRun:
+    """Begins the run when one of its attributes is first used."""
 
     def __init__(self, logger: SidecarLogger) -> None:
         self._logger = logger
@@ -107,7 +107,7 @@ class SidecarCallback(Callback):
         self._samples = self._tokens = self._steps = 0
         self._phase: Phase | None = None
         self._resumed_id: str | None = None
-        self._saving: tuple[int, int] | None = None
+        self._checkpoint: tuple[int, int] | None = None
         """A checkpoint is being written: its step, and Lightning's own count (once for each optimizer)."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -147,12 +147,12 @@ class SidecarCallback(Callback):
             self._hooks.append(self.run.watch(pl_module, trainer.optimizers, **options).close)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self._saved(trainer)
+        self._report_checkpoint(trainer)
         while self._hooks:
             self._hooks.pop()()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._saved(trainer)
+        self._report_checkpoint(trainer)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         self._rates = learning_rates(trainer.optimizers)
@@ -161,7 +161,7 @@ class SidecarCallback(Callback):
         samples, tokens = samples_and_tokens(batch)
         self._samples += samples or 0
         self._tokens += tokens or 0
-        if self.run is None or not self._stepped(trainer):
+        if self.run is None or not self._optimizers_stepped(trainer):
             return
         self.run.step(
             _steps_of(trainer) - (not hasattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped")),
@@ -172,7 +172,7 @@ class SidecarCallback(Callback):
         )
         self._samples = self._tokens = 0
 
-    def _stepped(self, trainer: Any) -> bool:
+    def _optimizers_stepped(self, trainer: Any) -> bool:
         """Did the optimizers step with this batch? Lightning's own counter moves only after its callbacks."""
         loop = trainer.fit_loop.epoch_loop
         if hasattr(loop, "_should_accumulate"):
@@ -181,7 +181,7 @@ class SidecarCallback(Callback):
         return self._steps != before
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        self._saved(trainer)
+        self._report_checkpoint(trainer)
         if self.run is not None and self._phase is None:
             self._phase = self.run.phase("evaluation")
             self._phase.__enter__()
@@ -193,21 +193,21 @@ class SidecarCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
         """Called before the file is written."""
-        self._saving = _steps_of(trainer), int(trainer.global_step)
+        self._checkpoint = _steps_of(trainer), int(trainer.global_step)
 
-    def _saved(self, trainer: Any) -> None:
+    def _report_checkpoint(self, trainer: Any) -> None:
         """Report the checkpoint once its file is there. Lightning calls no hook then: it is done in the next one."""
-        saving, self._saving = self._saving, None
+        saving, self._checkpoint = self._checkpoint, None
         if saving is None or self.run is None or not trainer.is_global_zero:
             return
         step, count = saving
         self.run.checkpoint(step, path=_written(trainer.checkpoint_callbacks, count))
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self._saved(trainer)
+        self._report_checkpoint(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._saved(trainer)
+        self._report_checkpoint(trainer)
         if self.run is not None:
             self.run.finish("failed", reason=type(exception).__name__)
 
