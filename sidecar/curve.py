@@ -61,10 +61,14 @@ def secure(context: "zmq.Context[zmq.Socket[bytes]]", socket: "zmq.Socket[bytes]
         raise UserError(
             f"others can read the secret key {secret_file}", f"chmod 600 {secret_file}", exit_code=Exit.USAGE
         )
+    try:
+        public, private = zmq.auth.load_certificate(secret_file)
+        socket.curve_publickey, socket.curve_secretkey, socket.curve_server = public, private, True
+    except (OSError, ValueError, TypeError, zmq.ZMQError) as error:
+        remedy = f"remove {secret_file} and {SERVER}.key beside it, and make them again with `sidecar keys`"
+        raise UserError(f"the secret key {secret_file} cannot be used: {error}", remedy, Exit.USAGE) from None
     authenticator = ThreadAuthenticator(context)
     authenticator.start()
     # Without an allow-list CURVE lets any key in.
     authenticator.configure_curve(domain="*", location=str(folder / ALLOWED))
-    public, private = zmq.auth.load_certificate(secret_file)
-    socket.curve_publickey, socket.curve_secretkey, socket.curve_server = public, private, True
     return authenticator

@@ -41,6 +41,18 @@ def test_tcp_without_keys_is_refused_by_the_sidecar_on_loopback_too(tcp_endpoint
     intake.close()
 
 
+@pytest.mark.parametrize("content", ["", "garbage", 'metadata\ncurve\n    public-key = "x"\n'])
+def test_a_secret_key_that_cannot_be_used_is_refused(tcp_endpoint: str, tmp_path: Path, content: str) -> None:
+    create_keys(tmp_path / "keys")
+    (tmp_path / "keys" / "server.key_secret").write_text(content)
+    threads = threading.active_count()
+    intake = Intake(Store(tmp_path), Telemetry(), streams_max=4, runs_max=4)
+    with pytest.raises(UserError, match="cannot be used"):
+        intake.bind(tcp_endpoint)
+    intake.close()
+    assert threading.active_count() <= threads
+
+
 def test_a_secret_key_that_others_can_read_is_refused(tcp_endpoint: str, tmp_path: Path) -> None:
     create_keys(tmp_path / "keys")
     (tmp_path / "keys" / "server.key_secret").chmod(0o644)
