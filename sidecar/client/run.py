@@ -90,7 +90,7 @@ class Run:
                 sent["train/num_samples"] = samples
             if epoch is not None:
                 sent["train/epoch"] = epoch
-            if metrics:
+            if metrics is not None:
                 try:
                     sent.update(metrics)
                     for name in metrics:

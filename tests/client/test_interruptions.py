@@ -1,5 +1,6 @@
 """Threads, forks and signals that come at the worst moment."""
 
+import array
 import logging
 import os
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import sidecar
 from sidecar import wire
@@ -144,8 +146,11 @@ def test_a_forked_child_that_reports_is_told_to_begin_its_own_run(
     assert capfd.readouterr().err.count("forked after sidecar.init") == 1
 
 
-def test_metrics_of_a_wrong_kind_do_not_take_the_step_with_them(run: Run) -> None:
-    wrong: Any = 0.5
+WRONG_METRICS = [0.5, "text", array.array("d", [1.0, 2.0]), torch.zeros(3)]
+
+
+@pytest.mark.parametrize("wrong", WRONG_METRICS, ids=lambda wrong: type(wrong).__name__)
+def test_metrics_of_a_wrong_kind_do_not_take_the_step_with_them(run: Run, wrong: Any) -> None:
     run.step(1, loss=2.0, metrics=wrong)
     assert [event.metrics for event in of_kind(run, wire.Step)] == [{"train/loss": 2.0}]
     assert run.rejected == {"bad_metrics": 1}
