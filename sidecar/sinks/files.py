@@ -16,7 +16,7 @@ from typing import IO, ClassVar, Protocol
 
 from sidecar import export_format
 from sidecar.rows import Row, RunInfo
-from sidecar.sinks.base import Report, SinkContext, SinkDied
+from sidecar.sinks.base import Report, Sink, SinkContext, SinkDied
 from sidecar.sinks.deadletters import file_stem
 from sidecar.sinks.long import COLUMNS, encode, finite_or_word, text_of
 
@@ -82,14 +82,11 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if '"' in text or "," in text else text
 
 
-class LinesSink:
+class LinesSink(Sink):
     """A file of lines that is only ever appended to; a torn last line is cut off when it is opened again."""
 
-    isolated: ClassVar[bool] = False
     leaves_machine: ClassVar[bool] = False
     spelled: ClassVar[bool] = False
-    one_rank: ClassVar[bool] = False
-    environment: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, context: SinkContext, form: LineFormat) -> None:
         self._base = Path(context.options.get("dir") or Path(context.data_dir, "files"))
@@ -115,14 +112,8 @@ class LinesSink:
             _write_or_undo(file, b"".join(lines))
         self._next = max(self._next, number + len(rows))
 
-    def flush(self) -> Report:
-        return self.report()
-
     def report(self) -> Report:
         return Report(acknowledged=self._next)
-
-    def close(self) -> None:
-        return None
 
     def _check_it_is_there(self) -> None:
         path = self._path

@@ -16,12 +16,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import msgspec
 
 from sidecar.rows import Row, RunInfo
-from sidecar.sinks.base import Report, SinkContext, SinkDied, Unavailable
+from sidecar.sinks.base import Report, Sink, SinkContext, SinkDied, Unavailable
 
 LENGTH = struct.Struct("<I")
 LOG_BYTES_MAX = 1 << 20
@@ -91,17 +91,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     close_seconds: float = 30.0
 
 
-class IsolatedSink:
+class IsolatedSink(Sink):
     """Use from one thread. ``open`` starts the child when there is none."""
 
-    isolated: ClassVar[bool] = False
-    leaves_machine: ClassVar[bool] = True
-    per_node: ClassVar[bool] = False
-    sends_files: ClassVar[bool] = False
-    spelled: ClassVar[bool] = True
-    one_rank: ClassVar[bool] = False
-    one_row_per_step: ClassVar[bool] = False
-    environment: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, target: str, context: SinkContext, environment: Iterable[str] = (), limits: Limits | None = None

@@ -231,9 +231,9 @@ class SinkManager:
     def _start(self, run_id: str, name: str) -> SinkRunner | None:
         key = (run_id, name)
         existing = self._runners.get(key)
-        if existing is not None and not existing.ended:
-            return existing
-        if existing is not None and existing.health.state == "disabled":
+        if self._closing.is_set() or (
+            existing is not None and (not existing.ended or existing.health.state == "disabled")
+        ):
             return existing
         if sum(not runner.ended for runner in self._runners.values()) >= RUNNERS_MAX:
             self._disabled(name, f"disabled: {RUNNERS_MAX} sinks are running already")

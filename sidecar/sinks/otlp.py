@@ -26,7 +26,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_D
 
 from sidecar.metrics import unit_of
 from sidecar.rows import Row, RunInfo
-from sidecar.sinks.base import Report, SinkContext, Unavailable
+from sidecar.sinks.base import Report, Sink, SinkContext, Unavailable
 
 ENDPOINT_DEFAULT = "http://localhost:4318"
 TIMEOUT_SECONDS = 10.0
@@ -47,13 +47,8 @@ class Refused(ValueError):
     """The receiver will not take these rows, now or later."""
 
 
-class OtlpSink:
-    isolated: ClassVar[bool] = False
-    leaves_machine: ClassVar[bool] = True
+class OtlpSink(Sink):
     per_node: ClassVar[bool] = True
-    spelled: ClassVar[bool] = True
-    one_rank: ClassVar[bool] = False
-    environment: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, context: SinkContext) -> None:
         self._url = endpoint(context.options, os.environ)
@@ -75,14 +70,8 @@ class OtlpSink:
         if body:
             self._post(body)
 
-    def flush(self) -> Report:
-        return self._report
-
     def report(self) -> Report:
         return self._report
-
-    def close(self) -> None:
-        return None
 
     def _post(self, body: bytes) -> None:
         sent = {"Content-Type": "application/x-protobuf", "User-Agent": "trainer-sidecar", **self._headers}

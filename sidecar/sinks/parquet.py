@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from sidecar import export_format
 from sidecar.rows import Row, RunInfo
-from sidecar.sinks.base import Report, SinkContext, SinkDied
+from sidecar.sinks.base import Report, Sink, SinkContext, SinkDied
 from sidecar.sinks.deadletters import file_stem
 from sidecar.sinks.long import COLUMNS, text_of
 
@@ -23,13 +23,12 @@ PART_VALUES = 200_000
 PART_SECONDS = 60.0
 
 
-class ParquetSink:
+class ParquetSink(Sink):
     """In a child of its own: pyarrow is large."""
 
     isolated: ClassVar[bool] = True
     leaves_machine: ClassVar[bool] = False
     spelled: ClassVar[bool] = False
-    environment: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, context: SinkContext) -> None:
         self._base = Path(context.options.get("dir") or Path(context.data_dir, "files"))

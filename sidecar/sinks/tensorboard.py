@@ -21,7 +21,7 @@ import msgspec
 from sidecar.atomic_file import write_atomic
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks import tfevents
-from sidecar.sinks.base import Report, SinkContext, SinkDied
+from sidecar.sinks.base import Report, Sink, SinkContext, SinkDied
 from sidecar.sinks.deadletters import file_stem
 from sidecar.sinks.privacy import Gate
 
@@ -47,13 +47,10 @@ class Place(msgspec.Struct):
     """The last sequence number of each rank: it starts again with a new process."""
 
 
-class TensorBoardSink:
-    isolated: ClassVar[bool] = False
-    spelled: ClassVar[bool] = True
+class TensorBoardSink(Sink):
     one_rank: ClassVar[bool] = True
     one_row_per_step: ClassVar[bool] = True
     leaves_machine: ClassVar[bool] = False
-    environment: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, context: SinkContext) -> None:
         self._context = context
@@ -90,9 +87,6 @@ class TensorBoardSink:
             self._commit(place)
         finally:
             self._pending = []  # If it failed the same rows come again.
-
-    def flush(self) -> Report:
-        return self.report()
 
     def report(self) -> Report:
         return Report(acknowledged=self._place.number)

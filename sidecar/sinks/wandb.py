@@ -23,7 +23,7 @@ import msgspec
 
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks import wandb_account, wandb_artifacts, wandb_log, wandb_settings, wandb_upstream
-from sidecar.sinks.base import FILE, Report, SinkContext, SinkDied, Unavailable
+from sidecar.sinks.base import FILE, Report, Sink, SinkContext, SinkDied, Unavailable
 from sidecar.sinks.wandb_progress import Arrivals
 from sidecar.sinks.wandb_rows import AXES, ELAPSED, REFUSED_MAX, STEP, TOKENS, as_payloads, is_axis_value, is_refused
 
@@ -39,12 +39,10 @@ FREE_BYTES_MIN = 1 << 20
 """With less on its disk, W&B loses what it is given."""
 
 
-class WandbSink:
+class WandbSink(Sink):
     isolated: ClassVar[bool] = True
-    leaves_machine: ClassVar[bool] = True
     per_node: ClassVar[bool] = True
     sends_files: ClassVar[bool] = True
-    spelled: ClassVar[bool] = True
     one_rank: ClassVar[bool] = True
     one_row_per_step: ClassVar[bool] = True
     environment: ClassVar[tuple[str, ...]] = wandb_account.KEPT_VARIABLES
