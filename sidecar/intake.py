@@ -207,6 +207,7 @@ class Intake:
             self._journal_failed(error)
             for session in batch.next_seqs:
                 self._replies.pop(session, None)  # Not committed, so not acknowledged: the trainers hold their events.
+            self._retry_own(run_id, batch)
             return False
         if any(chunk.session != self._own_session for chunk in batch.chunks):
             self._used[run_id] = self._committed
@@ -218,6 +219,13 @@ class Intake:
             log.warning("the journal takes events again")
             health.state, health.reason = "ok", None
         return True
+
+    def _retry_own(self, run_id: str, batch: _Pending) -> None:
+        """Nobody else holds the news that a process is gone. Gaps are declared again; readings are let go."""
+        records = [record for chunk in batch.chunks if chunk.session == self._own_session for record in chunk.records]
+        for event in map(wire.decode_event, records):
+            if isinstance(event, wire.RankEnded):
+                self.submit(run_id, event)
 
     def _count_lost(self, run_id: str, count: int) -> None:
         self._telemetry.events_lost_total[LOSS_REASON] += count

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sidecar import wire
+from sidecar.decoding import decode
 
 FORMAT = 1
 READ_ROWS = 128  # Rows fetched per read transaction: short ones let SQLite check-point its log.
 BUSY_SECONDS = 10.0
 CLEAN_KEY = "closed_in_order"
+SUMMARY_KEY = "summary"
 USAGE_PRAGMAS = ("page_count", "freelist_count", "page_size")
 
 SCHEMA = """
@@ -103,6 +105,8 @@ class Journal:
         self._db.execute("DELETE FROM meta WHERE key = ?", (CLEAN_KEY,))
         self.streams = {stream.session: stream for stream in _streams(self._db)}
         self._inode = path.stat().st_ino
+        self._summary: bytes | None = None
+        """As it was last committed by this process."""
 
     def greet(self, hello: wire.Hello, received_ns: int) -> Stream:
         """Store who is speaking; a known session keeps its place. Raises JournalFull."""
@@ -146,15 +150,22 @@ class Journal:
             self._db.executemany(
                 "UPDATE streams SET next_seq = ? WHERE session = ?", [(seq, s) for s, seq in next_seqs.items()]
             )
-            if summary is not None:
-                self._db.execute("INSERT OR REPLACE INTO meta VALUES ('summary', ?)", (summary,))
+            if summary is not None and summary != self._summary:
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (SUMMARY_KEY, summary))
         for session, seq in next_seqs.items():  # Only now: a failed batch must not look like a duplicate when retried.
             self.streams[session].next_seq = seq
+        self._summary = summary or self._summary
 
     def put(self, key: str, value: bytes) -> None:
         """Store a small fact about the run. Raises JournalFull."""
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def put_summary(self, summary: bytes) -> None:
+        """What `append` stores beside events, when there are none. Does nothing if it has not changed."""
+        if summary != self._summary:
+            self.put(SUMMARY_KEY, summary)
+            self._summary = summary
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store the fold up to a row. Only the newest keeps its history. Raises JournalFull."""
@@ -315,7 +326,7 @@ class JournalReader:
             try:
                 event = wire.decode_event(data)  # The usual case, without detours.
                 whole = event.__class__ is not wire.Part and not self._parts
-            except Exception:  # noqa: BLE001 - as in _decode_or_repair
+            except Exception:  # noqa: BLE001 - as in sidecar.decoding
                 whole = False
             if whole:
                 yield Record(row, rank, session, seq, received_ns, event)
@@ -332,53 +343,6 @@ def _first_sound(rows: Iterable[tuple[int, int, int, bytes, bytes | None]]) -> C
         if zlib.crc32(state) == crc:
             return Checkpoint(row, number, state, history)
     return None
-
-
-def decode(data: bytes, session: int, parts: dict[int, list[bytes]]) -> wire.AnyEvent | None:
-    """One record as an event. None: it is no event, or a part whose record is not complete (``parts`` keeps those)."""
-    event = _decode_or_repair(data)
-    if not isinstance(event, wire.Part):
-        parts.pop(session, None)  # A record that stopped in the middle never comes back.
-        return event
-    if event.index == 0:
-        parts[session] = []
-    collected = parts.get(session)
-    if (
-        collected is None
-        or event.index != len(collected)
-        or event.count * wire.FRAME_BYTES_MAX > 64 * wire.RECORD_BYTES_MAX
-    ):
-        parts.pop(session, None)
-        return None
-    collected.append(event.data)
-    if len(collected) < event.count:
-        return None
-    del parts[session]
-    whole = _decode_or_repair(b"".join(collected))
-    return None if isinstance(whole, wire.Part) else whole
-
-
-def _decode_or_repair(data: bytes) -> wire.AnyEvent | None:
-    """Strict first. A row with one impossible value or name loses that value, not the row."""
-    try:
-        return wire.decode_event(data)
-    except Exception:  # noqa: BLE001 - msgspec raises more than its own errors for hostile bytes (UnicodeDecodeError, RecursionError).
-        pass
-    try:
-        raw = msgspec.msgpack.decode(data)
-        if raw[0] in ("step", "log") and isinstance(raw[4], dict):
-            raw[4] = {name: value for name, value in raw[4].items() if _fits(name, value)}
-        return msgspec.convert(raw, wire.AnyEvent, strict=True)
-    except Exception:  # noqa: BLE001 - as above
-        return None
-
-
-def _fits(name: Any, value: Any) -> bool:
-    try:
-        msgspec.convert({name: value}, wire.Metrics, strict=True)
-    except Exception:  # noqa: BLE001 - as above
-        return False
-    return True
 
 
 def _streams(db: sqlite3.Connection, where: str = "", values: tuple[Any, ...] = ()) -> list[Stream]:

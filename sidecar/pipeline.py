@@ -45,7 +45,6 @@ class FollowedRun:
         self.history = _history(follower.checkpoint_history)
         self.snapshot: RunSnapshot | None = None
         self.behind = self.dirty = True
-        self.stored_summary: RunSummary | None = None
         self.started_ns = 0
         """When the process last started that belongs to it; 0 until one has introduced itself."""
         self._since_checkpoint = 0
@@ -219,15 +218,11 @@ class Pipeline:
         return [id for id, run in self._runs.items() if run.is_live]
 
     def summary_of(self, run_id: str) -> bytes | None:
-        """What `sidecar runs` shows, when it has changed since it was last stored. Thread-safe."""
+        """What `sidecar runs` shows. Thread-safe."""
         run = self._runs.get(run_id)
         if run is None or run.snapshot is None:
             return None
-        summary = _summary(run.snapshot, run.state.started_ns)
-        if run.stored_summary == summary:
-            return None
-        run.stored_summary = summary
-        return msgspec.msgpack.encode(summary)
+        return msgspec.msgpack.encode(_summary(run.snapshot, run.state.started_ns))
 
     @property
     def _runs(self) -> dict[str, FollowedRun]:

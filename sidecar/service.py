@@ -37,7 +37,7 @@ from sidecar.recovery import Recovery
 from sidecar.rendezvous import default_endpoint, endpoint_key, ipc_endpoint
 from sidecar.retention import make_room
 from sidecar.sinks.manager import SinkManager
-from sidecar.store import SUMMARY_KEY, Store
+from sidecar.store import Store
 from sidecar.telemetry import Telemetry
 from sidecar.trainers import Trainers, is_alive
 from sidecar.web.app import create_app
@@ -298,7 +298,7 @@ class Service:
         """For `sidecar runs`, which reads the journals alone."""
         blob = self._pipeline.summary_of(run_id)
         if blob is not None:
-            self._intake.write(run_id, lambda journal: journal.put(SUMMARY_KEY, blob))
+            self._intake.write(run_id, lambda journal: journal.put_summary(blob))
 
 
 def _cannot_listen(endpoint: str, error: OSError | zmq.ZMQError) -> UserError:

@@ -17,12 +17,11 @@ import msgspec
 
 from sidecar.errors import Exit, UserError
 from sidecar.filesystems import network_file_system
-from sidecar.journal import Journal, JournalReader
+from sidecar.journal import SUMMARY_KEY, Journal, JournalReader
 from sidecar.salvage import ensure_sound
 from sidecar.snapshot import RunSummary
 
 SUFFIX = ".sqlite"
-SUMMARY_KEY = "summary"
 STAMP_NS = 2_000_000_000  # A file changed less long ago may change again without a new time of change.
 
 Stamp = tuple[int, int, int, int]

@@ -12,9 +12,10 @@ import pytest
 
 from sidecar import store as stores
 from sidecar import wire
+from sidecar.decoding import decode
 from sidecar.errors import UserError
 from sidecar.filesystems import network_file_system
-from sidecar.journal import Checkpoint, Chunk, Journal, JournalFull, JournalReader, decode
+from sidecar.journal import Checkpoint, Chunk, Journal, JournalFull, JournalReader
 from sidecar.salvage import QUARANTINE, ensure_sound
 from sidecar.snapshot import RunSummary
 from sidecar.store import SUMMARY_KEY, Store
@@ -110,6 +111,19 @@ def test_a_batch_that_fails_leaves_no_trace_and_can_be_tried_again(tmp_path: Pat
     assert journal.streams[7].next_seq == 3
     journal.append([good])
     assert steps_in(tmp_path / "j") == [0, 1, 2, 3]
+
+
+def test_a_summary_that_could_not_be_stored_is_stored_with_the_next_batch(tmp_path: Path) -> None:
+    journal = fill(tmp_path / "j", frames=1)
+    with pytest.raises(KeyError):
+        journal.append([Chunk(99, 0, 1, [step(0)])], b"news")
+    journal.append([Chunk(7, 3, 1, [step(3)])], b"news")
+    changes = journal._db.total_changes
+    journal.put_summary(b"news")
+    assert journal._db.total_changes == changes
+    journal.put_summary(b"more news")
+    with contextlib.closing(JournalReader(tmp_path / "j")) as reader:
+        assert reader.get(SUMMARY_KEY) == b"more news"
 
 
 def test_a_restart_continues_each_stream_where_it_was_committed(tmp_path: Path) -> None:

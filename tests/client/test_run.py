@@ -252,7 +252,7 @@ def test_dataset_consumption_adds_up_until_the_step_ends(run: Run) -> None:
 
 
 def test_a_large_text_travels_in_parts_and_a_huge_one_is_counted(run: Run) -> None:
-    from sidecar.journal import decode
+    from sidecar.decoding import decode
 
     text = "x" * 300_000
     run.text("long", text)

@@ -1,5 +1,6 @@
 """Whatever arrives on the socket: the intake lives, counts it, and takes the good stream beside it."""
 
+import contextlib
 import itertools
 import random
 import resource
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from sidecar import intake, wire
 from sidecar.intake import Intake
-from sidecar.journal import Journal, JournalFull
+from sidecar.journal import Journal, JournalFull, JournalReader
 from sidecar.store import Store
 from sidecar.telemetry import Telemetry
 
@@ -120,6 +121,27 @@ def test_a_loss_is_counted_once_however_often_its_commit_fails(
     bench.send(frame(10, 5, oldest=10))
     assert bench.replies()[-1] == wire.Ack(7, 15)
     assert bench.telemetry.events_lost_total == {"ring_overwritten": 10}
+
+
+def test_the_end_of_a_process_is_journaled_although_the_disk_was_full_when_it_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The usual reason why both happen at once: the trainer could not write its checkpoint either."""
+    bench.send(wire.encode(hello()))
+    bench.send(frame(0, 1))
+
+    def full(self: Journal, chunks: object, summary: object = None) -> None:
+        raise JournalFull("no space")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(Journal, "append", full)
+        bench.intake.submit("r", wire.RankEnded(1, 1, rank=0, session=7, reason="gone"))
+        bench.intake.submit("r", wire.Hardware(1, 1))
+        bench.rounds(3)
+    bench.rounds(3)
+    with contextlib.closing(JournalReader(bench.store.path("r"))) as reader:
+        kinds = [wire.kind_of(record.event) for record in reader.records()]
+    assert kinds == ["step", "rank_ended"]
 
 
 @pytest.mark.parametrize("first", [2**63 - 3, 2**63, 2**64 - 10])

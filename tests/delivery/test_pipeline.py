@@ -162,4 +162,3 @@ def test_the_list_of_runs_on_disk_learns_of_each_change_of_state(scene: Scene) -
     scene.turn()
     assert changed == ["a", "a"]
     assert b"finished" in (scene.pipeline.summary_of("a") or b"")
-    assert scene.pipeline.summary_of("a") is None

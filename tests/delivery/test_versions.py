@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from sidecar import wire
-from sidecar.journal import decode
+from sidecar.decoding import decode
 
 RECORDED: dict[str, list[dict[str, Any]]] = json.loads(Path(__file__).with_name("wire_v1.json").read_text())
 EVENTS = {record["kind"]: record for record in RECORDED["events"]}
