@@ -262,6 +262,8 @@ class RunState(msgspec.Struct):
     attempt: int = 1
     restarted: bool = False
     """The current attempt was begun by a new process; False: the same process went back to an earlier step."""
+    restarted_ns: int = 0
+    """When the process that began the current attempt started (its wall clock)."""
     present: int = 0
     """Ranks that have spoken in the current attempt."""
     expected: int = 1

@@ -26,9 +26,15 @@ so much time has passed, by either pair. They may live on another node."""
 SILENT_RANKS_WAIT = ((64, 5 * SECOND_NS), (8, 60 * SECOND_NS))
 """The same for ranks that stopped reporting steps. The time matters for fast steps, which travel by the hundred, and
 after an outage, when the whole backlog of one rank comes before that of the next."""
+LEVEL_STEPS = 8
+"""A rank that is no longer waited for is waited for again once it is at most so many steps behind."""
 WAIT_NS_MIN = min(wait_ns for _, wait_ns in ABSENT_RANKS_WAIT + SILENT_RANKS_WAIT)
 DELIVERY_NS_MAX = 2 * SECOND_NS
 """From an event to its place in the journal, unless it was part of a backlog."""
+
+RESTART_TOGETHER_NS = 5 * SECOND_NS
+"""A rank that ends a step this long after another rank's new process began does not restart with it. Until then its
+reports may be the late tail of a process that ended. (Clocks of hosts may differ by seconds.)"""
 
 STEPS_ARE_SENT = (None, "torch")
 """Values of ``captured`` with which every rank reports its steps."""
@@ -38,8 +44,13 @@ T = TypeVar("T", int, float)
 
 def report(state: RunState, rank: RankState, own: Join) -> None:
     """One rank has ended one step."""
+    if own.attempt < state.attempt and state.restarted and own.time_ns > state.restarted_ns + RESTART_TOGETHER_NS:
+        rank.attempt = own.attempt = state.attempt  # It went on while another rank restarted.
+        count_present(state)
     attempt, step = own.attempt, own.step
     if (attempt, step) <= (state.joined_attempt, state.joined_step):
+        if attempt == state.joined_attempt and step >= state.joined_step - LEVEL_STEPS:
+            rank.excused = False
         _count_late(state, own)
         settle(state, own.received_ns)
         return
@@ -119,7 +130,7 @@ def begin_attempt(state: RunState, rank: RankState, *, restarted: bool) -> None:
         state.attempt += 1
         if state.partial:
             state.expected = min(state.present, state.world_size)
-        state.restarted = restarted
+        state.restarted, state.restarted_ns = restarted, rank.started_ns
         state.restarts += restarted
         rank.attempt = state.attempt
     count_present(state)

@@ -121,12 +121,14 @@ def test_with_slow_steps_a_silent_rank_is_waited_for_a_minute_and_then_every_ste
 def test_a_silent_rank_is_waited_for_again_once_it_is_level_with_the_others() -> None:
     both = [Process(rank, 10 + rank) for rank in (0, 1)]
     records = [p.step(0, tokens=1) for p in both] + [both[0].step(step, 10.0, tokens=1) for step in range(1, 30)]
-    records += [both[1].step(step, 0.1, tokens=1) for step in range(1, 30)]
+    records += [both[1].step(step, 0.1, tokens=1) for step in range(1, 20)]
     projector, _ = projected(records, *(p.hello(world_size=2) for p in both))
-    assert projector.state.tokens == 60
-    projector.feed(both[1].step(30, 0.1, tokens=1))
     assert [row.kind for row in projector.feed(both[0].step(30, 0.1, tokens=1))] == ["step", "derived"]
+    for step in range(20, 31):
+        assert [row.kind for row in projector.feed(both[1].step(step, 0.1, tokens=1))] == ["step"]
+    assert projector.state.tokens == 62
     assert [row.kind for row in projector.feed(both[0].step(31, 0.1, tokens=1))] == ["step"]
+    assert [row.kind for row in projector.feed(both[1].step(31, 0.1, tokens=1))] == ["step", "derived"]
 
 
 def test_ranks_that_never_speak_hold_up_slow_steps_for_half_a_minute_only() -> None:

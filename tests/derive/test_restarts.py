@@ -101,6 +101,31 @@ def test_two_ranks_restarting_together_are_one_restart_and_join_with_each_other(
     assert state.tokens_total == 21 * 8 + 20 * 8
 
 
+def test_a_rank_that_restarts_alone_joins_the_others_where_they_are() -> None:
+    """Fault-tolerant training: the other replicas go on, and the new one begins at their step."""
+    ranks = [Process(rank, 10 + rank) for rank in range(3)]
+    new = Process(2, 22, at=20.0)
+    projector, _ = projected([p.step(step, tokens=1) for step in range(10) for p in ranks],
+                             *(p.hello(world_size=3) for p in [*ranks, new]))
+    feed = projector.feed
+    for p in ranks[:2]:
+        p.wall_ns, p.mono_ns = p.wall_ns + 10**10, p.mono_ns + 10**10
+    feed(new.record(wire.Log, metrics={"loading": 1.0}))
+    for step in range(10, 60):
+        for p in ranks[:2]:
+            feed(p.step(step, tokens=1))
+    behind = []
+    for step in range(60, 80):
+        for p in (*ranks[:2], new):
+            rows = feed(p.step(step, 0.1, tokens=1))
+        behind.append(step - (projector.state.step or 0))
+        assert [row.kind for row in rows] == (["step", "derived"] if step > 60 else ["step"])  # At 60 it is level.
+    state = projector.state
+    assert behind == [0] * 20
+    assert (state.tokens, state.tokens_total) == (30 + 100 + 60, 30 + 100 + 60)
+    assert (state.restarts, state.rework_steps) == (1, 0)
+
+
 def test_ranks_that_a_restart_with_fewer_of_them_left_behind_are_no_longer_the_runs() -> None:
     old = [Process(rank, 10 + rank) for rank in range(4)]
     new = [Process(rank, 20 + rank, at=60.0) for rank in range(2)]
