@@ -33,6 +33,7 @@ CHECKPOINT_EVENTS = 50_000  # Half a second of folding: what a restart has to do
 CHECKPOINT_AT_STOP_EVENTS = 1_000
 FOLLOWED_RUNS_MAX = 64  # Beyond this, runs that have ended leave memory; their journals are read when somebody asks.
 PAST_RUNS_MAX = 4
+SILENT_SECONDS = 6 * 3600.0  # A stalled run that was silent for so long gets no more hardware readings, and may leave.
 LATENCIES_MAX = 512
 LIVE_STATES = frozenset({"starting", "running", "stalled"})
 
@@ -45,6 +46,8 @@ class FollowedRun:
         self.history = _history(follower.checkpoint_history)
         self.snapshot: RunSnapshot | None = None
         self.behind = self.dirty = True
+        self.heard = time.monotonic()
+        """When its training processes last sent anything."""
         self.started_ns = 0
         """When the process last started that belongs to it; 0 until one has introduced itself."""
         self._since_checkpoint = 0
@@ -66,6 +69,8 @@ class FollowedRun:
                 newest = record
             events += 1
         self.history.extend(fresh)
+        if newest is not None:
+            self.heard = time.monotonic()
         read = self.follower.row - before
         self.behind = read >= rows_max
         self.dirty = self.dirty or read > 0
@@ -87,6 +92,11 @@ class FollowedRun:
     def is_live(self) -> bool:
         """Is it training, as far as is known? A run that nothing was published of counts as live."""
         return self.snapshot is None or self.snapshot.state in LIVE_STATES
+
+    @property
+    def is_active(self) -> bool:
+        """Live, and heard of in the last hours: processes of other hosts can disappear without a word."""
+        return self.is_live and time.monotonic() - self.heard < SILENT_SECONDS
 
     def publish_if_due(self, now_ns: int) -> bool:
         """True when the run's state (running, finished, ...) is another than before."""
@@ -215,7 +225,7 @@ class Pipeline:
 
     def live_run_ids(self) -> list[str]:
         """Runs that are training now: the ones hardware readings belong to. Thread-safe."""
-        return [id for id, run in self._runs.items() if run.is_live]
+        return [id for id, run in self._runs.items() if run.is_active]
 
     def summary_of(self, run_id: str) -> bytes | None:
         """What `sidecar runs` shows. Thread-safe."""
@@ -270,8 +280,8 @@ class Pipeline:
             run.started_ns = max(started_ns, run.started_ns)
             others = {id: other for id, other in self._runs.items() if id != run_id}
             runs = dict(sorted((others | {run_id: run}).items(), key=lambda item: item[1].started_ns))
-            ended = [id for id, other in runs.items() if not other.is_live and id != run_id]
-            leaving = ended[: max(0, len(runs) - FOLLOWED_RUNS_MAX)]
+            idle = [id for id, other in runs.items() if not other.is_active and id != run_id]
+            leaving = idle[: max(0, len(runs) - FOLLOWED_RUNS_MAX)]
             for id in leaving:
                 self._save(id, CHECKPOINT_AT_STOP_EVENTS)
             self.views.followed = {id: other for id, other in runs.items() if id not in leaving}

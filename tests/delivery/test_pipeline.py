@@ -136,6 +136,24 @@ def test_the_run_last_started_is_told_by_its_own_time_not_by_who_came_back_first
     assert scene.views.run_ids() == ["older", "newer"]
 
 
+def test_a_run_that_was_silent_for_hours_is_measured_no_more_and_makes_room(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "FOLLOWED_RUNS_MAX", 2)
+    for name in ("a", "b"):
+        scene.emit(name, step(0))
+        scene.turn()
+    assert sorted(scene.pipeline.live_run_ids()) == ["a", "b"]
+    scene.views.followed["a"].heard -= pipeline.SILENT_SECONDS
+    assert scene.pipeline.live_run_ids() == ["b"]
+    scene.emit("c", step(0))
+    scene.turn()
+    assert set(scene.views.run_ids()) == {"b", "c"}
+    scene.emit("a", step(1))
+    scene.turn()
+    assert set(scene.pipeline.live_run_ids()) == {"a", "b", "c"}
+
+
 def test_a_run_of_an_earlier_day_is_shown_as_its_journal_is_now(scene: Scene) -> None:
     scene.emit("a", step(0))
     scene.turn()
