@@ -247,6 +247,8 @@ def _expected(field: str) -> str:
         return "use a number of steps, or preset"
     if "Literal" in hint:
         return "use one of " + ", ".join(re.findall(r"'(\w+)'", hint))
+    if HINTS[field] is bool:
+        return "use true or false"
     if field == "endpoint":
         return "use ipc://PATH or tcp://ADDRESS:PORT"
     if field == "port":

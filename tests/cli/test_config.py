@@ -86,6 +86,8 @@ def test_no_variable_of_our_own_is_taken_for_a_slip(repository: Path) -> None:
         ({"port": "70000"}, {}, None, "--port: '70000' is not accepted", "from 0"),
         ({"grace_seconds": "-1"}, {}, None, "--grace: '-1' is not accepted", "grace_seconds"),
         ({"grace_seconds": "nan"}, {}, None, "--grace: 'nan' is not accepted", "grace_seconds"),
+        ({"sample_seconds": "inf"}, {}, None, "--sample-seconds: 'inf' is not accepted", "sample_seconds"),
+        ({}, {"SIDECAR_KEEP": "maybe"}, None, "SIDECAR_KEEP: 'maybe' is not accepted", "use true or false"),
     ],
 )
 def test_mistakes_name_their_source_and_the_remedy(

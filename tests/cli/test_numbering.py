@@ -37,11 +37,11 @@ def test_a_damaged_file_is_an_error_not_a_number_used_again(tmp_path: Path) -> N
         numbered(tmp_path, "r{n}")
 
 
-def test_a_launched_run_gets_the_next_number(sidecar: Command, tmp_path: Path) -> None:
+def test_a_launched_run_gets_the_next_number_by_option_or_variable(sidecar: Command, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text("import sidecar\nrun = sidecar.init(project='p')\nrun.step(1, loss=1.0)\nrun.finish()\n")
-    for _ in range(2):
-        process = sidecar("run", "-q", "--name", "qwen_run_{n}", "--", sys.executable, str(script))
+    for option, variable in ((["--name", "qwen_run_{n}"], {}), ([], {"SIDECAR_NAME": "qwen_run_{n}"})):
+        process = sidecar("run", "-q", *option, "--", sys.executable, str(script), **variable)
         _, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
     names = [run.name for run in Store(tmp_path / "data").runs()]
