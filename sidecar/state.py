@@ -1,7 +1,7 @@
 """Everything the sidecar knows about one run, as one serialisable value.
 
 Given: nothing. Hands on: structs that ``sidecar.fold`` changes and ``sidecar.derive`` reads.
-Never: derives metrics, reads a clock, or grows without bound. Encoding a state with msgspec, decoding it and folding the
+Never: derives metrics, reads a clock, or grows without bound. Encoding a state, decoding it and folding the
 rest of the journal gives exactly what folding the whole journal gives.
 
 Two kinds of totals live side by side. *Progress* counters (``tokens``) say how far training is: when a restarted
