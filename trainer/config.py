@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 GENERATION_PROMPTS = ("To be or not to be", "Once upon a time", "In a galaxy far, far away")
 BACKENDS = ("wandb", "tensorboard", "none")
@@ -37,6 +37,7 @@ NOT_NEGATIVE = Range(0, math.inf, True, False, "a finite number from zero on")
 SHARE = Range(0, 1, True, True, "between 0 and 1")
 PROPER_SHARE = Range(0, 1, False, False, "above 0 and below 1")
 BELOW_ONE = Range(0, 1, True, False, "at least 0 and below 1")
+THREADS = Range(1, 1024, True, True, "between 1 and 1024")
 SEED = Range(0, 2**31, True, False, "a number from 0 to 2147483647")
 
 
@@ -111,7 +112,7 @@ class Config:
     prefetch: bool = flag(False, "make the next batch during a step [on GPUs]", group="machine")
     compile: bool = flag(False, "torch.compile the model", group="machine")
     checkpoint_activations: bool = flag(False, "compute activations twice instead of keeping them", group="machine")
-    threads: int | None = flag(None, "CPU threads per process [cores, at most 8]", group="machine")
+    threads: int | None = flag(None, "CPU threads per process [cores, at most 8]", group="machine", range=THREADS)
 
     log_backend: str = flag(
         "wandb", "experiment trackers; as default, the sidecar's own choice", group="run", env="LOG_BACKEND",
@@ -134,6 +135,14 @@ class Config:
 
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     """Where each value comes from, for those that are no defaults: "flag", "environment" or "file"."""
+
+    unused: ClassVar[frozenset[str]] = frozenset()
+    """Flags of Config that the command has no use for: no flags of its own."""
+
+    @classmethod
+    def flags(cls) -> dict[str, dataclasses.Field[Any]]:
+        """The fields that are flags."""
+        return {f.name: f for f in dataclasses.fields(cls) if f.metadata and f.name not in cls.unused}
 
     def is_chosen(self, name: str) -> bool:
         """Did the user ask for this value?"""
@@ -201,8 +210,16 @@ class PpoConfig(ChatConfig):
     kl_target: float = flag(6.0, "KL per reply, in nats, that the penalty is adapted towards", group="training")
 
 
+OF_TRAINING = frozenset({
+    "steps", "epochs", "grad_accum", "learning_rate", "min_lr", "warmup", "weight_decay", "grad_clip", "nan_loss",
+    "dropout", "log_train_freq", "log_freq", "eval_freq", "generate_freq", "watch_freq", "prefetch", "compile",
+    "checkpoint_activations", "checkpoint_freq", "resume",
+})  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(ChatConfig):
+    unused = OF_TRAINING | {"generation_prompts"}
     from_weight: str | None = flag("sft", "weights to judge: a stage's in --out, or a path", group="model")
     eval_examples: int = flag(500, "questions per task", group="cadence")
     allow_code: bool = flag(False, "run programs that the model writes (pass@1)", group="cadence")
@@ -211,6 +228,16 @@ class EvalConfig(ChatConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(Config):
+    unused = OF_TRAINING | {
+        "eval_iters",
+        "batch_size",
+        "data",
+        "data_bytes",
+        "hub_files",
+        "without_hub",
+        "screen",
+        "val_fraction",
+    }
     from_weight: str | None = flag("sft", "weights to speak with: a stage's in --out, or a path", group="model")
     generation_prompts: tuple[str, ...] = flag((), "the same for several, separated by |", group="cadence")
     prompt: str | None = flag(None, "what to continue, or to answer", group="cadence")

@@ -31,7 +31,7 @@ LISTS = "|"
 def parse(kind: type[C], command: str, arguments: Sequence[str]) -> C:
     """Raises UsageError for anything that is not in the table, or not of its kind."""
     hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.metadata}
+    fields = kind.flags()
     given, config_file = _given(kind, command, arguments, fields, hints)
     config_file = config_file or os.environ.get("TRAINER_CONFIG")
     values: dict[str, Any] = {}
@@ -51,7 +51,7 @@ def parse(kind: type[C], command: str, arguments: Sequence[str]) -> C:
 
 def describe(config: Config) -> str:
     """Every value and where it comes from, one line each."""
-    names = [field.name for field in dataclasses.fields(config) if field.metadata]
+    names = list(config.flags())
     width = max(map(len, names))
     values = {name: getattr(config, name) for name in names}
     return "\n".join(f"{n:<{width}}  {values[n]!r:<28} {config.origins.get(n, 'default')}" for n in names)
@@ -69,6 +69,8 @@ def check(config: Config) -> None:
             f"--n_embd {config.n_embd} does not give {config.n_head} heads of an even size",
             "make --n_embd a multiple of twice --n_head",
         )
+    if not config.project.strip():
+        raise UsageError("--project is empty", "leave it out, or give it a name")
     if config.checkpoint_freq and not config.out:
         raise UsageError("--checkpoint_freq needs a folder to write to", "add --out FOLDER")
 
@@ -179,8 +181,7 @@ class _OneLinePerFlag(argparse.HelpFormatter):
 
 
 def _refuse(what: str, word: str, kind: type[Config], remedy: str) -> NoReturn:
-    fields = [field for field in dataclasses.fields(kind) if field.metadata]
-    names = [name for field in fields for name in (field.name, *field.metadata["also"])]
+    names = [name for field in kind.flags().values() for name in (field.name, *field.metadata["also"])]
     close = difflib.get_close_matches(word.lstrip("-").split("=")[0].replace("-", "_"), names, n=1)
     dashes = "--" if what == "flag" else ""
     raise UsageError(f"unknown {what} {word!r}", f"did you mean {dashes}{close[0]}?" if close else remedy)
@@ -211,6 +212,8 @@ def _from_file(
     found = {}
     for key, value in rows.items():
         name = known.get(key.replace("-", "_"))
+        if name is None and key.replace("-", "_") in kind.unused:
+            continue  # The file holds for other commands, too.
         if name is None:
             _refuse("key", key, kind, f"python -m trainer {command} --help lists the flags")
         found[name] = _converted(value, fields[name], hints[name], f"{key} in {file}")

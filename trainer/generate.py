@@ -40,8 +40,9 @@ def generate_replies(
     """A reply to each prompt, up to and with its closing mark if it comes to one; greedy at temperature 0.
 
     All prompts go through the model together, padded on the right, where causal attention never looks; after that one
-    token per reply at a time, with a KV cache.
+    token per reply at a time, with a KV cache. A prompt that leaves no room for a reply is cut at its front.
     """
+    prompts = [fit_prompt(prompt, model, max_tokens) for prompt in prompts]
     device = model.head.weight.device
     generator = torch.Generator(device).manual_seed(seed)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -65,6 +66,11 @@ def generate_replies(
             break
         features = model.features(next_tokens[:, None], cache, at)[:, 0]
     return [tokens[row, lengths[row] : ends[row]].tolist() for row in range(len(prompts))]
+
+
+def fit_prompt(prompt: Sequence[int], model: GPT, room: int) -> Sequence[int]:
+    """The end of the prompt, where the question is, with room for a reply: at most half of the context."""
+    return prompt[-max(1, model.config.seq_len - min(room, model.config.seq_len // 2)) :]
 
 
 def _pick(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

@@ -51,7 +51,7 @@ def train(stage: Stage, config: Config, world: World, weights: Weights | None = 
     return loop.model
 
 
-STATE = ("step", "total_steps", "run_id", "weights", "optimizer", "random", "data", "data_of_ranks")
+STATE = ("step", "total_steps", "run_id", "weights", "optimizer", "random", "data", "data_of_ranks", "skipped_steps")
 """What a checkpoint holds besides the run's identity."""
 
 
@@ -256,6 +256,7 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "random": randomness,
             "data": self.stage.state(),
+            "skipped_steps": int(self.guard.skipped),
             "data_of_ranks": of_ranks,
         }
 
@@ -285,6 +286,7 @@ class Loop:
         checkpoint.restore_random_state(state["random"], self.world)
         self.stage.load_state(state["data"])
         self.stage.load_rank_state({name: parts[self.world.rank] for name, parts in state["data_of_ranks"].items()})
+        self.guard.restore(state["skipped_steps"])
         self.step, self.resumed_id = state["step"], state["run_id"]
 
     # -- ranks ---------------------------------------------------------------------------------------------------------

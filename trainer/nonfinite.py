@@ -29,6 +29,11 @@ class NonFiniteGuard:
         optimizer.step()
         self.skipped += bad
 
+    def restore(self, skipped: int) -> None:
+        """Go on counting from a checkpoint's number."""
+        self._before = skipped
+        self.skipped += skipped
+
     def metrics(self) -> dict[str, Any]:
         """On a CPU only once a step was skipped; on a GPU always, because asking would wait for it."""
         if self.on_cpu:
@@ -40,7 +45,7 @@ class NonFiniteGuard:
         seen = int(self.skipped)
         self._in_a_row = self._in_a_row + seen - self._before if seen > self._before else 0
         self._before = seen
-        if self._before and (self.policy == "stop" or self._in_a_row >= IN_A_ROW_MAX):
+        if self._in_a_row and (self.policy == "stop" or self._in_a_row >= IN_A_ROW_MAX):
             raise self._error(step)
 
     def _error(self, step: int) -> UserError:

@@ -25,6 +25,9 @@ from trainer.weights import Weights, find_weights
 
 def run(config: PipelineConfig) -> None:
     began = time.perf_counter()
+    # With --resume OUT the first start and every restart can be one command; any other folder must hold something.
+    if config.resume not in (None, config.out) and not any(_newest(config.resume, name) for name in STAGES):
+        raise UserError(f"no stage has a checkpoint in {config.resume}", "give --resume the --out folder of a pipeline")
     with world(config.device, config.threads) as here:
         weights = find_weights(config)
         group = config.group or f"pipeline-{_launch_number()}"

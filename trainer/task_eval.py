@@ -15,7 +15,7 @@ import torch
 from trainer import chat, sandbox
 from trainer.distributed import World
 from trainer.evaluate import evaluation_mode
-from trainer.generate import generate_replies
+from trainer.generate import fit_prompt, generate_replies
 from trainer.model import GPT
 from trainer.tasks.example import Example
 from trainer.tasks.formats import is_correct
@@ -101,7 +101,7 @@ def multiple_choice_correct(model: GPT, examples: Sequence[Example]) -> list[boo
     device = model.head.weight.device
     for first in range(0, len(examples), CHUNK):
         chunk = examples[first : first + CHUNK]
-        prompts = [_truncated(chat.render_prompt(example.prompt), model, 0) for example in chunk]
+        prompts = [fit_prompt(chat.render_prompt(example.prompt), model, 0) for example in chunk]
         width = max(map(len, prompts))
         tokens = torch.tensor([[*prompt, *[PAD] * (width - len(prompt))] for prompt in prompts], device=device)
         last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
@@ -119,7 +119,7 @@ def exact_match_correct(
     correct = []
     for first in range(0, len(examples), CHUNK):
         chunk = examples[first : first + CHUNK]
-        prompts = [_truncated(chat.render_prompt(example.prompt), model, reply_tokens) for example in chunk]
+        prompts = [chat.render_prompt(example.prompt) for example in chunk]
         replies = generate_replies(model, prompts, reply_tokens, seed=seed, temperature=0)
         correct += [is_correct(e, chat.reply_of(reply)) for e, reply in zip(chunk, replies, strict=True)]
     return correct
@@ -127,7 +127,7 @@ def exact_match_correct(
 
 def count_passing_programs(model: GPT, example: Example, samples: int, seed: int) -> int:
     """How many of ``samples`` programs that the model writes pass the example's tests."""
-    prompt = _truncated(chat.render_prompt(example.prompt), model, PROGRAM_TOKENS)
+    prompt = chat.render_prompt(example.prompt)
     replies = generate_replies(model, [prompt] * samples, PROGRAM_TOKENS, seed=seed, temperature=0.8)
     question = example.prompt[-1].content
     return sum(sandbox.passes(f"{question}{chat.reply_of(reply)}\n{example.tests}\n") for reply in replies)
@@ -136,8 +136,3 @@ def count_passing_programs(model: GPT, example: Example, samples: int, seed: int
 def estimate_pass_at_k(samples: int, passed: int, k: int) -> float:
     """The probability that one of ``k`` programs passes: 1 - C(n - c, k) / C(n, k); Chen et al. 2021, equation 1."""
     return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
-
-
-def _truncated(prompt: list[int], model: GPT, room: int) -> list[int]:
-    """Cut at the front, because the question is at the end; leaves room for the reply."""
-    return prompt[-max(1, model.config.seq_len - min(room, model.config.seq_len // 2)) :]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import checkpoint, run_history, sandbox, tasks
+from trainer import checkpoint, data, run_history, sandbox, tasks
 from trainer.__main__ import main
 from trainer.chat_stage import fingerprint
 from trainer.config import Config
@@ -20,11 +20,13 @@ from trainer.console import Console
 from trainer.data.batch import BatchSampler
 from trainer.data.conversations import Conversations, prepare
 from trainer.data.preferences import PreferencePairs
+from trainer.data.quality import Quality
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.evaluate import summary
-from trainer.generate import generate_replies
+from trainer.generate import fit_prompt, generate_replies, generate_samples
 from trainer.model import GPT, ModelConfig
+from trainer.nonfinite import NonFiniteGuard
 from trainer.tasks import formats
 from trainer.tasks.example import Message, Preference, TaskMixture, ask
 from trainer.tasks.rows import DataReport, files_of
@@ -122,6 +124,25 @@ def test_a_diverged_model_still_says_something() -> None:
     assert 1 <= len(reply) <= 5
 
 
+def test_a_question_that_is_longer_than_the_context_is_answered_from_its_end() -> None:
+    model = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=16, seq_len=32))
+    long = [7] * 100 + [1, 2, 3]
+    assert len(fit_prompt(long, model, room=8)) == 24
+    assert generate_replies(model, [long, [5]], 8) == generate_replies(model, [long[-24:], [5]], 8)
+    texts = generate_samples(model, ["x" * 500], chat=True)
+    assert next(iter(texts)) == "x" * 500
+
+
+def test_skipped_steps_are_counted_on_after_a_resume() -> None:
+    guard = NonFiniteGuard("stop", torch.device("cpu"))
+    guard.restore(3)
+    guard.check(8)
+    assert guard.metrics() == {"train/skipped_steps": 3}
+    guard.skipped += 1
+    with pytest.raises(UserError, match=r"4 step\(s\) skipped"):
+        guard.check(9)
+
+
 def test_the_perplexity_of_nan_is_nan_and_that_of_a_huge_loss_infinite() -> None:
     assert math.isnan(summary(math.nan, 0, 1)["val/perplexity"])
     assert math.isinf(summary(1e6, 0, 1)["val/perplexity"])
@@ -130,7 +151,7 @@ def test_the_perplexity_of_nan_is_nan_and_that_of_a_huge_loss_infinite() -> None
 @pytest.mark.parametrize(
     "words",
     ["--dropout 1", "--seed -1", "--seed 99999999999", "--learning_rate inf", "--learning_rate nan", "--warmup 5",
-     "--min_lr -3", "--weight_decay -1", "--val_fraction 1", "--steps 0"],
+     "--min_lr -3", "--weight_decay -1", "--threads 100000", "--val_fraction 1", "--steps 0"],
 )  # fmt: skip
 def test_a_number_out_of_its_range_is_refused(words: str, capsys) -> None:
     assert main(["pretrain", *words.split()]) == 2
@@ -144,6 +165,23 @@ def test_an_error_of_one_rank_is_said_by_that_rank(monkeypatch, capsys, tmp_path
     assert capsys.readouterr().err.startswith("trainer: rank 1: no such file or folder")
     assert main(["pretrain", "--steps", "0"]) == 2, "but a wrong flag by rank 0 alone: it is wrong on all of them"
     assert capsys.readouterr().err == ""
+
+
+def test_a_pipeline_that_is_told_to_resume_from_nothing_does_not_begin_again(tmp_path: Path, capsys) -> None:
+    assert main(["pipeline", "--out", str(tmp_path), "--resume", str(tmp_path / "typo"), "--steps", "1"]) == 2
+    assert "no stage has a checkpoint in" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["eval", "generate"])
+def test_commands_that_do_not_train_have_no_flags_of_training(command: str, tmp_path: Path, capsys) -> None:
+    assert main([command, "--learning_rate", "1"]) == 2
+    assert "unknown flag '--learning_rate'" in capsys.readouterr().err
+    (tmp_path / "all.toml").write_text("learning_rate = 1.0\nn_layer = 3\n")
+    assert main([command, "--config", str(tmp_path / "all.toml"), "--show_config"]) == 0, "one file for all commands"
+    out = capsys.readouterr().out
+    assert "n_layer" in out
+    assert "learning_rate" not in out
 
 
 def test_a_pipeline_shows_the_values_of_each_stage(capsys) -> None:
@@ -162,13 +200,19 @@ def test_a_validation_without_perplexity_prints_its_loss(capsys) -> None:
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", ["", "BC", "E", 4, -1, "a"])
+@pytest.mark.parametrize("answer", ["", "BC", "E", 4, -1, "a", True])
 def test_an_answer_that_is_no_choice_is_refused(answer: object) -> None:
     with pytest.raises((ValueError, IndexError, TypeError)):
         formats.mmlu({"question": "?", "choices": ["w", "x", "y", "z"], "answer": answer})
     choices = {"text": ["w", "x"], "label": ["A", "B"]}
     with pytest.raises((ValueError, TypeError)):
         formats.arc({"question": "?", "choices": choices, "answerKey": answer})
+
+
+@pytest.mark.parametrize("choices", [{"text": ["w", "x"], "label": ["A", "A"]}, {"text": "wx", "label": ["A", "B"]}])
+def test_choices_that_are_no_list_of_different_ones_are_refused(choices: dict[str, object]) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        formats.arc({"question": "?", "choices": choices, "answerKey": "A"})
 
 
 def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
@@ -205,7 +249,22 @@ def test_hidden_files_and_folders_named_like_data_are_no_data(tmp_path: Path) ->
     (tmp_path / ".cache" / "metadata.json").write_text("{}")
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "dataset_infos.json").write_text("{}")
     assert files_of(tmp_path) == [tmp_path / "rows.jsonl"]
+
+
+def test_a_folder_of_every_stages_sets_is_one_for_pretraining_too(tmp_path: Path) -> None:
+    (tmp_path / "fineweb-edu").mkdir()
+    (tmp_path / "fineweb-edu" / "a.txt").write_text("some text")
+    (tmp_path / "gsm8k.jsonl").write_text("{}")
+    assert data.locate(str(tmp_path)).path == tmp_path / "fineweb-edu"
+
+
+def test_a_score_that_is_no_number_is_no_score() -> None:
+    quality = Quality()
+    for score in (math.nan, math.inf, True, 0.5):
+        quality.keep(b"text", score=score)
+    assert quality.metrics()["data/avg_quality_score"] == 0.5
 
 
 def test_a_small_validation_split_makes_smaller_batches() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.data import hub
-from trainer.data.corpus import Corpus, is_hidden
+from trainer.data.corpus import Corpus, is_hidden, text_folder
 from trainer.data.quality import Quality
 from trainer.errors import UserError
 
@@ -41,6 +41,7 @@ def locate(path: str | None, *, files_max: int | None = None, without_hub: str =
     place = Path(path).expanduser()
     if not place.exists():
         raise UserError(f"no such file or folder: {path}", "give --data a folder of text or a parquet, or leave it out")
+    place = text_folder(place) or place
     shards = [shard for shard in sorted(place.rglob("*.parquet")) if not is_hidden(shard.relative_to(place))]
     if len(shards) > 1:
         return Location(place, None, tuple(shards))

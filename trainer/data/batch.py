@@ -110,13 +110,13 @@ class BatchSampler:
         self.epoch = self.position = 0
         self._order = self._shuffle()
 
-    def require_a_batch(self, what: str) -> None:
+    def require_a_batch(self, what: str, remedy: str = "raise --seq_len if they are too long for it") -> None:
         """Raises UserError if there are too few rows for one."""
         if not self.batches_per_epoch:
             raise UserError(
                 f"{what}: {self.count} samples are too few for one batch of {self.batch_size} on "
                 f"{self.world_size} rank(s)",
-                "give more data, or lower --batch_size or --seq_len",
+                f"give more data, lower --batch_size, or {remedy}",
             )
 
     def next(self) -> Tensor:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from trainer.errors import UserError
 
 T = TypeVar("T")
+TEXT_FOLDERS = ("fineweb-edu", "fineweb_edu", "text")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Corpus:
 def shuffled_by_name(names: Sequence[str]) -> list[str]:
     """A fixed pseudo-random order, by checksum of the name, so that any prefix is a fair sample."""
     return sorted(names, key=lambda name: (zlib.crc32(name.encode("utf-8", "surrogateescape")), name))
+
+
+def text_folder(folder: Path) -> Path | None:
+    """The folder of plain text inside one that holds every stage's datasets."""
+    return next((folder / name for name in TEXT_FOLDERS if (folder / name).is_dir()), None)
 
 
 def is_hidden(path: Path) -> bool:

@@ -4,6 +4,7 @@ Given: texts, one at a time, with what their source says about them. Hands on: w
 Never: stores or prints a text. It is a coarse screen by unmistakable patterns, not a full scanner.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ class Quality:
         self.characters += len(text.decode("utf-8", errors="ignore"))
         if isinstance(language, str) and language:
             self.languages[language] += 1
-        if isinstance(score, int | float):
+        if isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score):
             self.scores.append(score)
         return True
 

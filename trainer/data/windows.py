@@ -30,7 +30,7 @@ class TokenWindows(BatchSampler):
         self.tokens, self.name, self.seq_len = tokens, name, seq_len
         count = max(0, (len(tokens) - 1) // seq_len)
         super().__init__(count, **order)
-        self.require_a_batch(f"{name} (windows of {seq_len} tokens)")
+        self.require_a_batch(f"{name} (windows of {seq_len} tokens)", "lower --seq_len")
 
     def next_batch(self) -> Batch:
         return self.batch(self.next())

@@ -2,15 +2,13 @@
 the rest. Importing the table loads neither torch nor a stage; stages do not import one another.
 """
 
-import dataclasses
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.config import Config, DpoConfig, MidtrainConfig, PipelineConfig, PpoConfig, SftConfig
-
-TEXT_FOLDERS = ("fineweb-edu", "fineweb_edu", "text")
+from trainer.data.corpus import text_folder
 
 
 class StageEntry(NamedTuple):
@@ -58,16 +56,10 @@ def load_stage(name: str) -> Any:
 def pipeline_config(config: PipelineConfig, name: str, group: str | None) -> Config:
     """A stage's flags in a pipeline: those given for the pipeline, else ``in_pipeline``, else the stage's defaults."""
     entry = STAGES[name]
-    own = {field.name for field in dataclasses.fields(entry.config) if field.metadata}
-    given = {key: getattr(config, key) for key in config.origins if key in own}
+    given = {key: getattr(config, key) for key in config.origins if key in entry.config.flags()}
     if name == "pretrain" and config.data and config.data != "hub":
-        given["data"] = _text_in(Path(config.data).expanduser())
+        given["data"] = config.data if text_folder(Path(config.data).expanduser()) else None
     label = f"{config.run}-{name}" if config.run and config.run != "dummy" else config.run or name
     fixed = {"group": group, "run": label, "run_id": None, "from_weight": None}
     origins = {**dict.fromkeys((*entry.in_pipeline, "run", "group"), "pipeline"), **config.origins}
     return entry.config(**{**entry.in_pipeline, **given, **fixed}, origins=origins)
-
-
-def _text_in(folder: Path) -> str | None:
-    """With --data FOLDER the first stage reads FOLDER/fineweb-edu (or /text), where there is one."""
-    return next((str(folder / name) for name in TEXT_FOLDERS if (folder / name).is_dir()), None)

@@ -45,6 +45,8 @@ class PreferenceTraining(Stage):
         self.data_facts["dataset/dropped_samples"] = self.train.dropped
         self.prompts = sample_prompts([_as_questions(task) for task in loaded])
         self.remarks = report.lines()
+        if self.train.dropped:
+            self.remarks += (f"{self.train.dropped} pairs left out: longer than the context of {config.seq_len}",)
 
     def learner(self, model: GPT) -> nn.Module:
         self.reference = frozen_copy(model)

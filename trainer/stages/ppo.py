@@ -9,7 +9,7 @@ A rollout is ``rollout_batches`` batches of replies; each is trained on ``ppo_ep
 Sources: Schulman et al. 2017 (clipping), Ziegler et al. 2019 (adaptive KL penalty).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -103,7 +103,8 @@ class PolicyTraining(Stage):
         self.updates += 1
         generator = torch.Generator().manual_seed(self._seed(self.rollouts * 100 + ppo_epoch))
         rows = torch.randperm(size * self.config.rollout_batches, generator=generator)[place * size :][:size]
-        return self._batch({name: tensor[rows] for name, tensor in self.experience.items()}, rollout_tokens)
+        batch = self._batch({name: tensor[rows] for name, tensor in self.experience.items()}, rollout_tokens)
+        return batch if ppo_epoch == 0 else replace(batch, datasets={})  # Each prompt is taken from its dataset once.
 
     def _rollout(self) -> int:
         """Draw replies and see which are right; returns the number of tokens read and drawn."""

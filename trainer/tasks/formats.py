@@ -29,15 +29,15 @@ def smoltalk(row: Row) -> Example:
 def mmlu(row: Row) -> Example:
     """{"question": ..., "choices": [four], "answer": 2}; some files have a letter, and a row of their own "train"."""
     row = row["train"] if isinstance(row.get("train"), dict) else row
-    choices, answer = [_text(choice) for choice in row["choices"]], row["answer"]
-    letter = LETTERS[answer] if isinstance(answer, int) and answer >= 0 else _text(answer)
+    choices, answer = _texts(row["choices"]), row["answer"]
+    letter = LETTERS[answer] if type(answer) is int and answer >= 0 else _text(answer)
     return choice(_text(row["question"]), choices, LETTERS[: len(choices)], letter)
 
 
 def arc(row: Row) -> Example:
     """{"question": ..., "choices": {"text": [...], "label": ["A", ...]}, "answerKey": "C"}; labels may be digits."""
-    labels = [_text(label) for label in row["choices"]["label"]]
-    return choice(_text(row["question"]), [_text(t) for t in row["choices"]["text"]], labels, _text(row["answerKey"]))
+    choices = row["choices"]
+    return choice(_text(row["question"]), _texts(choices["text"]), _texts(choices["label"]), _text(row["answerKey"]))
 
 
 def gsm8k(row: Row) -> Example:
@@ -87,7 +87,7 @@ FORMATS: dict[str, Callable[[Row], Any]] = {
 
 def choice(question: str, choices: Sequence[str], letters: Sequence[str], answer: str) -> Example:
     """A multiple choice as one question; the reply is a letter. Raises ValueError for an answer not on offer."""
-    if answer not in letters or len(choices) != len(letters) or len(choices) < 2:
+    if answer not in letters or not len(choices) == len(letters) == len(set(letters)) >= 2:
         raise ValueError(f"answer {answer!r} is not one of {len(choices)} choices")
     lines = "\n".join(f"{letter}) {text}" for letter, text in zip(letters, choices, strict=True))
     return ask(f"{question}\n{lines}", answer, letters=tuple(letters), answer=answer)
@@ -120,6 +120,12 @@ def _messages(rows: Any) -> tuple[Message, ...]:
     if not messages or any(message.role not in ("system", "user", "assistant") for message in messages):
         raise ValueError("messages must be of system, user and assistant")
     return messages
+
+
+def _texts(values: Any) -> list[str]:
+    if not isinstance(values, list):
+        raise TypeError(f"{type(values).__name__} where a list should be")
+    return [_text(value) for value in values]
 
 
 def _text(value: Any) -> str:

@@ -16,6 +16,8 @@ from trainer.errors import UserError
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".json", ".parquet")
+NOT_ROWS = ("dataset_infos.json", "dataset_info.json", "state.json")
+"""Metadata that the datasets library and the hub keep beside the rows."""
 NAMED_MAX = 3
 LINE_BYTES_MAX = 16 * 1024 * 1024
 """A longer line is not a row, but a file that lost its line breaks."""
@@ -64,7 +66,7 @@ class DataReport:
 def files_of(path: Path) -> list[Path]:
     """The data files at ``path``, in order of name. Raises UserError if there are none."""
     below = [path] if path.is_file() else sorted(p for p in path.rglob("*") if not is_hidden(p.relative_to(path)))
-    files = [file for file in below if file.suffix in SUFFIXES and file.is_file()]
+    files = [f for f in below if f.suffix in SUFFIXES and f.is_file() and f.name not in NOT_ROWS]
     if not files:
         raise UserError(f"no {', '.join(SUFFIXES)} file at {path}", "check the path, or fetch the data set again")
     return files
