@@ -21,7 +21,7 @@ def banner(
     return [
         f"run      {run_id}",
         f"store    {config.dir}",
-        f"page     {_page(config, live, environ, token)}",
+        f"page     {_page(config, live, environ, token, ours)}",
         f"metrics  {live.http.rstrip('/')}/metrics",
         f"sinks    {'; '.join(sinks) if sinks else 'none (--sink wandb,tensorboard adds some)'}",
         f"stop     {_how_to_stop(config, live, ours)}",
@@ -33,19 +33,19 @@ def serving(config: Config, live: Live, *, token: bool = False) -> list[str]:
     return [
         f"store    {config.dir}",
         f"events   {live.events}",
-        f"page     {_page(config, live, os.environ, token)}",
+        f"page     {_page(config, live, os.environ, token, ours=True)}",
         f"metrics  {live.http.rstrip('/')}/metrics",
         f"stop     Ctrl-C, or kill {live.pid}",
     ]
 
 
-def _page(config: Config, live: Live, environ: Mapping[str, str], token: bool) -> str:
+def _page(config: Config, live: Live, environ: Mapping[str, str], token: bool, ours: bool) -> str:
     """The token goes after the #, which a browser never sends to a server: the page's script reads it there."""
     page = live.http.rstrip("/") + "/"
     port = page.rstrip("/").rpartition(":")[2]
     if config.token:
         page += f"#token={quote(config.token, safe='') if token else '***'}"
-    if config.port and str(config.port) != port:
+    if ours and config.port and str(config.port) != port:  # One that was there before was given its own port.
         page += f"   (port {config.port} was taken)"
     if environ.get("SSH_CONNECTION"):
         page += f"   (from your machine: ssh -L {port}:127.0.0.1:{port} {os.uname().nodename})"

@@ -20,6 +20,13 @@ def test_banner_has_six_lines_whatever_the_sinks() -> None:
     assert lines[4] == "sinks    a: ok; b: failing (why)"
 
 
+def test_banner_says_that_the_port_was_taken_only_of_a_sidecar_that_it_started() -> None:
+    elsewhere = Live(http="http://127.0.0.1:4242", events="ipc:///x", pid=7)
+    for ours, taken in ((True, True), (False, False)):
+        page = banner.banner(CONFIG, elsewhere, "r1", [], ours=ours, environ={})[2]
+        assert ("port 9797 was taken" in page) is taken
+
+
 def test_banner_on_a_remote_host_has_the_tunnel_ready_to_paste() -> None:
     lines = banner.banner(CONFIG, LIVE, "r1", [], ours=True, environ={"SSH_CONNECTION": "x"})
     assert "ssh -L 9797:127.0.0.1:9797" in lines[2]
