@@ -307,11 +307,15 @@ def _new_clock(state: RunState, join: Join, stream: tuple[int, int, int]) -> Non
 
 
 def _enter_attempt(state: RunState, join: Join) -> None:
-    """The first complete step of a new attempt. A new process rewinds; one that merely stepped back does not."""
+    """The first complete step of a new attempt. New processes that begin at a step that was done before rewind the run.
+
+    A process that merely stepped back does not, nor does one that restarted alone and goes on where the others are.
+    """
     state.joined_attempt = join.attempt
     state.loss_series = Statistic()  # What is replayed after a restart must not look like a spike.
     state.grad_series = Statistic()
-    if state.restarted:
+    done = max(max(r.reached_before, r.reached if r.state not in LIVE else -1) for r in state.ranks.values())
+    if state.restarted and join.step <= done:
         state.rework_until = max(state.rework_until, state.max_step)
         if state.marks and join.step <= state.marks[-1].step:
             marks.rewind(state, join.step)

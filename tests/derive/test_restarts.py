@@ -126,6 +126,21 @@ def test_a_rank_that_restarts_alone_joins_the_others_where_they_are() -> None:
     assert (state.restarts, state.rework_steps) == (1, 0)
 
 
+def test_a_rank_that_restarts_alone_within_seconds_takes_nothing_back() -> None:
+    ranks = [Process(rank, 10 + rank) for rank in range(2)]
+    new = Process(1, 22, at=12.0)
+    projector, _ = projected([p.step(step, tokens=1) for step in range(1, 11) for p in ranks],
+                             *(p.hello(world_size=2) for p in [*ranks, new]))
+    for step in range(11, 14):
+        projector.feed(ranks[0].step(step, tokens=1))
+    for step in range(14, 30):
+        projector.feed(ranks[0].step(step, tokens=1))
+        projector.feed(new.step(step, tokens=1))
+    state = projector.state
+    assert (state.tokens, state.tokens_total, state.rework_steps) == (20 + 3 + 32, 20 + 3 + 32, 0)
+    assert state.step == 29
+
+
 def test_ranks_that_a_restart_with_fewer_of_them_left_behind_are_no_longer_the_runs() -> None:
     old = [Process(rank, 10 + rank) for rank in range(4)]
     new = [Process(rank, 20 + rank, at=60.0) for rank in range(2)]
