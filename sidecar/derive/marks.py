@@ -9,6 +9,8 @@ follow a checkpoint event keep their mark for as long as there is room, so that 
 
 from bisect import bisect_left, bisect_right
 
+from msgspec.structs import replace
+
 from sidecar.state import Join, Mark, RunState
 
 MARKS_MAX = 1024
@@ -18,7 +20,12 @@ Datasets = dict[str, tuple[int, int]]
 
 
 def add(state: RunState, mark: Mark) -> None:
-    """``mark.step`` is above all steps marked so far."""
+    """Marks stay sorted: where steps are numbered anew in each epoch, those of this epoch replace the earlier ones."""
+    if state.marks and mark.step <= state.marks[-1].step:
+        start = replace(state.marks[-1], step=mark.step - 1)
+        for known in (state.marks, state.checkpoint_marks):
+            del known[bisect_left(known, start.step, key=lambda other: other.step) :]
+        state.marks.append(start)
     state.marks.append(mark)
     if len(state.marks) >= MARKS_MAX:
         _thin(state)

@@ -243,6 +243,16 @@ def test_epochs_that_number_their_steps_anew_lose_nothing() -> None:
     assert sum(row.kind == "derived" for row in rows) == 30
 
 
+@pytest.mark.parametrize("resumed_at", [1, 2, 5])
+def test_a_resume_goes_back_within_the_epoch_where_each_one_numbers_its_steps_anew(resumed_at: int) -> None:
+    first, second = Process(session=2), Process(session=3, at=100.0)
+    records = [first.step(step, tokens=5) for epoch in range(3) for step in range(1, 11 if epoch < 2 else 8)]
+    records.append(second.step(resumed_at, tokens=5))
+    projector, _ = projected(records, first.hello(), second.hello())
+    assert projector.state.tokens == 20 * 5 + resumed_at * 5
+    assert projector.state.marks == sorted(projector.state.marks, key=lambda mark: mark.step)
+
+
 @given(st.data())
 def test_lifetime_counters_never_go_down(data: st.DataObject) -> None:
     processes = [Process(0, session, at=100.0 * session) for session in (1, 2, 3)]
