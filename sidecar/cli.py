@@ -112,12 +112,12 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code (docs/cli.md lists them)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # A locale without UTF-8 has no letters for sparklines and arrows.
     try:
         code = dispatch(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()  # What cannot be written is to be an error here, not a traceback at exit.
+        sys.stdout.flush()  # What cannot be written is an error here, not a traceback at exit.
         return code
     except UserError as error:
         print(error, file=sys.stderr)
@@ -139,6 +139,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(missing_package(error.name), file=sys.stderr)
         return Exit.MISSING
+
+
+def _open_closed_streams() -> None:
+    """Streams that were closed (``2>&-``) lead nowhere instead: else the next file opened, a journal say, would be
+    standard error, for us and for the training command."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = open(os.devnull, mode)  # noqa: SIM115  # For as long as the process lives.
+            if nowhere.fileno() != number:
+                os.dup2(nowhere.fileno(), number)
+            os.set_inheritable(number, True)
+            setattr(sys, name, nowhere)
 
 
 def _discard_output() -> None:

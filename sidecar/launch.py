@@ -178,9 +178,8 @@ def for_trainer(config: Config, endpoint: str, run_id: str, launch_id: str) -> d
 
 def to_stderr(line: str) -> None:
     """Print a line; drop it when nobody reads any more (a closed pipe, a terminal that is gone): training goes on."""
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):
-            print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def one_line_keeping_columns(text: str) -> str:

@@ -70,6 +70,15 @@ def test_training_goes_on_to_its_end_when_nobody_reads_what_we_say(tmp_path: Pat
     assert (tmp_path / "stopped").exists()
 
 
+def test_closed_streams_are_no_obstacle_and_become_no_other_file(tmp_path: Path) -> None:
+    """``2>&-``: the next file to be opened would be standard error, and be written over."""
+    where = "import os, sys; print(*(os.readlink(f'/proc/self/fd/{n}') for n in (0, 2)), flush=True); sys.exit(37)"
+    command = [sys.executable, str(LAUNCHER), "run", *python(where)]
+    env = os.environ | {"SIDECAR_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    closed = subprocess.run(["sh", "-c", 'exec "$@" <&- 2>&-', "sh", *command], env=env, stdout=subprocess.PIPE, text=True)
+    assert (closed.returncode, closed.stdout) == (37, "/dev/null /dev/null\n")
+
+
 def test_sidecar_that_cannot_be_started_again_does_not_end_the_launch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
