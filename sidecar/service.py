@@ -192,7 +192,6 @@ class Service:
         self._pipeline.run_started(hello.run_id, hello.time_ns)
         self._sinks.run_started(hello)
         self._trainers.greet(hello)
-        self._sampler.set_trainers(self._trainers.pids())
 
     def _journal_hardware(self, reading: wire.Hardware) -> None:
         for run_id in self._pipeline.live_run_ids():
