@@ -75,7 +75,8 @@ def test_closed_streams_are_no_obstacle_and_become_no_other_file(tmp_path: Path)
     where = "import os, sys; print(*(os.readlink(f'/proc/self/fd/{n}') for n in (0, 2)), flush=True); sys.exit(37)"
     command = [sys.executable, str(LAUNCHER), "run", *python(where)]
     env = os.environ | {"SIDECAR_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    closed = subprocess.run(["sh", "-c", 'exec "$@" <&- 2>&-', "sh", *command], env=env, stdout=subprocess.PIPE, text=True)
+    shell = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh"]
+    closed = subprocess.run([*shell, *command], env=env, stdout=subprocess.PIPE, text=True)
     assert (closed.returncode, closed.stdout) == (37, "/dev/null /dev/null\n")
 
 
