@@ -1,6 +1,7 @@
 """What ``define_metric`` asked for, and the summary: last values, and minima, maxima and means where wanted.
 
-Given: definitions and rows. Hands on: step metrics to add to a row; the summary, and what of it the rows do not tell.
+Given: definitions and rows. Hands on: step metrics to add to a row; the summary, and those of its values that do not
+follow from the rows.
 Never: does I/O.
 """
 
@@ -16,7 +17,7 @@ class Definition(NamedTuple):
     summary: frozenset[str] = frozenset()
 
     def over(self, known: "Definition | None") -> "Definition":
-        """A name defined twice: what is said again replaces what was said, the rest stays."""
+        """Merge with an earlier definition of the same name: what is given now wins, the rest stays."""
         if known is None:
             return self
         return Definition(
@@ -24,49 +25,49 @@ class Definition(NamedTuple):
         )
 
 
-class Figures:
-    """The running minimum, maximum, mean, first and last of one name, as far as they are wanted."""
+class RunningStatistics:
+    """The running minimum, maximum, mean, first and last of one name; only those that are wanted."""
 
-    __slots__ = ("count", "found", "total", "wanted")
+    __slots__ = ("count", "total", "values", "wanted")
 
     def __init__(self, wanted: frozenset[str]) -> None:
         self.wanted = wanted
-        self.found: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         self.total, self.count = 0.0, 0
 
-    def take(self, value: Any) -> None:
-        """First and last are of any kind; the others of numbers only, and a NaN among these stays."""
+    def add(self, value: Any) -> None:
+        """First and last take values of any type, the others only numbers; once a NaN came in, they stay NaN."""
         if "last" in self.wanted:
-            self.found["last"] = value
+            self.values["last"] = value
         if "first" in self.wanted:
-            self.found.setdefault("first", value)
+            self.values.setdefault("first", value)
         if not _is_number(value):
             return
         self.total, self.count = self.total + value, self.count + 1
         for name, lower in (("min", True), ("max", False)):
             if name in self.wanted:
-                known = self.found.get(name, value)
+                known = self.values.get(name, value)
                 worse = known == known and (value != value or (value < known if lower else value > known))
-                self.found[name] = value if worse else known
+                self.values[name] = value if worse else known
         if "mean" in self.wanted:
-            self.found["mean"] = self.total / self.count
+            self.values["mean"] = self.total / self.count
 
 
 class Definitions:
     def __init__(self) -> None:
         self.active = False
-        """Something was defined: rows have to be looked at."""
+        """Something was defined, so every row has to be checked against the definitions."""
         self.summary: dict[str, Any] = {}
         self.explicit: set[str] = set()
         """Names the script wrote into the summary itself, and has not logged since."""
         self.changed = False
-        """The summary has changed in a way that no row tells."""
+        """The summary has changed in a way that cannot be seen from the rows."""
         self._exact: dict[str, Definition] = {}
         self._globs: dict[str, Definition] = {}
         self._resolved: dict[str, Definition | None] = {}
         self._steps: dict[str, Any] = {}
-        self._figures: dict[str, Figures | None] = {}
-        self._told: dict[str, Any] = {}
+        self._statistics: dict[str, RunningStatistics | None] = {}
+        self._reported: dict[str, Any] = {}
 
     def define(self, name: str, definition: Definition, overwrite: bool = False) -> None:
         """``name`` may end in ``*``."""
@@ -74,19 +75,19 @@ class Definitions:
         known, name = (self._globs, name[:-1]) if name.endswith("*") else (self._exact, name)
         known[name] = definition if overwrite else definition.over(known.get(name))
         self._resolved.clear()
-        for path, figures in self._figures.items():
-            if figures is not None:
-                figures.wanted = self._wanted(path)
+        for path, statistics in self._statistics.items():
+            if statistics is not None:
+                statistics.wanted = self._wanted(path)
         for step_metric in {item.step_metric for item in (*self._exact.values(), *self._globs.values())} - {None}:
             self._steps.setdefault(str(step_metric), 0)
 
-    def complete(self, row: dict[str, Any], beside: Iterable[str] = ()) -> None:
-        """Add to a row that is about to be written the step metrics it does not carry itself, then remember it.
+    def complete(self, row: dict[str, Any], separate_names: Iterable[str] = ()) -> None:
+        """Add the step metrics that a row lacks, just before it is written, and update the summary from it.
 
-        ``beside`` are names of the row that are kept as events of their own: histograms, texts, pictures.
+        ``separate_names``: names logged with this row that became events of their own (histograms, texts, pictures).
         """
         if self.active:
-            asked = [*paths(row), *beside]
+            asked = [*paths(row), *separate_names]
             for name in asked:  # Grows: a step metric may have a step metric.
                 step_metric = self._step_of(name)
                 if step_metric is not None and step_metric != name and step_metric not in asked:
@@ -98,9 +99,9 @@ class Definitions:
         self.remember(row)
 
     def remember(self, row: Mapping[str, Any], *, nested: bool = True) -> None:
-        """Into the summary: for None nothing, for other values the last or what was asked for.
+        """Update the summary: the last value of each name, or what define_metric asked for; None removes a name.
 
-        ``nested``: there may be maps in the row.
+        ``nested``: the row may contain maps.
         """
         if self.explicit and not self.explicit.isdisjoint(row):
             self.explicit.difference_update(row)
@@ -114,7 +115,7 @@ class Definitions:
         """The script writes into the summary itself."""
         self.explicit.update(values)
         self.summary.update(values)
-        self._figures.update(dict.fromkeys(values))  # From now on the last value, whatever was defined.
+        self._statistics.update(dict.fromkeys(values))  # From now on the last value counts.
         self.changed = True
 
     def drop(self, name: str) -> None:
@@ -122,19 +123,20 @@ class Definitions:
         self.explicit.add(name)
         self.changed = True
 
-    def untold(self) -> tuple[dict[str, Any], list[str]]:
-        """(values of the summary that rows do not tell, names that follow the rows again), since the last call.
+    def unreported(self) -> tuple[dict[str, Any], list[str]]:
+        """(summary values that do not follow from the rows, names that follow from them again), since the last call.
 
-        None is the value of a name that is not in the summary though it was logged.
+        None is the value of a name that was logged but is not in the summary.
         """
         now = {name: self.summary.get(name) for name in self.explicit}
-        for name, figures in self._figures.items():
-            if figures is not None:
+        for name, statistics in self._statistics.items():
+            if statistics is not None:
                 top = name if name in self.summary else name.partition(".")[0]
                 now[top] = self.summary.get(top)
-        again = [name for name in self._told if name not in now]
-        fresh = {name: value for name, value in now.items() if name not in self._told or self._told[name] != value}
-        self._told = {name: dict(value) if isinstance(value, dict) else value for name, value in now.items()}
+        again = [name for name in self._reported if name not in now]
+        known = self._reported
+        fresh = {name: value for name, value in now.items() if name not in known or known[name] != value}
+        self._reported = {name: dict(value) if isinstance(value, dict) else value for name, value in now.items()}
         self.changed = False
         return fresh, again
 
@@ -146,10 +148,10 @@ class Definitions:
                 self._remember(value, f"{prefix}{name}.", into[name])
                 continue
             path = prefix + name
-            if self.active and path not in self._figures and (wanted := self._wanted(path)):
-                self._figures[path] = Figures(wanted)
-            figures = self._figures.get(path)
-            if figures is None:
+            if self.active and path not in self._statistics and (wanted := self._wanted(path)):
+                self._statistics[path] = RunningStatistics(wanted)
+            statistics = self._statistics.get(path)
+            if statistics is None:
                 if value is None or type(value) is dict:
                     into.pop(name, None)
                 else:
@@ -157,11 +159,11 @@ class Definitions:
                 continue
             self.changed = True
             if value is not None:
-                figures.take(value)
-            if "none" in figures.wanted:
+                statistics.add(value)
+            if "none" in statistics.wanted:
                 into.pop(name, None)
-            elif figures.found:
-                into[name] = figures.found
+            elif statistics.values:
+                into[name] = statistics.values
 
     def _wanted(self, name: str) -> frozenset[str]:
         definition = self._of(name)
@@ -176,12 +178,12 @@ class Definitions:
             return self._exact[name]
         if name not in self._resolved:
             matching = (found for prefix, found in self._globs.items() if name.startswith(prefix))
-            self._resolved[name] = next(matching, None)  # Of several, real wandb takes any.
+            self._resolved[name] = next(matching, None)  # If several match, real wandb takes any of them.
         return self._resolved[name]
 
 
 def paths(row: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
-    """The names under which a row is stored: maps inside it by their way, with dots."""
+    """The names under which a row is stored; of values inside maps the keys joined by dots."""
     for name, value in row.items():
         if type(value) is dict:
             yield from paths(value, f"{prefix}{name}.")

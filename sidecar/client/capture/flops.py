@@ -1,4 +1,4 @@
-"""Model FLOPs of whatever runs between two moments, counted where torch dispatches.
+"""Model FLOPs of everything that runs between start and stop, counted in torch's dispatcher.
 
 Given: the operations of one training step. Hands on: their FLOPs by torch's own formulas, and the outermost module
 that ran. Never: changes a result, or counts the recomputation inside a fused attention's backward.
@@ -48,7 +48,7 @@ _BACKWARD = tuple(
 class FlopMeter:
     def __init__(self) -> None:
         self.model: Any = None
-        """The outermost module with the most parameters that was called."""
+        """Of the outermost modules that were called, the one with the most parameters."""
         self._mode = _Counting()
         self._handles: list[Any] = []
         self._depth = 0
@@ -74,12 +74,12 @@ class FlopMeter:
         return self._mode.flops
 
     def pause(self, *, paused: bool) -> None:
-        """What runs meanwhile is no work of the model: an optimizer that multiplies matrices, as Muon does."""
+        """While paused nothing is counted: an optimizer that multiplies matrices (Muon) is not part of the model."""
         self._mode.paused = paused
 
     @property
     def dtype(self) -> str | None:
-        """The type in which most products were computed: under autocast not that of the parameters."""
+        """The dtype in which most FLOPs were computed; under autocast it differs from that of the parameters."""
         return max(self._mode.by_dtype, key=lambda name: self._mode.by_dtype[name], default=None)
 
     def _enter(self, module: Any, args: Any) -> None:
@@ -102,7 +102,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(kind.__name__ == "DTensor" for kind in types):
-            return NotImplemented  # It becomes operations on this rank's shard, which come here again.
+            return NotImplemented  # It is dispatched again as operations on this rank's shard.
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if self.paused:
@@ -120,6 +120,6 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.flops += flops
             dtype = str(args[0].dtype).removeprefix("torch.")
             self.by_dtype[dtype] = self.by_dtype.get(dtype, 0) + flops
-        except Exception:  # noqa: BLE001  # A formula that does not fit this call: the operation counts as nothing.
+        except Exception:  # noqa: BLE001  # A formula that does not fit this call: the operation counts as 0.
             pass
         return out

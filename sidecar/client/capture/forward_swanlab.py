@@ -13,7 +13,7 @@ from sidecar.client.capture.swanlab_rows import SwanlabRows
 _rows: dict[int, SwanlabRows] = {}
 """By the identity of swanlab's own run object."""
 _configured: dict[int, dict[str, Any]] = {}
-"""The configuration that was told last."""
+"""The configuration that was reported last, by the same key."""
 
 
 def install(swanlab: Any) -> None:
@@ -56,7 +56,7 @@ def _configuration(found: Any) -> dict[str, Any]:
 
 
 def _reconfigure(found: Any) -> None:
-    """Tell what a script has changed since: swanlab has no place to hook into when it changes."""
+    """Report changes of the configuration. swanlab has no hook for them, so it is compared after each log."""
     rows, known = _rows.get(id(found)), _configured.get(id(found), {})
     now = _configuration(found)
     if rows is not None and now != known:

@@ -127,4 +127,4 @@ FORWARDED: dict[str, Callable[..., None]] = {
     "_summary_update_callback": _summary_changed,
     "_finish": _finished,
 }
-"""Method of wandb's Run -> what is told to the recorder after it."""
+"""Method of wandb's Run -> the function that forwards each call of it to the recorder."""

@@ -25,7 +25,7 @@ PATCHES = {
 
 
 def install(names: Sequence[str]) -> None:
-    """From now on; a library that has been imported already is patched at once."""
+    """Patch these libraries when they are imported; at once if they have been imported already."""
     waiting = {module: (part, function, name) for name in names for module, part, function in PATCHES.get(name, [])}
     for module in [module for module in waiting if module in sys.modules]:
         _patch(sys.modules[module], *waiting.pop(module))

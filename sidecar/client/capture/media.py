@@ -1,9 +1,9 @@
-"""What a row carries besides numbers and words: taken out, and kept as a histogram or a text, or only counted.
+"""Media objects in a logged row: kept as a histogram or a text, or only counted.
 
-Given: a row with objects in it. Hands on: the row in plain values, and beside it what becomes an event of its own.
+Given: a row with objects in it. Hands on: the row in plain values, and separately what becomes an event of its own.
 Never: keeps pictures, sound or video; imports a library that draws or plots.
 
-Objects are told by their class: the stand-ins' and real wandb's, swanlab's, matplotlib's, plotly's, pandas'.
+Objects are recognised by their class: the stand-ins' and real wandb's, swanlab's, matplotlib's, plotly's, pandas'.
 """
 
 from collections.abc import Mapping
@@ -19,27 +19,27 @@ DRAWN = ("matplotlib", "plotly", "PIL", "moviepy", "bokeh", "seaborn", "altair")
 
 
 class NotKept:
-    """Stands for an object that is not kept."""
+    """Placeholder for an object that is not kept, only counted."""
 
 
-class Taken(NamedTuple):
+class SplitRow(NamedTuple):
     row: dict[str, Any]
-    aside: list[tuple[str, Any]]
+    separate: list[tuple[str, Any]]
     """(name, Bins | str | NotKept)"""
     nested: bool
 
 
-def take_out(data: Mapping[Any, Any]) -> Taken:
+def split_row(data: Mapping[Any, Any]) -> SplitRow:
     """Raises TypeError for a value that wandb's encoder refuses."""
-    aside: list[tuple[str, Any]] = []
-    row = _map(data, "", aside)
+    separate: list[tuple[str, Any]] = []
+    row = _map(data, "", separate)
     row.pop("_step", None)
     row.pop("_runtime", None)
     row.pop("", None)
-    return Taken(row, aside, any(type(value) is dict for value in row.values()))
+    return SplitRow(row, separate, any(type(value) is dict for value in row.values()))
 
 
-def _map(data: Mapping[Any, Any], prefix: str, aside: list[tuple[str, Any]]) -> dict[str, Any]:
+def _map(data: Mapping[Any, Any], prefix: str, separate: list[tuple[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, value in list(data.items()):
         name = name if type(name) is str else _name(name)
@@ -47,12 +47,13 @@ def _map(data: Mapping[Any, Any], prefix: str, aside: list[tuple[str, Any]]) -> 
             row[name] = value if type(value) is not int else whole(value)
             continue
         if is_on_device(value) and value.numel() == 1:
-            row[name] = value.detach().clone()  # Its value follows when the device has it; the script may reuse it.
+            # The value is sent when the device has computed it; until then the script may overwrite its tensor.
+            row[name] = value.detach().clone()
             continue
         found = special(value)
         if found is None:
             if type(value) is dict and value.get("_type") != "histogram":
-                row[name] = _map(value, f"{prefix}{name}.", aside)
+                row[name] = _map(value, f"{prefix}{name}.", separate)
                 continue
             found = [plain(value)]
             if isinstance(value, dict):
@@ -62,7 +63,7 @@ def _map(data: Mapping[Any, Any], prefix: str, aside: list[tuple[str, Any]]) -> 
                 row[name] = found[0]
                 continue
         for item in found:
-            aside.append((prefix + name, item))
+            separate.append((prefix + name, item))
     return row
 
 
@@ -101,7 +102,7 @@ def _kept(value: Any) -> Any:
             )[:TEXT_CHARS_MAX]
         if hasattr(value, "columns") and (hasattr(value, "data") or hasattr(value, "itertuples")):
             return _table(value)
-    except Exception:  # noqa: BLE001  # Foreign code in objects we only look at.
+    except Exception:  # noqa: BLE001  # The properties of foreign objects may raise anything.
         return NotKept()
     return NotKept()
 

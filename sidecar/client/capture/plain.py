@@ -45,7 +45,7 @@ def plain(value: Any) -> Any:
 
 
 def whole(value: int) -> int | float:
-    """A whole number as wandb keeps it: beyond 64 bits as a float."""
+    """An integer as wandb stores it: one that does not fit into 64 bits becomes a float."""
     if -(2**63) <= value < 2**63:
         return value
     try:
@@ -60,7 +60,7 @@ def _item(value: Any) -> Any:
 
 
 def key_text(key: Any) -> str:
-    """The text under which a key is stored. Raises TypeError for one that JSON has no text for."""
+    """The string under which a key is stored. Raises TypeError for a key that JSON cannot have."""
     if isinstance(key, str):
         return key
     if hasattr(key, "dtype") and hasattr(key, "item"):
@@ -151,7 +151,7 @@ def _other(value: Any) -> Any:
 
 
 def _builtin(value: Any) -> Any:
-    """Of a subclass, the value as its base class has it."""
+    """An instance of a subclass of a built-in type, as the built-in type."""
     for base in (bool, int, float, str):
         if isinstance(value, base):
             return plain(base(value))

@@ -1,4 +1,4 @@
-"""The project of a script that names none: wandb takes the git repository's name and the script's place in it.
+"""The project of a script that names none: like wandb, the name of the git repository and the script's folder in it.
 
 Given: the working folder and the script. Hands on: a name. Never: runs git.
 """

@@ -1,4 +1,4 @@
-"""Where a run left off, asked of the sidecar that runs beside this process.
+"""Ask the sidecar of this machine where a run left off.
 
 Given: a run id, SIDECAR_DIR and SIDECAR_TOKEN. Hands on: its last step, configuration and latest values; None for an
 unknown run.
@@ -63,7 +63,7 @@ def id_in(path: str) -> str | None:
 
 
 def remember(path: str, run_id: str) -> None:
-    """For the next process, unless this one forgets it at a good end."""
+    """Save the id for the next process. A process that ends well removes it again (forget)."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps({"run_id": run_id}))

@@ -27,7 +27,7 @@ class SwanlabRows:
         self.run = run
         self._step = first_step - 1
         self._names: dict[int, set[str]] = {}
-        """Which names have a value at the steps seen last."""
+        """Names that already have a value, by step, for the latest steps."""
 
     def log(self, data: Any, step: Any = None) -> None:
         """Wrong data or steps are counted and ignored, as swanlab ignores them."""
@@ -60,7 +60,7 @@ class SwanlabRows:
                 self.run._emit(wire.Log(time_ns(), monotonic_ns(), step, dict(part), late))
 
     def _fresh(self, row: dict[str, Any], step: int) -> dict[str, Any]:
-        """Takes out of a row the names that have no value at this step yet: of several swanlab keeps the first."""
+        """Remove from ``row``, and return, the names without a value at this step: swanlab keeps the first one."""
         known = self._names.setdefault(step, set())
         if len(self._names) > STEPS_REMEMBERED:
             del self._names[next(iter(self._names))]
@@ -73,7 +73,7 @@ class SwanlabRows:
 
 
 def number(value: Any) -> float:
-    """What swanlab keeps of a value: one number. Raises TypeError or ValueError for what is none."""
+    """What swanlab keeps of a value: one number. Raises TypeError or ValueError for anything else."""
     if callable(getattr(value, "item", None)):
         value = value.item()
     if isinstance(value, str):

@@ -25,7 +25,7 @@ SINGLE_MAX = 3.4e38
 WRAPPED = ("add_scalar", "add_scalars", "add_text", "add_histogram", "add_hparams")
 
 _first_folder: str | None = None
-"""Of the first writer that wrote: its tags get no prefix."""
+"""Folder of the first writer that wrote anything: its tags get no prefix."""
 _beginning = threading.Lock()
 _thread = threading.local()
 
@@ -65,7 +65,7 @@ def _take(take: Any, writer: Any, args: Any, kwargs: Any) -> None:
             with _beginning:  # Of several threads that write their first value, one begins the run.
                 run = client.current() or begin("tensorboard", name=os.path.basename(_folder(writer)) or None)
         take(run, _prefix(writer), *args, **kwargs)
-    except Exception as error:  # noqa: BLE001  # The script's own call has succeeded; what is odd here is counted.
+    except Exception as error:  # noqa: BLE001  # The script's own call has succeeded; an error of ours is only counted.
         if run is not None:
             values.count(run.rejected, f"tensorboard_{type(error).__name__}")
 
@@ -121,7 +121,7 @@ def _add_hparams(run: client.Run, prefix: str, hparam_dict: Any, metric_dict: An
 def _follow_scalar(follower: recorder.Recorder, prefix: str, tag: Any, scalar_value: Any, global_step: Any = None,
                    *_: Any, **__: Any) -> None:  # fmt: skip
     step = values.step_number(global_step or 0)
-    follower.written({values.label(f"{prefix}{tag}"): _single(plain(scalar_value))}, step)
+    follower.add_tensorboard_values({values.label(f"{prefix}{tag}"): _single(plain(scalar_value))}, step)
 
 
 def _follow_scalars(follower: recorder.Recorder, prefix: str, main_tag: Any, tag_scalar_dict: Any,
@@ -140,4 +140,4 @@ def _single(value: Any) -> Any:
 
 
 FOLLOWED = {_add_scalar: _follow_scalar, _add_scalars: _follow_scalars}
-"""What becomes rows of a wandb run with ``sync_tensorboard``, in wandb's way: under its own ``_step``."""
+"""Methods whose values become rows of the wandb run with ``sync_tensorboard``, under wandb's own ``_step``."""

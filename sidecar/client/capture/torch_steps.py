@@ -19,7 +19,7 @@ from sidecar.client.capture.begin import begin
 from sidecar.client.start import IMPLICIT
 
 MEASURED_STEP = 2  # The third: by then lazy initialisation and the first allocations are over.
-ABSENT_ROUNDS_MAX = 16  # An optimizer that has not stepped for so long is not waited for any more.
+ABSENT_ROUNDS_MAX = 16  # An optimizer that has not stepped for so many rounds is no longer waited for.
 
 
 class StepCounter:
@@ -36,12 +36,12 @@ class StepCounter:
         self._facts: dict[str, Any] = {}
 
     def stepping(self, optimizer: Any, args: Any = (), kwargs: Any = None) -> None:
-        """Torch's hook: an optimizer is about to step. A closure that it calls is the model's work."""
+        """Torch's pre-step hook. FLOPs of the step itself do not count, but those of a closure that it calls do."""
         if self._meter is not None and not any(map(callable, (*args[:2], *(kwargs or {}).values()))):
             self._meter.pause(paused=True)
 
     def stepped(self, optimizer: Any, args: Any = None, kwargs: Any = None) -> None:
-        """Torch's hook: an optimizer has stepped."""
+        """Torch's post-step hook."""
         try:
             if self._meter is not None:
                 self._meter.pause(paused=False)
@@ -49,7 +49,7 @@ class StepCounter:
                 first = not self._known
                 self._known.add(optimizer)
                 if not first:
-                    return  # The first round is still going on, and was counted when it began.
+                    return  # Still the first round, which was counted when it began.
             elif optimizer in self._waiting:
                 self._waiting.discard(optimizer)
                 self._repeats = 0
@@ -63,7 +63,7 @@ class StepCounter:
                 self._repeats = 0
             self._waiting = weakref.WeakSet(self._known)
             self._round(optimizer)
-        except Exception as error:  # noqa: BLE001  # Nothing of ours ends a training loop.
+        except Exception as error:  # noqa: BLE001  # An error of ours must not end the training loop.
             self._failed(error)
 
     def _round(self, optimizer: Any) -> None:
@@ -80,7 +80,7 @@ class StepCounter:
         self.step += 1
 
     def _wanted_run(self) -> client.Run | None:
-        """The run that a capture or nobody began; None beside a script that reports its own steps."""
+        """The captured run, or a new one if there is none; None if the script reports its own steps."""
         run = client.current()
         self._theirs |= run is not None and run.captured is None
         if run is None:
@@ -124,7 +124,7 @@ class StepCounter:
 
 
 def _not_compiled(hook: Any) -> Any:
-    """Not to be traced by torch.compile when a script compiles its optimizer's step."""
+    """Keep torch.compile from tracing the hook when a script compiles its optimizer's step."""
     from torch._compile import _disable_dynamo  # Public as torch.compiler.disable, which loads the compiler at once.
 
     def call(optimizer: Any, args: Any, kwargs: Any) -> None:

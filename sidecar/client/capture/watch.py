@@ -12,7 +12,7 @@ from sidecar.client.capture.recorder import Recorder
 LOGS = ("gradients", "parameters", "all", None)
 
 _watched = 0
-"""How many models were watched in this process: from the second one on their names have a prefix."""
+"""Number of models watched in this process: from the second one on, names get a prefix."""
 
 
 class Watch:
@@ -44,7 +44,7 @@ class Watch:
                         handles.append(parameter.register_hook(self._gradient(f"gradients/{prefix}{name}", log_freq)))
 
     def remove(self, models: Any = None) -> None:
-        """Of these models, or of all."""
+        """Remove the hooks of these models, or of all."""
         given = () if models is None else models if isinstance(models, tuple | list) else (models,)
         for model in [id(model) for model in given] or list(self._handles):
             for handle in self._handles.pop(model, []):
@@ -56,7 +56,7 @@ class Watch:
         def hook(module: Any, inputs: Any, output: Any) -> None:
             if due():
                 for name, parameter in module.named_parameters():
-                    self._take(f"parameters/{prefix}{name}", parameter)
+                    self._emit_histogram(f"parameters/{prefix}{name}", parameter)
 
         return hook
 
@@ -65,15 +65,15 @@ class Watch:
 
         def hook(gradient: Any) -> None:
             if due():
-                self._take(name, gradient)
+                self._emit_histogram(name, gradient)
 
         return hook
 
-    def _take(self, name: str, tensor: Any) -> None:
+    def _emit_histogram(self, name: str, tensor: Any) -> None:
         if not self._recorder.finished and tensor.numel():
             tensor = tensor.detach()
             values = tensor.coalesce().values() if tensor.is_sparse else tensor
-            self._recorder.run.histogram(name, values, step=self._recorder.beside(name))
+            self._recorder.run.histogram(name, values, step=self._recorder.open_row_for(name))
 
 
 def _every(batches: int) -> Callable[[], bool]:

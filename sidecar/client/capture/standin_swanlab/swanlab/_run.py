@@ -134,7 +134,7 @@ class Run:
             result = func(*args, **kwargs)
             self.log(result, step)
             done.set_result(result)
-        except Exception as error:  # noqa: BLE001  # As swanlab: it is in the future that is returned.
+        except Exception as error:  # noqa: BLE001  # As in swanlab, the error is in the returned future.
             done.set_exception(error)
         return done
 
@@ -170,7 +170,7 @@ def init(  # noqa: PLR0913
     config: Any = None, logdir: Any = None, log_dir: Any = None, mode: str | None = None, name: str | None = None,
     notes: str | None = None, id: str | None = None, resume: Any = None, reinit: bool | None = None, **_: Any,
 ) -> Run:  # fmt: skip
-    """Returns the run that lives, unless ``reinit``. Raises RuntimeError for ``resume="must"`` and an unknown id."""
+    """Returns the active run, unless ``reinit``. Raises RuntimeError for ``resume="must"`` and an unknown id."""
     global _run
     settings = globals()["config"]
     if _run is not None:

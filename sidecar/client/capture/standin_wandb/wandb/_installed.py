@@ -1,4 +1,4 @@
-"""Where the installed wandb lies, if there is one: its integrations only call the interface that stands here.
+"""Find the installed wandb, if there is one: its integrations also work on this stand-in.
 
 Given: sys.path. Hands on: folders. Never: imports anything of the installed wandb itself.
 """

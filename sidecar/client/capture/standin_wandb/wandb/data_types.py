@@ -1,4 +1,4 @@
-"""Media types: what they were made of stays reachable; histograms, tables and texts are kept, the rest is counted.
+"""Media types. Histograms, tables and texts are kept, the rest is counted; the data given stays accessible.
 
 Given: what a script hands to them. Hands on: objects that the recorder tells by their class.
 Never: reads a file, encodes a picture, or imports numpy unless a histogram is made of raw values.
@@ -62,7 +62,7 @@ class Graph(Media):
 
 
 class Node(WBValue):
-    """One layer of a graph; its keywords stay reachable."""
+    """One layer of a graph, with its keywords as attributes."""
 
     def __init__(self, **given: Any) -> None:
         self.__dict__.update(given)
@@ -89,7 +89,7 @@ class Histogram(WBValue):
     MAX_LENGTH = 512
 
     def __init__(self, sequence: Any = None, np_histogram: Any = None, num_bins: int = 64) -> None:
-        """Raises ValueError for a shape that is none, or values that have no range."""
+        """Raises ValueError for bins that do not fit the counts, or values that are not finite."""
         if np_histogram:
             if len(np_histogram) != 2:
                 raise ValueError(

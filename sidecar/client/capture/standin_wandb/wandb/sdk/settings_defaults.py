@@ -1,4 +1,4 @@
-"""What the settings of wandb 0.31 say where nobody set them.
+"""Default values of the settings of wandb 0.31.
 
 Given: settings. Hands on: constants, and values computed from other settings, from the script and from this machine.
 Never: makes a folder, or asks a server: addresses of pages are empty, as they are offline.
@@ -90,7 +90,7 @@ COMPUTED: dict[str, Callable[[Any], Any]] = {
     "resume_fname": lambda settings: os.path.join(settings.wandb_dir, "wandb-resume.json"),
     "settings_workspace": lambda settings: os.path.join(settings.wandb_dir, "settings"),
 }
-"""Each from the settings; those that real wandb fills in when a run begins are None until then."""
+"""Functions of the settings. What real wandb fills in when a run begins is None until then."""
 
 
 def of(settings: Any, name: str) -> Any:

@@ -183,7 +183,7 @@ def _converted(value: Any) -> Any:
 
 
 def as_stored(value: Any) -> Any:
-    """A value as it comes back from wandb's service, to which ``init`` sends the configuration: JSON has one kind of
+    """A value as it comes back from wandb's service, which ``init`` sends the configuration to: JSON has one type of
     number, and a whole one comes back as int."""
     if isinstance(value, dict):
         return {key_text(key): as_stored(item) for key, item in value.items()}

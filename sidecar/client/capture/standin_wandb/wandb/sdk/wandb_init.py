@@ -1,4 +1,4 @@
-"""``wandb.init``: begins a captured run, or returns the one that lives.
+"""``wandb.init``: begins a captured run, or returns the active one.
 
 Given: the keywords of wandb 0.31 and WANDB_* variables. Hands on: a Run, and ``wandb.run`` and its followers set.
 Never: contacts W&B; the only question it asks is the local sidecar's, where a run that is resumed left off.
@@ -58,7 +58,7 @@ def init(  # noqa: C901
 ) -> Run:
     """Raises UsageError for a wrong id, project or mode; Error where real wandb does."""
     given = wandb_setup.setup().settings.model_copy()
-    given.root_dir = given.root_dir  # A script that changes its folder later does not move the run.
+    given.root_dir = given.root_dir  # Fixed now: a script that changes its folder later does not move the run.
     given.update(Settings.of(settings))
     given.update(Settings(
         entity=entity, project=project, root_dir=os.fspath(dir) if dir is not None else None, run_id=id, run_name=name,
@@ -137,7 +137,7 @@ def _found(given: Settings) -> "resuming.Past | None":
         return None
     try:
         past = resuming.past(given.run_id)
-    except resuming.CannotAsk:  # As real wandb offline: what cannot be looked up is begun anew under that id.
+    except resuming.CannotAsk:  # As real wandb does offline: the run begins anew under that id.
         termwarn(f"no sidecar answered whether run {given.run_id} exists: its steps begin at 0")
         return None
     if past is None and given.resume == "must":

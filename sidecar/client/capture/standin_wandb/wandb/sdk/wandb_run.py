@@ -373,7 +373,7 @@ class Run:
 
 
 def _unpickled(attach_id: str | None, settings: dict[str, Any]) -> Run:
-    """The same run in its own process; elsewhere one whose calls are accepted and lead nowhere."""
+    """The same run in its own process; in another process a run whose calls do nothing."""
     for run in active_runs:
         if run.id == attach_id and run._init_pid == os.getpid():
             return run
@@ -384,7 +384,7 @@ def _unpickled(attach_id: str | None, settings: dict[str, Any]) -> Run:
 
 
 def restore(name: str, run_path: str | None = None, replace: bool = False, root: str | None = None) -> Any:
-    """A file that is there already, opened. Raises CommError for one that only the server has."""
+    """Open a file that exists already. Raises CommError for one that only the server has."""
     if run_path is None and module._package().run is None:
         raise ValueError("run_path required when calling wandb.restore before wandb.init")
     path = os.path.join(root or os.getcwd(), name)

@@ -71,7 +71,7 @@ class Settings:
 
 
 def _checked(name: str, value: Any) -> Any:
-    """Raises UsageError, for a mode one that is a ValueError too."""
+    """Raises UsageError; for a wrong mode InvalidSetting, which is also a ValueError."""
     if value is None:
         return None
     if name == "mode" and value not in MODES:

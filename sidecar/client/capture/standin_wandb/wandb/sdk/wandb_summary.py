@@ -32,7 +32,7 @@ class SummaryDict:
     def __getitem__(self, key: str) -> Any:
         item = self._as_dict()[key]
         if not isinstance(item, dict):
-            return item.item() if hasattr(item, "detach") else item  # Asked for: now a device has to be waited for.
+            return item.item() if hasattr(item, "detach") else item  # Waits for the device.
 
         def put(changes: dict[str, Any]) -> None:
             self._put({key: {**item, **changes}})
