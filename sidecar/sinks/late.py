@@ -126,8 +126,9 @@ def deliver_now(
     manager = SinkManager(config, store, Telemetry())
     deadline = time.monotonic() + timeout_seconds
     try:
-        for run_id, sink in pairs:
-            manager.add(run_id, sink)
+        with _explained(Path(config.dir)):
+            for run_id, sink in pairs:
+                manager.add(run_id, sink)
         while time.monotonic() < deadline:
             if manager.drained() and not any(sink == "wandb" and files_waiting(config, run) for run, sink in pairs):
                 break
@@ -160,8 +161,15 @@ def _health(manager: SinkManager, pairs: list[Pair]) -> dict[Pair, SinkHealth]:
 
 @contextlib.contextmanager
 def _cursors(data_dir: Path) -> Iterator[Cursors]:
-    cursors = Cursors(data_dir / "cursors.sqlite")
-    try:
+    with _explained(data_dir), contextlib.closing(Cursors(data_dir / "cursors.sqlite")) as cursors:
         yield cursors
-    finally:
-        cursors.close()
+
+
+@contextlib.contextmanager
+def _explained(data_dir: Path) -> Iterator[None]:
+    """The file of cursors cannot be opened or written: a cause and a remedy instead of SQLite's error."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        cause = f"{data_dir / 'cursors.sqlite'} cannot be used ({error})"
+        raise UserError(cause, "make room there, and let this user write there") from None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.errors import UserError
 from sidecar.sinks import late
 from sidecar.sinks.registry import UnknownSink
 
@@ -55,3 +56,16 @@ def test_what_is_unsent_is_listed_and_can_be_sent_later(tmp_path: Path) -> None:
 def test_pausing_a_sink_that_does_not_exist_is_an_error_with_the_list(tmp_path: Path) -> None:
     with pytest.raises(UnknownSink, match="wandb, tensorboard"):
         late.pause(tmp_path, "run-1", "nonsense")
+
+
+def test_a_file_of_cursors_that_cannot_be_opened_is_an_error_with_cause_and_remedy(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    (tmp_path / "cursors.sqlite").mkdir()
+    for command in (
+        lambda: late.bindings(run.store), lambda: late.request(tmp_path, "run-1", "second"),
+        lambda: late.deliver_now(config(tmp_path), run.store, [("run-1", "second")], timeout_seconds=1.0),
+    ):  # fmt: skip
+        with pytest.raises(UserError) as caught:
+            command()
+        assert caught.value.cause == f"{tmp_path}/cursors.sqlite cannot be used (unable to open database file)"
+        assert caught.value.remedy == "make room there, and let this user write there"
