@@ -4,14 +4,16 @@ Given: the ring folders of this user. Hands on: one ``Leftover`` for each ring t
 Never: touches a ring whose trainer lives, follows a link, or removes anything unasked.
 """
 
+import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from sidecar import wire
 from sidecar.rendezvous import endpoint_key, ring_directories
-from sidecar.ring import SUFFIX, Orphan
+from sidecar.ring import DRAFT_SECONDS_MAX, DRAFT_SUFFIX, SUFFIX, Orphan
 
 
 class Leftover(NamedTuple):
@@ -38,7 +40,7 @@ def remove(found: list[Leftover]) -> list[Leftover]:
 
 def of_endpoint(found: list[Leftover], endpoint: str) -> list[Leftover]:
     prefix = f"{endpoint_key(endpoint)}-"
-    return [one for one in found if one.path.name.startswith(prefix)]
+    return [one for one in found if one.path.name.removeprefix(".").startswith(prefix)]
 
 
 def _rings(directories: list[Path] | None) -> Iterator[Path]:
@@ -47,10 +49,12 @@ def _rings(directories: list[Path] | None) -> Iterator[Path]:
             names = sorted(os.listdir(directory))
         except OSError:
             continue
-        yield from (directory / name for name in names if name.endswith(SUFFIX))
+        yield from (directory / name for name in names if name.endswith((SUFFIX, DRAFT_SUFFIX)))
 
 
 def _look(path: Path, now_seconds: float) -> Leftover | None:
+    if path.name.endswith(DRAFT_SUFFIX):
+        return _look_at_draft(path, now_seconds)
     try:
         ring = Orphan(path)
     except (OSError, ValueError):
@@ -68,6 +72,17 @@ def _look(path: Path, now_seconds: float) -> Leftover | None:
         ring.close()  # Gives the lock back.
 
 
+def _look_at_draft(path: Path, now_seconds: float) -> Leftover | None:
+    """Its trainer was killed while it created its ring: there is nothing in it but the memory it takes."""
+    try:
+        facts = path.lstat()
+    except OSError:
+        return None
+    age_seconds = now_seconds - facts.st_mtime
+    is_stale = stat.S_ISREG(facts.st_mode) and facts.st_uid == os.getuid() and age_seconds > DRAFT_SECONDS_MAX
+    return Leftover(path, age_seconds, facts.st_blocks * 512, None, 0) if is_stale else None
+
+
 def _run_of(ring: Orphan) -> str | None:
     try:
         hello = wire.decode_from_trainer(ring.hello())
@@ -77,6 +92,10 @@ def _run_of(ring: Orphan) -> str | None:
 
 
 def _remove(path: Path) -> bool:
+    if path.name.endswith(DRAFT_SUFFIX):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        return True
     try:
         ring = Orphan(path)
     except (OSError, ValueError):

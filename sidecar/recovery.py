@@ -4,6 +4,7 @@ Given: the ring folders and an endpoint. Hands on: orphaned events to the intake
 Never: touches the ring of a living trainer, trusts a file of another user, or removes a ring before its commit.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from sidecar import wire
 from sidecar.intake import Intake
 from sidecar.journal import Stream
 from sidecar.rendezvous import endpoint_key, ring_directories
-from sidecar.ring import SUFFIX, Orphan, RingRefused
+from sidecar.ring import DRAFT_SECONDS_MAX, DRAFT_SUFFIX, SUFFIX, Orphan, RingRefused
 from sidecar.telemetry import Telemetry
 
 log = logging.getLogger("sidecar.recovery")
@@ -48,6 +49,13 @@ class Recovery:
             if hello is not None:
                 gone.append(hello)
         return gone
+
+    def remove_drafts(self, now_seconds: float) -> None:
+        """Give back the memory of rings whose trainer was killed while it created them."""
+        for path in _files_of(self._endpoint, ".", DRAFT_SUFFIX):
+            with contextlib.suppress(OSError):
+                if now_seconds - path.stat().st_mtime > DRAFT_SECONDS_MAX:
+                    path.unlink()
 
     def _recover(self, path: Path) -> wire.Hello | None:
         ring = Orphan(path)
@@ -102,10 +110,14 @@ def _frames(events: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, list[byt
 
 def rings_of(endpoint: str) -> Iterator[Path]:
     """Every ring file on this machine that was made for ``endpoint``, its trainer living or not."""
-    prefix = f"{endpoint_key(endpoint)}-"
+    return _files_of(endpoint, "", SUFFIX)
+
+
+def _files_of(endpoint: str, before: str, suffix: str) -> Iterator[Path]:
+    prefix = f"{before}{endpoint_key(endpoint)}-"
     for directory in ring_directories():
         try:
             names = os.listdir(directory)
         except OSError:
             continue
-        yield from (directory / name for name in sorted(names) if name.startswith(prefix) and name.endswith(SUFFIX))
+        yield from (directory / name for name in sorted(names) if name.startswith(prefix) and name.endswith(suffix))

@@ -46,6 +46,10 @@ CRC_MASK = 0xFFFFFFFF
 CAPACITY_BYTES_DEFAULT = 16 * 1024 * 1024
 CAPACITY_BYTES_MIN = 256 * 1024
 SUFFIX = ".ring"
+DRAFT_SUFFIX = ".draft"
+"""Of a ring that is being created. It holds no event yet."""
+DRAFT_SECONDS_MAX = 60.0
+"""Creating one takes less than a second: an older draft is of a process that was killed."""
 
 
 class RingRefused(OSError):
@@ -187,7 +191,7 @@ def create(
     """Make a ring file that is fully backed by memory before it is used. Raises OSError (no space, no permission)."""
     data_offset = _page_up(HELLO_OFFSET + LENGTH.size + len(hello))
     size = data_offset + capacity
-    draft = directory / f".{name}.draft"
+    draft = directory / f".{name}{DRAFT_SUFFIX}"
     fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(fd, 0, size)  # A sparse map on a full tmpfs is SIGBUS; this is a catchable error.

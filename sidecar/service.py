@@ -36,6 +36,7 @@ from sidecar.pipeline import Pipeline
 from sidecar.recovery import Recovery
 from sidecar.rendezvous import default_endpoint, endpoint_key, ipc_endpoint
 from sidecar.retention import make_room
+from sidecar.ring import DRAFT_SECONDS_MAX
 from sidecar.sinks.manager import SinkManager
 from sidecar.store import Store
 from sidecar.telemetry import Telemetry
@@ -214,6 +215,7 @@ class Service:
             PeriodicTask(ANNOUNCE_SECONDS, self._announce),
             PeriodicTask(SCAN_SECONDS, self._check_trainers),
             PeriodicTask(RETENTION_SECONDS, self._enforce_retention),
+            PeriodicTask(DRAFT_SECONDS_MAX, lambda: self._recovery.remove_drafts(time.time())),
         ]
         logged = ""
         while not self._stop.is_set():

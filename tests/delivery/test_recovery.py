@@ -2,12 +2,13 @@
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sidecar import recovery, ring, wire
+from sidecar import leftovers, recovery, ring, wire
 from sidecar.intake import Intake
 from sidecar.journal import Journal, JournalFull
 from sidecar.recovery import Recovery, rings_of
@@ -117,3 +118,24 @@ def test_a_ring_without_a_hello_is_left_alone_and_those_after_it_are_taken(scene
     assert journaled_steps(scene.folder, "r") == [0, 1, 2]
     assert bad.exists()
     assert sum(scene.telemetry.rings_refused_total.values()) == 2
+
+
+def test_the_memory_of_rings_that_were_never_finished_is_given_back(scene: Scene) -> None:
+    """A trainer killed while it creates its ring leaves up to 16 MiB in /dev/shm."""
+    whole = scene.leave_ring("whole", steps=1)
+    old, new, other = (
+        whole.with_name(name)
+        for name in (f".{whole.stem}-old.draft", f".{whole.stem}-new.draft", ".ffffffff-other.draft")
+    )
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (1, 1))
+    found = {one.path for one in leftovers.leftovers(time.time(), [whole.parent])}
+    assert {old, other, whole} <= found
+    assert new not in found
+    scene.recovery.remove_drafts(time.time())
+    assert [path.exists() for path in (whole, old, new, other)] == [True, False, True, True]
+    leftovers.remove([one for one in leftovers.leftovers(time.time(), [whole.parent]) if one.path == other])
+    assert not other.exists()
+    new.unlink()
