@@ -76,7 +76,7 @@ class Blocks:
             self._probe.close()
             self._probe = None
         if self.kind != NOTHING:
-            self._probe = loop.run.watch(loop.learner, loop.optimizer, every=self.every, **KINDS[self.kind])
+            self._probe = loop.run.watch(loop.raw_model, loop.optimizer, every=self.every, **KINDS[self.kind])
         self._began = _clocks()
 
 

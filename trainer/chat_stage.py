@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer import tasks
+from trainer import chat, tasks
 from trainer.config import ChatConfig, MidtrainConfig
 from trainer.data.conversations import Conversations, Prepared, cached, prepare
 from trainer.data.quality import Quality, statistics
 from trainer.distributed import World
-from trainer.evaluate import evaluate
 from trainer.model import GPT
 from trainer.stage import Stage
 from trainer.task_eval import evaluate_tasks
 from trainer.tasks.example import Example, Task, TaskMixture
 from trainer.tasks.rows import DataReport
+from trainer.tokenizer import IDENTITY
 from trainer.weights import DEFAULT_FOLDER
 
 PROMPTS_MAX = 3
@@ -45,9 +45,9 @@ class ChatStage(Stage):
             "seq_len": config.seq_len, "batch_size": config.batch_size, "rank": world.rank, "world_size": world.size,
             "packed": config.pack, "fixed": config.compile,
         }  # fmt: skip
-        self.train = Conversations(prepared, name=self.name, seed=config.seed, **share)
-        self.val = Conversations(val, name=f"{self.name} (validation)", shrink=True, **share)
-        self.batches_per_epoch = self.train.batches_per_epoch
+        self.train_loader = Conversations(prepared, name=self.name, seed=config.seed, **share)
+        self.val_loader = Conversations(val, name=f"{self.name} (validation)", shrink=True, **share)
+        self.batches_per_epoch = self.train_loader.batches_per_epoch
         self.prompts = sample_prompts(loaded)
         counts = prepared.task.bincount(minlength=len(prepared.names)).tolist()
         self.dataset_sizes = dict(zip(prepared.names, counts, strict=True))
@@ -59,10 +59,10 @@ class ChatStage(Stage):
             self.remarks += ("tokens: as prepared before",)
 
     def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
-        self.val.rewind()
-        numbers = evaluate(model, self.val.next_batch, iters, world, self.autocast)
+        numbers = super().validate(model, iters, world)
         limits = {"max_examples": self.eval_examples, "reply_tokens": min(REPLY_TOKENS, model.config.seq_len // 4)}
-        return numbers | evaluate_tasks(model, self.eval_tasks, world, seed=self.seed, **limits)
+        with self.autocast():
+            return numbers | evaluate_tasks(model, self.eval_tasks, world, seed=self.seed, **limits)
 
     def _prepared(self, config: MidtrainConfig, mixture: TaskMixture[Example]) -> tuple[Prepared, bool]:
         def make() -> Prepared:
@@ -71,7 +71,7 @@ class ChatStage(Stage):
         if not config.use_prepared:
             return make(), False
         parts = [(name, fingerprint(part)) for name, part in mixture.parts.items()]
-        key = repr((self.name, config.seq_len, config.seed, parts))
+        key = repr((IDENTITY, chat.TEMPLATE, self.name, config.seq_len, config.seed, parts))
         return cached(make, key, Path(config.prepared or Path(config.out or DEFAULT_FOLDER) / "prepared"))
 
 

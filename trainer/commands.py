@@ -15,11 +15,11 @@ from trainer.chat_stage import load_tasks
 from trainer.config import Config, EvalConfig, GenerateConfig
 from trainer.console import Console, printable
 from trainer.data.conversations import Conversations, prepare
-from trainer.distributed import World, world
+from trainer.distributed import World, process_group
 from trainer.errors import UserError
 from trainer.evaluate import evaluate as validated
 from trainer.generate import generate_samples
-from trainer.loop import dtype_of
+from trainer.loop import autocast_to, dtype_of
 from trainer.model import GPT
 from trainer.run_history import RunHistory
 from trainer.task_eval import evaluate_tasks
@@ -29,23 +29,20 @@ from trainer.weights import Weights, build_model, config_for, find_weights
 
 def evaluate(config: EvalConfig) -> None:
     """Loss on held-out conversations and accuracy on their questions, as JSON; a run of its own in the sidecar."""
-    with world(config.device, config.threads) as here:
-        config, weights, model = _loaded(config, here)
+    with process_group(config.device, config.threads) as world:
+        config, weights, model = _loaded(config, world)
         loaded, report = load_tasks("eval", config)
-        facts = monitoring.model_facts(model, config, here, dtype_of(config, here))
+        dtype = dtype_of(config, world)
+        facts = monitoring.model_facts(model, config, world, dtype)
         run = monitoring.init_run("eval", config, facts, {"from_weight": weights.origin}, 0, None, RunHistory())
-        with run.phase("evaluation"):
-            numbers = _validation(model, config, here, loaded)
+        held_out = {task.name: task.val for task in loaded}
+        with run.phase("evaluation"), autocast_to(dtype, world)():
+            numbers = _validation(model, config, world, held_out)
             numbers |= evaluate_tasks(
-                model,
-                {task.name: task.val for task in loaded},
-                here,
-                max_examples=config.eval_examples,
-                seed=config.seed,
-                allow_code=config.allow_code,
-                pass_k_samples=config.pass_k_samples,
-            )
-        if here.is_main:
+                model, held_out, world, max_examples=config.eval_examples, seed=config.seed,
+                allow_code=config.allow_code, pass_k_samples=config.pass_k_samples,
+            )  # fmt: skip
+        if world.is_main:
             run.log(numbers, step=0)
             for remark in report.lines():
                 Console().say(remark)
@@ -55,8 +52,8 @@ def evaluate(config: EvalConfig) -> None:
 
 def generate(config: GenerateConfig) -> None:
     """What the model adds to --prompt, or to each of --generation_prompts."""
-    with world(config.device, config.threads) as here:
-        config, _, model = _loaded(config, here)
+    with process_group(config.device, config.threads) as world:
+        config, _, model = _loaded(config, world)
         prompts = (config.prompt,) if config.prompt else config.generation_prompts
         if not prompts:
             raise UserError("nothing to continue", 'give --prompt "Once upon a time"')
@@ -64,24 +61,24 @@ def generate(config: GenerateConfig) -> None:
             model, prompts, max_tokens=config.max_tokens, seed=config.seed, temperature=config.temperature,
             chat=config.chat,
         )  # fmt: skip
-        if here.is_main:
+        if world.is_main:
             for text in texts.values():
                 print("\n".join(printable(line) for line in text.split("\n")))
 
 
-def _loaded(config: Any, here: World) -> tuple[Any, Weights, GPT]:
+def _loaded(config: Any, world: World) -> tuple[Any, Weights, GPT]:
     """(the flags with the weights' shape, the weights, the model with them)"""
     weights = find_weights(config)
     if weights is None:
         raise UserError("there are no weights to load", "give --from_weight a stage or a checkpoint_*.pt")
     config = config_for(config, weights)
-    return config, weights, build_model(config, weights).to(here.device).eval()
+    return config, weights, build_model(config, weights).to(world.device).eval()
 
 
-def _validation(model: GPT, config: Config, here: World, loaded: list[Any]) -> dict[str, float]:
+def _validation(model: GPT, config: Config, world: World, held_out: dict[str, Any]) -> dict[str, float]:
     """val/* on the assistant's words of the held-out conversations, as many as make whole batches."""
-    held_out = prepare(TaskMixture({task.name: task.val for task in loaded}, config.seed), config.seq_len)
-    share: dict[str, Any] = {"batch_size": config.batch_size, "rank": here.rank, "world_size": here.size}
-    chats = Conversations(held_out, name="validation", seq_len=config.seq_len, shrink=True, **share)
+    prepared = prepare(TaskMixture(held_out, config.seed), config.seq_len)
+    share: dict[str, Any] = {"batch_size": config.batch_size, "rank": world.rank, "world_size": world.size}
+    chats = Conversations(prepared, name="validation", seq_len=config.seq_len, shrink=True, **share)
     iters = min(config.eval_iters, chats.batches_per_epoch)
-    return validated(model, chats.next_batch, iters, here)
+    return validated(model, chats.next_batch, iters, world)

@@ -4,8 +4,8 @@
     python -m trainer sft --show_config          every value, and where it comes from
 
 Given: nothing. Hands on: the tables. flags.py fills one in: command line > environment > file > default.
-``--batch_size`` and ``--batch-size`` are the same flag. What is on by default is switched off by --no-..., and its help
-says what that does.
+``--batch_size`` and ``--batch-size`` are the same flag. What is on by default is switched off by --no-..., and the help
+says what that does (``off``).
 """
 
 import dataclasses
@@ -42,13 +42,17 @@ SEED = Range(0, 2**31, True, False, "a number from 0 to 2147483647")
 
 
 def flag(
-    default: Any, help: str, *also: str, group: str, env: str = "", choices: tuple[str, ...] = (),
+    default: Any, help: str, *also: str, group: str, off: str = "", env: str = "", choices: tuple[str, ...] = (),
     several: bool = False, range: Range = POSITIVE,
 ) -> Any:  # fmt: skip
-    """A field that is also a flag. ``also``: other spellings; ``env``: customary variables that set it, besides
-    TRAINER_<FLAG>; ``several``: more than one of the choices may be given, with commas; ``range``: of a number."""
+    """A field that is also a flag.
+
+    ``off``: what --no-FLAG does; ``also``: other spellings; ``env``: customary variables that set it, besides
+    TRAINER_<FLAG>; ``several``: more than one of the choices may be given, with commas; ``range``: of a number.
+    """
     metadata = {
-        "help": help, "also": also, "group": group, "env": env, "choices": choices, "several": several, "range": range,
+        "help": help, "off": off, "also": also, "group": group, "env": env, "choices": choices, "several": several,
+        "range": range,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -63,7 +67,9 @@ class Config:
         "refuse", "when the hub cannot be reached: end, or take what is built in", group="data",
         choices=("refuse", "builtin"),
     )  # fmt: skip
-    screen: bool = flag(True, "keep text with secrets, malware or copyleft licences in it", group="data")
+    screen: bool = flag(
+        True, "leave out text with secrets, malware or copyleft licences in it", off="keep it all", group="data"
+    )
     data_bytes: int = flag(4_000_000, "read at most this many bytes of text", group="data")
     val_fraction: float = flag(0.1, "share of the data held out for validation", group="data", range=PROPER_SHARE)
 
@@ -75,7 +81,9 @@ class Config:
     tie_weights: bool = flag(False, "use one matrix for embedding and head", group="model")
     from_weight: str | None = flag(None, "start from these weights: a stage's in --out, or a path", group="model")
 
-    steps: int | None = flag(None, "optimizer steps [300, or what --epochs gives]", "max_iters", group="training")
+    steps: int | None = flag(
+        None, "optimizer steps [300; dpo 100, ppo 200; or what --epochs gives]", "max_iters", group="training"
+    )
     epochs: float | None = flag(None, "passes over the training data", group="training")
     batch_size: int = flag(16, "sequences per rank and micro-batch", group="training")
     grad_accum: int = flag(1, "micro-batches per step", group="training")
@@ -83,7 +91,7 @@ class Config:
     min_lr: float = flag(0.1, "final learning rate, as a share of the peak", group="training", range=SHARE)
     warmup: float = flag(0.1, "share of the steps spent warming up", group="training", range=SHARE)
     weight_decay: float = flag(0.1, "on matrices only", group="training", range=NOT_NEGATIVE)
-    grad_clip: float = flag(1.0, "largest gradient norm", group="training")
+    grad_clip: float = flag(1.0, "largest gradient norm; 0: any", group="training", range=NOT_NEGATIVE)
     nan_loss: str = flag(
         "skip", "when gradients are not finite: leave that step out, or end", group="training", choices=("skip", "stop")
     )
@@ -119,7 +127,7 @@ class Config:
         choices=BACKENDS, several=True,
     )  # fmt: skip
     use_wandb: bool = flag(False, "the same as --log_backend wandb", group="run")
-    enable_wandb: bool = flag(True, "never ask for W&B", group="run", env="ENABLE_WANDB")
+    enable_wandb: bool = flag(True, "allow W&B", off="never ask for W&B", group="run", env="ENABLE_WANDB")
     project: str = flag(
         "bdh-training", "project in every outlet", "wandb_project", group="run", env="SIDECAR_PROJECT WANDB_PROJECT"
     )
@@ -136,6 +144,7 @@ class Config:
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     """Where each value comes from, for those that are no defaults: "flag", "environment" or "file"."""
 
+    default_steps: ClassVar[int] = 300
     unused: ClassVar[frozenset[str]] = frozenset()
     """Flags of Config that the command has no use for: no flags of its own."""
 
@@ -169,7 +178,7 @@ class ChatConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class MidtrainConfig(ChatConfig):
-    pack: bool = flag(True, "do not put several conversations into a row", group="data")
+    pack: bool = flag(True, "several conversations in a row", off="one conversation in a row", group="data")
     use_prepared: bool = flag(False, "keep what was tokenized, and use it again", group="data")
     prepared: str | None = flag(None, "folder for it [OUT/prepared, or runs/prepared]", group="data")
 
@@ -182,7 +191,7 @@ class SftConfig(MidtrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DpoConfig(ChatConfig):
-    steps: int | None = flag(None, "optimizer steps [100, or what --epochs gives]", "max_iters", group="training")
+    default_steps = 100
     batch_size: int = flag(16, "pairs per rank and micro-batch", group="training")
     learning_rate: float = flag(1e-4, "peak learning rate", group="training")
     beta: float = flag(0.1, "strength of the pull towards the reference", group="training")
@@ -193,7 +202,7 @@ class DpoConfig(ChatConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PpoConfig(ChatConfig):
-    steps: int | None = flag(None, "optimizer steps [200, or what --epochs gives]", "max_iters", group="training")
+    default_steps = 200
     batch_size: int = flag(32, "replies per rank and micro-batch", group="training")
     learning_rate: float = flag(1e-4, "peak learning rate", group="training")
     rollout_batches: int = flag(2, "batches of replies drawn at once", group="training")

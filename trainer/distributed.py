@@ -40,17 +40,17 @@ class World:
         dist.all_reduce(total)
         return total.tolist()
 
-    def loss_scales(self, weights: Sequence[int | None]) -> Sequence[float | Tensor]:
-        """Factors for each micro-batch's mean loss that make the step follow the mean over all targets of all ranks.
-        (DDP averages over ranks, and a mean of means would give targets in sparse micro-batches more weight.)
+    def loss_scales(self, counts: Sequence[int | None]) -> Sequence[float | Tensor]:
+        """Factors for each micro-batch's mean loss, so that the gradient, summed over micro-batches and averaged over
+        ranks by DDP, is that of the mean over all targets of all ranks.
 
-        A weight is a micro-batch's number of targets; None means that all have the same, on all ranks.
+        ``counts``: targets of each micro-batch; None: all have the same number, on all ranks.
         """
-        if weights[0] is None:
-            return [1.0 / len(weights)] * len(weights)
+        if counts[0] is None:
+            return [1.0 / len(counts)] * len(counts)
         if self.size == 1:
-            return [weight / max(1, sum(weights)) for weight in weights]  # type: ignore[arg-type, operator]
-        mine = torch.tensor(weights, dtype=torch.float64, device=self.device)
+            return [count / max(1, sum(counts)) for count in counts]  # type: ignore[arg-type, operator]
+        mine = torch.tensor(counts, dtype=torch.float64, device=self.device)
         total = mine.sum()
         dist.all_reduce(total)  # On a GPU the sum stays there: nothing waits for it.
         return list((mine * self.size / total.clamp(min=1)).float())
@@ -66,7 +66,7 @@ class World:
 
 
 @contextmanager
-def world(device: str = "auto", threads: int | None = None) -> Iterator[World]:
+def process_group(device: str = "auto", threads: int | None = None) -> Iterator[World]:
     """Join the process group if there is one, leave it at the end. Raises UserError for a device that is not there."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here", "leave --device out, or say --device cpu")

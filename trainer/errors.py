@@ -1,6 +1,6 @@
 """The one error that users see: what is wrong in one line, what to do about it in another.
 
-Raised anywhere before training starts; ``python -m trainer`` prints both lines and exits with code 2.
+Raised before training starts, or when it cannot go on; ``python -m trainer`` prints both lines and exits with 2.
 """
 
 

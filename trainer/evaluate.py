@@ -57,7 +57,8 @@ def evaluate(
 
 
 def summary(loss_sum: float, hits: float, count: float) -> dict[str, float]:
-    """Perplexity is exp(mean loss), not the mean of exponentials. A token is a byte: bits per byte are loss / ln 2."""
+    """Perplexity is exp(mean loss), not the mean of exponentials. A token is a byte (special
+    tokens count as one): bits per byte are loss / ln 2."""
     if not count:
         return {}
     loss = loss_sum / count

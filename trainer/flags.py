@@ -110,7 +110,7 @@ def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
     if kind is bool:
         group.add_argument(
             *spellings, dest=field.name, action=argparse.BooleanOptionalAction if field.default else "store_true",
-            default=argparse.SUPPRESS, help=meta["help"],
+            default=argparse.SUPPRESS, help=meta["off"] or meta["help"],
         )  # fmt: skip
         return
     text = meta["help"] if field.default in (None, ()) else f"{meta['help']} [{_shown(field.default)}]"

@@ -37,7 +37,7 @@ def continue_tokens(
 def generate_replies(
     model: GPT, prompts: Sequence[Sequence[int]], max_tokens: int, *, seed: int = 0, temperature: float = 1.0
 ) -> list[list[int]]:
-    """A reply to each prompt, up to and with its closing mark if it comes to one; greedy at temperature 0.
+    """A reply to each prompt, up to and with ASSISTANT_END if it comes to that; greedy at temperature 0.
 
     All prompts go through the model together, padded on the right, where causal attention never looks; after that one
     token per reply at a time, with a KV cache. A prompt that leaves no room for a reply is cut at its front.
@@ -59,12 +59,12 @@ def generate_replies(
         next_tokens = _pick(model.head(features).float(), temperature, generator)
         running = running & (ends < limit)
         tokens[rows[running], ends[running]] = next_tokens[running]
-        at = ends.clamp(max=limit - 1)  # Rows that are finished are computed along, and ignored.
+        cache.positions = ends.clamp(max=limit - 1)  # Finished rows still run; their output is ignored.
         ends = ends + running.long()
         running = running & (next_tokens != ASSISTANT_END)
         if not running.any():
             break
-        features = model.features(next_tokens[:, None], cache, at)[:, 0]
+        features = model.features(next_tokens[:, None], cache)[:, 0]
     return [tokens[row, lengths[row] : ends[row]].tolist() for row in range(len(prompts))]
 
 

@@ -7,6 +7,7 @@ Never: waits for the sidecar, or lets validation and samples change the training
 
 import dataclasses
 import functools
+import math
 import tempfile
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -30,7 +31,7 @@ from trainer.nonfinite import NonFiniteGuard
 from trainer.optimizer import build_optimizer
 from trainer.sample_metrics import sample_metrics
 from trainer.schedule import learning_rate_at, plan
-from trainer.stage import Stage
+from trainer.stage import Autocast, Stage
 from trainer.step_metrics import StepMetrics
 from trainer.throughput import ThroughputMeter
 from trainer.tokenizer import IDENTITY
@@ -43,12 +44,13 @@ def train(stage: Stage, config: Config, world: World, weights: Weights | None = 
     loop = Loop(stage, config, world, console, weights)
     loop.open()
     try:
+        loop.announce()
         loop.run_to_the_end()
     except BaseException as error:
         loop.close(failure=error.cause if isinstance(error, UserError) else type(error).__name__)
         raise
     loop.close()
-    return loop.model
+    return loop.gpt
 
 
 STATE = ("step", "total_steps", "run_id", "weights", "optimizer", "random", "data", "data_of_ranks", "skipped_steps")
@@ -62,14 +64,13 @@ class Loop:
         self.stage, self.config, self.world, self.console = stage, config, world, console
         self.schedule = plan(config, max(1, stage.batches_per_epoch // config.grad_accum))
         self.dtype = dtype_of(config, world)
-        if self.dtype != torch.float32:
-            stage.autocast = functools.partial(torch.autocast, world.device.type, dtype=self.dtype)
+        stage.autocast = autocast_to(self.dtype, world)
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(config.seed)  # Every rank draws the same weights ...
-        self.model = build_model(config, weights).to(world.device)
+        self.gpt = build_model(config, weights).to(world.device)
         torch.manual_seed(config.seed + 1 + world.rank)  # ... and its own dropout.
-        self.learner = stage.learner(self.model)
-        self.optimizer = build_optimizer(self.learner, config)
+        self.raw_model = stage.wrap_model(self.gpt)  # Before resuming: a DPO checkpoint brings its own reference.
+        self.optimizer = build_optimizer(self.raw_model, config)
         self.step = 0
         """Optimizer steps done, skipped ones included."""
         self.guard = NonFiniteGuard(config.nan_loss, world.device)
@@ -80,30 +81,36 @@ class Loop:
         self.first_step = self.step
         on_gpu = world.device.type == "cuda"
         if on_gpu or config.prefetch:
-            stage.prefetch(pin=on_gpu)
-        self.trained = self._compile_and_wrap()
+            stage.prefetch(pin=on_gpu, depth=config.grad_accum)
+        self.model = self._compile_and_distribute()
         self.run: sidecar.Run
 
     def open(self) -> None:
-        """Tell the sidecar what is about to be trained."""
+        """Begin the run at the sidecar. Raises UserError if there can be none."""
         config, world = self.config, self.world
         if config.out:
             _check_writable(config.out)
-        facts = monitoring.model_facts(self.model, config, world, self.dtype)
-        settings = monitoring.run_config(self.model, config, self.schedule, world)
+        self.facts = facts = monitoring.model_facts(self.gpt, config, world, self.dtype)
+        settings = monitoring.run_config(self.gpt, config, self.schedule, world)
         settings |= {**self.stage.data_facts, "dataset_sizes": self.stage.dataset_sizes}
         settings |= {"from_weight": self.started_from} if self.started_from else {}
         total = self.schedule.total_steps
         self.history = run_history.begin_run(config, world)
         self.run = monitoring.init_run(self.stage.name, config, facts, settings, total, self.resumed_id, self.history)
+
+    def announce(self) -> None:
+        """Say on the console, and log once, what is about to be trained."""
+        config, world, facts = self.config, self.world, self.facts
         if config.watch_freq is not None:
-            self.run.watch(self.learner, self.optimizer, every=config.watch_freq, histograms=True, activations=True)
-        speeds = facts["flops_per_token"], facts.get("peak_flops")
-        self.meter = ThroughputMeter(self.schedule, *speeds, world.size, self.step)
+            self.run.watch(self.raw_model, self.optimizer, every=config.watch_freq, histograms=True, activations=True)
+        self.meter = ThroughputMeter(
+            self.schedule, first_step=self.step, world_size=world.size, flops_per_token=facts["flops_per_token"],
+            peak_flops=facts.get("peak_flops"),
+        )  # fmt: skip
         if world.is_main and self.step == 0:
             self.run.log({k: v for k, v in self.stage.data_facts.items() if not isinstance(v, str)}, step=0)
         self.console.say(
-            f"{self.stage.name}: {facts['params']:,} parameters, {total} steps of "
+            f"{self.stage.name}: {facts['params']:,} parameters, {self.schedule.total_steps} steps of "
             f"{config.batch_size * config.grad_accum * world.size} x {facts['seq_len']} tokens from "
             f"{self.stage.data_facts['dataset/name']} on {world.size} x {facts['device_name']} ({facts['dtype']})"
             + (f", starting from {self.started_from}" if self.started_from else "")
@@ -113,13 +120,13 @@ class Loop:
 
     def run_to_the_end(self) -> None:
         total = self.schedule.total_steps
-        self.trained.train()
+        self.model.train()
         while self.step < total:
             self._train_step()
             if self.step % self.schedule.eval_freq == 0 or self.step == total:
                 self._validate()
             if self.step % self.schedule.generate_freq == 0 or self.step == total:
-                self._sample()
+                self._generate_samples()
             if self.config.out and (self.step % (self.config.checkpoint_freq or total) == 0 or self.step == total):
                 self._save(self.config.out)
 
@@ -128,13 +135,13 @@ class Loop:
             self.run.finish(state="failed", reason=failure)
             return
         self.console.say(self.meter.summary(), QUIET)
-        samples = self._samples()
+        samples = self._count_samples()
         if self.world.is_main:
             self.run.log(run_history.end_run(self.history, self.config, samples), step=self.step)
         self.run.finish()
 
-    def _samples(self) -> int:
-        """Trained on since this process began, by all ranks."""
+    def _count_samples(self) -> int:
+        """Trained on since this process began, by all ranks, which must call this together."""
         return int(self.world.sum_over_ranks(self.meter.samples)[0])
 
     # -- a step --------------------------------------------------------------------------------------------------------
@@ -145,16 +152,16 @@ class Loop:
         lr = self._set_learning_rate()
         with self.run.phase(self.stage.batch_phase):
             batches = [self.stage.next_batch().to(self.world.device) for _ in range(self.config.grad_accum)]
-        weights, metrics = [self.stage.weight(batch) for batch in batches], StepMetrics()
-        scales = self.world.loss_scales(weights)
+        counts = [batch.loss_tokens if self.stage.loss_is_per_token else None for batch in batches]
+        scales, metrics = self.world.loss_scales(counts), StepMetrics()
         for micro, batch in enumerate(batches):
             with self._sync_only_last(micro):
                 loss, numbers = self._forward_backward(batch, scales[micro])
-            metrics.add(batch, loss, numbers, weight=weights[micro], flops=self.stage.flops(self.model, batch))
+            metrics.add(batch, loss, numbers, weight=counts[micro], flops=self.stage.flops(self.gpt, batch))
             for name, (samples, tokens) in batch.datasets.items():
                 self.run.dataset(name, samples=samples, tokens=tokens)
         with self.run.phase("optimizer"):
-            grad_norm = nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.grad_clip)
+            grad_norm = nn.utils.clip_grad_norm_(self.raw_model.parameters(), self.config.grad_clip or math.inf)
             self.guard.step(self.optimizer, grad_norm)
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -163,7 +170,7 @@ class Loop:
     def _forward_backward(self, batch: Batch, scale: float | Tensor) -> tuple[Tensor, dict[str, Any]]:
         compiling = self.config.compile and self.step == self.first_step
         with self.run.phase("compile" if compiling else "forward"), self.stage.autocast():
-            loss, metrics = self.stage.loss(self.trained, batch)
+            loss, metrics = self.stage.loss(self.model, batch)
         with self.run.phase("compile" if compiling else "backward"):
             torch.mul(loss, scale).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), metrics
@@ -187,33 +194,36 @@ class Loop:
             step, loss=loss, learning_rate=lr, grad_norm=norm, tokens=metrics.tokens, samples=metrics.samples,
             epoch=step / self.schedule.steps_per_epoch, metrics=metrics.metrics() | self.guard.metrics(),
         )  # fmt: skip
+        is_logged = step % self.config.log_train_freq == 0 or step == total
+        if is_logged:
+            loss = float(loss)  # Waits for a GPU, and must do so within the time that is measured.
         self.meter.end(step, loss, metrics.tokens, metrics.samples)
         if step % self.config.log_freq == 0:
             self.console.mean_loss(step, total, self.meter.mean_loss())
-        if step % self.config.log_train_freq == 0 or step == total:
+        if is_logged:
             self.console.train(lr=lr, grad_norm=float(norm), **self.meter.report(step))
         elif self.console.level >= VERBOSE:
             self.console.say(f"Step {step}: loss={float(loss):.4f}", VERBOSE)
         self.console.progress(step, total)
-        if on_cpu or step % self.config.log_train_freq == 0:
+        if on_cpu or is_logged:
             self.guard.check(step)
 
     # -- validation and samples ----------------------------------------------------------------------------------------
 
     def _validate(self) -> None:
         with self.run.phase("evaluation"):
-            numbers = self.stage.validate(self.model, self.schedule.eval_iters, self.world)
+            numbers = self.stage.validate(self.gpt, self.schedule.eval_iters, self.world)
         if self.world.is_main:
             self.run.log(numbers, step=self.step)
         self.console.validation(self.step, numbers)
 
-    def _sample(self) -> None:
+    def _generate_samples(self) -> None:
         if not self.world.is_main:
             return
         prompts = self.config.generation_prompts or self.stage.prompts
         with self.run.phase("sampling"):
-            texts = generate_samples(self.model, prompts, seed=self.config.seed, chat=self.stage.chats)
-            added = [text[len(prompt) :] for prompt, text in texts.items()]
+            texts = generate_samples(self.gpt, prompts, seed=self.config.seed, chat=self.stage.chats)
+            added = [text[len(prompt) :].removeprefix("\n") for prompt, text in texts.items()]
             numbers = sample_metrics(added)
             if (perplexity := self.stage.sample_perplexity(added)) is not None:
                 numbers["samples/perplexity"] = perplexity
@@ -228,7 +238,7 @@ class Loop:
         """A disk that fails ends the run only at the last checkpoint: until then, going on may still succeed."""
         randomness = checkpoint.random_state(self.world)
         of_ranks = {name: self.world.gather(tensor) for name, tensor in self.stage.rank_state().items()}
-        samples = self._samples()
+        samples = self._count_samples()
         if not self.world.is_main:
             return
         path, start = checkpoint.path_for(Path(folder) / self.stage.name, self.step), time.perf_counter()
@@ -252,7 +262,7 @@ class Loop:
             "step": self.step,
             "total_steps": self.schedule.total_steps,
             "run_id": self.run.id,
-            "weights": self.model.state_dict(),
+            "weights": self.gpt.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": randomness,
             "data": self.stage.state(),
@@ -265,10 +275,11 @@ class Loop:
         return {
             "stage": self.stage.name,
             "tokenizer": IDENTITY,
-            "model": dataclasses.asdict(self.model.config),
+            "model": dataclasses.asdict(self.gpt.config),
             "dataset": self.stage.data_facts,
             "seed": self.config.seed,
             "batch_size": self.config.batch_size,
+            "grad_accum": self.config.grad_accum,
             "world_size": self.world.size,
             **self.stage.resume_facts,
         }
@@ -281,7 +292,7 @@ class Loop:
             raise UserError(
                 f"{path} is already at step {state['step']} of {self.schedule.total_steps}", "give more --steps"
             )
-        self.model.load_state_dict(state["weights"])
+        self.gpt.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         checkpoint.restore_random_state(state["random"], self.world)
         self.stage.load_state(state["data"])
@@ -291,9 +302,9 @@ class Loop:
 
     # -- ranks ---------------------------------------------------------------------------------------------------------
 
-    def _compile_and_wrap(self) -> nn.Module:
+    def _compile_and_distribute(self) -> nn.Module:
         """The module that the stage's loss calls: compiled if asked for, in DDP if there are several ranks."""
-        model: nn.Module = torch.compile(self.learner) if self.config.compile else self.learner  # type: ignore[assignment]
+        model: nn.Module = torch.compile(self.raw_model) if self.config.compile else self.raw_model  # type: ignore[assignment]
         if self.world.size == 1:
             return model
         return DistributedDataParallel(
@@ -302,8 +313,8 @@ class Loop:
 
     def _sync_only_last(self, micro: int) -> AbstractContextManager[Any]:
         """Ranks average their gradients once per step, in the backward pass of the last micro-batch."""
-        if isinstance(self.trained, DistributedDataParallel) and micro < self.config.grad_accum - 1:
-            return self.trained.no_sync()
+        if isinstance(self.model, DistributedDataParallel) and micro < self.config.grad_accum - 1:
+            return self.model.no_sync()
         return nullcontext()
 
 
@@ -312,6 +323,11 @@ def dtype_of(config: Config, world: World) -> torch.dtype:
     if config.dtype == "auto":
         return torch.bfloat16 if world.device.type == "cuda" else torch.float32
     return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+
+
+def autocast_to(dtype: torch.dtype, world: World) -> Autocast:
+    """A context in which the forward pass computes in ``dtype``."""
+    return nullcontext if dtype == torch.float32 else functools.partial(torch.autocast, world.device.type, dtype=dtype)
 
 
 def _check_writable(folder: str) -> None:

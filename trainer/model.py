@@ -4,7 +4,6 @@ Given: a ModelConfig and token ids of shape (batch, time). Hands on: logits of s
 Never: knows about devices, losses or training.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -47,20 +46,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.n_head, self.dropout = config.n_head, config.dropout
+        self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
         self.out = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: "LayerCache | None" = None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: "KVCache | None" = None) -> Tensor:
         batch, time, width = x.shape
         qkv = self.qkv(x).view(batch, time, 3, self.n_head, width // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         mask = None
         if cache is not None:
-            k, v, mask = cache(k, v)
+            k, v, mask = cache.update(self.layer, k, v)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout)
         return self.out(y.transpose(1, 2).reshape(batch, time, width))
@@ -77,42 +76,40 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.attention, self.mlp = Attention(config), MLP(config)
+        self.attention, self.mlp = Attention(config, layer), MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: "LayerCache | None" = None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: "KVCache | None" = None) -> Tensor:
         x = x + self.dropout(self.attention(rms_norm(x), cos, sin, cache))
         return x + self.dropout(self.mlp(rms_norm(x)))
-
-
-LayerCache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
-"""(new keys, new values) -> (all keys, all values, which of them each row attends to; None: causal)."""
 
 
 class KVCache:
     """Keys and values of the tokens read so far, so that one more token costs one position instead of all."""
 
-    def __init__(self, model: "GPT", rows: int, limit: int) -> None:
-        """For ``rows`` sequences of at most ``limit`` tokens."""
+    def __init__(self, model: "GPT", batch_size: int, max_len: int) -> None:
+        """For ``batch_size`` sequences of at most ``max_len`` tokens."""
         config, like = model.config, model.head.weight
-        shape = (config.n_layer, rows, config.n_head, limit, config.head_dim)
+        shape = (config.n_layer, batch_size, config.n_head, max_len, config.head_dim)
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
-        self.rows, self.places = torch.arange(rows, device=like.device), torch.arange(limit, device=like.device)
+        self.rows, self.places = torch.arange(batch_size, device=like.device), torch.arange(max_len, device=like.device)
+        self.positions: Tensor | None = None
+        """Of the one new token of each sequence, (batch,); None: whole prompts are read, from position 0 on."""
 
-    def layer(self, number: int, at: Tensor | None) -> LayerCache:
-        """``at``: the position of the one new token of each row; None: whole prompts, from position 0 on."""
-        keys, values = self.keys[number], self.values[number]
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Store new keys and values, (batch, heads, time, head_dim).
 
-        def update(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-            if at is None:
-                keys[:, :, : k.size(2)], values[:, :, : v.size(2)] = k, v
-                return k, v, None
-            keys[self.rows, :, at], values[self.rows, :, at] = k[:, :, 0].to(keys.dtype), v[:, :, 0].to(keys.dtype)
-            return keys.to(k.dtype), values.to(v.dtype), (self.places <= at[:, None])[:, None, None]
-
-        return update
+        Returns all keys and values, and which of them each sequence attends to; None: causal.
+        """
+        keys, values = self.keys[layer], self.values[layer]
+        if self.positions is None:
+            keys[:, :, : k.size(2)], values[:, :, : v.size(2)] = k, v
+            return k, v, None
+        keys[self.rows, :, self.positions] = k[:, :, 0].to(keys.dtype)
+        values[self.rows, :, self.positions] = v[:, :, 0].to(values.dtype)
+        return keys.to(k.dtype), values.to(v.dtype), (self.places <= self.positions[:, None])[:, None, None]
 
 
 class GPT(nn.Module):
@@ -123,7 +120,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         cos, sin = rotary_table(config.seq_len, config.head_dim)
         self.register_buffer("cos", cos, persistent=False)
@@ -135,21 +132,21 @@ class GPT(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(self.features(tokens))
 
-    def features(self, tokens: Tensor, cache: KVCache | None = None, at: Tensor | None = None) -> Tensor:
+    def features(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """What the head reads: (batch, time, width).
 
-        With a ``cache``, call it first with whole prompts, then with one token per row, at the positions ``at``.
+        With a ``cache``, first call it with whole prompts, then set ``cache.positions`` and give one token per row.
         """
         time = tokens.size(1)
         cos, sin = self.cos[:, :, :time], self.sin[:, :, :time]
-        if at is not None:
-            cos, sin = self.cos[0, 0, at][:, None, None], self.sin[0, 0, at][:, None, None]
+        if cache is not None and cache.positions is not None:
+            cos, sin = (table[0, 0, cache.positions][:, None, None] for table in (self.cos, self.sin))
         x = rms_norm(self.embedding(tokens))
-        for number, block in enumerate(self.blocks):
+        for block in self.blocks:
             if self.config.checkpoint_activations and torch.is_grad_enabled():
                 x = checkpoint(block, x, cos, sin, use_reentrant=False)
             else:
-                x = block(x, cos, sin, cache.layer(number, at) if cache else None)
+                x = block(x, cos, sin, cache)
         return rms_norm(x)
 
     def _initialise(self) -> None:

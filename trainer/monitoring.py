@@ -1,6 +1,6 @@
 """What the sidecar is told before the first step. The only file that calls ``sidecar.init``.
 
-Given: a stage, its model and the flags. Hands on: a ``sidecar.Run``.
+Given: a stage's name, its model and the flags. Hands on: a ``sidecar.Run``.
 """
 
 import dataclasses

@@ -19,8 +19,9 @@ class NonFiniteGuard:
     def __init__(self, policy: str, device: torch.device) -> None:
         """``policy``: "skip" or "stop"."""
         self.policy, self.on_cpu = policy, device.type == "cpu"
-        self.skipped = torch.zeros((), device=device)
-        self._before, self._in_a_row = 0, 0
+        self.skipped, self.in_a_row, self.longest = (torch.zeros((), device=device) for _ in range(3))
+        """Steps skipped in all, up to now without a break, and at most without a break."""
+        self._before = 0
 
     def step(self, optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:
         """Let the optimizer step, unless the gradient is not finite."""
@@ -28,6 +29,8 @@ class NonFiniteGuard:
         optimizer.found_inf = bad  # type: ignore[attr-defined]  # As GradScaler does: fused AdamW reads it on device.
         optimizer.step()
         self.skipped += bad
+        self.in_a_row = (self.in_a_row + bad) * bad
+        self.longest = torch.maximum(self.longest, self.in_a_row)
 
     def restore(self, skipped: int) -> None:
         """Go on counting from a checkpoint's number."""
@@ -42,10 +45,8 @@ class NonFiniteGuard:
 
     def check(self, step: int) -> None:
         """Raises UserError by the policy. Waits for a GPU: call it at logging steps only."""
-        seen = int(self.skipped)
-        self._in_a_row = self._in_a_row + seen - self._before if seen > self._before else 0
-        self._before = seen
-        if self._in_a_row and (self.policy == "stop" or self._in_a_row >= IN_A_ROW_MAX):
+        before, self._before = self._before, int(self.skipped)
+        if self._before > before and (self.policy == "stop" or self.longest >= IN_A_ROW_MAX):
             raise self._error(step)
 
     def _error(self, step: int) -> UserError:

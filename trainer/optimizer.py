@@ -12,7 +12,7 @@ BETAS = (0.9, 0.95)
 
 
 def build_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
-    """Fused: one kernel for all parameters instead of a dozen for each. Takes ``found_inf``: see finite.py."""
+    """Fused: one kernel for all parameters instead of a dozen for each. Takes ``found_inf``: see nonfinite.py."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},

@@ -16,7 +16,7 @@ from typing import Any
 
 from trainer import checkpoint
 from trainer.config import Config, PipelineConfig
-from trainer.distributed import World, world
+from trainer.distributed import World, process_group
 from trainer.errors import UserError
 from trainer.run import train_stage
 from trainer.stages import STAGES, load_stage, pipeline_config
@@ -28,7 +28,7 @@ def run(config: PipelineConfig) -> None:
     # With --resume OUT the first start and every restart can be one command; any other folder must hold something.
     if config.resume not in (None, config.out) and not any(_newest(config.resume, name) for name in STAGES):
         raise UserError(f"no stage has a checkpoint in {config.resume}", "give --resume the --out folder of a pipeline")
-    with world(config.device, config.threads) as here:
+    with process_group(config.device, config.threads) as world:
         weights = find_weights(config)
         group = config.group or f"pipeline-{_launch_number()}"
         for name in STAGES:
@@ -37,8 +37,8 @@ def run(config: PipelineConfig) -> None:
                 weights = finished
                 continue
             stage_config = dataclasses.replace(pipeline_config(config, name, group), resume=_begun(config.resume, name))
-            weights = train_stage(load_stage(name), stage_config, here, weights)
-        _say(config, here, f"pipeline: {len(STAGES)} stages in {time.perf_counter() - began:.0f} s, group {group}")
+            weights = train_stage(load_stage(name), stage_config, world, weights)
+        _say(config, world, f"pipeline: {len(STAGES)} stages in {time.perf_counter() - began:.0f} s, group {group}")
 
 
 def _finished(folder: str | None, name: str) -> Weights | None:
@@ -71,6 +71,6 @@ def _launch_number() -> str:
     return f"{zlib.crc32(launch.encode()) % 1_000_000:06d}"
 
 
-def _say(config: Config, here: World, text: str) -> None:
-    if here.is_main and not config.quiet:
+def _say(config: Config, world: World, text: str) -> None:
+    if world.is_main and not config.quiet:
         print(text, flush=True)

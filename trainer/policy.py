@@ -29,13 +29,17 @@ class ActorCritic(nn.Module):
         return self.actor.head(features), self.value(features).squeeze(-1).float()
 
 
-def token_logps(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(log-probability of each target, entropy there), both (batch, time); 0 where the target is IGNORE."""
+def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each target, (batch, time); 0 where the target is IGNORE."""
     logps = torch.log_softmax(logits.float(), dim=-1)
-    counts = targets != IGNORE
     chosen = logps.gather(-1, targets.clamp(min=0)[..., None]).squeeze(-1)
-    entropy = -(logps.exp() * logps).sum(-1)
-    return torch.where(counts, chosen, 0.0), torch.where(counts, entropy, 0.0)
+    return torch.where(targets != IGNORE, chosen, 0.0)
+
+
+def token_entropies(logits: Tensor) -> Tensor:
+    """Entropy of the distribution of each next token, in nats, (batch, time)."""
+    logps = torch.log_softmax(logits.float(), dim=-1)
+    return -(logps.exp() * logps).sum(-1)
 
 
 def compute_gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainer.config import Config
-from trainer.distributed import World, world
+from trainer.distributed import World, process_group
 from trainer.loop import train
 from trainer.stage import Stage
 from trainer.stages import load_stage
@@ -19,13 +19,13 @@ MakeStage = Callable[[Any, World], Stage]
 
 def run_stage(name: str, config: Config) -> None:
     """``python -m trainer NAME``. Raises UserError before training starts."""
-    with world(config.device, config.threads) as here:
-        train_stage(load_stage(name), config, here, find_weights(config))
+    with process_group(config.device, config.threads) as world:
+        train_stage(load_stage(name), config, world, find_weights(config))
 
 
-def train_stage(make_stage: MakeStage, config: Config, here: World, start: Weights | None) -> Weights:
+def train_stage(make_stage: MakeStage, config: Config, world: World, start: Weights | None) -> Weights:
     """Train one stage in a process group that exists already, as the pipeline does five times."""
     config = config_for(config, start)
-    stage = make_stage(config, here)
-    model = train(stage, config, here, start)
+    stage = make_stage(config, world)
+    model = train(stage, config, world, start)
     return Weights(stage.name, dataclasses.asdict(model.config), model.state_dict())

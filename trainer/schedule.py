@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from trainer.config import Config
 
-DEFAULT_STEPS = 300
 SHORT_STEPS = 500
 
 
@@ -33,7 +32,7 @@ def plan(config: Config, steps_per_epoch: int) -> Schedule:
     elif config.epochs is not None:
         total = max(1, round(config.epochs * steps_per_epoch))
     else:
-        total = DEFAULT_STEPS
+        total = config.default_steps
     return Schedule(
         total_steps=total,
         steps_per_epoch=steps_per_epoch,
@@ -44,7 +43,7 @@ def plan(config: Config, steps_per_epoch: int) -> Schedule:
 
 
 def _unless_short(config: Config, name: str, total: int, in_a_short_run: int) -> int:
-    """The flag; but a default that is longer than the whole run gives way. (100 batches suit runs of 500 steps.)"""
+    """``in_a_short_run``, if the user left the default and the run is shorter than that; else the flag."""
     value: int = getattr(config, name)
     default: int = getattr(type(config), name)
     enough = SHORT_STEPS if name == "eval_iters" else default

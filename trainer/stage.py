@@ -24,7 +24,7 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 class Stage:
-    """The defaults: predict the next token of ``train``, validate on ``val``."""
+    """The defaults: predict the next token of ``train_loader``, validate on ``val_loader``."""
 
     name: str
     prompts: tuple[str, ...] = GENERATION_PROMPTS
@@ -32,14 +32,16 @@ class Stage:
     """Samples are replies to the prompts, not continuations of them."""
     batch_phase: str = "data_wait"
     """The phase that the time of ``next_batch`` counts as."""
-    train: Loader
-    val: Loader
+    train_loader: Loader
+    val_loader: Loader
     batches_per_epoch: int
     """Micro-batches of this rank in one epoch."""
     data_facts: dict[str, Any]
     """dataset/* and data/* metrics, logged once when training begins."""
     dataset_sizes: dict[str, int]
     """Samples in each dataset, from which the sidecar computes coverage."""
+    loss_is_per_token: bool = True
+    """Is the loss a mean over the targets that count? Then micro-batches weigh as many as they have of them."""
     autocast: Autocast = nullcontext
     """Precision of the forward pass; set by the loop."""
     resume_facts: dict[str, Any] = {}
@@ -47,29 +49,28 @@ class Stage:
     remarks: tuple[str, ...] = ()
     """Lines for the console: what the user should know about the data."""
 
-    def learner(self, model: GPT) -> nn.Module:
-        """The module to train: the model, or a module around it. Called once, when the model has its first weights."""
+    def wrap_model(self, model: GPT) -> nn.Module:
+        """The module to train: the model, or a module around it.
+
+        Called once, when the model has the weights to start from: the moment to keep a frozen copy of them.
+        """
         return model
 
-    def prefetch(self, pin: bool) -> None:
-        """Make the next batch while the current one is computed. A stage that draws its own batches (PPO) cannot."""
-        if hasattr(self, "train"):
-            self.train = Prefetcher(self.train, pin=pin)
+    def prefetch(self, pin: bool, depth: int) -> None:
+        """Make ``depth`` batches ahead, in a thread. PPO cannot: it draws its own."""
+        if hasattr(self, "train_loader"):
+            self.train_loader = Prefetcher(self.train_loader, pin=pin, depth=depth)
 
     def next_batch(self) -> Batch:
-        return self.train.next_batch()
+        return self.train_loader.next_batch()
 
-    def loss(self, learner: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """(mean cross-entropy in nats per token that counts, further metrics of this micro-batch: here none)."""
-        logits = learner(batch.inputs)
+        logits = model(batch.inputs)
         losses = F.cross_entropy(
             logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORE, reduction="sum"
         )
         return losses / max(1, batch.targets.numel() if batch.loss_tokens is None else batch.loss_tokens), {}
-
-    def weight(self, batch: Batch) -> int | None:
-        """The number of targets that this batch's loss is the mean of; None if it is the same for all batches."""
-        return batch.loss_tokens
 
     def sample_perplexity(self, texts: list[str]) -> float | None:
         """Perplexity of samples under a fixed reference model, where there is one."""
@@ -80,19 +81,20 @@ class Stage:
         return None
 
     def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
-        """val/* and eval/* numbers, the same on every rank. Every validation reads the same batches."""
-        self.val.rewind()
-        return evaluate(model, self.val.next_batch, iters, world, self.autocast)
+        """val/* and eval/* metrics, the same on every rank. Every validation reads the same batches, each once."""
+        self.val_loader.rewind()
+        iters = min(iters, self.val_loader.batches_per_epoch)
+        return evaluate(model, self.val_loader.next_batch, iters, world, self.autocast)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold besides the model; identical on all ranks."""
-        return self.train.state()
+        return self.train_loader.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.train.load_state(state)
+        self.train_loader.load_state(state)
 
     def rank_state(self) -> dict[str, Tensor]:
-        """The same for what differs between ranks; each tensor has one shape on all of them."""
+        """Like ``state``, for what differs between ranks. All-gathered, so shapes must be the same on all of them."""
         return {}
 
     def load_rank_state(self, state: dict[str, Tensor]) -> None:

@@ -22,7 +22,7 @@ class StepMetrics:
     def add(
         self, batch: Batch, loss: Tensor, metrics: dict[str, Any], *, weight: int | None, flops: float | None
     ) -> None:
-        """``weight``: how much this micro-batch's means count (see Stage.weight); None: all the same."""
+        """``weight``: how much this micro-batch's means count (targets that count); None: all the same."""
         self.samples, self.tokens = self.samples + batch.samples, self.tokens + batch.tokens
         self._weights.append(1 if weight is None else weight)
         for name, value in {"train/loss": loss, **metrics}.items():
@@ -37,7 +37,7 @@ class StepMetrics:
         return self._mean(self._numbers["train/loss"])
 
     def metrics(self) -> dict[str, Any]:
-        """Means of the stage's metrics; targets that count, and FLOPs, where the tokens do not imply them."""
+        """Means of the stage's metrics, plus train/num_loss_tokens and train/flops if the stage reports them."""
         found = {name: self._mean(values) for name, values in self._numbers.items() if name != "train/loss"}
         if self._loss_tokens is not None:
             found["train/num_loss_tokens"] = self._loss_tokens

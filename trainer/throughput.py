@@ -11,7 +11,7 @@ from trainer.schedule import Schedule
 
 class ThroughputMeter:
     def __init__(
-        self, schedule: Schedule, flops_per_token: float, peak_flops: float | None, world_size: int, first_step: int
+        self, schedule: Schedule, *, first_step: int, world_size: int, flops_per_token: float, peak_flops: float | None
     ) -> None:
         self.schedule, self.world_size = schedule, world_size
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops

@@ -1,4 +1,4 @@
-"""Text to numbers and back: one token per UTF-8 byte, plus a few marks. Nothing to train, nothing to download.
+"""Text to numbers and back: one token per UTF-8 byte, plus a few special tokens. Nothing to train, nothing to download.
 
 >>> ByteTokenizer().encode("hi")
 [104, 105]
@@ -13,7 +13,7 @@ PAD = 261
 """Fills a row up; never predicted, never looked at."""
 
 VOCAB_SIZE = 320
-"""256 bytes and the marks, rounded up to a multiple of 64: matrix units like round numbers."""
+"""256 bytes and the special tokens, rounded up to a multiple of 64: matrix units like round numbers."""
 
 IDENTITY = "bytes+6 marks, 320"
 """Written into checkpoints: weights are worth nothing under another tokenizer."""
@@ -27,5 +27,5 @@ class ByteTokenizer:
         return list(text.encode("utf-8", errors="surrogatepass"))
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Marks are left out; bytes that are not UTF-8 (a model may write anything) show as \\xNN."""
+        """Special tokens are left out; bytes that are not UTF-8 (a model may write anything) show as \\xNN."""
         return bytes(token for token in tokens if token < 256).decode("utf-8", errors="backslashreplace")

@@ -68,8 +68,8 @@ def config_for(config: C, weights: Weights | None) -> C:
                 f"leave --{name} out, or start from other weights",
             )
     taken = {name: weights.shape[name] for name in SHAPE}
-    if not config.is_chosen("seq_len"):
-        taken["seq_len"] = max(config.seq_len, weights.shape["seq_len"])  # Rotary positions: any length works.
+    if not config.is_chosen("seq_len"):  # Rotary positions have no weights: a longer context loads, too.
+        taken["seq_len"] = max(config.seq_len, weights.shape["seq_len"])
     return dataclasses.replace(config, **taken)
 
 

@@ -10,7 +10,7 @@ from fake_run import Recorder
 
 import sidecar
 from trainer.config import Config, DpoConfig, MidtrainConfig, PpoConfig, SftConfig
-from trainer.distributed import world
+from trainer.distributed import process_group
 from trainer.run import train_stage
 from trainer.stages.dpo import PreferenceTraining
 from trainer.stages.midtrain import Midtraining
@@ -74,7 +74,7 @@ def trained(tiny: dict[str, object], tiny_chat: dict[str, object], monkeypatch: 
         monkeypatch.setattr(sidecar, "init", begin, raising=False)
         make, kind = STAGES[stage]
         config = kind(**{**(tiny if stage == "pretrain" else tiny_chat), **flags})
-        with world("cpu", threads=1) as here:
+        with process_group("cpu", threads=1) as here:
             train_stage(make, config, here, find_weights(config))
         return told[0]
 

@@ -15,7 +15,7 @@ from sidecar.derive import mfu
 from trainer.config import Config
 from trainer.data.batch import Batch
 from trainer.data.prefetch import Prefetcher
-from trainer.distributed import world
+from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.flags import parse
 from trainer.flops import flops_per_token
@@ -120,7 +120,7 @@ def test_a_rank_without_a_device_of_its_own_is_refused_in_one_line(monkeypatch) 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="rank 1 has no CUDA device: this machine has 1"), world():
+    with pytest.raises(UserError, match="rank 1 has no CUDA device: this machine has 1"), process_group():
         pass
 
 

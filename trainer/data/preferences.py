@@ -1,4 +1,4 @@
-"""Preference pairs as batches: the chosen replies in the upper half of the rows, the rejected in the lower.
+"""Preference pairs as batches: rows [0:B] are the chosen replies, rows [B:2B] the rejected ones.
 
 Given: Preferences. Hands on: Batches of twice ``batch_size`` rows whose targets are the replies only.
 Never: gives the two replies of a pair different prompts, not even by cutting: a pair that is too long is left out.
@@ -28,9 +28,12 @@ Row = tuple[Tensor, Tensor]
 
 
 class PreferencePairs(BatchSampler):
-    def __init__(self, mixture: TaskMixture[Preference], *, seq_len: int, **order: Any) -> None:
-        """``order``: as for BatchSampler. Raises UserError if not one batch can be made."""
-        self.seq_len = seq_len
+    def __init__(self, mixture: TaskMixture[Preference], *, seq_len: int, fixed: bool = False, **order: Any) -> None:
+        """``fixed``: every batch has the full width, for compilers; ``order``: as for BatchSampler.
+
+        Raises UserError if not one batch can be made.
+        """
+        self.seq_len, self.fixed = seq_len, fixed
         self.pairs: list[tuple[str, Row, Row]] = []
         for cursor in range(len(mixture)):
             pair = mixture[cursor]
@@ -51,7 +54,7 @@ class PreferencePairs(BatchSampler):
     def batch(self, numbers: list[int]) -> Batch:
         pairs = [self.pairs[number] for number in numbers]
         rows = [chosen for _, chosen, _ in pairs] + [rejected for _, _, rejected in pairs]
-        longest = max(len(ids) for ids, _ in rows) - 1
+        longest = self.seq_len if self.fixed else max(len(ids) for ids, _ in rows) - 1
         inputs, targets = collate(rows, min(self.seq_len, round_up(longest, WIDTH_MULTIPLE)))
         chosen_sizes, rejected_sizes = (inputs != PAD).sum(-1).view(2, -1)
         names, sizes = [name for name, _, _ in pairs], (chosen_sizes + rejected_sizes).tolist()

@@ -1,9 +1,10 @@
-"""Prefetching: the next batch is made in a thread while the current one is computed.
+"""Prefetching: the next batches are made in a thread while the current ones are computed.
 
 Given: a loader. Hands on: the same batches in the same order, in pinned memory if they will be copied to a GPU.
 Never: counts a batch that it has made but not yet returned: after a resume that one is made again.
 """
 
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Protocol
@@ -21,16 +22,17 @@ class Loader(Protocol):
 
 
 class Prefetcher:
-    def __init__(self, loader: Loader, *, pin: bool) -> None:
+    def __init__(self, loader: Loader, *, pin: bool, depth: int = 1) -> None:
+        """``depth``: batches made ahead, as many as one step takes."""
         self._loader, self._pin, self.batches_per_epoch = loader, pin, loader.batches_per_epoch
-        self._worker = ThreadPoolExecutor(1, "batches")
+        self._worker, self._depth = ThreadPoolExecutor(1, "batches"), depth
         self._state = loader.state()
-        self._pending: Future[tuple[Batch, dict[str, Any]]] | None = None
+        self._pending: deque[Future[tuple[Batch, dict[str, Any]]]] = deque()
 
     def next_batch(self) -> Batch:
-        pending = self._pending or self._worker.submit(self._make)
-        batch, self._state = pending.result()
-        self._pending = self._worker.submit(self._make)
+        while len(self._pending) <= self._depth:
+            self._pending.append(self._worker.submit(self._make))
+        batch, self._state = self._pending.popleft().result()
         return batch
 
     def rewind(self) -> None:
@@ -53,6 +55,5 @@ class Prefetcher:
         return batch, self._loader.state()
 
     def _discard(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
+        while self._pending:
+            self._pending.popleft().result()

@@ -27,36 +27,40 @@ from trainer.tasks.example import Example, Message, Task, TaskMixture
 class PreferenceTraining(Stage):
     name = "dpo"
     chats = True
+    loss_is_per_token = False  # Every pair counts the same, however long its replies.
 
     def __init__(self, config: DpoConfig, world: World) -> None:
         loaded, report = load_tasks(self.name, config)
         self.beta, self.chosen_weight = config.beta, config.chosen_weight
         share: dict[str, Any] = {
-            "seq_len": config.seq_len, "batch_size": config.batch_size, "rank": world.rank, "world_size": world.size
+            "seq_len": config.seq_len, "batch_size": config.batch_size, "rank": world.rank, "world_size": world.size,
+            "fixed": config.compile,
         }  # fmt: skip
         mixture = TaskMixture({task.name: task.train for task in loaded}, config.seed)
-        self.train = PreferencePairs(mixture, seed=config.seed, **share)
-        self.val = PreferencePairs(
+        self.train_loader = PreferencePairs(mixture, seed=config.seed, **share)
+        self.val_loader = PreferencePairs(
             TaskMixture({task.name: task.val for task in loaded}, config.seed), shrink=True, **share
         )
-        self.batches_per_epoch = self.train.batches_per_epoch
+        self.batches_per_epoch = self.train_loader.batches_per_epoch
         self.dataset_sizes = {name: len(part) for name, part in mixture.parts.items()}
-        self.data_facts = dataset_facts(loaded, self.train.lengths(), self.train.count, self.val.count, report)
-        self.data_facts["dataset/dropped_samples"] = self.train.dropped
+        self.data_facts = dataset_facts(
+            loaded, self.train_loader.lengths(), self.train_loader.count, self.val_loader.count, report
+        )
+        self.data_facts["dataset/dropped_samples"] = dropped = self.train_loader.dropped
         self.prompts = sample_prompts([_as_questions(task) for task in loaded])
         self.remarks = report.lines()
-        if self.train.dropped:
-            self.remarks += (f"{self.train.dropped} pairs left out: longer than the context of {config.seq_len}",)
+        if dropped:
+            self.remarks += (f"{dropped} pairs left out: longer than the context of {config.seq_len}",)
 
-    def learner(self, model: GPT) -> nn.Module:
+    def wrap_model(self, model: GPT) -> nn.Module:
         self.reference = frozen_copy(model)
         return model
 
-    def loss(self, learner: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """-log sigmoid of the margin between the two rewards, mean over pairs; and the rewards themselves."""
-        logps, _ = token_logps(learner(batch.inputs), batch.targets)
+        logps = token_logps(model(batch.inputs), batch.targets)
         with torch.no_grad():
-            reference, _ = token_logps(self.reference(batch.inputs), batch.targets)
+            reference = token_logps(self.reference(batch.inputs), batch.targets)
         ratios = (logps - reference).sum(-1)
         chosen, rejected = self.beta * ratios.chunk(2)[0], self.beta * ratios.chunk(2)[1]
         margin = chosen - rejected
@@ -70,21 +74,19 @@ class PreferenceTraining(Stage):
             }
         return -F.logsigmoid(margin).mean() + self.chosen_weight * _chosen_nll(logps, batch), numbers
 
-    def weight(self, batch: Batch) -> None:
-        """Every pair counts the same, however long its replies."""
-
     def flops(self, model: GPT, batch: Batch) -> float:
         """A step, and the reference's forward pass."""
         return 4 * forward_flops(model, batch.tokens)
 
     def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
         """Means over held-out pairs: val/loss is DPO's own, so there is no perplexity."""
-        self.val.rewind()
+        self.val_loader.rewind()
+        iters = min(iters, self.val_loader.batches_per_epoch)
         totals = [0.0, 0.0, 0.0]
         with evaluation_mode(model):
             for _ in range(iters):
                 with self.autocast():
-                    loss, numbers = self.loss(model, self.val.next_batch().to(world.device))
+                    loss, numbers = self.loss(model, self.val_loader.next_batch().to(world.device))
                 row = (loss, numbers["rewards/accuracy"], numbers["rewards/margin"])
                 totals = [total + float(value) for total, value in zip(totals, row, strict=True)]
         *sums, count = world.sum_over_ranks(*totals, iters)

@@ -9,7 +9,7 @@ A rollout is ``rollout_batches`` batches of replies; each is trained on ``ppo_ep
 Sources: Schulman et al. 2017 (clipping), Ziegler et al. 2019 (adaptive KL penalty).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ from trainer.distributed import World
 from trainer.evaluate import evaluation_mode
 from trainer.generate import generate_replies
 from trainer.model import GPT
-from trainer.policy import ActorCritic, compute_gae, token_logps, whiten
+from trainer.policy import ActorCritic, compute_gae, token_entropies, token_logps, whiten
 from trainer.stage import Stage, forward_flops, frozen_copy, masked_mean
 from trainer.task_eval import evaluate_tasks
 from trainer.tasks.example import Example, TaskMixture
@@ -41,8 +41,8 @@ from trainer.tasks.formats import is_correct
 from trainer.tokenizer import PAD
 
 KL_HORIZON = 1_000
-"""Replies over which the KL penalty's weight may about double."""
-KL_ERROR_MAX = 0.2
+"""Of the adaptive KL controller, in replies: its weight changes by at most KL_ERROR_CLIP in as many."""
+KL_ERROR_CLIP = 0.2
 WIDTH_MULTIPLE = 8
 ROLLOUT_METRICS = ("ppo/reward", "ppo/response_length", "ppo/kl", "ppo/kl_weight")
 
@@ -85,10 +85,10 @@ class PolicyTraining(Stage):
             self.remarks += (f"{dropped} prompts left out: no room for {room}",)
         self.resume_facts = {"rollout_batches": config.rollout_batches, "ppo_epochs": config.ppo_epochs}
         self.kl_weight, self.rollouts, self.updates = config.kl_weight, 0, self.updates_per_rollout
-        self.experience = self._empty_experience(replies)
+        self.experience: dict[str, Tensor] = {}
         self.rollout_metrics: dict[str, float] = {}
 
-    def learner(self, model: GPT) -> nn.Module:
+    def wrap_model(self, model: GPT) -> nn.Module:
         self.reference, self.actor_critic = frozen_copy(model), ActorCritic(model)
         return self.actor_critic
 
@@ -103,8 +103,7 @@ class PolicyTraining(Stage):
         self.updates += 1
         generator = torch.Generator().manual_seed(self._seed(self.rollouts * 100 + ppo_epoch))
         rows = torch.randperm(size * self.config.rollout_batches, generator=generator)[place * size :][:size]
-        batch = self._batch({name: tensor[rows] for name, tensor in self.experience.items()}, rollout_tokens)
-        return batch if ppo_epoch == 0 else replace(batch, datasets={})  # Each prompt is taken from its dataset once.
+        return self._batch({name: tensor[rows] for name, tensor in self.experience.items()}, rollout_tokens)
 
     def _rollout(self) -> int:
         """Draw replies and see which are right; returns the number of tokens read and drawn."""
@@ -138,16 +137,14 @@ class PolicyTraining(Stage):
         read, predicted = inputs[:, :width].to(device), targets[:, :width].to(device)
         with self.autocast():  # As in training: rounding alone must not look like a change of the policy.
             logits, values = self.actor_critic(read)
-            reference_logps, _ = token_logps(self.reference(read), predicted)
-        logps, _ = token_logps(logits, predicted)
+            reference_logps = token_logps(self.reference(read), predicted)
+        logps = token_logps(logits, predicted)
         mask = predicted != IGNORE
         kl = logps - reference_logps
         rewards = -self.kl_weight * kl
         last = (mask * torch.arange(1, width + 1, device=device)).argmax(-1)
         rewards[torch.arange(len(prompts), device=device), last] += correct.to(device)
-        advantages, returns = compute_gae(
-            rewards, torch.where(mask, values, 0.0), mask, gamma=self.config.gamma, lam=self.config.gae_lambda
-        )
+        advantages, returns = compute_gae(rewards, values, mask, gamma=self.config.gamma, lam=self.config.gae_lambda)
         self._adapt_kl_weight(kl.sum(-1).mean().item(), len(prompts))
         advantages = whiten(advantages, mask, self.world.sum_over_ranks)
         found = {"logps": logps, "values": values, "advantages": advantages, "returns": returns}
@@ -158,13 +155,13 @@ class PolicyTraining(Stage):
         """Raise it while the policy is further from the reference than the target, else lower it; same on all ranks."""
         total, count = self.world.sum_over_ranks(kl * replies, replies)
         kl = total / count
-        error = max(-KL_ERROR_MAX, min(KL_ERROR_MAX, kl / self.config.kl_target - 1))
+        error = max(-KL_ERROR_CLIP, min(KL_ERROR_CLIP, kl / self.config.kl_target - 1))
         self.kl_weight *= 1 + error * count / KL_HORIZON
         self.rollout_metrics |= {"ppo/kl": kl, "ppo/kl_weight": self.kl_weight}
 
     def _batch(self, rows: dict[str, Tensor], rollout_tokens: int) -> ReplyBatch:
         names = [self.mixture.names[number] for number in rows.pop("dataset").tolist()]
-        width = _used_width(rows["inputs"])
+        width = self.config.seq_len if self.config.compile else _used_width(rows["inputs"])
         rows = {name: tensor[:, :width].contiguous() for name, tensor in rows.items()}
         inputs, targets = rows.pop("inputs"), rows.pop("targets")
         sizes = (inputs != PAD).sum(-1).tolist()
@@ -176,10 +173,10 @@ class PolicyTraining(Stage):
 
     # -- training on them ----------------------------------------------------------------------------------------------
 
-    def loss(self, learner: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Any]]:
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Any]]:
         """Clipped policy loss, clipped value loss and entropy bonus, means over the replies' tokens."""
-        logits, values = learner(batch.inputs)
-        logps, entropies = token_logps(logits, batch.targets)
+        logits, values = model(batch.inputs)
+        logps, entropies = token_logps(logits, batch.targets), token_entropies(logits)
         old, mask, clip = batch.extra, batch.targets != IGNORE, self.config.clip
         ratio = (logps - old["logps"]).exp()
         objective = torch.minimum(ratio * old["advantages"], ratio.clamp(1 - clip, 1 + clip) * old["advantages"])
@@ -199,7 +196,7 @@ class PolicyTraining(Stage):
         }
 
     def flops(self, model: GPT, batch: Any) -> float:
-        """A step; where replies were drawn for it, also the forward passes to draw and to score them twice."""
+        """A training step and, for a new rollout, three forward passes: generation, log-probabilities, reference."""
         return 3 * forward_flops(model, batch.tokens + batch.rollout_tokens)
 
     def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
@@ -239,13 +236,6 @@ class PolicyTraining(Stage):
     def _seed(self, number: int) -> int:
         """A different one for each rank and rollout."""
         return (self.config.seed * 1_000_003 + number) * self.world.size + self.world.rank
-
-    def _empty_experience(self, replies: int) -> dict[str, Tensor]:
-        """Of the shapes that a checkpoint of any rank holds."""
-        shape = (replies, self.config.seq_len)
-        whole = {name: torch.zeros(shape, dtype=torch.int64) for name in ("inputs", "targets")}
-        whole["dataset"] = torch.zeros(replies, dtype=torch.int64)
-        return whole | {name: torch.zeros(shape) for name in ("logps", "values", "advantages", "returns")}
 
 
 def _used_width(inputs: Tensor) -> int:

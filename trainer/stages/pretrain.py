@@ -40,11 +40,11 @@ class Pretraining(Stage):
             tokens = concatenate(corpus.train)
             train = TokenWindows(tokens, name=corpus.name, seq_len=config.seq_len, seed=config.seed, **share)
         val_tokens = concatenate(corpus.val)
-        self.val = val = TokenWindows(
+        self.val_loader = val = TokenWindows(
             val_tokens, name=f"{corpus.name} (validation)", seq_len=config.seq_len, shrink=True, **share
         )
         self.ngram = NgramModel(corpus.train or corpus.val) if world.is_main else None
-        self.train, self.batches_per_epoch = train, train.batches_per_epoch
+        self.train_loader, self.batches_per_epoch = train, train.batches_per_epoch
         self.dataset_sizes = {corpus.name: train.count}
         self.data_facts = {
             "dataset/name": corpus.name,
@@ -58,18 +58,18 @@ class Pretraining(Stage):
         return self.ngram.perplexity(texts) if self.ngram else None
 
     def state(self) -> dict[str, Any]:
-        return {} if self.is_stream else self.train.state()
+        return {} if self.is_stream else self.train_loader.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
         if not self.is_stream:
-            self.train.load_state(state)
+            self.train_loader.load_state(state)
 
     def rank_state(self) -> dict[str, Tensor]:
         """Each rank is somewhere else in a stream."""
         if not self.is_stream:
             return {}
-        return {name: torch.tensor(value) for name, value in self.train.state().items()}
+        return {name: torch.tensor(value) for name, value in self.train_loader.state().items()}
 
     def load_rank_state(self, state: dict[str, Tensor]) -> None:
         if self.is_stream:
-            self.train.load_state({name: int(value) for name, value in state.items()})
+            self.train_loader.load_state({name: int(value) for name, value in state.items()})
