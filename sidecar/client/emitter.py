@@ -21,6 +21,7 @@ from sidecar.client.pump import CONNECT_SECONDS, Pump, warn
 from sidecar.rendezvous import endpoint_key, private_directory, ring_directories
 
 DEFERRED_EVENTS_MAX = 4096  # They found the lock held; the next call, or the pump's next tick, stores them in the ring.
+RINGS_MAX = 128  # In one folder. Those of trainers that ended with no sidecar beside them wait there, in memory.
 REPORT_SECONDS = 1.0
 DEVICE_SECONDS = 2.0  # How long the end of a run lets a device complete the scalars that were passed last.
 LOCK_SECONDS = 0.5  # Nobody holds the lock for longer than microseconds.
@@ -227,11 +228,16 @@ def _make_ring(hello: wire.Hello, endpoint: str) -> ring_file.Ring:
     for directory in ring_directories():
         with contextlib.suppress(OSError, ValueError, OverflowError):  # No space, no permission, an absurd size.
             capacity = _capacity(private_directory(directory))
-            if capacity >= ring_file.CAPACITY_BYTES_MIN:
+            if capacity >= ring_file.CAPACITY_BYTES_MIN and _ring_count(directory) < RINGS_MAX:
                 return ring_file.create(
                     directory, name, hello=encoded, session=hello.session, rank=hello.rank, capacity=capacity
                 )
     return ring_file.create_in_memory(ring_file.CAPACITY_BYTES_DEFAULT)
+
+
+def _ring_count(directory: os.PathLike[str]) -> int:
+    """Rings in a folder, those of trainers that ended with no sidecar beside them included."""
+    return sum(name.endswith(ring_file.SUFFIX) for name in os.listdir(directory))
 
 
 def _capacity(directory: os.PathLike[str]) -> int:

@@ -337,6 +337,19 @@ def test_without_space_for_the_ring_it_goes_to_the_next_place_and_at_last_into_p
     made.finish(timeout_seconds=0)
 
 
+def test_rings_that_nobody_fetches_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings that end with no sidecar beside them leave a ring each, for the next sidecar of their endpoint."""
+    places = [tmp_path / "shm", tmp_path / "tmp"]
+    monkeypatch.setattr(emitter, "ring_directories", lambda: places)
+    monkeypatch.setattr(emitter, "RINGS_MAX", 2)
+    monkeypatch.setenv("SIDECAR_RING_MB", "0.1")
+    for number in range(6):
+        made = sidecar.init("tests", endpoint=f"ipc://{tmp_path}/nobody")
+        made.step(number, loss=2.0)
+        made.finish(timeout_seconds=0)
+    assert [len(list(place.glob("*.ring"))) for place in places] == [2, 2], "and then plain memory"
+
+
 def test_a_forked_child_can_call_everything_and_disturbs_nothing(run: Run) -> None:
     run.step(1)
     child = os.fork()
