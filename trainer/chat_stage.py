@@ -60,7 +60,10 @@ class ChatStage(Stage):
 
     def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
         numbers = super().validate(model, iters, world)
-        limits = {"max_examples": self.eval_examples, "reply_tokens": min(REPLY_TOKENS, model.config.seq_len // 4)}
+        limits: dict[str, Any] = {
+            "max_examples": self.eval_examples,
+            "reply_tokens": min(REPLY_TOKENS, model.config.seq_len // 4),
+        }
         with self.autocast():
             return numbers | evaluate_tasks(model, self.eval_tasks, world, seed=self.seed, **limits)
 

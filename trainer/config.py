@@ -12,13 +12,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 GENERATION_PROMPTS = ("To be or not to be", "Once upon a time", "In a galaxy far, far away")
 BACKENDS = ("wandb", "tensorboard", "none")
 
 
-class Range(NamedTuple):
+@dataclass(frozen=True)
+class Range:
     """The values of a number that make sense."""
 
     low: float

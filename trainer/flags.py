@@ -58,8 +58,8 @@ def describe(config: Config) -> str:
 
 
 def check(config: Config) -> None:
-    for field in dataclasses.fields(config):
-        value, wanted = getattr(config, field.name), field.metadata.get("range")
+    for field in config.flags().values():
+        value, wanted = getattr(config, field.name), field.metadata["range"]
         if type(value) in (int, float) and value not in wanted:
             raise UsageError(
                 f"--{field.name} is {value}, which is not {wanted.words}", f"leave --{field.name} out, or correct it"

@@ -187,9 +187,10 @@ class Loop:
     def _report_step(self, lr: float, grad_norm: Tensor, metrics: StepMetrics) -> None:
         """The step's event for the sidecar, and its line on the console."""
         on_cpu, step, total = self.world.device.type == "cpu", self.step, self.schedule.total_steps
-        loss, norm = metrics.loss(), grad_norm
+        loss: Any = metrics.loss()
+        norm: Any = grad_norm
         if on_cpu:  # On a GPU the numbers stay there as tensors: nothing may wait for them in a step.
-            loss, norm = loss.item(), norm.item()  # type: ignore[assignment]
+            loss, norm = loss.item(), norm.item()
         self.run.step(
             step, loss=loss, learning_rate=lr, grad_norm=norm, tokens=metrics.tokens, samples=metrics.samples,
             epoch=step / self.schedule.steps_per_epoch, metrics=metrics.metrics() | self.guard.metrics(),

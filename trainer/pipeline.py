@@ -12,7 +12,7 @@ import dataclasses
 import os
 import time
 import zlib
-from typing import Any
+from pathlib import Path
 
 from trainer import checkpoint
 from trainer.config import Config, PipelineConfig
@@ -25,42 +25,35 @@ from trainer.weights import Weights, find_weights
 
 def run(config: PipelineConfig) -> None:
     began = time.perf_counter()
+    found = _checkpoints(config.resume)
     # With --resume OUT the first start and every restart can be one command; any other folder must hold something.
-    if config.resume not in (None, config.out) and not any(_newest(config.resume, name) for name in STAGES):
+    if config.resume not in (None, config.out) and not found:
         raise UserError(f"no stage has a checkpoint in {config.resume}", "give --resume the --out folder of a pipeline")
     with process_group(config.device, config.threads) as world:
         weights = find_weights(config)
         group = config.group or f"pipeline-{_launch_number()}"
         for name in STAGES:
-            finished = _finished(config.resume, name)
-            if finished is not None:
+            if name in found and (finished := _finished(found[name], name)):
                 weights = finished
                 continue
-            stage_config = dataclasses.replace(pipeline_config(config, name, group), resume=_begun(config.resume, name))
+            resume = str(found[name]) if name in found else None
+            stage_config = dataclasses.replace(pipeline_config(config, name, group), resume=resume)
             weights = train_stage(load_stage(name), stage_config, world, weights)
         _say(config, world, f"pipeline: {len(STAGES)} stages in {time.perf_counter() - began:.0f} s, group {group}")
 
 
-def _finished(folder: str | None, name: str) -> Weights | None:
-    """The weights of a stage that has reached its last step."""
-    state = _newest(folder, name)
-    if state is None or state["step"] < state["total_steps"]:
-        return None
-    return Weights(name, state["model"], state["weights"])
+def _checkpoints(folder: str | None) -> dict[str, Path]:
+    """The newest checkpoint of each stage that has one."""
+    if folder is None:
+        return {}
+    newest = {name: checkpoint.newest_in(Path(folder).expanduser() / name) for name in STAGES}
+    return {name: path for name, path in newest.items() if path is not None}
 
 
-def _begun(folder: str | None, name: str) -> str | None:
-    return folder if folder and _newest(folder, name) is not None else None
-
-
-def _newest(folder: str | None, name: str) -> dict[str, Any] | None:
-    if not folder:
-        return None
-    try:
-        path = checkpoint.newest(os.path.join(folder, name), name)
-    except UserError:
-        return None  # This stage has not written one yet.
-    return checkpoint.load_file(path, "step", "total_steps", "model", "weights")
+def _finished(path: Path, name: str) -> Weights | None:
+    """The weights of a stage, if it has reached its last step."""
+    state = checkpoint.load_file(path, "step", "total_steps", "model", "weights")
+    return Weights(name, state["model"], state["weights"]) if state["step"] >= state["total_steps"] else None
 
 
 def _launch_number() -> str:

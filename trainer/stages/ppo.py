@@ -68,7 +68,7 @@ class PolicyTraining(Stage):
         self.mixture = TaskMixture(fitting, config.seed)
         self.eval_tasks = {task.name: task.val for task in loaded}
         replies = config.batch_size * config.rollout_batches
-        share = {"batch_size": replies, "rank": world.rank, "world_size": world.size}
+        share: dict[str, Any] = {"batch_size": replies, "rank": world.rank, "world_size": world.size}
         self.sampler = BatchSampler(len(self.mixture), seed=config.seed, **share)
         self.sampler.require_a_batch(f"{loaded[0].name} (prompts)")
         self.updates_per_rollout = config.rollout_batches * config.ppo_epochs
@@ -201,7 +201,7 @@ class PolicyTraining(Stage):
 
     def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
         """Accuracy of greedy replies to held-out problems."""
-        limits = {"max_examples": self.config.eval_examples, "reply_tokens": self.config.max_reply}
+        limits: dict[str, Any] = {"max_examples": self.config.eval_examples, "reply_tokens": self.config.max_reply}
         return evaluate_tasks(model, self.eval_tasks, world, **limits)
 
     # -- resuming ------------------------------------------------------------------------------------------------------
