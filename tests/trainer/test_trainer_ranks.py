@@ -85,3 +85,20 @@ def test_micro_batches_follow_the_gradient_of_all_tokens_together(trained, stage
         assert four["samples"] == one["samples"]
         assert four["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert four["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+def test_two_ranks_count_each_sample_once_and_cannot_be_resumed_by_one(tmp_path: Path) -> None:
+    """Packed rows hold different numbers of conversations, so that no rank's count stands for the other's."""
+    flags = {
+        "n_layer": 1, "n_head": 2, "n_embd": 32, "seq_len": 384, "batch_size": 4, "steps": 3, "threads": 1,
+        "eval_freq": 99, "generate_freq": 99, "eval_iters": 1, "eval_examples": 1, "quiet": True, "out": str(tmp_path),
+    }  # fmt: skip
+    (tmp_path / "told").mkdir()
+    both = {"arguments": ["midtrain", *flags_of(flags)], "ranks": 2, "record": str(tmp_path / "told")}
+    alone = {"arguments": ["midtrain", *flags_of({**flags, "steps": 6, "resume": str(tmp_path)})], "ranks": 1}
+    codes, said = run_lives([both, alone], tmp_path)
+    assert codes == [[0, 0], [2]], said
+    assert "was written with world_size = 2, this run has 1" in said
+    counts = [sum(step["samples"] for step in told(tmp_path / "told", rank)["steps"]) for rank in range(2)]
+    assert counts[0] != counts[1]
+    assert json.loads((tmp_path / "runs.json").read_text())["total_samples_trained"] == sum(counts)
