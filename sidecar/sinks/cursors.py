@@ -121,6 +121,11 @@ class Cursors:
             self._db.close()
 
 
+def cannot_be_used(path: Path, error: Exception) -> str:
+    """In one line for `/status` and the terminal: what is wrong, and what to do."""
+    return f"{path} cannot be used ({error}); make room there, and let this user write there"
+
+
 def _opened(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
     try:

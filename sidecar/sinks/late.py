@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from sidecar.errors import Exit, UserError
 from sidecar.journal import JournalReader
 from sidecar.sinks import registry, wandb_account, wandb_artifacts, wandb_log
-from sidecar.sinks.cursors import Cursors
+from sidecar.sinks.base import Unavailable
+from sidecar.sinks.cursors import Cursors, cannot_be_used
 from sidecar.sinks.manager import SinkManager
 from sidecar.store import RunEntry, Store
 from sidecar.telemetry import SinkHealth, Telemetry
@@ -170,6 +171,11 @@ def _explained(data_dir: Path) -> Iterator[None]:
     """The file of cursors cannot be opened or written: a cause and a remedy instead of SQLite's error."""
     try:
         yield
+    except Unavailable as error:
+        reason = str(error)
     except sqlite3.Error as error:
-        cause = f"{data_dir / 'cursors.sqlite'} cannot be used ({error})"
-        raise UserError(cause, "make room there, and let this user write there") from None
+        reason = cannot_be_used(data_dir / "cursors.sqlite", error)
+    else:
+        return
+    cause, _, remedy = reason.partition("; ")
+    raise UserError(cause, remedy)

@@ -9,7 +9,6 @@ import logging
 import os
 import random
 import socket
-import sqlite3
 import threading
 import time
 from collections.abc import Iterable
@@ -23,8 +22,8 @@ from sidecar.errors import UserError
 from sidecar.follow import Follower
 from sidecar.journal import JournalReader
 from sidecar.sinks import egress, registry
-from sidecar.sinks.base import Sink, SinkContext, reason_of
-from sidecar.sinks.cursors import Cursor, Cursors
+from sidecar.sinks.base import Sink, SinkContext, Unavailable, reason_of
+from sidecar.sinks.cursors import Cursor, Cursors, cannot_be_used
 from sidecar.sinks.deadletters import DeadLetters
 from sidecar.sinks.health import joined
 from sidecar.sinks.isolate import IsolatedSink
@@ -32,6 +31,7 @@ from sidecar.sinks.period import CONFIGURED, split
 from sidecar.sinks.privacy import Gate, Identity
 from sidecar.sinks.runner import SinkRunner
 from sidecar.sinks.source import Policy, Source
+from sidecar.sinks.trouble import DISK_ERRORS, Trouble
 from sidecar.store import Store
 from sidecar.telemetry import SinkHealth, Telemetry
 
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 MANIFEST_SECONDS = 10.0
-DISK_ERRORS = (OSError, sqlite3.Error)
 RUNNERS_MAX = 512
 
 
@@ -61,8 +60,7 @@ class SinkManager:
         """By run: of the lowest rank whose sinks could not be started for an error of the disk."""
         self._gates: dict[tuple[str, str], Gate] = {}
         self._manifests = egress.Manifests(Path(config.dir))
-        self._logged = ""
-        """The last trouble of the ticker that was logged."""
+        self._trouble = Trouble(telemetry.sinks)
         self._cursors: Cursors | None = None
         self._closing = threading.Event()
         for name in self._configured:
@@ -82,8 +80,7 @@ class SinkManager:
             except DISK_ERRORS as error:
                 known = self._unbound.setdefault(hello.run_id, hello)
                 self._unbound[hello.run_id] = min(known, hello, key=lambda each: each.rank)
-                for name in self._configured:
-                    self._explain(name, SinkHealth(state="failing", reason=reason_of(error)))
+                self._trouble.found(error, self._not_running())
             self._publish()
 
     def notify(self, run_id: str) -> None:
@@ -226,6 +223,11 @@ class SinkManager:
         if not any(key[1] == name for key in self._runners):
             self._telemetry.sinks[name] = health
 
+    def _not_running(self) -> list[str]:
+        """The configured sinks that no run has a runner for."""
+        running = {name for _, name in self._runners}
+        return [name for name in self._configured if name not in running]
+
     # --- runners
 
     def _start(self, run_id: str, name: str) -> SinkRunner | None:
@@ -308,7 +310,11 @@ class SinkManager:
 
     def _open_cursors(self) -> Cursors:
         if self._cursors is None:
-            self._cursors = Cursors(Path(self._config.dir) / "cursors.sqlite")
+            path = Path(self._config.dir) / "cursors.sqlite"
+            try:
+                self._cursors = Cursors(path)
+            except DISK_ERRORS as error:
+                raise Unavailable(cannot_be_used(path, error)) from error
         return self._cursors
 
     # --- health
@@ -325,13 +331,13 @@ class SinkManager:
                     self._adopt_late_ones()
                     self._start_as_further_nodes()
                     self._publish()
+                    self._trouble.over(self._not_running())
                 if time.monotonic() >= next_manifest:
                     self._manifests.write(self._gates)
                     next_manifest = time.monotonic() + MANIFEST_SECONDS
-            except Exception as error:  # Task boundary: the others' health must not end because one reading failed.
-                if self._logged != str(error):
-                    log.exception("the health of the sinks could not be refreshed")
-                self._logged = str(error)
+            except Exception as error:  # noqa: BLE001 - task boundary: one failed reading must not end the ticker.
+                with self._lock:
+                    self._trouble.found(error, self._not_running())
 
     def _bind_again(self) -> None:
         for run_id, hello in list(self._unbound.items()):
@@ -365,11 +371,8 @@ class SinkManager:
         with self._lock:
             behind = [runner for runner in self._runners.values() if not runner.drained]
         for run_id in {runner.run_id for runner in behind}:
-            reader = JournalReader(self._store.path(run_id))
-            try:
+            with contextlib.closing(JournalReader(self._store.path(run_id))) as reader:
                 last_row = reader.last_row()
-            finally:
-                reader.close()
             for runner in behind:
                 if runner.run_id == run_id:
                     runner.refresh(last_row)

@@ -1,5 +1,6 @@
 """Trouble inside the sidecar: an error while rows are read or filtered, its own files damaged, news at a bad moment."""
 
+import itertools
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from sidecar.follow import Follower
 from sidecar.rows import Row
 from sidecar.sinks import cursors as cursors_module
 from sidecar.sinks import egress, health
+from sidecar.sinks import manager as manager_module
 from sidecar.sinks.base import Sink
 from sidecar.sinks.cursors import Cursors
 from sidecar.sinks.deadletters import DeadLetters
@@ -145,6 +147,37 @@ def test_cursors_that_cannot_be_opened_are_said_and_the_sinks_start_once_they_ca
         until(lambda: manager.manager.health("run-1", "jsonl"))
         manager.drain()
         assert manager.health("jsonl").state == "ok"
+    assert [step for step, _ in values_of(tmp_path, "jsonl")] == list(range(5))
+
+
+def test_a_full_disk_under_the_cursors_is_one_line_a_reason_and_none_of_it_stays_when_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened: Callable[[Path], sqlite3.Connection] = cursors_module._opened
+    errors = itertools.cycle([sqlite3.OperationalError("database or disk is full"), OSError(28, "No space left")])
+    tries: list[Exception] = []
+
+    def failing(path: Path) -> sqlite3.Connection:
+        tries.append(next(errors))
+        raise tries[-1]
+
+    monkeypatch.setattr(manager_module, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(cursors_module, "_opened", failing)
+    run = Run(tmp_path)
+    manager = Manager(run, "jsonl")  # Before any run, when nobody but the ticker opens the file.
+    until(lambda: len(tries) > 6)
+    assert manager.health("jsonl").state == "failing"
+    assert "cursors.sqlite cannot be used" in manager.health("jsonl").reason
+    assert manager.health("jsonl").reason.endswith("; make room there, and let this user write there")
+    monkeypatch.setattr(cursors_module, "_opened", opened)
+    until(lambda: manager.health("jsonl") == SinkHealth())
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in said] == ["ERROR", "ERROR", "WARNING"], said
+    assert all("cannot be used" in text for _, text in said[:2])
+    assert not any(record.exc_info for record in caplog.records), "a full disk is no mistake of ours"
+    with manager:
+        run.steps(0, 4)
+        manager.drain()
     assert [step for step, _ in values_of(tmp_path, "jsonl")] == list(range(5))
 
 
