@@ -20,6 +20,10 @@ class Unreachable(OSError):
     """No answer, or not one that makes sense."""
 
 
+class Busy(Unreachable):
+    """It answers that it has too much to do."""
+
+
 class Live(msgspec.Struct, frozen=True):
     """The content of endpoints.json."""
 
@@ -43,6 +47,8 @@ def find(config: Config, timeout_seconds: float = 2.0) -> Live | None:
         return None
     try:
         answer = status(live, config, timeout_seconds=timeout_seconds)
+    except Busy:
+        return live
     except Unreachable:
         return None
     answering = (answer.get("sidecar") or {}).get("pid", live.pid)
@@ -79,7 +85,7 @@ def fetch(
     token: str | None = None,
     timeout_seconds: float = 2.0,
 ) -> bytes:
-    """The body of a GET. Raises Unreachable for no answer; any HTTP status below 500 but 401/403/404 is an answer."""
+    """The body of a GET. Raises Busy for 503 and Unreachable for no answer, 401, 403, 404 and every other 5xx."""
     parts = urlsplit(base_url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_seconds)
     target = path + ("?" + urlencode(query) if query else "")
@@ -91,7 +97,9 @@ def fetch(
         raise Unreachable(f"{base_url}: {error}") from None
     finally:
         connection.close()
-    if answer.status in (401, 403, 404) or (answer.status >= 500 and answer.status != 503):
+    if answer.status == 503:
+        raise Busy(f"{base_url}{path} answered 503, ask again later: {body[:200].decode(errors='replace')}")
+    if answer.status in (401, 403, 404) or answer.status >= 500:
         raise Unreachable(f"{base_url}{path} answered {answer.status}")
     return body
 

@@ -5,21 +5,16 @@ Never: delays an acknowledgement (it reads the journal, like any sink), or shows
 """
 
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
 
 import msgspec
 
-from sidecar import wire
-from sidecar.derive.snapshot import snapshot
-from sidecar.follow import Follower
+from sidecar.followed import FollowedRun, PastRuns, follow
 from sidecar.history import History
-from sidecar.journal import Checkpoint, Record
-from sidecar.rows import Row
+from sidecar.journal import Checkpoint
 from sidecar.snapshot import RunSnapshot, RunSummary
-from sidecar.state import RunState
 from sidecar.store import RunEntry, Store
 from sidecar.telemetry import Telemetry
 
@@ -27,94 +22,9 @@ log = logging.getLogger("sidecar.pipeline")
 
 PUBLISH_SECONDS = 0.25
 PUBLISH_IDLE_SECONDS = 1.0  # Ages grow even when nothing arrives.
-EVENTS_PER_TURN = 2_048  # Of one run before the next has its turn, and readers theirs: about 20 ms.
-ROWS_PER_TURN_MIN, ROWS_PER_TURN_MAX = 16, 2_048
 CHECKPOINT_EVENTS = 50_000  # Half a second of folding: what a restart has to do again at most.
 CHECKPOINT_AT_STOP_EVENTS = 1_000
 FOLLOWED_RUNS_MAX = 64  # Beyond this, runs that have ended leave memory; their journals are read when somebody asks.
-PAST_RUNS_MAX = 4
-SILENT_SECONDS = 6 * 3600.0  # A stalled run that was silent for so long gets no more hardware readings, and may leave.
-LATENCIES_MAX = 512
-LIVE_STATES = frozenset({"starting", "running", "stalled"})
-
-
-class FollowedRun:
-    """One run as the pipeline holds it: the fold so far, the series drawn from it, and what is published."""
-
-    def __init__(self, follower: Follower) -> None:
-        self.follower = follower
-        self.history = _history(follower.checkpoint_history)
-        self.snapshot: RunSnapshot | None = None
-        self.behind = self.dirty = True
-        self.heard = time.monotonic()
-        """When its training processes last sent anything."""
-        self.started_ns = 0
-        """When the process last started that belongs to it; 0 until one has introduced itself."""
-        self._since_checkpoint = 0
-        self._rows_per_turn = ROWS_PER_TURN_MIN
-
-    @property
-    def state(self) -> RunState:
-        return self.follower.projector.state
-
-    def advance(self, telemetry: Telemetry) -> None:
-        """Fold more of what was committed: about EVENTS_PER_TURN events."""
-        rows_max, faults, bad = self._rows_per_turn, self.follower.faults_total, self._bad_records()
-        before = self.follower.row
-        newest, events = None, 0
-        fresh: list[Row] = []
-        for record, rows in self.follower.read(rows_max):
-            fresh += rows
-            if record.rank != wire.SIDECAR_RANK:
-                newest = record
-            events += 1
-        self.history.extend(fresh)
-        if newest is not None:
-            self.heard = time.monotonic()
-        read = self.follower.row - before
-        self.behind = read >= rows_max
-        self.dirty = self.dirty or read > 0
-        self._since_checkpoint += events
-        if events:
-            rows_fit = EVENTS_PER_TURN * read // events
-            self._rows_per_turn = max(ROWS_PER_TURN_MIN, min(ROWS_PER_TURN_MAX, rows_fit))
-        if more := self._bad_records() - bad:
-            telemetry.frames_rejected_total["bad_event"] += more
-        if more := self.follower.faults_total - faults:
-            telemetry.frames_rejected_total["internal_error"] += more
-        if newest is not None and not self.behind:
-            _note_latency(telemetry, newest)
-
-    def _bad_records(self) -> int:
-        return self.follower.reader.bad_records + self.follower.reader.damaged_rows
-
-    @property
-    def is_live(self) -> bool:
-        """Is it training, as far as is known? A run that nothing was published of counts as live."""
-        return self.snapshot is None or self.snapshot.state in LIVE_STATES
-
-    @property
-    def is_active(self) -> bool:
-        """Live, and heard of in the last hours: processes of other hosts can disappear without a word."""
-        return self.is_live and time.monotonic() - self.heard < SILENT_SECONDS
-
-    def publish_if_due(self, now_ns: int) -> bool:
-        """True when the run's state (running, finished, ...) is another than before."""
-        if not (self.dirty or self.is_live):
-            return False
-        before = self.snapshot
-        self.snapshot = snapshot(self.state, now_ns=now_ns)
-        self.dirty = False
-        return before is None or before.state != self.snapshot.state
-
-    def checkpoint(self, events_min: int) -> Checkpoint | None:
-        """The fold so far, when at least ``events_min`` events have come since the last one was taken."""
-        if self._since_checkpoint < events_min:
-            return None
-        checkpoint = self.follower.checkpoint(self.history.dump())
-        if checkpoint is not None:
-            self._since_checkpoint = 0
-        return checkpoint
 
 
 class Views:
@@ -127,8 +37,7 @@ class Views:
         self.followed: dict[str, FollowedRun] = {}
         """Runs followed live, by id, the one last started last. The pipeline replaces it as a whole."""
         self._store = store
-        self._past: dict[str, FollowedRun] = {}
-        self._past_lock = threading.Lock()
+        self._past = PastRuns(store)
 
     def run_ids(self) -> list[str]:
         """Runs followed live, the one last started first."""
@@ -142,6 +51,16 @@ class Views:
     def history(self, run_id: str) -> History | None:
         run = self._find(run_id)
         return None if run is None else run.history
+
+    def is_loaded(self, run_id: str | None = None) -> bool:
+        """Whether ``snapshot`` and ``history`` answer from memory. Otherwise they read a journal from its last
+        checkpoint on, which may take seconds."""
+        if run_id is None:
+            if self.followed:
+                return True
+            entries = self._store.runs()
+            return not entries or self._past.holds(entries[0].run_id)
+        return run_id in self.followed or self._past.holds(run_id)
 
     def runs(self) -> list[RunEntry]:
         """All runs of the data directory, the one last started first; live ones as they are now."""
@@ -159,27 +78,8 @@ class Views:
             if ids:
                 return self.followed.get(ids[0])
             entries = self._store.runs()
-            return self._from_journal(entries[0].run_id) if entries else None
-        return self.followed.get(run_id) or self._from_journal(run_id)
-
-    def _from_journal(self, run_id: str) -> FollowedRun | None:
-        """A run that is not followed: read from its journal when it is asked for, and kept for the next time."""
-        with self._past_lock:
-            run = self._past.pop(run_id, None) or follow(self._store, run_id)
-            if run is None:
-                return None
-            self._past[run_id] = run
-            run.behind = True
-            try:
-                while run.behind:
-                    run.advance(Telemetry())  # What an old journal holds is no news of this sidecar.
-            except sqlite3.Error as error:
-                log.warning("the journal of %s cannot be read to its end: %s", run_id, error)
-            run.publish_if_due(time.time_ns())
-            while len(self._past) > PAST_RUNS_MAX:
-                self._past.pop(next(iter(self._past))).follower.close()
-            return run
-
+            return self._past.read(entries[0].run_id) if entries else None
+        return self.followed.get(run_id) or self._past.read(run_id)
 
 class Pipeline:
     """A thread of its own: it may be behind the journal after a restart or in a burst, and catches up."""
@@ -324,34 +224,6 @@ class Pipeline:
         checkpoint = self._runs[run_id].checkpoint(events_min)
         if checkpoint is not None:
             self.on_checkpoint(run_id, checkpoint)
-
-
-def follow(store: Store, run_id: str) -> FollowedRun | None:
-    """None when there is no journal of this run, or it cannot be read."""
-    path = store.path(run_id)
-    if not path.exists():
-        return None
-    try:
-        return FollowedRun(Follower(path, run_id))
-    except (sqlite3.Error, ValueError) as error:
-        log.warning("the journal of %s cannot be read: %s", run_id, error)
-        return None
-
-
-def _history(stored: bytes | None) -> History:
-    """What a checkpoint kept of the series; from now on, when that cannot be used."""
-    try:
-        return History.load(stored) if stored else History()
-    except (ValueError, TypeError, IndexError) as error:
-        log.warning("stored series cannot be read, charts begin anew: %s", error)
-        return History()
-
-
-def _note_latency(telemetry: Telemetry, record: Record) -> None:
-    latencies = telemetry.intake_latency_seconds
-    latencies.append(max(0.0, (record.received_ns - record.event.time_ns) / 1e9))
-    if len(latencies) > LATENCIES_MAX:
-        del latencies[: LATENCIES_MAX // 2]
 
 
 def _summary(shown: RunSnapshot, started_ns: int) -> RunSummary:

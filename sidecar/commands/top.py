@@ -45,8 +45,8 @@ def run(options: argparse.Namespace) -> int:
             try:
                 status = live.status(found, config, run_id)
             except live.Unreachable as error:
-                remedy = "`sidecar runs` lists what it left"
-                raise UserError(f"the sidecar is gone: {error}", remedy, Exit.NO_DATA) from None
+                cause = "no status" if isinstance(error, live.Busy) else "the sidecar is gone"
+                raise UserError(f"{cause}: {error}", "`sidecar runs` lists what there is", Exit.NO_DATA) from None
             losses = loss_curve(found, config, status.get("run_id"), size.columns)
             lines = screen.draw(status, losses, columns=size.columns, rows=size.lines - 1, colour=colour)
             sys.stdout.write((HIDE + CLEAR if moving else "") + "\n".join(lines) + "\n")

@@ -27,8 +27,11 @@ from sidecar.web.exposition import Exposition
 from sidecar.web.security import Guard, Security
 from sidecar.web.status import Status
 from sidecar.web.stream import EventStream, Hub
-from sidecar.web.workers import Workers
+from sidecar.web.workers import Busy, Result, Workers
 
+JOURNAL_THREADS = 2
+JOURNAL_READS_MAX = 16  # Running or waiting; a page that opens an old run asks for it three times.
+RETRY_AFTER_SECONDS = 5
 NAMES_MAX = 64
 RUNS_SECONDS = 1.0  # The list of runs comes from the store: read at most this often.
 CACHED_MAX = 16
@@ -54,6 +57,8 @@ class Views(Protocol):
 
     def history(self, run_id: str) -> History | None: ...
 
+    def is_loaded(self, run_id: str | None = None) -> bool: ...
+
     def runs(self) -> list[Any]: ...
 
 
@@ -72,6 +77,25 @@ class NoSuchRun(Exception):
     def __init__(self, run_id: str, known: list[str]) -> None:
         super().__init__(run_id)
         self.run_id, self.known = run_id, known[:50]
+
+
+class Desk:
+    """Who does the work of a request: reading a journal, which may take seconds, has threads of its own.
+
+    So a large old run that is opened delays neither a scrape nor the run of today.
+    """
+
+    def __init__(self, views: Views, quick: Workers, journals: Workers) -> None:
+        self._views, self._quick, self._journals = views, quick, journals
+
+    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """For what needs no run's journal."""
+        return await self._quick.run(function, *arguments)
+
+    async def run_for(self, run_id: str | None, function: Callable[..., Result], *arguments: Any) -> Result:
+        """For what needs this run. Raises Busy when too many requests wait for journals already."""
+        is_loaded = await self._quick.run(self._views.is_loaded, run_id)
+        return await (self._quick if is_loaded else self._journals).run(function, *arguments)
 
 
 class Reader:
@@ -112,22 +136,24 @@ class Reader:
 
 
 def create_app(views: Views, security: Security | None = None) -> FastAPI:
-    """The application. ``app.state`` has ``exposition`` (scrapes_total), ``hub`` (clients) and ``reader``."""
+    """The application. ``app.state`` has ``exposition`` (scrapes_total), ``hub`` (clients), ``reader`` and
+    ``journal_workers`` (unfinished)."""
     security = security or Security()
     app = FastAPI(title="trainer-sidecar", version=__version__, docs_url=None, redoc_url=None,
                   default_response_class=Json, redirect_slashes=False,
                   description="What one training run is doing. Read-only.")
     app.state.reader = reader = Reader(views)
     app.state.exposition = exposition = Exposition(views)
-    app.state.workers = workers = Workers()
+    app.state.journal_workers = Workers(JOURNAL_THREADS, unfinished_max=JOURNAL_READS_MAX)
+    desk = Desk(views, Workers(), app.state.journal_workers)
     app.state.hub = Hub(lambda run_id: msgspec.to_builtins(reader.status(run_id)), lambda: views.version,
-                        security.streams_max, workers)
+                        security.streams_max, desk.run_for)
     _add_errors(app)
     _add_page(app)
-    _add_status(app, reader, workers)
+    _add_status(app, reader, desk)
     _add_probes(app, views)
-    _add_metrics(app, exposition, workers)
-    _add_api(app, views, reader, workers)
+    _add_metrics(app, exposition, desk)
+    _add_api(app, views, reader, desk)
     _add_schema(app)
     app.add_middleware(Guard, security=security)
     return app
@@ -137,6 +163,11 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(NoSuchRun)
     async def no_such_run(_: Request, error: NoSuchRun) -> Response:
         return Json({"error": f"no such run: {status_view.clean(error.run_id)}", "runs": error.known}, 404)
+
+    @app.exception_handler(Busy)
+    async def busy(_: Request, error: Busy) -> Response:
+        cause = f"{JOURNAL_READS_MAX} requests wait for old journals to be read; ask again later"
+        return Json({"error": cause}, 503, {"retry-after": str(RETRY_AFTER_SECONDS)})
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
@@ -167,7 +198,7 @@ def _add_page(app: FastAPI) -> None:
         return Response(body, media_type=media_type)
 
 
-def _add_status(app: FastAPI, reader: Reader, workers: Workers) -> None:
+def _add_status(app: FastAPI, reader: Reader, desk: Desk) -> None:
     @app.get("/status")
     async def status(
         run: Annotated[str | None, Query(max_length=500)] = None,
@@ -175,9 +206,9 @@ def _add_status(app: FastAPI, reader: Reader, workers: Workers) -> None:
     ) -> Response:
         """The run last started, or ``run``; as one screenful of text for ``format=text``."""
         if format == "text":
-            return Response(status_view.to_text(await workers.run(reader.status, run)),
+            return Response(status_view.to_text(await desk.run_for(run, reader.status, run)),
                             media_type="text/plain; charset=utf-8")
-        return Json(await workers.run(reader.encoded, run))
+        return Json(await desk.run_for(run, reader.encoded, run))
 
 
 def _add_probes(app: FastAPI, views: Views) -> None:
@@ -203,7 +234,7 @@ def _add_probes(app: FastAPI, views: Views) -> None:
         return Json({"status": "ok" if state == "ok" else f"journal {state}"}, 200 if state == "ok" else 503)
 
 
-def _add_metrics(app: FastAPI, exposition: Exposition, workers: Workers) -> None:
+def _add_metrics(app: FastAPI, exposition: Exposition, desk: Desk) -> None:
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         """Prometheus text, or OpenMetrics for clients that ask for it."""
@@ -211,23 +242,23 @@ def _add_metrics(app: FastAPI, exposition: Exposition, workers: Workers) -> None
         encoding = ",".join(request.headers.getlist("accept-encoding"))
         rendered = exposition.ready(accept, encoding)
         if rendered is None:
-            rendered = await workers.run(exposition.serve, accept, encoding)
+            rendered = await desk.run(exposition.serve, accept, encoding)
         headers = {"content-type": rendered.content_type, "vary": "accept, accept-encoding"}
         if rendered.gzipped:
             headers["content-encoding"] = "gzip"
         return Response(rendered.body, headers=headers)
 
 
-def _add_api(app: FastAPI, views: Views, reader: Reader, workers: Workers) -> None:
+def _add_api(app: FastAPI, views: Views, reader: Reader, desk: Desk) -> None:
     @app.get("/api/v1/runs")
     async def runs() -> Response:
         """Every run, newest first, those of earlier days included."""
-        return Json({"runs": await workers.run(reader.runs)})
+        return Json({"runs": await desk.run(reader.runs)})
 
     @app.get("/api/v1/runs/{run_id}")
     async def run(run_id: str) -> Response:
         """One run, as /status shows it."""
-        return Json(await workers.run(reader.encoded, run_id))
+        return Json(await desk.run_for(run_id, reader.encoded, run_id))
 
     @app.get("/api/v1/runs/{run_id}/history")
     async def history(
@@ -239,20 +270,20 @@ def _add_api(app: FastAPI, views: Views, reader: Reader, workers: Workers) -> No
     ) -> Response:
         """Series thinned to ``points``, extremes kept; ``name`` may be repeated, for names that contain a comma.
         Without any: which names there are."""
-        series = await workers.run(views.history, run_id)
+        series = await desk.run_for(run_id, views.history, run_id)
         if series is None:
-            raise NoSuchRun(run_id, await workers.run(reader.known))
+            raise NoSuchRun(run_id, await desk.run(reader.known))
         wanted = list(dict.fromkeys([*filter(None, names.split(",")), *name]))
         if len(wanted) > NAMES_MAX:
             raise HTTPException(422, f"at most {NAMES_MAX} names at once")
         if not wanted:
-            return Json({"names": await workers.run(series.names)})
-        return Json(await workers.run(series.query, wanted, points, x))
+            return Json({"names": await desk.run(series.names)})
+        return Json(await desk.run(series.query, wanted, points, x))
 
     @app.get("/api/v1/stream", response_class=Response)
     async def stream(request: Request, run: Annotated[str | None, Query(max_length=500)] = None) -> Any:
         """Server-sent events: ``snapshot`` once, then ``delta`` (JSON merge patch), at most two a second."""
-        await workers.run(reader.status, run)  # Answers 404, and reads a run of an earlier day outside the loop.
+        await desk.run_for(run, reader.status, run)  # Answers 404, and reads a run of an earlier day outside the loop.
         return _as_response(EventStream(request.app.state.hub, run))
 
     @app.get("/api/v1/schema/status")

@@ -67,10 +67,14 @@ REFUSALS = {
     "414": "The address is too long",
     "422": "A parameter is out of its range",
 }
+JOURNALS_BUSY = "Too many requests wait for old journals to be read"
 UNAVAILABLE = {
+    "/status": JOURNALS_BUSY,
     "/livez": "Training has stalled or its process is gone",
     "/readyz": "Events cannot be taken in at the moment",
-    "/api/v1/stream": "Too many open streams",
+    "/api/v1/runs/{run_id}": JOURNALS_BUSY,
+    "/api/v1/runs/{run_id}/history": JOURNALS_BUSY,
+    "/api/v1/stream": f"Too many open streams. {JOURNALS_BUSY}",
 }
 
 
@@ -90,7 +94,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
             responses[code] = {"description": cause, "content": refused}
         responses["400"]["content"] = refused | {"text/plain": {"schema": {"type": "string"}}}
         if path in UNAVAILABLE:
-            answer = content if path in JSON_ANSWERS else refused
+            answer = content if JSON_ANSWERS.get(path) is Probe else refused
             responses["503"] = {"description": UNAVAILABLE[path], "content": answer}
         operations["get"]["responses"] = responses
     document["components"] = {"schemas": components}

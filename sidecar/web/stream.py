@@ -9,13 +9,14 @@ they change all the time and follow from their step.
 """
 
 import asyncio
-from collections.abc import Callable
+import weakref
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
 from sidecar.web.security import Message, Receive, Scope, Send
-from sidecar.web.workers import Workers
+from sidecar.web.workers import Busy
 
 PERIOD_SECONDS = 0.5
 HEARTBEAT_SECONDS = 10.0
@@ -25,6 +26,8 @@ RUNS_CACHED_MAX = 32
 HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no"))
 
 StatusOf = Callable[[str | None], dict[str, Any]]
+RunFor = Callable[..., Awaitable[Any]]
+"""Given a run id, a function and its arguments: calls it in a thread. May raise Busy."""
 
 
 class Frame(NamedTuple):
@@ -40,23 +43,30 @@ class Frame(NamedTuple):
 class Hub:
     """Makes each frame once for all readers, and only when there are readers. Lives on one event loop."""
 
-    def __init__(self, status_of: StatusOf, version_of: Callable[[], int], clients_max: int, workers: Workers) -> None:
-        self._status_of, self._version_of, self._workers = status_of, version_of, workers
+    def __init__(self, status_of: StatusOf, version_of: Callable[[], int], clients_max: int, run_for: RunFor) -> None:
+        self._status_of, self._version_of, self._run_for = status_of, version_of, run_for
         self._frames: dict[str | None, Frame] = {}
-        self._making = asyncio.Lock()
+        self._making: weakref.WeakValueDictionary[str | None, asyncio.Lock] = weakref.WeakValueDictionary()
         self.clients_max = clients_max
         self.clients = 0
         self.refused_total = 0
 
     async def frame(self, run_id: str | None) -> Frame:
-        """The newest state of a run, renewed at most every PERIOD_SECONDS and only after a publish."""
+        """The newest state of a run, renewed at most every PERIOD_SECONDS and only after a publish. May raise Busy,
+        if there is none yet."""
         now = asyncio.get_running_loop().time()
-        async with self._making:
+        making = self._making.setdefault(run_id, asyncio.Lock())  # One for each run: none waits for another.
+        async with making:
             known = self._frames.get(run_id)
             version = self._version_of()
             if known is not None and (known.version == version or now - known.made_at < PERIOD_SECONDS * 0.9):
                 return known
-            made = await self._workers.run(self._make, run_id, known, now, version)  # May read the store's list.
+            try:
+                made = await self._run_for(run_id, self._make, run_id, known, now, version)
+            except Busy:
+                if known is None:
+                    raise
+                return known
             if known is None and len(self._frames) >= RUNS_CACHED_MAX:
                 self._frames.pop(next(iter(self._frames)))
             self._frames[run_id] = made

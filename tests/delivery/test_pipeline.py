@@ -1,12 +1,13 @@
 """What is committed is folded and published: of every run, whatever happens to another."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sidecar import pipeline, wire
+from sidecar import followed, pipeline, wire
 from sidecar.journal import Chunk, Journal, Record
 from sidecar.pipeline import Pipeline
 from sidecar.rows import Projector
@@ -144,7 +145,7 @@ def test_a_run_that_was_silent_for_hours_is_measured_no_more_and_makes_room(
         scene.emit(name, step(0))
         scene.turn()
     assert sorted(scene.pipeline.live_run_ids()) == ["a", "b"]
-    scene.views.followed["a"].heard -= pipeline.SILENT_SECONDS
+    scene.views.followed["a"].heard -= followed.SILENT_SECONDS
     assert scene.pipeline.live_run_ids() == ["b"]
     scene.emit("c", step(0))
     scene.turn()
@@ -166,6 +167,52 @@ def test_a_run_of_an_earlier_day_is_shown_as_its_journal_is_now(scene: Scene) ->
     history = scene.views.history("a")
     assert history is not None
     assert scene.telemetry.intake_latency_seconds == [0.0]  # Of the turn alone: reading an old journal is no news.
+
+
+def test_a_run_that_was_read_before_answers_while_another_is_read_for_the_first_time(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run_id in ("kept", "large"):
+        scene.emit(run_id, step(3))
+        scene.turn()
+    scene.views.followed = {}
+    assert not scene.views.is_loaded("kept")
+    assert scene.views.snapshot("kept") is not None
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(store: Store, run_id: str) -> followed.FollowedRun | None:
+        begun.set()
+        assert go_on.wait(20)
+        return follow(store, run_id)
+
+    follow = followed.follow
+    monkeypatch.setattr(followed, "follow", slow)
+    reading = threading.Thread(target=scene.views.snapshot, args=("large",))
+    reading.start()
+    assert begun.wait(20)
+    asked = threading.Thread(target=scene.views.snapshot, args=("kept",))
+    asked.start()
+    asked.join(20)
+    waited = asked.is_alive()
+    assert (scene.views.is_loaded("kept"), scene.views.is_loaded("large")) == (True, False)
+    go_on.set()
+    reading.join(20)
+    assert not waited
+    assert scene.views.is_loaded("large")
+
+
+def test_only_the_runs_asked_for_last_stay_in_memory_and_unknown_ones_never(scene: Scene) -> None:
+    names = [f"r{number}" for number in range(followed.PAST_RUNS_MAX + 2)]
+    for name in names:
+        scene.emit(name, step(0))
+        scene.turn()
+    scene.views.followed = {}
+    for name in names:
+        assert scene.views.snapshot(name) is not None
+    for number in range(10):
+        assert scene.views.snapshot(f"nobody-{number}") is None
+    assert [name for name in names if scene.views.is_loaded(name)] == names[-followed.PAST_RUNS_MAX:]
+    assert len(scene.views._past._kept) == followed.PAST_RUNS_MAX
 
 
 def test_the_list_of_runs_on_disk_learns_of_each_change_of_state(scene: Scene) -> None:

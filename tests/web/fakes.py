@@ -56,6 +56,9 @@ class FakeViews:
     def history(self, run_id: str) -> History | None:
         return self.histories.setdefault(run_id, History()) if run_id in self.snapshots else None
 
+    def is_loaded(self, run_id: str | None = None) -> bool:
+        return True
+
     def runs(self) -> list[Any]:
         live = [SimpleNamespace(run_id=s.run_id, project=s.project, name=s.name, stage=s.stage, state=s.state,
                                 last_step=s.step, started_ns=s.started_ns or 0) for s in self.snapshots.values()]

@@ -227,7 +227,8 @@ def test_what_never_happened_is_known_to_be_zero() -> None:
 
 
 def test_every_reason_that_the_code_gives_is_in_its_table(repository: Path) -> None:
-    code = "\n".join((repository / "sidecar" / name).read_text() for name in ("intake.py", "pipeline.py", "service.py"))
+    files = ("intake.py", "followed.py", "pipeline.py", "service.py")
+    code = "\n".join((repository / "sidecar" / name).read_text() for name in files)
     rejected = re.findall(r'(?:_reject\(|frames_rejected_total\[)"(\w+)"', code)
     lost = re.findall(r'(?:LOSS_REASON = |events_lost_total\[)"(\w+)"', code)
     assert set(rejected) | {"not_this_protocol", "wrong_version"} == set(REJECTION_REASONS)

@@ -5,7 +5,8 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +16,6 @@ from hypothesis import strategies as st
 from sidecar.web import stream as module
 from sidecar.web.security import Security
 from sidecar.web.stream import EventStream, Hub, patch
-from sidecar.web.workers import Workers
 from tests.web.fakes import FakeViews, make_snapshot
 
 json_values = st.recursive(
@@ -113,6 +113,10 @@ def test_readers_that_leave_are_forgotten(serve) -> None:
     assert hub._frames == {}
 
 
+async def in_thread(run_id: str | None, function: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.to_thread(function, *arguments)
+
+
 def test_readers_beyond_the_limit_are_told_to_poll(serve) -> None:
     server = serve(FakeViews(make_snapshot()), Security(streams_max=2))
     with contextlib.ExitStack() as stack:
@@ -129,7 +133,7 @@ def test_many_readers_cost_one_composition_per_publish(monkeypatch: pytest.Monke
 
     async def scenario() -> None:
         version = [1]
-        hub = Hub(lambda run: made.append(run) or {"step": version[0]}, lambda: version[0], 100, Workers())
+        hub = Hub(lambda run: made.append(run) or {"step": version[0]}, lambda: version[0], 100, in_thread)
         first = await asyncio.gather(*(hub.frame(None) for _ in range(50)))
         version[0] = 2
         again = await hub.frame(None)  # Too soon: at most two a second.
@@ -144,7 +148,7 @@ def test_many_readers_cost_one_composition_per_publish(monkeypatch: pytest.Monke
 
 def test_a_reader_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STALLED_READER_SECONDS", 0.05)
-    hub = Hub(lambda run: {}, lambda: 1, 4, Workers())
+    hub = Hub(lambda run: {}, lambda: 1, 4, in_thread)
 
     async def never(*_: object) -> dict:
         await asyncio.Event().wait()
