@@ -68,7 +68,7 @@ class ParquetSink(Sink):
         return Report(acknowledged=self._first)
 
     def close(self) -> None:
-        if self._part.size:
+        if self._next > self._first:  # Rows without values too: the part's name says that they were seen.
             self._write_part()
 
     def _is_due(self) -> bool:

@@ -75,6 +75,45 @@ def test_a_torn_last_line_is_cut_and_its_rows_come_again(tmp_path: Path, kind: s
     assert path.read_bytes() == whole
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "tensorboard"])
+def test_a_run_that_was_sent_whole_is_not_sent_again_however_often_its_outlet_is_opened(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(tmp_path)
+    run.steps(0, 4)
+    run.emit(wire.Log(run.now_ns, 0, 5, {}))  # In CSV and Parquet it has no line that could tell of it.
+    run.finish()
+    delivered = []
+    for _ in range(3):
+        with Manager(run, kind) as manager:
+            manager.drain()
+            delivered.append(manager.health(kind).delivered_rows)
+    assert delivered == [11, 0, 0]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_after_a_kill_or_a_power_cut_the_file_is_repaired_and_not_believed(tmp_path: Path, kind: str) -> None:
+    run = Run(tmp_path)
+    run.steps(0, 9)
+    path, noted = tmp_path / "files" / f"run-1.{kind}", tmp_path / "files" / f".run-1.{kind}.place"
+    with Manager(run, kind) as manager:
+        manager.drain()
+        assert not noted.exists(), "while it is open, a kill may tear what is written"
+    whole = path.read_bytes()
+    for content in (whole[:-40] + bytes(40), bytes(len(whole)), whole + whole[-40:]):
+        assert noted.exists()
+        path.write_bytes(content)
+        with Manager(run, kind) as manager:
+            manager.drain()
+        assert path.read_bytes() == whole
+    noted.unlink()
+    with Manager(run, kind) as manager:
+        manager.drain()
+        assert manager.health(kind).delivered_rows == 1
+    assert path.read_bytes() == whole
+
+
 def test_a_killed_parquet_child_loses_nothing_that_it_had_gathered(tmp_path: Path) -> None:
     run = Run(tmp_path)
     with Manager(run, "parquet") as manager:
