@@ -144,21 +144,39 @@ class Ring:
                 self.path.unlink()
         self.close()
 
+    def ends_with(self, payload: bytes) -> bool:
+        """Whether this event is the last one stored."""
+        length = len(payload)
+        position = self.head - ((length + 23) & ~7)
+        offset = position % self.capacity
+        if position < self.tail or offset + RECORD.size + length > self.capacity:
+            return False
+        found_length, _, seq = RECORD.unpack_from(self._data, offset)
+        stored = self._data[offset + RECORD.size : offset + RECORD.size + length]
+        return found_length == length and seq == self.head_seq - 1 and stored == payload
+
     def close(self) -> None:
         """Leave the file for a later sidecar."""
-        self._data.release()
-        self._view.release()
-        self._memory.close()
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if not self._memory.closed:
+            self._store_tail()  # An append that a signal has interrupted may not have come to it.
+        self._drop_handles()
 
     def forget(self) -> None:
-        """In a forked child: drop every handle without touching what the parent still writes."""
+        """In a forked child: drop every handle without touching what the parent still writes.
+
+        A descriptor left open would keep the memory of a removed ring for as long as the child lives. Closing it here
+        leaves the parent's lock alone: record locks belong to the process that took them.
+        """
+        self._drop_handles()
+
+    def _drop_handles(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            with contextlib.suppress(OSError):  # A program that closes every descriptor has closed this one too.
+                os.close(fd)
         self._data.release()
         self._view.release()
         self._memory.close()
-        self._fd = None
 
     def _skip_to_start(self, offset: int) -> int:
         size = self.capacity - offset

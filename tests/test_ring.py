@@ -1,5 +1,6 @@
 """The ring's memory layout, from the writer's and from the claimant's side."""
 
+import contextlib
 import os
 import struct
 from pathlib import Path
@@ -78,6 +79,39 @@ def test_a_living_writer_keeps_its_ring(tmp_path: Path) -> None:
     if child == 0:  # A POSIX record lock does not bind its own process, so another one has to ask.
         os._exit(0 if not Orphan(tmp_path / "r.ring").claim() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    ring.remove()
+
+
+@pytest.mark.parametrize("being_read", [False, True])
+def test_a_forked_child_that_forgets_a_ring_holds_no_descriptor_and_leaves_the_lock(
+    tmp_path: Path, being_read: bool
+) -> None:
+    ring = make(tmp_path)
+    fd = ring._fd
+    child = os.fork()
+    if child == 0:
+        reading = ring._data[:10] if being_read else None
+        with contextlib.suppress(BufferError):  # Its pages stay until the child ends, and that only.
+            ring.forget()
+        closed = not os.path.exists(f"/dev/fd/{fd}")
+        os._exit(0 if closed and bool(reading) == being_read and not Orphan(tmp_path / "r.ring").claim() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    ring.append(b"still ours")
+    assert read_all(ring) == [b"still ours"]
+    ring.remove()
+
+
+def test_the_last_event_stored_is_recognised(tmp_path: Path) -> None:
+    ring = make(tmp_path, capacity=4096)
+    assert not ring.ends_with(b"")
+    for index in range(100):
+        payload = b"x" * (index * 7 % 300)
+        assert not ring.ends_with(payload + b"y")
+        ring.append(payload)
+        assert ring.ends_with(payload)
+        assert not ring.ends_with(payload + b"y")
+    ring.append(b"another")
+    assert not ring.ends_with(payload)
     ring.remove()
 
 

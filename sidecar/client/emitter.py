@@ -6,10 +6,12 @@ Never: raises for what an event holds, blocks on a lock, or makes a system call.
 
 import contextlib
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
 from time import monotonic_ns, sleep, time_ns
+from types import FrameType
 
 import msgspec
 
@@ -39,6 +41,8 @@ class Emitter:
         self._deferred: deque[tuple[bytes, list[str], Transfer | None]] = deque()
         self._record_bytes_max = min(wire.FRAME_BYTES_MAX, self.ring.capacity // 8)
         self._held: bytes | None = None
+        self._completed: bytes | None = None
+        """The event of a call that a signal handler interrupted for good, stored by the handler: see finish()."""
         self._reported: tuple[dict[str, int], int] = ({}, 0)
         self._next_report_ns = 0
         self.pump = Pump(self.ring, self.lock, hello, endpoint, self.housekeeping)
@@ -57,13 +61,19 @@ class Emitter:
             self.emit(wire.ClientReport(time_ns(), monotonic_ns(), dict(self.rejected), self.ring.overwritten))
         self.emit(event)
         self.emit = self._after_finish
-        if self.lock.acquire(timeout=LOCK_SECONDS):  # Bounded: the thread that holds it may be the one we interrupted.
+        free = self.lock.acquire(timeout=LOCK_SECONDS)
+        interrupted = None if free else self._interrupted_call()
+        if free or interrupted:
             try:
+                if interrupted:
+                    self._complete_call(interrupted)
                 self._store_deferred()  # Left for the pump, the last event could miss the flush.
             finally:
                 self.lock.release()
         delivered = self.pump.flush(timeout_seconds if self.pump.connected else min(timeout_seconds, CONNECT_SECONDS))
         self.pump.stop()
+        if interrupted:
+            self.lock.acquire(timeout=LOCK_SECONDS)  # It will be released when that call goes on, and ends.
         if delivered:
             self.ring.remove()
         else:
@@ -86,6 +96,8 @@ class Emitter:
             if self.lock.acquire(False):
                 try:
                     self.ring.append_unsettled(payload)
+                except (ValueError, TypeError):
+                    self._note_closed(payload)
                 finally:
                     self.lock.release()
 
@@ -136,6 +148,8 @@ class Emitter:
                 if self._deferred:
                     self._store_deferred()
                 self.ring.append(payload)
+            except (ValueError, TypeError):
+                self._note_closed(payload)
             finally:
                 self.lock.release()
         else:
@@ -151,6 +165,8 @@ class Emitter:
             try:
                 self._store_deferred()
                 self._store(payload, names, transfer)
+            except (ValueError, TypeError):
+                self._note_closed(payload)
             finally:
                 self.lock.release()
         elif len(self._deferred) < DEFERRED_EVENTS_MAX:
@@ -162,6 +178,36 @@ class Emitter:
         """A signal handler raised (Ctrl-C) while the lock was being taken: if it had been, nobody would release it."""
         self.lock.acquire(timeout=LOCK_SECONDS)
         self.lock.release()
+
+    def _interrupted_call(self) -> FrameType | None:
+        """The call that holds the lock beneath a signal handler which ends the run: it cannot go on before we return.
+
+        Only the stack tells: remembering who holds the lock would cost every step something.
+        """
+        found, frame = None, sys._getframe(1)
+        while frame is not None:
+            if frame.f_code in _CALLS_THAT_LOCK and frame.f_locals.get("self") is self:
+                found = frame  # The outermost: a handler that was interrupted in turn found the lock held, too.
+            frame = frame.f_back  # type: ignore[assignment]
+        return found
+
+    def _complete_call(self, call: FrameType) -> None:
+        """Store the event of an interrupted call, unless it got as far as that. When it goes on, the ring is closed.
+
+        The ring is whole: signals are handled where something is called or repeated, and its positions, which an
+        append moves together, never differ there.
+        """
+        given = call.f_locals
+        payload = self._completed = given["payload"]
+        if call.f_code is not Emitter.hold.__code__ and not self.ring.ends_with(payload):
+            self._store(payload, given.get("names", ()), given.get("transfer"))
+
+    def _note_closed(self, payload: bytes) -> None:
+        """Called where storing failed: a signal handler may have ended the run within the call and closed the ring."""
+        if self.is_open:
+            raise  # What the caller handles.
+        if payload is not self._completed:
+            values.count(self.rejected, "after_finish")
 
     def _store_deferred(self) -> None:
         """Called before anything else is stored: a step that arrived after its successors would look like a restart."""
@@ -219,6 +265,10 @@ class Emitter:
         now_ns, mono_ns = time_ns(), monotonic_ns()
         parts = (wire.Part(now_ns, mono_ns, index, len(slices), data) for index, data in enumerate(slices))
         return [self.ring.append(self._encode(part)) for part in parts][-1]
+
+
+_CALLS_THAT_LOCK = frozenset(call.__code__ for call in (Emitter._to_ring, Emitter._put, Emitter.hold))
+"""Those of the user's threads. finish() locks as well, but is not entered twice; the rest is the pump's."""
 
 
 def _make_ring(hello: wire.Hello, endpoint: str) -> ring_file.Ring:

@@ -1,12 +1,15 @@
 """Threads, forks and signals that come at the worst moment."""
 
 import array
+import dis
 import logging
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -15,7 +18,9 @@ import torch
 import sidecar
 from sidecar import wire
 from sidecar.client.device import DeviceScalars
+from sidecar.client.emitter import Emitter
 from sidecar.client.run import Run
+from sidecar.ring import Ring
 from tests.client.test_run import events, of_kind
 
 
@@ -101,6 +106,81 @@ def test_an_end_that_meets_a_held_lock_is_stored_before_the_flush(run: Run, monk
     monkeypatch.setattr(emitter.pump, "flush", lambda timeout: kept.extend(events(run)) or False)
     run.finish(timeout_seconds=0)
     assert [type(event) for event in kept] == [wire.Finished]
+
+
+class EndAt:
+    """Ends the run at the n-th place of a call on it where Python handles signals, as a SIGTERM handler would."""
+
+    def __init__(self, run: Run, place: int, functions: set[Any]) -> None:
+        self._run, self._left, self._codes = run, place, {function.__code__ for function in functions}
+        self.ended = self.within = False
+
+    def __enter__(self) -> "EndAt":
+        self._before = sys.gettrace()
+        sys.settrace(self._enter)
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        sys.settrace(self._before)
+
+    def _enter(self, frame: FrameType, kind: str, value: object) -> Any:
+        if frame.f_code not in self._codes:
+            return None
+        frame.f_trace_opcodes = True
+        names = {found.offset: found.opname for found in dis.get_instructions(frame.f_code)}
+        last = ""
+
+        def each(frame: FrameType, kind: str, value: object) -> Any:
+            nonlocal last
+            if kind == "opcode":
+                if last.startswith(("CALL", "RESUME", "JUMP_BACKWARD")) and frame.f_locals.get("self") is not None:
+                    self._left -= 1
+                    if self._left < 0 and not self.ended:
+                        self.ended, self.within = True, self._run._emitter.lock.locked()
+                        self._run.finish("failed", reason="SIGTERM")
+                last = names[frame.f_lasti]
+            return each
+
+        return each
+
+
+CALLS_TO_END_IN: dict[str, Callable[[Run], object]] = {
+    "a step": lambda run: run.step(2),
+    "a long text": lambda run: run.text("t", "x" * 100_000),
+    "a row that may change": lambda run: run._hold(wire.Log(1, 1, 2, {})),
+}
+
+
+@pytest.mark.parametrize("name", CALLS_TO_END_IN)
+def test_an_end_in_a_signal_handler_within_a_call_stores_that_call_and_the_end_once(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.client.emitter.LOCK_SECONDS", 0.01)
+    monkeypatch.setenv("SIDECAR_RING_MB", "4")
+    functions = {Emitter._to_ring, Emitter._put, Emitter.hold, Ring.append, Ring.append_unsettled}
+    expected = {"a step": [wire.Step], "a long text": [wire.Part] * 3, "a row that may change": []}[name]
+    within = 0
+    for place in range(1000):
+        run = sidecar.init("tests", endpoint=f"ipc://{tmp_path}/nobody")
+        lock, kept = run._emitter.lock, []
+
+        def flush(timeout: float, run: Run = run, kept: list[type] = kept) -> bool:
+            assert not run._emitter.lock.locked()  # The pump could not go on.
+            kept.extend(type(event) for event in events(run))
+            return True
+
+        monkeypatch.setattr(run._emitter.pump, "flush", flush)
+        with EndAt(run, place, functions) as end:
+            CALLS_TO_END_IN[name](run)
+        assert not lock.locked()
+        if not end.ended:
+            run.finish()
+            break
+        within += end.within
+        kept = kept[-len(expected) - 1 :] if wire.Part in expected else kept  # Its first parts may be there twice.
+        assert kept == [*expected, wire.Finished] if end.within else kept[-1:] == [wire.Finished], place
+        assert run.rejected in ({}, {"after_finish": 1}), place
+    assert within >= 4
 
 
 def test_a_signal_during_the_end_does_not_end_it_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
