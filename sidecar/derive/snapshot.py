@@ -42,18 +42,18 @@ def snapshot(state: RunState, *, now_ns: int) -> RunSnapshot:
         summary=dict(state.summary),
         notes=state.notes, entity=state.entity, world_size=state.world_size, events=state.events,
     )
-    _liveness(out, state, lead, now_ns)
+    late_seconds = _liveness(out, state, lead, now_ns)
     _learning(out, state)
     _speed(out, state)
     _counters(out, state)
     out.mfu = _mfu(out, state)
-    out.eta = _eta(out, state)
+    out.eta = _eta(out, state, late_seconds)
     _latest_values(out, state, now_ns)
     _hardware(out, state)
     out.ranks = [_rank(rank, now_ns) for rank in sorted(current_ranks(state), key=lambda rank: rank.rank)]
     out.dataset = _datasets(state)
     _alerts(out, state)
-    out.verdict = verdict(out)
+    out.verdict = verdict(out, late_seconds)
     return out
 
 
@@ -76,7 +76,9 @@ def _age(now_ns: int, then_ns: int | None) -> float | None:
     return max(0.0, (now_ns - then_ns) / 1e9) if then_ns is not None else None
 
 
-def _liveness(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int) -> None:
+def _liveness(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int) -> float | None:
+    """Returns how long there was no step, if its end is overdue and it is no stall yet."""
+    late_seconds = None
     ranks = current_ranks(state)
     live = [rank for rank in ranks if rank.state in LIVE]
     stepping = [rank for rank in ranks if rank.last_step_received_ns is not None]
@@ -94,10 +96,14 @@ def _liveness(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns:
         out.phase = next((rank.open_phases[0][0] for rank in live if rank.open_phases), None)
         stalled = silence_seconds > out.stall_limit_seconds
         out.state = "stalled" if stalled else "running" if begun else "starting"
+        usual = [stalls.overdue_seconds(state, rank) for rank in waited_for]
+        if not stalled and all(limit is not None and silence_seconds > limit for limit in usual):
+            late_seconds = out.last_step_age_seconds
     else:
         states = {rank.state for rank in ranks}
         out.state = next(word for word in ("lost", "failed", "finished") if word in states)
     _time_spent(out, state, lead, now_ns)
+    return late_seconds
 
 
 def _progress_ns(rank: RankState) -> int:
@@ -250,7 +256,7 @@ def _mfu(out: RunSnapshot, state: RunState) -> Mfu:
     return mfu
 
 
-def _eta(out: RunSnapshot, state: RunState) -> Eta:
+def _eta(out: RunSnapshot, state: RunState, late_seconds: float | None) -> Eta:
     if out.state in ("finished", "failed"):
         return Eta(reason=f"the run has {out.state}")
     if not state.total_steps:
@@ -259,6 +265,8 @@ def _eta(out: RunSnapshot, state: RunState) -> Eta:
         return Eta(reason=f"known after {progress.ETA_STEPS_MIN} steps")
     if not out.steps_per_second:
         return Eta(reason=f"the run is {out.state}")
+    if late_seconds is not None:
+        return Eta(reason=f"the next step is overdue: none for {late_seconds:.0f} s")
     seconds = progress.remaining_steps(state, state.step, state.total_steps) / out.steps_per_second
     return Eta(seconds, seconds / 60, seconds / 3600)
 

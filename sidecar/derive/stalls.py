@@ -1,6 +1,6 @@
-"""How long a silence may last before it is a stall.
+"""How long a silence may last before the next step is overdue, and before it is a stall.
 
-Given: the steps so far and the open phase. Hands on: a limit in seconds.
+Given: the steps so far and the open phase. Hands on: limits in seconds.
 Never: takes a heartbeat for progress: only steps, and the end of a declared phase, count.
 """
 
@@ -12,6 +12,23 @@ LIMIT_MIN_NS = 60_000_000_000
 P99_FACTOR = 5.0
 PATIENCE_FACTOR = 5.0
 """Before the second step (loading, compiling) and inside evaluation or a checkpoint, silence is normal for longer."""
+
+OVERDUE_FACTOR = 5.0
+OVERDUE_MIN_SECONDS = 5.0  # Steps of milliseconds arrive in batches.
+
+
+def overdue_seconds(state: RunState, rank: RankState) -> float | None:
+    """Silence beyond this is longer than five usual steps (the p99), or five times what the open phase and a step took
+    before. None: it is not known how long a step, or this phase, takes."""
+    usual = throughput.percentile(sorted(throughput.step_seconds(state.window)), 0.99)
+    if usual is None:
+        return None
+    if rank.open_phases:
+        phase = rank.phases.get(rank.open_phases[0][0])
+        if phase is None or phase.seconds_last is None:
+            return None
+        usual += phase.seconds_last
+    return max(OVERDUE_MIN_SECONDS, OVERDUE_FACTOR * usual)
 
 
 def limit_seconds(state: RunState, rank: RankState | None = None) -> float:

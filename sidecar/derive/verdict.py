@@ -7,7 +7,8 @@ Never: leaves out that something is wrong.
 from sidecar.snapshot import RunSnapshot
 
 
-def verdict(run: RunSnapshot) -> str:
+def verdict(run: RunSnapshot, late_seconds: float | None = None) -> str:
+    """``late_seconds``: how long there was no step, if its end is overdue and it is no stall yet."""
     word = run.state
     if word == "starting":
         return "Starting: no step yet" + (f", in {run.phase}." if run.phase else ".")
@@ -24,7 +25,10 @@ def verdict(run: RunSnapshot) -> str:
         return f"Finished{_at(run)}{_facts(run)}."
     gone = [rank.rank for rank in run.ranks if rank.state == "lost"]
     missing = f" {_gone(gone).capitalize()}." if gone else ""
-    left = f"; {duration(run.eta.seconds)} to go" if run.eta.seconds is not None else ""
+    if late_seconds is not None:
+        left = f"; no step for {late_seconds:.0f} s"
+    else:
+        left = f"; {duration(run.eta.seconds)} to go" if run.eta.seconds is not None else ""
     phase = f", now in {run.phase}" if run.phase else ""
     return f"Training: step {_step(run)}{_facts(run)}{phase}{left}.{missing}"
 

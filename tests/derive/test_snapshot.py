@@ -51,6 +51,40 @@ def test_silence_beyond_sixty_seconds_is_a_stall() -> None:
     assert [alert.name for alert in shown.alerts] == ["stalled"]
 
 
+def test_no_time_to_go_is_promised_once_the_next_step_is_overdue() -> None:
+    p = Process()
+    records, hello = steps(p, 20), p.hello(total_steps=25)
+    shown = seen(records, hello, after=4)
+    assert (shown.verdict, shown.eta.seconds) == ("Training: step 20 of 25, 1 steps/s; 5 s to go.", 5.0)
+    shown = seen(records, hello, after=12)
+    assert (shown.state, shown.verdict) == ("running", "Training: step 20 of 25, 1 steps/s; no step for 12 s.")
+    assert (shown.eta.seconds, shown.eta.reason) == (None, "the next step is overdue: none for 12 s")
+    assert seen([*records, p.step(21, 12.0)], hello).eta.seconds is not None
+
+
+@pytest.mark.parametrize(("step_seconds", "promised", "overdue"), [(0.01, 4, 6), (10.0, 49, 51)])
+def test_what_is_overdue_follows_the_usual_step(step_seconds: float, promised: float, overdue: float) -> None:
+    p = Process()
+    records, hello = [p.step(i, step_seconds) for i in range(1, 21)], p.hello(total_steps=1000)
+    assert seen(records, hello, after=promised).eta.seconds is not None
+    assert seen(records, hello, after=overdue).eta.seconds is None
+
+
+def test_an_evaluation_is_overdue_only_after_several_times_its_own_duration() -> None:
+    p = Process()
+    records, hello = steps(p, 20), p.hello(total_steps=1000)
+    records.append(p.record(wire.PhaseEntered, name="evaluation"))
+    assert seen(records, hello, after=200).eta.seconds is not None, "nobody knows yet how long it takes"
+    records.append(p.record(wire.PhaseExited, 30.0, name="evaluation", seconds=30.0))
+    assert seen(records, hello, after=4).eta.seconds is not None, "the evaluation's end counts"
+    assert seen(records, hello, after=6).eta.reason == "the next step is overdue: none for 36 s"
+    records += [p.step(21), p.record(wire.PhaseEntered, name="evaluation")]
+    assert seen(records, hello, after=150).eta.seconds is not None
+    shown = seen(records, hello, after=200)
+    assert shown.state == "running"
+    assert shown.verdict.endswith(", now in evaluation; no step for 200 s.")
+
+
 def test_slow_steps_have_a_longer_limit() -> None:
     p = Process()
     records = [p.step(i, 30.0) for i in range(20)]
