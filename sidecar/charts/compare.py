@@ -62,6 +62,8 @@ class RunHead(msgspec.Struct, frozen=True):
     goodput_ratio: float | None
     removed: str | None = None
     """What the journal's bound has removed; None: nothing."""
+    label: str = ""
+    """The name, and where another of these runs has the same one, the end of the id."""
 
 
 class Comparison(msgspec.Struct):
@@ -113,7 +115,7 @@ def _head(run: RunData) -> RunHead:
     loss = run.total("train/loss", "val/loss")
     ratio = run.snapshot.goodput.ratio if run.snapshot else None
     return RunHead(run.run_id, run.name, run.project, run.stage, run.state, loss.last_step if loss else None, ratio,
-                   late_text(run) if run.removed_rows else None)
+                   late_text(run) if run.removed_rows else None, run.label)
 
 
 def _rows(runs: Sequence[RunData]) -> list[MetricRow]:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from sidecar.charts import page
-from sidecar.charts.compare import DIFFERENCES_MAX, Comparison, MetricRow, RunHead, Value
+from sidecar.charts.compare import DIFFERENCES_MAX, Comparison, MetricRow, Value
 from sidecar.charts.divergence import UNITS, Divergence, Fact
 from sidecar.charts.gate import Finding
 from sidecar.charts.registry import Figure
@@ -17,7 +17,7 @@ from sidecar.charts.style import PALETTE, short
 
 FACTS_SHOWN = 6
 CELL_MAX = 28
-REMOVED_MAX = 48
+HEAD_MAX = 48
 
 
 def to_json(comparison: Comparison, findings: Sequence[Finding], verdict: str | None) -> bytes:
@@ -30,7 +30,7 @@ def to_json(comparison: Comparison, findings: Sequence[Finding], verdict: str | 
 
 def lines(comparison: Comparison, findings: Sequence[Finding], verdict: str | None) -> list[str]:
     """For a terminal."""
-    names = [_word(_title(head)) for head in comparison.runs]
+    names = [_word(head.label, HEAD_MAX) for head in comparison.runs]
     out = _aligned([["", *names], *_heads(comparison)])
     out += ["", "final value (best)", *_aligned([[row.metric, *map(_cell, row.values)] for row in comparison.rows])]
     if comparison.settings:
@@ -38,20 +38,25 @@ def lines(comparison: Comparison, findings: Sequence[Finding], verdict: str | No
         out += ["", "settings that differ", *_aligned([[name, *(_word(v) for v in values)] for name, values in shown])]
     out.append("")
     for parted in comparison.divergences:
-        out.append(f"{_word(parted.run)}: {_word(parted.reason, 160)}")
+        out.append(f"{_word(parted.run, HEAD_MAX)}: {_word(parted.reason, 160)}")
         if parted.at is not None:
             facts = [fact_text(fact, parted.axis) for fact in parted.facts[:FACTS_SHOWN]]
             out += [f"  {i}. {text}" for i, text in enumerate(facts, 1)]
     if verdict is not None:
-        out += ["", *(f"{f.verdict:<12} {_word(f.run)}  {_word(f.rule, 60)}  {_word(f.detail, 120)}" for f in findings)]
+        out += ["", *map(_finding, findings)]
         out.append(f"gate: {verdict}")
     return out
+
+
+def _finding(found: Finding) -> str:
+    run, rule, detail = _word(found.run, HEAD_MAX), _word(found.rule, 60), _word(found.detail, 120)
+    return f"{found.verdict:<12} {run}  {rule}  {detail}"
 
 
 def html(
     comparison: Comparison, figures: dict[str, Figure], findings: Sequence[Finding], verdict: str | None
 ) -> str:
-    names = [_title(head) for head in comparison.runs]
+    names = [head.label for head in comparison.runs]
     title = " vs ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
     parts = [_verdict(comparison, findings, verdict)]
     parts.append(_card("Runs", page.table(("", *names), _heads(comparison))))
@@ -123,16 +128,13 @@ def _best(row: MetricRow, at: int) -> str:
 
 def _heads(comparison: Comparison) -> list[list[str]]:
     fields: list[tuple[str, Any]] = [
-        ("stage", lambda h: h.stage or "-"), ("state", lambda h: h.state or "-"), ("steps", lambda h: short(h.steps)),
+        ("run", lambda h: h.run_id), ("stage", lambda h: h.stage or "-"), ("state", lambda h: h.state or "-"),
+        ("steps", lambda h: short(h.steps)),
         ("goodput", lambda h: "-" if h.goodput_ratio is None else f"{100 * h.goodput_ratio:.0f} %"),
     ]  # fmt: skip
     if any(head.removed for head in comparison.runs):
         fields.append(("removed", lambda h: h.removed or "-"))
-    return [[label, *(_word(read(head), REMOVED_MAX) for head in comparison.runs)] for label, read in fields]
-
-
-def _title(head: RunHead) -> str:
-    return str(head.name or head.run_id)
+    return [[label, *(_word(read(head), HEAD_MAX) for head in comparison.runs)] for label, read in fields]
 
 
 def _cell(value: Value) -> str:

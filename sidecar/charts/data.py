@@ -4,7 +4,7 @@ Given: records with the rows they became, in order. Hands on: a RunData. Never: 
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,6 +25,7 @@ DERIVED_OWNER = -1
 OWNER_MAX = 1 << 40
 EVALUATIONS = ("val/", "eval/")
 EVALUATED_SHOWN = 3
+ID_ENDING_CHARS_MIN = 6
 SETTINGS = ("hyperparams/", "model/", "config/")
 """Settings that a script logs as metrics."""
 
@@ -87,9 +88,12 @@ class RunData(msgspec.Struct):
     texts: list[tuple[int | None, str, str]] = []
     grid: Any = None
 
+    id_ending: str = ""
+    """What tells it from another run of the same name that is shown with it; empty when there is none."""
+
     @property
     def label(self) -> str:
-        return str(self.name or self.run_id)
+        return f"{self.name or self.run_id} ({self.id_ending})" if self.id_ending else str(self.name or self.run_id)
 
     def track(self, *names: str) -> "Track | None":
         """The first of these that has a finite value."""
@@ -106,6 +110,18 @@ class RunData(msgspec.Struct):
         if value is None and which == "learning_rate" and (total := self.total("train/learning_rate")):
             return float(total.high)
         return value
+
+
+def tell_apart(runs: Sequence[RunData]) -> None:
+    """Of runs that share a name, the label gets the end of the id: as much as it takes, and not too little to see."""
+    by_name: dict[str, set[str]] = {}
+    for run in runs:
+        by_name.setdefault(run.name or run.run_id, set()).add(run.run_id)
+    for run in runs:
+        ids = by_name[run.name or run.run_id]
+        lengths = range(ID_ENDING_CHARS_MIN, max(map(len, ids)) + 1)
+        chars = next((n for n in lengths if len({run_id[-n:] for run_id in ids}) == len(ids)), 0)
+        run.id_ending = run.run_id[-chars:] if len(ids) > 1 else ""
 
 
 class Collector:

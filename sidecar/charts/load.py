@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from sidecar.charts import exports
-from sidecar.charts.data import Collector, RunData
+from sidecar.charts.data import Collector, RunData, tell_apart
 from sidecar.derive.snapshot import snapshot
 from sidecar.errors import Exit, UserError
 from sidecar.follow import Follower
@@ -55,7 +55,9 @@ def load_runs(
     found = _distinct(run for run in found if run.rows_total)
     if not found:
         raise UserError("no run to draw: nothing was recorded yet", "; ".join(CHECKLIST), Exit.NO_DATA)
-    return sorted(found, key=lambda run: (run.started_ns, run.run_id))[-RUNS_MAX:]
+    found = sorted(found, key=lambda run: (run.started_ns, run.run_id))[-RUNS_MAX:]
+    tell_apart(found)
+    return found
 
 
 def _from_path(path: Path, also: tuple[str, ...], now_ns: int) -> list[RunData]:
@@ -91,6 +93,7 @@ def load_each(
             raise UserError(f"the journal of {word!r} has nothing in it, or is damaged",
                             "`sidecar runs` lists the others", Exit.NO_DATA)
         out.append(loaded)
+    tell_apart(out)
     return out
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from sidecar import cli
 from sidecar.charts import compare_page
 from sidecar.charts.compare import better, compare, overlay_figures, value_of
-from sidecar.charts.data import RunData
+from sidecar.charts.data import RunData, tell_apart
 from sidecar.charts.divergence import divergence
 from sidecar.charts.load import load_each
 from sidecar.charts.series import Point, Total, Track
@@ -113,6 +114,36 @@ def test_ten_runs_can_be_laid_over_one_another(tmp_path: Path) -> None:
     runs = load_each(tmp_path, [f"r{number}" for number in range(10)])
     assert len(overlay_figures(runs)["train/loss"]["data"]) == 10
     assert len(compare(runs).divergences) == 9
+
+
+def test_runs_of_one_name_are_told_apart_in_the_table_the_page_and_the_verdicts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, run_id in enumerate(("20261121-101500-aaa111", "20261121-111500-bbb111", "20261121-121500-ccc222")):
+        synthetic.run(tmp_path, run_id, steps=60, name="d12", start_ns=T0 + number, seed=number)
+    synthetic.run(tmp_path, "20261121-131500-ddd333", steps=60, name="d20", start_ns=T0 + 3)
+    ids = ["20261121-101500-aaa111", "20261121-111500-bbb111", "20261121-121500-ccc222", "20261121-131500-ddd333"]
+    rules, out = tmp_path / "rules.toml", tmp_path / "page.html"
+    rules.write_text(RULES["regression"])
+    assert cli.main(["compare", "--dir", str(tmp_path), *ids, "--gate", str(rules), "-o", str(out)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    labels = ["d12 (aaa111)", "d12 (bbb111)", "d12 (ccc222)", "d20"]
+    assert re.split("  +", lines[0].strip()) == labels
+    assert lines[1].split() == ["run", *ids]
+    for label in labels[1:]:
+        assert any(line.startswith(f"{label}: ") for line in lines), "where they part"
+        assert any(line.startswith("regression") and f" {label}  " in line for line in lines), "the gate's findings"
+    for label in labels:
+        assert f">{label}<" in out.read_text()
+    traces = overlay_figures(load_each(tmp_path, ids))["train/loss"]["data"]
+    assert [trace["name"] for trace in traces] == labels
+    assert [run.label for run in load_each(tmp_path, [ids[0], ids[3], ids[0]])] == ["d12", "d20", "d12"]
+
+
+def test_ids_that_end_alike_or_are_short_are_told_apart_too() -> None:
+    runs = [RunData(run_id, name="n") for run_id in ("job-1-rank-0001", "job-2-rank-0001", "b", "abcdef")]
+    tell_apart(runs)
+    assert len({run.label for run in runs}) == len(runs)
 
 
 def test_which_way_is_better_is_read_from_the_name_or_left_open() -> None:
