@@ -8,7 +8,6 @@ Never: acknowledges what is not committed, does unbounded work in one round, or 
 import logging
 import secrets
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from sidecar.curve import secure
 from sidecar.journal import Chunk, Journal, JournalFull, Stream
 from sidecar.listener import Listener
 from sidecar.store import Store
+from sidecar.submissions import Submissions, Write
 from sidecar.telemetry import Telemetry
 
 log = logging.getLogger("sidecar.intake")
@@ -54,7 +54,7 @@ class _Session:
 
 
 class Intake:
-    """Owned by one thread; only :meth:`submit` may be called from others."""
+    """Owned by one thread; only :meth:`submit` and :meth:`write` may be called from others."""
 
     def __init__(self, store: Store, telemetry: Telemetry, *, streams_max: int, runs_max: int) -> None:
         self._store, self._telemetry = store, telemetry
@@ -65,9 +65,7 @@ class Intake:
         self._sessions: dict[int, _Session] = {}
         """Only those that this process has heard of: one that the journal knows from before must say Hello again."""
         self._own_session = secrets.randbits(63)
-        self._own_lock = threading.Lock()
-        self._own_events: list[tuple[str, wire.Event]] = []
-        self._own_writes: list[tuple[str, Callable[[Journal], None]]] = []
+        self._submissions = Submissions()
         self._pending: dict[str, _Pending] = {}
         self._replies: dict[int, bytes] = {}  # session -> peer to answer after the commit
         self._authenticator: ThreadAuthenticator | None = None
@@ -98,9 +96,12 @@ class Intake:
             journal.close()
 
     def submit(self, run_id: str, event: wire.Event) -> None:
-        """Journal an event of the sidecar's own in the next round. Thread-safe; bounded by the collectors' pace."""
-        with self._own_lock:
-            self._own_events.append((run_id, event))
+        """Journal an event of the sidecar's own in the next round. Thread-safe.
+
+        Where rounds take so long that too many wait (a disk that hangs), the oldest is given up and counted.
+        """
+        if not self._submissions.put(run_id, event):
+            self._telemetry.events_lost_total["journal_stalled"] += 1
 
     def open_run(self, run_id: str) -> Journal | None:
         """The journal of a run, opened on first use. None when there are too many, or the file is not usable."""
@@ -141,10 +142,12 @@ class Intake:
             }
         return len(self._sessions) < self._streams_max
 
-    def write(self, run_id: str, write: Callable[[Journal], None]) -> None:
-        """Have something written beside the events in the next round (this thread owns the journals). Thread-safe."""
-        with self._own_lock:
-            self._own_writes.append((run_id, write))
+    def write(self, run_id: str, kind: str, write: Write) -> None:
+        """Have something written beside the events in the next round (this thread owns the journals). Thread-safe.
+
+        Only the last of each ``kind`` is written.
+        """
+        self._submissions.put_write(run_id, kind, write)
 
     def journals(self) -> list[tuple[str, Journal]]:
         """The open journals. For this thread only."""
@@ -349,17 +352,15 @@ class Intake:
         return True
 
     def _take_own(self) -> None:
-        with self._own_lock:
-            events, self._own_events = self._own_events, []
-            writes, self._own_writes = self._own_writes, []
-        for run_id, write in writes:
+        taken = self._submissions.take()
+        for run_id, write in taken.writes:
             self._write(run_id, write)
-        for run_id, event in events:
+        for run_id, event in taken.events:
             journal = self.open_run(run_id)
             if journal is not None:
                 self._queue_own(run_id, journal, [wire.encode_event(event)])
 
-    def _write(self, run_id: str, write: Callable[[Journal], None]) -> None:
+    def _write(self, run_id: str, write: Write) -> None:
         journal = self.open_run(run_id)
         if journal is None:
             return

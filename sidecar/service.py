@@ -187,7 +187,7 @@ class Service:
         self._sinks.notify(run_id)
 
     def _save_checkpoint(self, run_id: str, checkpoint: Checkpoint) -> None:
-        self._intake.write(run_id, lambda journal: journal.checkpoint(checkpoint))
+        self._intake.write(run_id, "checkpoint", lambda journal: journal.checkpoint(checkpoint))
 
     def _greet(self, hello: wire.Hello, received_ns: int) -> None:
         self._pipeline.run_started(hello.run_id, hello.time_ns)
@@ -249,7 +249,7 @@ class Service:
         """Journals that outgrew their bound give up what every sink has; more only when they must, counted."""
         journals = self._intake.journals()
         for run_id, _ in journals:
-            self._intake.write(run_id, partial(self._make_room, self._sinks.passed_row(run_id)))
+            self._intake.write(run_id, "retention", partial(self._make_room, self._sinks.passed_row(run_id)))
         self._telemetry.journal.bytes = sum(journal.used_bytes() for _, journal in journals)
 
     def _make_room(self, passed_row: int | None, journal: Journal) -> None:
@@ -299,7 +299,7 @@ class Service:
         """For `sidecar runs`, which reads the journals alone."""
         blob = self._pipeline.summary_of(run_id)
         if blob is not None:
-            self._intake.write(run_id, lambda journal: journal.put_summary(blob))
+            self._intake.write(run_id, "summary", lambda journal: journal.put_summary(blob))
 
 
 def _cannot_listen(endpoint: str, error: OSError | zmq.ZMQError) -> UserError:

@@ -10,7 +10,7 @@ from collections import Counter
 
 import msgspec
 
-LOSS_REASONS = ("ring_overwritten", "journal_cap")
+LOSS_REASONS = ("ring_overwritten", "journal_cap", "journal_stalled")
 REJECTION_REASONS = (
     "not_one_frame", "not_this_protocol", "wrong_version", "malformed", "hello_refused", "impossible_frame",
     "bad_event", "descriptors_short", "internal_error",

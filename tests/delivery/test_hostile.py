@@ -19,6 +19,7 @@ from sidecar import intake, wire
 from sidecar.intake import Intake
 from sidecar.journal import Journal, JournalFull, JournalReader
 from sidecar.store import Store
+from sidecar.submissions import READINGS_MAX
 from sidecar.telemetry import Telemetry
 
 
@@ -142,6 +143,24 @@ def test_the_end_of_a_process_is_journaled_although_the_disk_was_full_when_it_en
     with contextlib.closing(JournalReader(bench.store.path("r"))) as reader:
         kinds = [wire.kind_of(record.event) for record in reader.records()]
     assert kinds == ["step", "rank_ended"]
+
+
+def test_what_the_sidecar_adds_itself_stays_bounded_while_the_disk_hangs_and_the_newest_is_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.send(wire.encode(hello()))
+    written: list[int] = []
+    bench.intake.submit("r", wire.RankEnded(1, 1, rank=0, session=7, reason="gone"))
+    for number in range(READINGS_MAX + 100):  # No round runs meanwhile.
+        bench.intake.submit("r", wire.Hardware(number, number))
+        bench.intake.write("r", "summary", lambda journal, number=number: written.append(number))
+    assert bench.telemetry.events_lost_total == {"journal_stalled": 100}
+    bench.rounds(3)
+    with contextlib.closing(JournalReader(bench.store.path("r"))) as reader:
+        events = [record.event for record in reader.records()]
+    assert wire.kind_of(events[0]) == "rank_ended"
+    assert [event.time_ns for event in events[1:]] == list(range(100, READINGS_MAX + 100))
+    assert written == [READINGS_MAX + 99]
 
 
 @pytest.mark.parametrize("first", [2**63 - 3, 2**63, 2**64 - 10])

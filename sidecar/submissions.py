@@ -1,0 +1,55 @@
+"""What the sidecar itself wants in the journals, until the thread that owns them takes it.
+
+Given: events and writes, from any thread. Hands on: all that wait, at once.
+Never: waits, or grows without a limit while that thread hangs in a write to the disk.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sidecar import wire
+from sidecar.journal import Journal
+
+READINGS_MAX = 1_024  # A quarter of an hour of one run's hardware, about 10 MB. The newest are worth most.
+EVENTS_MAX = 16_384  # All others. They come from the taking thread itself, one for each process that ended.
+
+Write = Callable[[Journal], None]
+
+
+class Taken(NamedTuple):
+    writes: list[tuple[str, Write]]
+    events: list[tuple[str, wire.Event]]
+
+
+class Submissions:
+    """Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readings: deque[tuple[str, wire.Event]] = deque(maxlen=READINGS_MAX)
+        self._events: deque[tuple[str, wire.Event]] = deque(maxlen=EVENTS_MAX)
+        self._writes: dict[tuple[str, str], Write] = {}
+
+    def put(self, run_id: str, event: wire.Event) -> bool:
+        """False: the oldest of its kind had to make room for it, and is lost."""
+        waiting = self._readings if isinstance(event, wire.Hardware) else self._events
+        with self._lock:
+            had_room = len(waiting) != waiting.maxlen
+            waiting.append((run_id, event))
+        return had_room
+
+    def put_write(self, run_id: str, kind: str, write: Write) -> None:
+        """Takes the place of one of the same kind that still waits: what a run stores last is all that counts."""
+        with self._lock:
+            self._writes[run_id, kind] = write
+
+    def take(self) -> Taken:
+        with self._lock:
+            writes = [(run_id, write) for (run_id, _), write in self._writes.items()]
+            events = [*self._events, *self._readings]
+            self._writes.clear()
+            self._events.clear()
+            self._readings.clear()
+        return Taken(writes, events)
