@@ -1,9 +1,10 @@
 """What a person did wrong or must know, as a cause and a remedy; and the exit codes that tell scripts the same.
 
-Given: a sentence each. Hands on: an exception the command line prints as two lines.
+Given: a sentence each. Hands on: an exception the command line prints as a few short lines.
 Never: carries a traceback to the user, or a secret.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -38,19 +39,26 @@ class Exit(IntEnum):
 
 
 class UserError(Exception):
-    """Something its reader can put right: one line of cause, one line of remedy, a documented exit code."""
+    """Something its reader can put right: one line of cause, one line of remedy, a documented exit code.
 
-    def __init__(self, cause: str, remedy: str = "", exit_code: int = Exit.USAGE) -> None:
+    ``checks``: where the cause can only be guessed at, what else to look at, a line each.
+    """
+
+    def __init__(
+        self, cause: str, remedy: str = "", exit_code: int = Exit.USAGE, *, checks: Sequence[str] = ()
+    ) -> None:
         super().__init__(cause)
         self.cause = one_line(cause)
         self.remedy = one_line(remedy)
         self.exit_code = int(exit_code)
+        self.checks = tuple(map(one_line, checks))
 
     def __str__(self) -> str:
-        """The two lines a terminal shows; the second is absent when there is no remedy."""
+        """What a terminal shows: the cause, the remedy if there is one, and the checks."""
         lines = [f"error: {self.cause}"]
         if self.remedy:
             lines.append(f"fix: {self.remedy}")
+        lines += [f"check: {text}" for text in self.checks]
         return "\n".join(lines)
 
 

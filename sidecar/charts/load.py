@@ -54,7 +54,8 @@ def load_runs(
                 found.append(loaded)
     found = _distinct(run for run in found if run.rows_total)
     if not found:
-        raise UserError("no run to draw: nothing was recorded yet", "; ".join(CHECKLIST), Exit.NO_DATA)
+        remedy = "record a run first: sidecar run -- python train.py"
+        raise UserError("no run to draw: nothing was recorded yet", remedy, Exit.NO_DATA, checks=CHECKLIST)
     found = sorted(found, key=lambda run: (run.started_ns, run.run_id))[-RUNS_MAX:]
     tell_apart(found)
     return found
@@ -143,8 +144,9 @@ def _entries(
     known = sorted({run.project for run in everything if run.project} | set(filter(None, in_files)))
     missing = [project for project in projects if project not in known]
     if missing and "" not in in_files:
-        listed = f"known projects: {', '.join(known[:12])}" if known else f"no project in {store.directory}"
-        raise UserError(f"unknown project {missing[0]!r}", f"{listed}; {'; '.join(CHECKLIST)}", Exit.NO_DATA)
+        none = f"there is none in {store.directory}: name another with --dir"
+        listed = f"known projects: {', '.join(known[:12])}" if known else none
+        raise UserError(f"unknown project {missing[0]!r}", listed, Exit.NO_DATA, checks=CHECKLIST)
     for word in words:
         entry = store.find(word)
         if entry is None:

@@ -70,9 +70,25 @@ def test_an_unknown_project_ends_with_exit_code_3_the_known_ones_and_the_checkli
     said = capsys.readouterr().err
     assert "unknown project 'nanochta'" in said
     assert "known projects: nanochat" in said
-    for asked in ("was the run recorded", "are metrics logged", "is the project's name", "--dir PATH"):
-        assert asked in said
-    assert "Traceback" not in said
+    assert_is_the_checklist(said)
+
+
+def assert_is_the_checklist(said: str) -> None:
+    """One thing to look at a line, each short enough to be read at a glance."""
+    lines = said.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["error", "fix", *["check"] * 4]
+    asked = ("was the run recorded", "are metrics logged", "is the project's name", "--dir PATH")
+    assert all(text in line for text, line in zip(asked, lines[2:], strict=True))
+    assert max(map(len, lines)) <= 100
+
+
+def test_an_empty_directory_gives_the_checklist_a_line_for_each_thing_to_look_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["viz", "--dir", str(tmp_path)]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("error: no run to draw: nothing was recorded yet\nfix: record a run first")
+    assert_is_the_checklist(said)
 
 
 def test_the_known_projects_are_those_of_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
