@@ -203,10 +203,22 @@ class Service:
 
         app = create_app(self._pipeline.views, self._security)
         server = uvicorn.Server(serve_config(app))
-        web = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[bound])), name="web", daemon=True)
+        failures: list[BaseException] = []
+
+        def serve() -> None:
+            try:
+                asyncio.run(server.serve(sockets=[bound]))
+            except BaseException as error:  # Task boundary. uvicorn may also call sys.exit(), which a thread ignores.
+                failures.append(error)
+                if server.started:
+                    raise
+
+        web = threading.Thread(target=serve, name="web", daemon=True)
         web.start()
         while not server.started and web.is_alive():
             time.sleep(0.005)
+        if not server.started:
+            raise _web_failed(failures[0] if failures else None)
         return server, web
 
     def _serve_events(self) -> None:
@@ -305,6 +317,13 @@ class Service:
 def _cannot_listen(endpoint: str, error: OSError | zmq.ZMQError) -> UserError:
     return UserError(
         f"cannot listen for events at {endpoint}: {error.strerror}", "choose another with --endpoint", Exit.PORT
+    )
+
+
+def _web_failed(error: BaseException | None) -> UserError:
+    why = f": {error!r}" if error is not None else ""
+    return UserError(
+        f"the HTTP server ended while it was starting{why}", "see whether `sidecar doctor` finds a cause", Exit.FAILED
     )
 
 

@@ -28,6 +28,7 @@ TARGET_BYTES_MAX = 8 * 1024
 HEADERS_BYTES_MAX = 16 * 1024
 BODY_BYTES_MAX = 0  # Nothing here reads a body.
 CONNECTIONS_MAX = 256
+BACKLOG = 256  # Connections that wait to be accepted.
 REQUEST_HEAD_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 20.0  # Longer than the usual scrape interval of 15 s: scrapers keep their connection.
 
@@ -215,8 +216,9 @@ async def _answer(send: Send, status: int, cause: str) -> None:
 
 
 def bind(host: str, port: int, *, tries: int = 1) -> socket.socket:
-    """A listening-ready socket at ``port``, or at one of the next ``tries - 1``; port 0 is any free one.
+    """A listening socket at ``port``, or at one of the next ``tries - 1``; port 0 is any free one.
 
+    It listens at once: until one of them does, two sidecars that start together can both bind the same port.
     Raises OSError (address in use, no permission, unknown host) of the last attempt.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM,
@@ -226,6 +228,7 @@ def bind(host: str, port: int, *, tries: int = 1) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((address[0], port + attempt, *address[2:]))
+            bound.listen(BACKLOG)
         except OSError:
             bound.close()
             if attempt == tries - 1 or port + attempt >= 65535:
@@ -241,7 +244,7 @@ def serve_config(app: App, *, connections_max: int = CONNECTIONS_MAX) -> "uvicor
 
     return uvicorn.Config(
         app, loop="asyncio", http=_bounded_protocol(), ws="none", lifespan="off", log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, limit_concurrency=connections_max, backlog=256,
+        server_header=False, proxy_headers=False, limit_concurrency=connections_max, backlog=BACKLOG,
         timeout_keep_alive=int(KEEP_ALIVE_SECONDS), timeout_graceful_shutdown=2,
         h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from sidecar import service, wire
 from sidecar.config import Config
@@ -62,6 +63,20 @@ def test_an_endpoint_that_cannot_be_there_is_refused_in_words(made: Service) -> 
     with pytest.raises(UserError, match="No such file") as refused:
         made._lock_endpoint("ipc:///no/such/folder/events")
     assert refused.value.exit_code == Exit.PORT
+
+
+@pytest.mark.parametrize("error", [OSError(98, "Address already in use"), SystemExit(3)], ids=repr)
+def test_a_web_server_that_ends_while_it_starts_ends_the_service_in_words(
+    made: Service, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    async def end(self: uvicorn.Server, sockets: object = None) -> None:
+        raise error
+
+    monkeypatch.setattr(uvicorn.Server, "startup", end)
+    with made._bind_http() as bound, pytest.raises(UserError, match="while it was starting: ") as refused:
+        made._start_web(bound)
+    assert repr(error) in refused.value.cause
+    assert refused.value.exit_code == Exit.FAILED
 
 
 def hello(session: int, pid: int, started: float, host: str | None = None) -> wire.Hello:

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from sidecar.web import security as module
-from sidecar.web.security import BindRefused, Security, check_bind, host_allowed, is_loopback, token_accepted
+from sidecar.web.security import BindRefused, Security, bind, check_bind, host_allowed, is_loopback, token_accepted
 from tests.web.conftest import Client
 from tests.web.fakes import FakeViews, make_snapshot
 
@@ -154,3 +154,10 @@ def test_a_taken_port_gives_the_next_free_one() -> None:
         module.bind("127.0.0.1", port)
     first.close()
     second.close()
+
+
+def test_two_servers_that_start_together_get_a_port_each() -> None:
+    with bind("127.0.0.1", 0) as first:  # Nothing serves it yet.
+        port = first.getsockname()[1]
+        with bind("127.0.0.1", port, tries=20) as second:
+            assert second.getsockname()[1] != port
