@@ -1,6 +1,6 @@
 """By how much a training step grows when it reports twelve metrics to a live sidecar, measured in pairs.
 
-Given: the length of a step, numbers of pairs and steps. Hands on: medians with their intervals, and the noise.
+Given: the length of a step, numbers of pairs and steps. Hands on: the growth with its bounds, and the noise.
 Never: sends to the user's own sidecar, or claims more than the noise of the machine allows.
 
 A pair is two blocks of steps, one with the call and one without, in an order drawn at random; beside them a third
@@ -9,12 +9,14 @@ at length. The loop runs in a process of its own: the command line never imports
 """
 
 import os
+import statistics
 import subprocess
 
 import msgspec
 
 from sidecar import trial
 from sidecar.errors import Exit, UserError
+from sidecar.growth import growth
 
 SEED = 20261121
 TIMEOUT_SECONDS = 600.0
@@ -60,9 +62,9 @@ for _ in range(pairs):
             loud = block(run, number)
         number += steps
     rng.shuffle(plain)
-    found["wall"].append(100 * (loud[0] / plain[0][0] - 1))
-    found["cpu"].append(100 * (loud[1] / plain[0][1] - 1))
-    found["noise"].append(100 * (plain[1][0] / plain[0][0] - 1))
+    found["wall"].append(loud[0] / plain[0][0])
+    found["cpu"].append(loud[1] / plain[0][1])
+    found["noise"].append(plain[1][0] / plain[0][0])
     found["step"].append(plain[0][0] / steps)
 run.finish(timeout_seconds=5.0)
 print(json.dumps(found))
@@ -70,7 +72,7 @@ print(json.dumps(found))
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """A median, and the two order statistics it lies between with about 95 % confidence."""
+    """The Hodges-Lehmann estimate of the median, and the bounds it lies between with 95 % confidence."""
 
     median: float
     low: float
@@ -110,19 +112,15 @@ def measure(step_seconds: float, *, pairs: int, steps: int) -> Overhead:
     except msgspec.DecodeError:
         raise UserError(f"the measured loop failed: {out.strip()[-300:]}", "`sidecar selftest`", Exit.FAILED) from None
     return Overhead(
-        pairs, steps, interval(found["step"]).median, interval(found["wall"]), interval(found["cpu"]),
+        pairs, steps, statistics.median(found["step"]), interval(found["wall"]), interval(found["cpu"]),
         interval(found["noise"]), load, os.getloadavg()[0],
     )  # fmt: skip
 
 
-def interval(values: list[float]) -> Interval:
-    """Median and its bounds by the binomial distribution, without an assumption on the values. Needs one at least."""
-    ordered = sorted(values)
-    middle, spread = len(ordered) / 2, 0.98 * len(ordered) ** 0.5
-    low, high = max(0, int(middle - spread)), min(len(ordered) - 1, int(middle + spread))
-    at = int(middle)
-    median = ordered[at] if len(ordered) % 2 else (ordered[at - 1] + ordered[at]) / 2
-    return Interval(median, ordered[low], ordered[high])
+def interval(ratios: list[float]) -> Interval:
+    """From the ratio with / without of each pair; of six pairs at least, or the bounds are infinite."""
+    found = growth(ratios)
+    return Interval(found.percent, found.low, found.high)
 
 
 def report(found: Overhead) -> list[str]:

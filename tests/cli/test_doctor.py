@@ -145,21 +145,30 @@ def test_a_check_that_breaks_is_a_finding_of_its_own(tmp_path: Path) -> None:
 
 
 def test_bench_overhead_prints_pairs_noise_and_interval(sidecar: Command) -> None:
-    process = sidecar("bench", "overhead", "--pairs", "5", "--steps", "20", "--json")
+    process = sidecar("bench", "overhead", "--pairs", "6", "--steps", "20", "--json")
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     found = json.loads(out)
-    assert found["pairs"] == 5
+    assert found["pairs"] == 6
     for name in ("growth_percent", "cpu_growth_percent", "noise_percent"):
         assert found[name]["low"] <= found[name]["median"] <= found[name]["high"]
     assert found["step_seconds"] > 0
 
 
-def test_median_and_bounds_are_order_statistics() -> None:
-    found = overhead.interval([float(n) for n in range(1, 101)])
-    assert found.median == 50.5
-    assert (found.low, found.high) == (41.0, 60.0)
-    assert overhead.interval([3.0]) == overhead.Interval(3.0, 3.0, 3.0)
+def test_few_pairs_claim_nothing() -> None:
+    for pairs in (1, 2, 5):
+        made = overhead.interval([1.03] * pairs)
+        assert made.median == pytest.approx(3.0)
+        found = overhead.Overhead(pairs, 20, 0.001, made, made, made, 0.1, 0.1)
+        assert "cannot be told from zero" in overhead.report(found)[-1]
+    assert overhead.interval([1.03] * 6).low == pytest.approx(3.0)
+
+
+def test_fewer_than_six_pairs_are_refused(sidecar: Command) -> None:
+    process = sidecar("bench", "overhead", "--pairs", "5")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "--pairs" in err
 
 
 def test_report_says_when_growth_cannot_be_told_from_noise() -> None:
