@@ -24,6 +24,14 @@ class Busy(Unreachable):
     """It answers that it has too much to do."""
 
 
+class Slow(Unreachable):
+    """Somebody is there, and did not answer in time."""
+
+
+class Refused(Unreachable):
+    """The answer is no: a wrong token, or nothing of that name."""
+
+
 class Live(msgspec.Struct, frozen=True):
     """The content of endpoints.json."""
 
@@ -55,9 +63,9 @@ def find(config: Config, timeout_seconds: float = 2.0) -> Live | None:
     return live if answering == live.pid else None  # Its port and its pid may both belong to others by now.
 
 
-def require(config: Config) -> Live:
+def require(config: Config, timeout_seconds: float = 2.0) -> Live:
     """``find``, or a UserError with exit code 3."""
-    live = find(config)
+    live = find(config, timeout_seconds)
     if live is None:
         raise UserError(
             f"no sidecar is running on {config.dir}",
@@ -85,7 +93,8 @@ def fetch(
     token: str | None = None,
     timeout_seconds: float = 2.0,
 ) -> bytes:
-    """The body of a GET. Raises Busy for 503 and Unreachable for no answer, 401, 403, 404 and every other 5xx."""
+    """The body of a GET. Raises Slow after the timeout, Busy for 503, Refused for 401, 403 and 404, and Unreachable
+    when nobody is there and for every other 5xx."""
     parts = urlsplit(base_url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_seconds)
     target = path + ("?" + urlencode(query) if query else "")
@@ -93,13 +102,17 @@ def fetch(
         connection.request("GET", target, headers={"Authorization": f"Bearer {token}"} if token else {})
         answer = connection.getresponse()
         body = answer.read()
+    except TimeoutError:
+        raise Slow(f"{base_url}: no answer in {timeout_seconds:g} s") from None
     except (OSError, http.client.HTTPException) as error:
         raise Unreachable(f"{base_url}: {error}") from None
     finally:
         connection.close()
     if answer.status == 503:
         raise Busy(f"{base_url}{path} answered 503, ask again later: {body[:200].decode(errors='replace')}")
-    if answer.status in (401, 403, 404) or answer.status >= 500:
+    if answer.status in (401, 403, 404):
+        raise Refused(f"{base_url}{path} answered {answer.status}")
+    if answer.status >= 500:
         raise Unreachable(f"{base_url}{path} answered {answer.status}")
     return body
 

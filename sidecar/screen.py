@@ -17,12 +17,15 @@ RANK_FIELDS = ("rank", "step", "state", "host")
 Status = Mapping[str, Any]
 
 
-def draw(status: Status, losses: Sequence[float], *, columns: int, rows: int, colour: bool) -> list[str]:
+def draw(
+    status: Status, losses: Sequence[float], *, columns: int, rows: int, colour: bool, note: str = ""
+) -> list[str]:
+    """``note``: what is wrong with all of it, such as its age."""
     head = " ".join(str(status.get(key)) for key in ("project", "name", "stage", "run_id") if status.get(key))
     lines = [
         head,
         str(status.get("verdict") or status.get("state") or "no run yet"),
-        "",
+        note,
         _field("step", _step(status)),
         _field("loss", _loss(status)),
         _field("", sparkline(losses, columns - 12)),
