@@ -1,15 +1,18 @@
-"""File descriptors of this process: how many are in use, and whether there are enough for what comes next.
+"""File descriptors of this process: how many are left, and sockets that are opened only where they suffice.
 
 libzmq 4.3.5 ends the whole process (abort) when none is left as an ipc socket accepts a peer (src/ipc_listener.cpp) or
-a context starts its threads (src/epoll.cpp). So trainers and the sidecar check here before they let libzmq try.
+a context starts its threads (src/epoll.cpp). So trainers and the sidecar open their sockets here.
 
-Never: keeps a descriptor open.
+Never: keeps a descriptor open beside those of the socket.
 """
 
 import contextlib
+import errno
 import os
 import resource
 import sys
+
+import zmq
 
 NEEDED_BY_A_CONTEXT = 16  # Measured: one socket needs six. The rest is for what other threads open at this moment.
 
@@ -37,12 +40,17 @@ def left() -> int:
         return 0
 
 
-def are_left(count: int) -> bool:
-    """Whether ``count`` more can be opened now."""
-    with contextlib.ExitStack() as opened:
-        try:
-            for _ in range(count):
-                opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError:
-            return False
-    return True
+def open_socket(kind: int) -> "zmq.Socket[bytes]":
+    """A socket with a context of its own. Raises OSError (EMFILE) where libzmq would end the process.
+
+    The reserve is held until just before the call that needs six of it. In that call pyzmq keeps the interpreter's
+    lock, so no other Python thread takes descriptors meanwhile; ten are for what others open just before it.
+    """
+    try:
+        with contextlib.ExitStack() as reserve:
+            for _ in range(NEEDED_BY_A_CONTEXT):
+                reserve.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            context = zmq.Context()  # Private: the default instance can hang the interpreter's exit.
+        return context.socket(kind)
+    except (OSError, zmq.ZMQError) as error:
+        raise OSError(errno.EMFILE, "too few file descriptors are left") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from sidecar import wire
+from sidecar import descriptors, wire
 from sidecar.curve import secure
 from sidecar.journal import Chunk, Journal, JournalFull, Stream
 from sidecar.listener import Listener
@@ -76,22 +76,23 @@ class Intake:
         self.summary_of: Callable[[str], bytes | None] = lambda run_id: None
 
     def bind(self, endpoint: str, keys: Path | None = None) -> None:
-        """Open the socket. Raises zmq.ZMQError when it cannot be bound, UserError for tcp without ``keys``."""
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
+        """Open the socket. Raises zmq.ZMQError when it cannot be bound, OSError when too few file descriptors are left,
+        UserError for tcp without ``keys``.
+        """
+        self._socket = descriptors.open_socket(zmq.ROUTER)
         for option, value in (
             (zmq.LINGER, 0), (zmq.MAXMSGSIZE, wire.MESSAGE_BYTES_MAX), (zmq.HANDSHAKE_IVL, 3000),
             (zmq.RCVHWM, 1000), (zmq.SNDHWM, 1000),
         ):  # fmt: skip
             self._socket.setsockopt(option, value)
         if not endpoint.startswith(("ipc://", "inproc://")):
-            self._authenticator = secure(self._context, self._socket, keys or self._store.directory / "keys")
+            self._authenticator = secure(self._socket.context, self._socket, keys or self._store.directory / "keys")
         self._listener = Listener(self._socket, endpoint)
 
     def close(self) -> None:
         if self._authenticator is not None:
             self._authenticator.stop()
-        self._context.destroy(linger=0)
+        self._socket.context.destroy(linger=0)
         for journal in self._journals.values():
             journal.close()
 

@@ -4,7 +4,6 @@ Given: the ring folders, a tcp endpoint and its keys. Hands on: the orphaned eve
 Never: touches the ring of a living trainer, or removes one before everything in it is acknowledged.
 """
 
-import errno
 import logging
 import os
 import time
@@ -58,17 +57,14 @@ def _send(ring: Orphan, endpoint: str, environ: Mapping[str, str], deadline: flo
     hello = wire.decode_from_trainer(ring.hello())
     if not isinstance(hello, wire.Hello):
         raise RingRefused("no hello in it")
-    if not descriptors.are_left(descriptors.NEEDED_BY_A_CONTEXT):  # libzmq would end this process.
-        raise OSError(errno.EMFILE, "too few file descriptors are left")
-    context = zmq.Context()
+    socket = descriptors.open_socket(zmq.DEALER)
     try:
-        socket = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
         secure_client(socket, endpoint, environ)
         socket.connect(endpoint)
         return _Conversation(socket, hello, ring).run(deadline)
     finally:
-        context.destroy(linger=0)
+        socket.context.destroy(linger=0)
 
 
 class _Conversation:

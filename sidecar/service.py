@@ -154,6 +154,8 @@ class Service:
             self._intake.bind(endpoint)
         except zmq.ZMQError as error:
             raise _cannot_listen(endpoint, error) from error
+        except OSError as error:
+            raise UserError(f"{error.strerror}", "raise their limit: ulimit -n 4096", Exit.FAILED) from error
         self._telemetry.events_endpoint = endpoint
         return endpoint
 

@@ -77,30 +77,32 @@ class Pump:
 
     def _run(self) -> None:
         try:
-            if self._wait_for_descriptors():
-                self._converse()
+            socket = self._open_socket()
+            if socket is not None:
+                self._converse(socket)
         except Exception as error:  # noqa: BLE001 - Task boundary: the training process must not notice, the ring keeps everything.
             warn("sidecar: events stay in the ring, the pump stopped: %s", error)
         finally:
             self._idle.set()
 
-    def _wait_for_descriptors(self) -> bool:
-        """Opening a socket without descriptors would abort the process: wait for some. False: stopped meanwhile."""
+    def _open_socket(self) -> "zmq.Socket[bytes] | None":
+        """Waits while the process has too few file descriptors. None: stopped meanwhile."""
         warned = False
-        while not (self._stopping or descriptors.are_left(descriptors.NEEDED_BY_A_CONTEXT)):
-            if not warned:
-                warn("sidecar: no file descriptors left, events stay in the ring until there are; see ulimit -n")
-                warned = True
+        while not self._stopping:
+            try:
+                return descriptors.open_socket(zmq.DEALER)
+            except OSError:
+                if not warned:
+                    warn("sidecar: no file descriptors left, events stay in the ring until there are; see ulimit -n")
+                    warned = True
             self._on_tick()
             self._finish_flush(time.monotonic())
             self._wake.wait(DESCRIPTORS_SECONDS)
             self._wake.clear()
-        return not self._stopping
+        return None
 
-    def _converse(self) -> None:
-        context = zmq.Context()  # Private, with LINGER 0: the default instance can hang the interpreter's exit.
+    def _converse(self, socket: "zmq.Socket[bytes]") -> None:
         try:
-            socket = context.socket(zmq.DEALER)
             self._configure(socket)
             secure_client(socket, self._endpoint, os.environ)
             socket.connect(self._endpoint)
@@ -109,7 +111,7 @@ class Pump:
                 self._wake.wait(self._pause_seconds())
                 self._wake.clear()
         finally:
-            context.destroy(linger=0)
+            socket.context.destroy(linger=0)
 
     @staticmethod
     def _configure(socket: "zmq.Socket[bytes]") -> None:

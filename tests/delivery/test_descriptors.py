@@ -146,11 +146,35 @@ def test_what_is_left_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     before = descriptors.left()
     with open(os.devnull), open(os.devnull):
         assert descriptors.left() == before - 2
-    assert descriptors.are_left(16)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+
+
+def test_a_socket_is_opened_or_refused_however_few_descriptors_are_left(
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = start(EXHAUSTED)
+    assert process.stdout is not None
+    answers = process.stdout.read().split()
+    assert process.wait(30) == 0
+    needed = descriptors.NEEDED_BY_A_CONTEXT
+    assert answers == ["refused"] * (needed + 1) + ["opened"] * (len(answers) - needed - 1)  # One for the context.
+    assert len(answers) == 24
+
+
+EXHAUSTED = """
+import errno, os, zmq
+from sidecar import descriptors
+taken = []
+for spare in range(24):
     try:
-        assert not descriptors.are_left(highest)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        for _ in range(spare):
+            os.close(taken.pop())
+    try:
+        descriptors.open_socket(zmq.ROUTER).context.destroy(linger=0)
+        print("opened", flush=True)
+    except OSError as error:
+        assert error.errno == errno.EMFILE
+        print("refused", flush=True)
+"""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from sidecar import service, wire
+from sidecar import descriptors, service, wire
 from sidecar.config import Config
 from sidecar.errors import Exit, UserError
 from sidecar.ring import process_started_seconds
@@ -63,6 +64,21 @@ def test_an_endpoint_that_cannot_be_there_is_refused_in_words(made: Service) -> 
     with pytest.raises(UserError, match="No such file") as refused:
         made._lock_endpoint("ipc:///no/such/folder/events")
     assert refused.value.exit_code == Exit.PORT
+
+
+def test_too_few_descriptors_for_the_intake_are_refused_in_words(
+    made: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(descriptors, "NEEDED_BY_A_CONTEXT", 1_000_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 16, hard))
+    try:
+        with pytest.raises(UserError, match="too few file descriptors") as refused:
+            made._bind_events()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "ulimit -n" in refused.value.remedy
+    assert refused.value.exit_code == Exit.FAILED
 
 
 @pytest.mark.parametrize("error", [OSError(98, "Address already in use"), SystemExit(3)], ids=repr)

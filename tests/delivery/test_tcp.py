@@ -1,5 +1,7 @@
 """Events over tcp: encrypted, only from trainers on the list, never in the clear."""
 
+import errno
+import os
 import socket
 import subprocess
 import threading
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from sidecar import descriptors, wire
+from sidecar import wire
 from sidecar.curve import create_keys
 from sidecar.errors import UserError
 from sidecar.intake import Intake
@@ -197,7 +199,14 @@ def test_a_process_without_descriptors_is_not_ended_by_the_attempt(
     tcp_endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave_ring(tcp_endpoint, "a", hello_of(7), range(3))
-    monkeypatch.setattr(descriptors, "are_left", lambda count: False)
+    given = os.open
+
+    def none_left(path: str, *options: int) -> int:
+        if path == os.devnull:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return given(path, *options)
+
+    monkeypatch.setattr(os, "open", none_left)
     monkeypatch.setattr(zmq, "Context", lambda: pytest.fail("libzmq would have ended this process"))
     assert replay_rings(tcp_endpoint, {}) == 0
     assert len(rings_of(tcp_endpoint)) == 1
