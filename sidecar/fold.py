@@ -188,6 +188,8 @@ def _log(state: RunState, rank: RankState, seq: int, event: wire.Log) -> bool:
     if not _step_ok(state, event.step):
         return False
     merge_recent(state)
+    if state.read_as and not event.metrics.keys().isdisjoint(state.read_as):
+        state.read_as = [name for name in state.read_as if name not in event.metrics]
     if not event.late or event.step is None or all(name not in state.latest for name in event.metrics):
         remember(state, rank, event.metrics, event.step, event.time_ns)
     else:
@@ -205,6 +207,9 @@ def _step_by_log(state: RunState, rank: RankState, seq: int, event: wire.Log, st
     if event.late:
         return
     metrics = as_step(state, rank, event.metrics)
+    for name in metrics:
+        if name not in state.latest and name not in event.metrics and name not in state.read_as:
+            state.read_as.append(name)
     rank.last_step_received_ns, rank.arrived_step = rank.last_received_ns, step
     rank.log_steps += 1
     step_ended(state, rank, seq, wire.Step(event.time_ns, event.mono_ns, step=step, metrics=metrics))

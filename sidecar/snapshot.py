@@ -209,6 +209,8 @@ class RunSnapshot(msgspec.Struct):
     """Latest val/* values by the name after the slash."""
     metrics: dict[str, MetricValue] = {}
     """The latest of everything logged and derived."""
+    computed: list[str] = []
+    """Names in ``metrics`` that nobody logged: the sidecar computed them, or read a captured script's under them."""
     texts: dict[str, MetricValue] = {}
     ranks: list[RankView] = []
     dataset: DatasetsView = msgspec.field(default_factory=DatasetsView)

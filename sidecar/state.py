@@ -242,6 +242,8 @@ class RunState(msgspec.Struct):
     facts: dict[str, Any] = {}
     summary: dict[str, Any] = {}
     """Summary values that a script set itself or asked for (minimum, maximum ...); None: the name is in no summary."""
+    read_as: list[str] = []
+    """Names that a captured script's values were read under, where it has never logged those names itself."""
     total_steps: int | None = None
     world_size: int = 1
     started_ns: int = 0

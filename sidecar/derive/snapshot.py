@@ -283,6 +283,7 @@ def _latest_values(out: RunSnapshot, state: RunState, now_ns: int) -> None:
         shown, condition = finite(value)
         metrics[name] = MetricValue(shown, condition, state.step, age, unit_of(name))
     out.metrics = metrics
+    out.computed = sorted({*(state.derived.keys() - latest.keys()), *state.read_as})
     out.texts = {
         name: MetricValue(text, None, step, _age(now_ns, at)) for name, (text, step, at) in state.texts.items()
     }

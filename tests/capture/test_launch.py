@@ -2,14 +2,18 @@
 """``sidecar run --capture`` as a user types it: the real service, its status, and runs resumed by id."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from sidecar.capture_env import NAMES, UnknownCapture, capture_environment, isolated
+from sidecar.follow import Follower
+from sidecar.store import Store
 
 
 def sidecar(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -74,6 +78,30 @@ def test_a_run_resumed_by_its_id_goes_on_where_it_left_off(
     assert first.stdout.splitlines() == ["abc False 0 None"]
     assert second.stdout.splitlines() == ["abc True 3 1"]
     assert [row["step"] for row in rows(tmp_path, "abc") if row["kind"] == "log"] == list(range(6))
+
+
+SUMMARISED = """
+import json, wandb
+run = wandb.init(project="p", id="abc", resume="allow", config={"batch_size": 4})
+if run.resumed: print(json.dumps({k: v for k, v in run.summary._as_dict().items() if k[0] != "_"}), flush=True)
+else: wandb.define_metric("acc", summary="max"); run.summary["best"] = "epoch 3"
+for i in range(4):
+    row = {"loss": float(i), "acc": 5 - i, "lr": 0.1, "train/loss_ema": 9.0, "gone": 1.0, "bad": float("nan")}
+    wandb.log(row if not run.resumed else {"gone": 2.0, "best": i})
+if not run.resumed: del run.summary["gone"]
+"""
+
+
+def test_the_summary_of_a_resumed_run_is_what_the_script_logged_and_wrote_there_and_goes_on(tmp_path: Path) -> None:
+    run_script(tmp_path, SUMMARISED, "--capture", "wandb")
+    resumed = run_script(tmp_path, SUMMARISED, "--capture", "wandb")
+    found = json.loads(resumed.stdout)
+    assert math.isnan(found.pop("bad"))
+    assert found == {"loss": 3.0, "acc": {"max": 5}, "lr": 0.1, "train/loss_ema": 9.0, "best": "epoch 3"}
+    with closing(Follower(Store(tmp_path / "data").path("abc"), "abc", from_checkpoint=False)) as follower:
+        for _ in follower.read(10_000):
+            pass
+        assert follower.projector.state.summary == {"acc": {"max": 5}}, "what is logged again follows from the rows"
 
 
 def test_resuming_what_does_not_exist_is_an_error_and_never_resuming_what_does(tmp_path: Path) -> None:

@@ -25,6 +25,17 @@ def test_log_rows_of_a_captured_script_are_its_steps() -> None:
     assert [row.kind for row in rows if row.kind != "derived"] == ["log"] * 21
 
 
+def test_names_that_the_sidecar_computed_are_told_from_those_that_were_logged() -> None:
+    p = Process()
+    records = [logged(p, step, loss=2.0, **{"train/loss_ema": 9.0, "lr": 0.1}) for step in range(5)]
+    shown = snapshot(projected(records, p.hello(captured="wandb"))[0].state, now_ns=p.wall_ns)
+    assert {"train/loss", "train/learning_rate", "train/perplexity"} <= set(shown.computed)
+    assert shown.metrics.keys() - shown.computed == {"loss", "lr", "train/loss_ema"}
+    records.append(logged(p, 5, **{"train/learning_rate": 0.2}))  # From now on that name is the script's own.
+    shown = snapshot(projected(records, p.hello(captured="wandb"))[0].state, now_ns=p.wall_ns)
+    assert shown.metrics.keys() - shown.computed == {"loss", "lr", "train/loss_ema", "train/learning_rate"}
+
+
 def test_a_captured_script_that_falls_silent_is_stalled() -> None:
     p = Process()
     records = [logged(p, step, loss=2.0) for step in range(20)]

@@ -118,6 +118,13 @@ class Definitions:
         self._statistics.update(dict.fromkeys(values))  # From now on the last value counts.
         self.changed = True
 
+    def restore(self, summary: Mapping[str, Any], explicit: Mapping[str, Any]) -> None:
+        """Go on from the summary of an earlier process. ``explicit``: what was reported of it; it holds until the
+        script logs those names again."""
+        self.summary.update(summary)
+        self.explicit.update(explicit)
+        self._reported = {name: dict(value) if isinstance(value, dict) else value for name, value in explicit.items()}
+
     def drop(self, name: str) -> None:
         self.summary.pop(name, None)
         self.explicit.add(name)

@@ -1,12 +1,13 @@
 """Ask the sidecar of this machine where a run left off.
 
-Given: a run id, SIDECAR_DIR and SIDECAR_TOKEN. Hands on: its last step, configuration and latest values; None for an
+Given: a run id, SIDECAR_DIR and SIDECAR_TOKEN. Hands on: its last step, configuration and summary; None for an
 unknown run.
 Never: waits longer than two seconds, or asks anyone but this machine.
 """
 
 import contextlib
 import json
+import math
 import os
 import urllib.error
 import urllib.parse
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 TIMEOUT_SECONDS = 2.0
+NOT_FINITE: dict[str | None, float] = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class CannotAsk(Exception):
@@ -25,6 +27,9 @@ class Past(NamedTuple):
     last_step: int | None
     config: dict[str, Any]
     summary: dict[str, Any]
+    """The last value of every name that the script logged, as changed by what it wrote into the summary itself."""
+    explicit: dict[str, Any]
+    """What it wrote there itself, or asked for (minimum, maximum ...); None: the name is in no summary."""
 
 
 def past(run_id: str) -> Past | None:
@@ -50,8 +55,19 @@ def past(run_id: str) -> Past | None:
     latest = status.get("metrics") or {}
     steps = [item.get("step") for item in latest.values() if isinstance(item, dict)]
     known = [step for step in (status.get("step"), *steps) if isinstance(step, int)]
-    summary = {name: item.get("value") for name, item in latest.items() if isinstance(item, dict)}
-    return Past(max(known, default=None), dict(status.get("config") or {}), summary)
+    explicit = dict(status.get("summary") or {})
+    return Past(max(known, default=None), dict(status.get("config") or {}), _summary(status, explicit), explicit)
+
+
+def _summary(status: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
+    """Without what only the sidecar computed."""
+    computed = frozenset(status.get("computed") or ())
+    logged = {
+        name: NOT_FINITE.get(item.get("state"), item.get("value"))
+        for name, item in (status.get("metrics") or {}).items() if isinstance(item, dict) and name not in computed
+    }  # fmt: skip
+    found = {**logged, **explicit}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def id_in(path: str) -> str | None:

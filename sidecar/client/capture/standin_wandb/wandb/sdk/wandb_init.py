@@ -120,7 +120,7 @@ def _begin(given: Settings, values: dict[str, Any]) -> Run:
     run.config._items.update(as_stored(run.config._items))
     recorder = Recorder(client, 0 if found is None or found.last_step is None else found.last_step + 1)
     if found is not None:
-        recorder.definitions.summary.update(found.summary)
+        recorder.definitions.restore(found.summary, found.explicit)
     run._start(recorder)
     return run
 
