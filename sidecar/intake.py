@@ -211,7 +211,10 @@ class Intake:
             self._journal_failed(error)
             for session in batch.next_seqs:
                 self._replies.pop(session, None)  # Not committed, so not acknowledged: the trainers hold their events.
-            self._retry_own(run_id, batch)
+            for chunk in batch.chunks:
+                if chunk.session == self._own_session:
+                    for record in chunk.records:
+                        self._retry_own(run_id, wire.decode_event(record))
             return False
         if any(chunk.session != self._own_session for chunk in batch.chunks):
             self._used[run_id] = self._committed
@@ -224,12 +227,10 @@ class Intake:
             health.state, health.reason = "ok", None
         return True
 
-    def _retry_own(self, run_id: str, batch: _Pending) -> None:
+    def _retry_own(self, run_id: str, event: wire.Event) -> None:
         """Nobody else holds the news that a process is gone. Gaps are declared again; readings are let go."""
-        records = [record for chunk in batch.chunks if chunk.session == self._own_session for record in chunk.records]
-        for event in map(wire.decode_event, records):
-            if isinstance(event, wire.RankEnded):
-                self.submit(run_id, event)
+        if isinstance(event, wire.RankEnded):
+            self.submit(run_id, event)
 
     def _count_lost(self, run_id: str, count: int) -> None:
         self._telemetry.events_lost_total[LOSS_REASON] += count
@@ -358,8 +359,8 @@ class Intake:
             self._write(run_id, write)
         for run_id, event in taken.events:
             journal = self.open_run(run_id)
-            if journal is not None:
-                self._queue_own(run_id, journal, [wire.encode_event(event)])
+            if journal is None or not self._queue_own(run_id, journal, [wire.encode_event(event)]):
+                self._retry_own(run_id, event)
 
     def _write(self, run_id: str, write: Write) -> None:
         journal = self.open_run(run_id)

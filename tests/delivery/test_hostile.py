@@ -124,18 +124,19 @@ def test_a_loss_is_counted_once_however_often_its_commit_fails(
     assert bench.telemetry.events_lost_total == {"ring_overwritten": 10}
 
 
+@pytest.mark.parametrize("failing", ["append", "own_stream"])
 def test_the_end_of_a_process_is_journaled_although_the_disk_was_full_when_it_ended(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     """The usual reason why both happen at once: the trainer could not write its checkpoint either."""
     bench.send(wire.encode(hello()))
     bench.send(frame(0, 1))
 
-    def full(self: Journal, chunks: object, summary: object = None) -> None:
+    def full(self: Journal, *given: object) -> None:
         raise JournalFull("no space")
 
     with monkeypatch.context() as outage:
-        outage.setattr(Journal, "append", full)
+        outage.setattr(Journal, failing, full)
         bench.intake.submit("r", wire.RankEnded(1, 1, rank=0, session=7, reason="gone"))
         bench.intake.submit("r", wire.Hardware(1, 1))
         bench.rounds(3)
