@@ -4,7 +4,7 @@ Given: journal records of one run, in order. Hands on: rows, in order, determini
 Never: reads a clock, does I/O, or depends on how records were batched: a late sink gets identical values.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -228,66 +228,3 @@ ROWS: dict[type, Callable[[list[Row], str, int, int, Any], None]] = {
     wire.Checkpoint: _checkpoint,
     wire.Hardware: _hardware,
 }
-
-
-STEPS_WAITING_MAX = 128
-
-
-class Merger:
-    """Makes one row of each step: the lowest rank's values, overlaid with the derived ones.
-
-    Kind ``step``; rank and seq are those of the lowest rank's row. Rows of other kinds pass through. A step without a
-    derived row is handed on alone after 128 further ones, or by ``flush``.
-    """
-
-    def __init__(self, waiting: dict[int, Row] | None = None) -> None:
-        self.waiting: dict[int, Row] = dict(waiting or {})
-        """Rows by step whose derived row has not come. Give it to a new Merger to go on where this one stopped."""
-        self._lowest: tuple[int, int] | None = None
-        """The lowest rank so far, and the last step it reported."""
-
-    def feed(self, rows: Iterable[Row]) -> list[Row]:
-        out: list[Row] = []
-        for row in rows:
-            if row.step is None or row.kind not in ("step", "derived"):
-                out.append(row)
-            elif row.kind == "step":
-                self._keep(row.step, row, out)
-            else:
-                out.append(_merge(self.waiting.pop(row.step, None), row))
-        return out
-
-    def flush(self) -> list[Row]:
-        out = list(self.waiting.values())
-        self.waiting.clear()
-        return out
-
-    def _keep(self, step: int, row: Row, out: list[Row]) -> None:
-        if self._lowest is None or row.rank <= self._lowest[0]:
-            self._lowest = row.rank, step
-        elif step <= self._lowest[1]:  # The lowest rank's row is waiting, or was handed on already.
-            return
-        known = self.waiting.get(step)
-        if known is not None and row.rank > known.rank:
-            return
-        if known is not None and row.rank == known.rank:  # The same process reported the step again.
-            row = _with(known, {**known.metrics, **row.metrics})
-        self.waiting[step] = row
-        if len(self.waiting) > STEPS_WAITING_MAX:
-            out.append(self.waiting.pop(next(iter(self.waiting))))
-
-
-def _with(row: Row, metrics: dict[str, Value]) -> Row:
-    return Row(row.run, row.rank, row.seq, row.step, row.time, row.kind, metrics)
-
-
-def _merge(sent: Row | None, derived: Row) -> Row:
-    if sent is None:
-        return Row(derived.run, derived.rank, derived.seq, derived.step, derived.time, "step", derived.metrics)
-    return _with(sent, {**sent.metrics, **derived.metrics})
-
-
-def merged_rows(rows: Iterable[Row]) -> list[Row]:
-    """What a Merger makes of all these rows."""
-    merger = Merger()
-    return [*merger.feed(rows), *merger.flush()]

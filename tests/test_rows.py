@@ -1,7 +1,6 @@
 """Rows: what the export prints and every sink receives."""
 
 from sidecar import wire
-from sidecar.rows import Merger, merged_rows
 from tests.derive.stream import Process, Record, by_sidecar, projected
 
 
@@ -61,52 +60,6 @@ def test_hardware_has_the_second_documents_names_and_units() -> None:
         "system/gpu_3_utilization": 90, "system/gpu_3_memory_utilization": 40, "system/gpu_3_memory_used_gb": 5.0,
         "system/gpu_3_throttle_sw_power_cap_seconds": 1.5,
     }
-
-
-def test_merged_rows_are_one_row_a_step_with_the_joined_loss() -> None:
-    ranks = [Process(0, 1), Process(1, 2)]
-    records = [p.step(i, loss=loss, tokens=1) for i in range(3) for p, loss in ((ranks[1], 3.0), (ranks[0], 1.0))]
-    records.insert(2, ranks[0].record(wire.Log, step=0, metrics={"val/loss": 5.0}))
-    _, rows = projected(records, *(p.hello(world_size=2) for p in ranks))
-    merged = merged_rows(rows)
-    assert kinds(merged) == [("step", 0, 0), ("log", 0, 0), ("step", 0, 1), ("step", 0, 2)]
-    assert merged[0].metrics["train/loss"] == 2.0
-    assert merged[0].metrics["train/num_tokens"] == 1
-    assert merged[0].metrics["train/global_step"] == 0
-
-
-def test_a_merger_fed_bit_by_bit_gives_what_it_gives_at_once() -> None:
-    ranks = [Process(0, 1), Process(1, 2)]
-    records = [r for i in range(5) for r in (ranks[0].step(i, loss=1.0), ranks[1].step(i, loss=3.0))]
-    _, rows = projected(records, *(p.hello(world_size=2) for p in ranks))
-    merger = Merger()
-    assert [row for one in rows for row in merger.feed([one])] + merger.flush() == merged_rows(rows)
-
-
-def test_a_merger_keeps_at_most_128_steps_that_nothing_completes() -> None:
-    p = Process()
-    _, rows = projected([p.step(i) for i in range(200)], p.hello())
-    merger = Merger()
-    alone = merger.feed([row for row in rows if row.kind == "step"])
-    assert [row.step for row in alone] == list(range(72))
-    assert [row.step for row in merger.flush()] == list(range(72, 200))
-
-
-def test_a_step_of_a_backlog_never_shows_a_higher_ranks_values_after_the_lowest_ranks() -> None:
-    """After an outage all rows of one rank may come before those of the next."""
-    ranks = [Process(0, 1), Process(1, 2)]
-    streams = [[p.raw_step(i, {"aux": float(p.rank), "train/loss": 1.0}, 0.001) for i in range(200)] for p in ranks]
-    _, rows = projected([*streams[0], *streams[1]], *(p.hello(world_size=2) for p in ranks))
-    merged = merged_rows(rows)
-    assert [row.metrics["aux"] for row in merged if "aux" in row.metrics] == [0.0] * 200
-    assert {row.step for row in merged if "train/global_step" in row.metrics} == set(range(200))
-
-
-def test_merging_does_not_change_the_rows_it_was_given() -> None:
-    p = Process()
-    _, rows = projected([p.step(1, loss=1.0)], p.hello())
-    merged_rows(rows)
-    assert rows[0].metrics == {"train/loss": 1.0}
 
 
 def test_run_info_is_merged_from_the_hellos_whose_processes_have_spoken() -> None:

@@ -7,9 +7,14 @@ from typing import Any
 import psutil
 import pytest
 
+from sidecar import wire
+from sidecar.derive import joins
 from sidecar.follow import Follower
+from sidecar.rows import Projector, Row
 from sidecar.sinks.cursors import Cursor
 from sidecar.sinks.source import Policy, Source
+from sidecar.sinks.steps import StepJoiner
+from tests.derive.stream import Process, Record
 
 from .harness import Manager, Run
 from .test_runner import checkpointed
@@ -116,3 +121,61 @@ def test_no_value_waits_for_ever(tmp_path: Path, then: Callable[[Ranks], None], 
     assert rows_of(ranks) == []
     then(ranks)
     assert [(row.step, row.metrics[OWN]) for _, row in rows_of(ranks) if OWN in row.metrics] == own
+
+
+def two_ranks() -> tuple[Process, Process, Projector]:
+    ranks, projector = (Process(0, 1), Process(1, 2)), Projector("run")
+    for process in ranks:
+        hello = process.hello(world_size=2)
+        projector.greet(hello, hello.time_ns)
+    return *ranks, projector
+
+
+def joined_rows(projector: Projector, records: list[Record]) -> list[Row]:
+    """All that is not empty."""
+    joiner = StepJoiner(projector.state)
+    return [row for record in records for row in joiner.feed(projector.feed(record)) if row.metrics]
+
+
+def test_of_each_step_there_is_one_row_with_the_joined_loss_and_what_else_was_logged_stays_in_its_place() -> None:
+    first, second, projector = two_ranks()
+    records = [p.step(i, loss=loss, tokens=1) for i in range(3) for p, loss in ((second, 3.0), (first, 1.0))]
+    records.insert(2, first.record(wire.Log, step=0, metrics={"val/loss": 5.0}))
+    rows = joined_rows(projector, records)
+    assert [(row.kind, row.step) for row in rows] == [("derived", 0), ("log", 0), ("derived", 1), ("derived", 2)]
+    assert rows[0].metrics["train/loss"] == 2.0
+    assert rows[0].metrics["train/num_tokens"] == 1, "the lowest rank's own"
+    assert rows[0].metrics["train/global_step"] == 0
+
+
+def test_a_step_of_a_backlog_never_shows_a_higher_ranks_values_after_the_lowest_ranks() -> None:
+    """After an outage all rows of one rank may come before those of the next."""
+    for order in ((0, 1), (1, 0)):
+        *ranks, projector = two_ranks()
+        streams = [
+            [p.raw_step(i, {"aux": float(p.rank), "train/loss": 1.0}, 0.001) for i in range(200)] for p in ranks
+        ]
+        rows = joined_rows(projector, [record for rank in order for record in streams[rank]])
+        assert [row.metrics["aux"] for row in rows if "aux" in row.metrics] == [0.0] * 200
+        assert [row.step for row in rows if "train/global_step" in row.metrics] == list(range(200))
+
+
+def test_joining_does_not_change_the_rows_it_was_given() -> None:
+    first, second, projector = two_ranks()
+    joiner = StepJoiner(projector.state)
+    for record in (first.step(1, loss=1.0), second.step(1, loss=3.0)):
+        rows = projector.feed(record)
+        before = [(row.kind, dict(row.metrics)) for row in rows]
+        joiner.feed(rows)
+        assert [(row.kind, row.metrics) for row in rows] == before
+
+
+def test_steps_that_nothing_completes_are_handed_on_and_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joins, "PENDING_JOINS_MAX", 16)
+    first, _, projector = two_ranks()
+    joiner, out = StepJoiner(projector.state), []
+    for step in range(200):
+        out += [row for row in joiner.feed(projector.feed(first.step(step, 0.0, loss=1.0))) if row.metrics]
+        assert sum(map(len, joiner._open.values())) <= 17
+    assert [row.step for row in out] == list(range(200 - 16))
+    assert {row.metrics["train/loss"] for row in out} == {1.0}
