@@ -220,6 +220,8 @@ class Gpu(msgspec.Struct):
     energy_first_joules: float | None = None
     energy_last_joules: float | None = None
     energy_before_joules: float = 0.0
+    is_used: bool = False
+    """NVML once listed a process of this run on it."""
 
 
 class RunState(msgspec.Struct):

@@ -291,6 +291,7 @@ def _hardware(state: RunState, event: wire.Hardware) -> None:
     state.hardware_ns = event.time_ns
     state.host = dict(event.host)  # Not merged: readings that are no longer taken (a process ended) must disappear.
     fresh = False
+    pids = {rank.pid for rank in state.ranks.values() if rank.pid and rank.state in LIVE}
     for readings in event.gpus[:1024]:
         uuid = str(readings.get("uuid") or readings.get("index"))
         gpu = state.gpus.get(uuid)
@@ -301,6 +302,9 @@ def _hardware(state: RunState, event: wire.Hardware) -> None:
             gpu = state.gpus[uuid] = Gpu()
             fresh = True
         gpu.readings = readings
+        if any(process.get("trainer_pid") in pids for process in readings.get("processes", ())):
+            # Energy is measured for whole GPUs: a MIG slice that is used stands for its GPU.
+            state.gpus.get(readings.get("parent_uuid", uuid), gpu).is_used = True
         reading = readings.get("energy_joules")
         if isinstance(reading, int | float):
             joules = float(reading)

@@ -291,17 +291,26 @@ def _latest_values(out: RunSnapshot, state: RunState, now_ns: int) -> None:
 
 def _hardware(out: RunSnapshot, state: RunState) -> None:
     out.host = dict(state.host)
-    joules = 0.0
-    known = False
     for uuid, gpu in sorted(state.gpus.items(), key=_gpu_order):
         out.gpus.append({"uuid": uuid, **gpu.readings})
-        if gpu.energy_last_joules is not None:
-            known = True
-            joules += gpu.energy_before_joules + gpu.energy_last_joules - (gpu.energy_first_joules or 0.0)
-    out.energy_joules = joules if known else None
+    out.energy_joules = _energy_joules(state)
     present = [gpu for gpu in out.gpus if not gpu.get("lost")]
     lost = f"all {len(out.gpus)} GPUs are lost" if out.gpus else "no GPU reading has been received"
     out.gpu = GpuState(bool(present), None if present else lost)
+
+
+def _energy_joules(state: RunState) -> float | None:
+    """Of the GPUs that the run uses, where NVML lists its processes; else of all GPUs of the machine."""
+    used = [gpu for gpu in state.gpus.values() if gpu.is_used]
+    if used:  # A process that is not listed, as in some containers, may still have said which GPU it has.
+        said = {uuid for rank in state.ranks.values() for uuid in rank.gpu_uuids}
+        used += [gpu for uuid, gpu in state.gpus.items() if uuid in said and not gpu.is_used]
+    read = [gpu for gpu in used or state.gpus.values() if gpu.energy_last_joules is not None]
+    if not read:
+        return None
+    return math.fsum(
+        gpu.energy_before_joules + (gpu.energy_last_joules or 0.0) - (gpu.energy_first_joules or 0.0) for gpu in read
+    )
 
 
 def _gpu_order(item: tuple[str, Gpu]) -> tuple[int, str]:

@@ -17,6 +17,7 @@ from sidecar import wire
 from sidecar.hardware.gpufields import IDENTITY, Fields
 from sidecar.hardware.host import Host, Numbers
 from sidecar.hardware.nvml import Nvml, Reading
+from sidecar.hardware.owners import mark_trainers
 from sidecar.telemetry import CollectorHealth, Telemetry
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ class Sampler:
         self._wake = threading.Condition()
         self._stopping = False
         self._step: int | None = None
-        self._trainers: list[int] | None = None
+        self._trainers: frozenset[int] = frozenset()
+        self._trainers_told = True
         self._thread = threading.Thread(target=self._run, name="hardware", daemon=True)
         telemetry.collectors["host"] = CollectorHealth(reason="not read yet")
         telemetry.collectors["nvml"] = CollectorHealth(reason="not read yet")
@@ -68,7 +70,7 @@ class Sampler:
     def set_trainers(self, pids: Iterable[int]) -> None:
         """The local training processes to watch from now on. Returns at once."""
         with self._wake:
-            self._trainers = list(pids)
+            self._trainers, self._trainers_told = frozenset(pids), False
 
     def stop(self, timeout_seconds: float = 2.0) -> None:
         """No reading begins after this. A thread that hangs in the driver is abandoned: it ends with the process."""
@@ -110,11 +112,13 @@ class Sampler:
         self._gpus.request()  # NVML works while the host is read.
         host = self._read_host(mono_ns * 1e-9)
         reading = self._read_gpus()
+        mark_trainers(reading.gpus, self._trainers)
         return wire.Hardware(time_ns, mono_ns, step, host, reading.gpus)
 
     def _read_host(self, now_seconds: float) -> Numbers:
         with self._wake:
-            trainers, self._trainers = self._trainers, None
+            trainers = None if self._trainers_told else self._trainers
+            self._trainers_told = True
         began = time.perf_counter()
         if trainers is not None:
             self._host.set_trainers(trainers)

@@ -231,6 +231,39 @@ def test_state_counters_do_not_go_back_when_a_step_ends() -> None:
     assert all(after[state] >= before[state] for state in before)
 
 
+def energy(p: Process, *readings: tuple[dict[str, object], ...], uuids: tuple[str, ...] = ()) -> float | None:
+    """Of a run whose process has pid 70, after these readings of the machine's GPUs."""
+    records = [by_sidecar(wire.Hardware(p.wall_ns, 0, gpus=list(gpus)), p.wall_ns) for gpus in readings]
+    return seen([p.step(1), *records], p.hello(pid=70, gpu_uuids=list(uuids))).energy_joules
+
+
+def gpu(uuid: str, joules: float, *trainers: int | None, **more: object) -> dict[str, object]:
+    processes = [{"pid": 900 + n} | ({"trainer_pid": pid} if pid else {}) for n, pid in enumerate(trainers)]
+    return {"uuid": uuid, "energy_joules": joules, "processes": processes, **more}
+
+
+def test_energy_is_of_the_gpus_on_which_processes_of_the_run_were_seen() -> None:
+    before = (gpu("A", 100.0), gpu("B", 200.0), gpu("C", 300.0))
+    during = (gpu("A", 110.0, 70), gpu("B", 220.0, 71, 70), gpu("C", 340.0, 71, None))
+    after = (gpu("A", 111.0), gpu("B", 222.0), gpu("C", 344.0))
+    assert energy(Process(), before, during) == 10.0 + 20.0
+    assert energy(Process(), before, during, after) == 11.0 + 22.0, "they stay its GPUs when a process has ended"
+    assert energy(Process(), before, during, uuids=("C",)) == 10.0 + 20.0 + 40.0, "the run says that it has it"
+
+
+def test_energy_is_of_all_gpus_while_none_is_known_to_be_of_the_run() -> None:
+    before, after = (gpu("A", 100.0), gpu("B", 200.0)), (gpu("A", 110.0, 71, None), gpu("B", 220.0))
+    assert energy(Process(), before, after) == 30.0
+    assert energy(Process(), before, after, uuids=("A",)) == 30.0, "a process may say one GPU and use several"
+    assert energy(Process(), ({"uuid": "A", "energy_joules": 1.0},), ({"uuid": "A", "energy_joules": 3.0},)) == 2.0
+
+
+def test_a_mig_slice_stands_for_its_gpu() -> None:
+    slices = {"uuid": "A-1", "parent_uuid": "A", "processes": [{"pid": 900, "trainer_pid": 70}]}
+    before, after = (gpu("A", 100.0), slices, gpu("B", 200.0)), (gpu("A", 110.0), slices, gpu("B", 220.0))
+    assert energy(Process(), before, after) == 10.0
+
+
 def test_json_has_null_and_a_state_where_a_value_is_not_finite() -> None:
     p = Process()
     records = [p.step(1, loss=2.0, grad_norm=1.0), p.step(2, loss=math.nan, grad_norm=math.inf),

@@ -1,6 +1,7 @@
 """When readings are taken, and what the rest sees when a collector is in trouble."""
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -238,3 +239,19 @@ def test_a_machine_without_a_gpu_gives_a_reason_and_no_gpu(
 def test_a_period_of_zero_is_refused(telemetry: Telemetry) -> None:
     with pytest.raises(ValueError, match="period_seconds"):
         Sampler(telemetry, lambda _: None, 0.0)
+
+
+def test_processes_on_gpus_are_marked_with_the_trainer_that_they_belong_to(
+    gpus: FakeGpus, start: Callable[..., Sampler], readings: Readings
+) -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    try:
+        pids = (os.getpid(), child.pid, 2**22 + 1)
+        gpus.update({f"{index}.processes": f"{pid}:5" for index, pid in enumerate(pids)})
+        start().set_trainers([os.getpid()])
+        found = readings.wait(lambda reading: any("trainer_pid" in gpu["processes"][0] for gpu in reading.gpus))
+        owners = [gpu["processes"][0].get("trainer_pid") for gpu in found.gpus[:3]]
+        assert owners == [os.getpid(), os.getpid(), None]
+    finally:
+        child.kill()
+        child.wait()
