@@ -24,13 +24,20 @@ def test_for_hardware(): pytest.skip("no GPU")
 
 
 @pytest.mark.parametrize(("ci", "summary"), [("true", "1 failed, 1 skipped, 3 errors"), ("", "5 skipped")])
-def test_skipped_tests_fail_in_ci_unless_they_need_a_gpu(tmp_path: Path, ci: str, summary: str) -> None:
+def test_skipped_tests_fail_in_ci_unless_they_need_a_gpu(
+    tmp_path: Path, repository: Path, ci: str, summary: str
+) -> None:
     (tmp_path / "conftest.py").write_text(Path(__file__).with_name("conftest.py").read_text())
     (tmp_path / "test_skipping.py").write_text(SKIPPING)
     (tmp_path / "test_module.py").write_text("import pytest\npytest.importorskip('no_such_module_anywhere')\n")
     options = ["-q", "-W", "ignore", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     command = [sys.executable, "-m", "pytest", *options, str(tmp_path)]
     result = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"CI": ci}, capture_output=True, text=True, timeout=60
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"CI": ci, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert summary in result.stdout.splitlines()[-1], result.stdout
