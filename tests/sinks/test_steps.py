@@ -176,6 +176,6 @@ def test_steps_that_nothing_completes_are_handed_on_and_not_kept_for_ever(monkey
     joiner, out = StepJoiner(projector.state), []
     for step in range(200):
         out += [row for row in joiner.feed(projector.feed(first.step(step, 0.0, loss=1.0))) if row.metrics]
-        assert sum(map(len, joiner._open.values())) <= 17
+        assert max(len(joiner._open), sum(map(len, joiner._open.values()))) <= 17
     assert [row.step for row in out] == list(range(200 - 16))
     assert {row.metrics["train/loss"] for row in out} == {1.0}
