@@ -5,6 +5,7 @@ Given: token ids. Hands on: Batches. Never: uses the global random numbers.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -32,6 +33,12 @@ class Batch:
     """Samples; None: one per row."""
     extra: dict[str, Tensor] = field(default_factory=dict)
     """Further inputs of the stage's loss, one row per row of inputs."""
+
+    @classmethod
+    def of(cls, inputs: Tensor, targets: Tensor, samples: Iterable[tuple[str, int]], **more: Any) -> Self:
+        """A padded batch, with all that can be counted in it. ``samples``: (dataset, tokens) of each sample."""
+        padding, loss_tokens = int((inputs == PAD).sum()), int((targets != IGNORE).sum())
+        return cls(inputs, targets, _by_dataset(samples), padding=padding, loss_tokens=loss_tokens, **more)
 
     @property
     def samples(self) -> int:
@@ -69,15 +76,7 @@ def collate(rows: Sequence[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, 
     return tokens[:, :-1].contiguous(), targets[:, 1:].contiguous()
 
 
-def count_padding(inputs: Tensor) -> int:
-    return int((inputs == PAD).sum())
-
-
-def count_loss_tokens(targets: Tensor) -> int:
-    return int((targets != IGNORE).sum())
-
-
-def count_by_dataset(samples: Iterable[tuple[str, int]]) -> dict[str, tuple[int, int]]:
+def _by_dataset(samples: Iterable[tuple[str, int]]) -> dict[str, tuple[int, int]]:
     """dataset -> (samples, tokens), from one (dataset, tokens) for each sample."""
     found: dict[str, tuple[int, int]] = {}
     for name, tokens in samples:
@@ -86,9 +85,12 @@ def count_by_dataset(samples: Iterable[tuple[str, int]]) -> dict[str, tuple[int,
     return found
 
 
-def round_up(number: int, multiple: int) -> int:
-    """Widths are rounded up: fewer different shapes, which allocators and compilers like."""
-    return -(-number // multiple) * multiple
+def batch_width(longest: int, seq_len: int, *, fixed: bool, multiple: int = 16) -> int:
+    """For rows of at most ``longest`` tokens. Rounded up: fewer different shapes, which allocators and compilers like.
+
+    ``fixed``: always the full context, for compilers.
+    """
+    return seq_len if fixed else min(seq_len, -(-longest // multiple) * multiple)
 
 
 class BatchSampler:

@@ -15,19 +15,9 @@ import torch
 from torch import Tensor
 
 from trainer import chat
-from trainer.data.batch import (
-    Batch,
-    BatchSampler,
-    collate,
-    count_by_dataset,
-    count_loss_tokens,
-    count_padding,
-    round_up,
-)
+from trainer.data.batch import Batch, BatchSampler, batch_width, collate
 from trainer.errors import UserError
 from trainer.tasks.example import Example, TaskMixture
-
-WIDTH_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
@@ -134,7 +124,7 @@ class Conversations(BatchSampler):
         data, used = self.prepared, [number for row in rows for number in row]
         parts = [(self._join(data.tokens, row).long(), self._join(data.loss_mask, row)) for row in rows]
         longest = max(len(ids) for ids, _ in parts) - 1
-        width = self.seq_len if self.fixed else min(self.seq_len, round_up(longest, WIDTH_MULTIPLE))
+        width = batch_width(longest, self.seq_len, fixed=self.fixed)
         inputs, targets = collate(parts, width)
         lengths, sizes = data.lengths(), list[int]()
         for row in rows:
@@ -142,10 +132,7 @@ class Conversations(BatchSampler):
             of_row[-1] -= max(0, sum(of_row) - width)  # The last token of a full row is a target only.
             sizes += of_row
         names = [data.names[task] for task in data.task[used].tolist()]
-        return Batch(
-            inputs, targets, count_by_dataset(zip(names, sizes, strict=True)), padding=count_padding(inputs),
-            loss_tokens=count_loss_tokens(targets), count=len(used),
-        )  # fmt: skip
+        return Batch.of(inputs, targets, zip(names, sizes, strict=True), count=len(used))
 
     def _join(self, values: Tensor, row: list[int]) -> Tensor:
         starts = self.prepared.starts

@@ -10,19 +10,10 @@ import torch
 from torch import Tensor
 
 from trainer import chat
-from trainer.data.batch import (
-    Batch,
-    BatchSampler,
-    collate,
-    count_by_dataset,
-    count_loss_tokens,
-    count_padding,
-    round_up,
-)
+from trainer.data.batch import Batch, BatchSampler, batch_width, collate
 from trainer.tasks.example import Message, Preference, TaskMixture
 from trainer.tokenizer import PAD
 
-WIDTH_MULTIPLE = 16
 Row = tuple[Tensor, Tensor]
 """(token ids, loss mask)"""
 
@@ -54,14 +45,11 @@ class PreferencePairs(BatchSampler):
     def batch(self, numbers: list[int]) -> Batch:
         pairs = [self.pairs[number] for number in numbers]
         rows = [chosen for _, chosen, _ in pairs] + [rejected for _, _, rejected in pairs]
-        longest = self.seq_len if self.fixed else max(len(ids) for ids, _ in rows) - 1
-        inputs, targets = collate(rows, min(self.seq_len, round_up(longest, WIDTH_MULTIPLE)))
+        longest = max(len(ids) for ids, _ in rows) - 1
+        inputs, targets = collate(rows, batch_width(longest, self.seq_len, fixed=self.fixed))
         chosen_sizes, rejected_sizes = (inputs != PAD).sum(-1).view(2, -1)
         names, sizes = [name for name, _, _ in pairs], (chosen_sizes + rejected_sizes).tolist()
-        return Batch(
-            inputs, targets, count_by_dataset(zip(names, sizes, strict=True)),
-            padding=count_padding(inputs), loss_tokens=count_loss_tokens(targets), count=len(pairs),
-        )  # fmt: skip
+        return Batch.of(inputs, targets, zip(names, sizes, strict=True), count=len(pairs))
 
 
 def _row(pair: Preference, reply: str) -> Row:

@@ -19,16 +19,7 @@ from torch import Tensor, nn
 from trainer import chat
 from trainer.chat_stage import dataset_facts, load_tasks, sample_prompts
 from trainer.config import PpoConfig
-from trainer.data.batch import (
-    IGNORE,
-    Batch,
-    BatchSampler,
-    collate,
-    count_by_dataset,
-    count_loss_tokens,
-    count_padding,
-    round_up,
-)
+from trainer.data.batch import IGNORE, Batch, BatchSampler, batch_width, collate
 from trainer.distributed import World
 from trainer.evaluate import evaluation_mode
 from trainer.generate import generate_replies
@@ -161,13 +152,12 @@ class PolicyTraining(Stage):
 
     def _batch(self, rows: dict[str, Tensor], rollout_tokens: int) -> ReplyBatch:
         names = [self.mixture.names[number] for number in rows.pop("dataset").tolist()]
-        width = self.config.seq_len if self.config.compile else _used_width(rows["inputs"])
+        width = _used_width(rows["inputs"], fixed=self.config.compile)
         rows = {name: tensor[:, :width].contiguous() for name, tensor in rows.items()}
         inputs, targets = rows.pop("inputs"), rows.pop("targets")
         sizes = (inputs != PAD).sum(-1).tolist()
-        return ReplyBatch(
-            inputs, targets, count_by_dataset(zip(names, sizes, strict=True)),
-            padding=count_padding(inputs), loss_tokens=count_loss_tokens(targets), extra=rows,
+        return ReplyBatch.of(
+            inputs, targets, zip(names, sizes, strict=True), extra=rows,
             rollout_metrics=dict(self.rollout_metrics), rollout_tokens=rollout_tokens,
         )  # fmt: skip
 
@@ -238,7 +228,8 @@ class PolicyTraining(Stage):
         return (self.config.seed * 1_000_003 + number) * self.world.size + self.world.rank
 
 
-def _used_width(inputs: Tensor) -> int:
+def _used_width(inputs: Tensor, *, fixed: bool = False) -> int:
     """Columns up to the last one that is not all padding, rounded up."""
     used = (inputs != PAD).any(0).nonzero()
-    return min(inputs.size(1), round_up(int(used.max()) + 1 if len(used) else 1, WIDTH_MULTIPLE))
+    longest = int(used.max()) + 1 if len(used) else 1
+    return batch_width(longest, inputs.size(1), fixed=fixed, multiple=WIDTH_MULTIPLE)
