@@ -10,7 +10,7 @@ from trainer.data.batch import IGNORE
 from trainer.distributed import World
 from trainer.generate import generate_replies
 from trainer.model import GPT, ModelConfig
-from trainer.policy import ActorCritic, compute_gae, token_entropies, token_logps, whiten
+from trainer.policy import ActorCritic, compute_gae, token_logps, token_logps_and_entropies, whiten
 from trainer.sample_metrics import NgramModel
 from trainer.stages.ppo import PolicyTraining, ReplyBatch
 from trainer.task_eval import (
@@ -46,10 +46,13 @@ def test_whitening_looks_at_the_replies_only() -> None:
 
 def test_log_probabilities_and_entropy_are_those_of_the_softmax() -> None:
     logits = torch.randn(1, 3, 5, generator=torch.Generator().manual_seed(0))
-    logps, entropy = token_logps(logits, torch.tensor([[2, IGNORE, 4]])), token_entropies(logits)
+    targets = torch.tensor([[2, IGNORE, 4]])
+    logps, entropy = token_logps_and_entropies(logits, targets)
+    assert torch.equal(logps, token_logps(logits, targets))
     expected = F.log_softmax(logits, -1)
     assert logps[0].tolist() == pytest.approx([expected[0, 0, 2].item(), 0.0, expected[0, 2, 4].item()])
     assert entropy[0, 0].item() == pytest.approx(torch.distributions.Categorical(logits=logits[0, 0]).entropy().item())
+    assert entropy[0, 1] == 0
 
 
 def test_replies_do_not_depend_on_who_else_is_asked() -> None:

@@ -24,7 +24,7 @@ from trainer.distributed import World
 from trainer.evaluate import evaluation_mode
 from trainer.generate import generate_replies
 from trainer.model import GPT
-from trainer.policy import ActorCritic, compute_gae, token_entropies, token_logps, whiten
+from trainer.policy import ActorCritic, compute_gae, token_logps, token_logps_and_entropies, whiten
 from trainer.stage import Stage, forward_flops, frozen_copy, masked_mean
 from trainer.task_eval import evaluate_tasks
 from trainer.tasks.example import Example, TaskMixture
@@ -166,7 +166,7 @@ class PolicyTraining(Stage):
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Any]]:
         """Clipped policy loss, clipped value loss and entropy bonus, means over the replies' tokens."""
         logits, values = model(batch.inputs)
-        logps, entropies = token_logps(logits, batch.targets), token_entropies(logits)
+        logps, entropies = token_logps_and_entropies(logits, batch.targets)
         old, mask, clip = batch.extra, batch.targets != IGNORE, self.config.clip
         ratio = (logps - old["logps"]).exp()
         objective = torch.minimum(ratio * old["advantages"], ratio.clamp(1 - clip, 1 + clip) * old["advantages"])
