@@ -1,5 +1,6 @@
 """Each stage on tiny settings: what it reports, that it goes on after a kill, and that two ranks agree."""
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -204,6 +205,7 @@ def test_on_a_device_the_optimizer_itself_leaves_the_step_out_and_nobody_waits()
         assert torch.equal(before, weight) == math.isnan(gradient)
     assert torch.isfinite(weight).all()
     assert watch.metrics()["train/skipped_steps"] == 1
+    copy.copy(watch).check(3)  # One step skipped ends nothing, unless it is asked to.
     watch.policy = "stop"
     with pytest.raises(UserError, match="1 step.s. skipped"):
         watch.check(3)
