@@ -6,6 +6,7 @@ Never: acknowledges what is not committed, does unbounded work in one round, or 
 """
 
 import logging
+import math
 import secrets
 import sqlite3
 import time
@@ -22,12 +23,13 @@ from sidecar.listener import Listener
 from sidecar.store import Store
 from sidecar.submissions import Submissions, Write
 from sidecar.telemetry import Telemetry
+from sidecar.waker import Waker
 
 log = logging.getLogger("sidecar.intake")
 
 MESSAGES_PER_ROUND_MAX = 256
 ROUND_SECONDS_MAX = 0.02  # Also the shortest time between commits: at most 50 a second.
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.5  # What the sidecar itself has to journal waits so long, while no trainer speaks.
 LOSS_LOG_SECONDS = 60.0  # Losses are counted each time, and logged this often.
 IDLE_SECONDS = 60.0  # A process or run that was silent for so long makes room for another when there are too many.
 SEQ_MAX = 2**62
@@ -64,6 +66,7 @@ class Intake:
         """Run -> when its journal was opened, or last got something from a training process."""
         self._sessions: dict[int, _Session] = {}
         """Only those that this process has heard of: one that the journal knows from before must say Hello again."""
+        self._waker = Waker()
         self._own_session = secrets.randbits(63)
         self._submissions = Submissions()
         self._pending: dict[str, _Pending] = {}
@@ -88,13 +91,21 @@ class Intake:
         if not endpoint.startswith(("ipc://", "inproc://")):
             self._authenticator = secure(self._socket.context, self._socket, keys or self._store.directory / "keys")
         self._listener = Listener(self._socket, endpoint)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._waker.fileno(), zmq.POLLIN)
 
     def close(self) -> None:
         if self._authenticator is not None:
             self._authenticator.stop()
         self._socket.context.destroy(linger=0)
+        self._waker.close()
         for journal in self._journals.values():
             journal.close()
+
+    def wake(self) -> None:
+        """End the wait of a round that is in progress. Thread-safe."""
+        self._waker.wake()
 
     def submit(self, run_id: str, event: wire.Event) -> None:
         """Journal an event of the sidecar's own in the next round. Thread-safe.
@@ -156,10 +167,11 @@ class Intake:
 
     def round(self, poll_seconds: float = POLL_SECONDS) -> bool:
         """Receive for a while, commit once, acknowledge, hand on. True when anything came."""
-        if self._listener.adjust(time.monotonic()):
+        now = time.monotonic()
+        if self._listener.adjust(now):
             self._reject("descriptors_short")
         received = 0
-        if self._socket.poll(int(poll_seconds * 1000)):
+        if self._wait(min(poll_seconds, self._listener.seconds_to_check(now))):
             received = self._receive(MESSAGES_PER_ROUND_MAX)
             while received < MESSAGES_PER_ROUND_MAX:  # A message after a silence waits for no others.
                 left = self._committed + ROUND_SECONDS_MAX - time.monotonic()
@@ -168,6 +180,13 @@ class Intake:
                 received += self._receive(MESSAGES_PER_ROUND_MAX - received)
         self._take_own()
         return self.commit() or received > 0
+
+    def _wait(self, seconds: float) -> bool:
+        """Until a message is here (True), or the time is up, or somebody wakes us."""
+        ready = dict(self._poller.poll(math.ceil(seconds * 1000)))
+        if self._waker.fileno() in ready:
+            self._waker.clear()
+        return self._socket in ready
 
     def _receive(self, count_max: int) -> int:
         """Take what is here already, for no longer than a round may last. Returns how many messages that was."""

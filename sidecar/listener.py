@@ -13,7 +13,9 @@ from sidecar import descriptors
 log = logging.getLogger("sidecar.intake")
 
 CHECK_SECONDS = 0.1  # Between two counts of the descriptors in use.
-RESERVE_MAX = 2_048  # More than libzmq accepts between two checks; of a small limit, half is kept free.
+RESERVE_MAX = 2_048  # More than libzmq accepts in that time; of a small limit, half is kept free.
+CHECK_SECONDS_MAX = 0.5  # Between two counts when so many are left that they suffice for that time, too.
+PLENTY = RESERVE_MAX * (1 + CHECK_SECONDS_MAX / CHECK_SECONDS)
 
 
 class Listener:
@@ -31,8 +33,8 @@ class Listener:
         """Stop or resume listening, by the file descriptors left. ``now``: monotonic seconds. True: just stopped."""
         if not self._can_exhaust or now < self._next_check:
             return False
-        self._next_check = now + CHECK_SECONDS
         left = descriptors.left()
+        self._next_check = now + (CHECK_SECONDS_MAX if left > PLENTY else CHECK_SECONDS)
         if self._listening and left < self._reserve:
             log.warning("%d file descriptors left: no trainer is accepted until there are more; see ulimit -n", left)
             self._socket.unbind(self._endpoint)
@@ -44,6 +46,10 @@ class Listener:
             except zmq.ZMQError as error:  # The next check tries again.
                 log.warning("cannot listen at %s again yet: %s", self._endpoint, error)
         return False
+
+    def seconds_to_check(self, now: float) -> float:
+        """How long nobody need call ``adjust``."""
+        return max(0.0, self._next_check - now) if self._can_exhaust else CHECK_SECONDS_MAX
 
     def _listen(self) -> None:
         self._socket.bind(self._endpoint)

@@ -20,8 +20,9 @@ from sidecar.telemetry import Telemetry
 
 log = logging.getLogger("sidecar.pipeline")
 
-PUBLISH_SECONDS = 0.25
-PUBLISH_IDLE_SECONDS = 1.0  # Ages grow even when nothing arrives.
+PUBLISH_SECONDS = 0.25  # What is new, while somebody reads.
+PUBLISH_UNREAD_SECONDS = 1.0  # While nobody does, which training should not pay for; and ages when nothing arrives.
+READING_SECONDS = 2.5  # An open page asks after each publication, so at least once a second.
 CHECKPOINT_EVENTS = 50_000  # Half a second of folding: what a restart has to do again at most.
 CHECKPOINT_AT_STOP_EVENTS = 1_000
 FOLLOWED_RUNS_MAX = 64  # Beyond this, runs that have ended leave memory; their journals are read when somebody asks.
@@ -38,6 +39,12 @@ class Views:
         """Runs followed live, by id, the one last started last. The pipeline replaces it as a whole."""
         self._store = store
         self._past = PastRuns(store)
+        self._read_at = float("-inf")
+
+    @property
+    def are_read(self) -> bool:
+        """Whether anybody has asked for a run in the last READING_SECONDS."""
+        return time.monotonic() - self._read_at < READING_SECONDS
 
     def run_ids(self) -> list[str]:
         """Runs followed live, the one last started first."""
@@ -73,6 +80,7 @@ class Views:
         return entries
 
     def _find(self, run_id: str | None) -> FollowedRun | None:
+        self._read_at = time.monotonic()
         if run_id is None:
             ids = self.run_ids()
             if ids:
@@ -80,6 +88,7 @@ class Views:
             entries = self._store.runs()
             return self._past.read(entries[0].run_id) if entries else None
         return self.followed.get(run_id) or self._past.read(run_id)
+
 
 class Pipeline:
     """A thread of its own: it may be behind the journal after a restart or in a burst, and catches up."""
@@ -121,7 +130,8 @@ class Pipeline:
         with self._news:
             if run_id not in self._grown:
                 self._grown.add(run_id)
-                self._news.notify()
+                if self.views.are_read:  # Else it will be seen when the next publication is due.
+                    self._news.notify()
 
     def live_run_ids(self) -> list[str]:
         """Runs that are training now: the ones hardware readings belong to. Thread-safe."""
@@ -156,9 +166,7 @@ class Pipeline:
         """Until something is to be published. Nobody sees what is folded before that, so it is folded all at once."""
         with self._news:
             while not (self._started or self._stopping or any(run.behind for run in self._runs.values())):
-                fresh = self._grown or any(run.dirty for run in self._runs.values())
-                due = self._published + (PUBLISH_SECONDS if fresh else PUBLISH_IDLE_SECONDS)
-                if (left := due - time.monotonic()) <= 0:
+                if (left := self._publish_due() - time.monotonic()) <= 0:
                     break
                 self._news.wait(left)
             started, self._started = self._started, {}
@@ -201,10 +209,14 @@ class Pipeline:
                 self._ask_for_snapshot(before, run.state.step)
                 self._save(run_id, CHECKPOINT_EVENTS)
         now = time.monotonic()
-        dirty = any(run.dirty for run in self._runs.values())
-        if now - self._published >= (PUBLISH_SECONDS if dirty else PUBLISH_IDLE_SECONDS):
+        if now >= self._publish_due():
             self._published = now
             self._publish(time.time_ns())
+
+    def _publish_due(self) -> float:
+        """Monotonic time of the next publication."""
+        has_news = self._grown or any(run.dirty for run in self._runs.values())
+        return self._published + (PUBLISH_SECONDS if has_news and self.views.are_read else PUBLISH_UNREAD_SECONDS)
 
     def _publish(self, now_ns: int) -> None:
         for run_id, run in self._runs.items():

@@ -7,7 +7,6 @@ Consumers start before producers (web and sinks, then collectors, then the intak
 everything that was accepted still finds its way out.
 """
 
-import asyncio
 import fcntl
 import gc
 import logging
@@ -19,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
@@ -42,10 +40,8 @@ from sidecar.store import Store
 from sidecar.telemetry import Telemetry
 from sidecar.trainers import Trainers, is_alive
 from sidecar.web.app import create_app
-from sidecar.web.security import Security, bind, check_bind, serve_config
-
-if TYPE_CHECKING:
-    import uvicorn
+from sidecar.web.security import Security, check_bind
+from sidecar.web.server import WebServer, bind
 
 log = logging.getLogger("sidecar.service")
 
@@ -102,13 +98,14 @@ class Service:
             endpoint = self._bind_events()
             self._connect_parts(endpoint)
             threading.Thread(target=self._store.runs, name="runs", daemon=True).start()  # The first time takes longest.
-            server, web = self._start_web(http_socket)
+            web = WebServer(create_app(self._pipeline.views, self._security), http_socket)
+            web.start()
             core = threading.Thread(target=self._serve_events, name="intake", daemon=True)
             self._pipeline.start()
             self._sampler.start()
             core.start()
             self._stop.wait()
-            self._shut_down(core, server, web)
+            self._shut_down(core, web)
         finally:
             self._config.endpoints_file.unlink(missing_ok=True)
             self._store.unlock()
@@ -200,29 +197,6 @@ class Service:
         for run_id in self._pipeline.live_run_ids():
             self._intake.submit(run_id, reading)
 
-    def _start_web(self, bound: socket.socket) -> tuple["uvicorn.Server", threading.Thread]:
-        import uvicorn
-
-        app = create_app(self._pipeline.views, self._security)
-        server = uvicorn.Server(serve_config(app))
-        failures: list[BaseException] = []
-
-        def serve() -> None:
-            try:
-                asyncio.run(server.serve(sockets=[bound]))
-            except BaseException as error:  # Task boundary. uvicorn may also call sys.exit(), which a thread ignores.
-                failures.append(error)
-                if server.started:
-                    raise
-
-        web = threading.Thread(target=serve, name="web", daemon=True)
-        web.start()
-        while not server.started and web.is_alive():
-            time.sleep(0.005)
-        if not server.started:
-            raise _web_failed(failures[0] if failures else None)
-        return server, web
-
     def _serve_events(self) -> None:
         """The intake's thread: rounds of the intake, and between them what has to be done now and then."""
         tasks = [
@@ -280,9 +254,10 @@ class Service:
         write_atomic(self._config.endpoints_file, msgspec.json.encode(facts))
         self._announced = True
 
-    def _shut_down(self, core: threading.Thread, server: "uvicorn.Server", web: threading.Thread) -> None:
+    def _shut_down(self, core: threading.Thread, web: WebServer) -> None:
         """Producers first; nothing is waited for without a limit."""
         self._sampler.stop()
+        self._intake.wake()
         core.join(STOP_SECONDS_MAX)
         intake_is_ours = not core.is_alive()
         if intake_is_ours:
@@ -298,8 +273,7 @@ class Service:
         while not self._sinks.drained() and time.monotonic() < deadline:
             time.sleep(0.05)
         self._sinks.close(timeout_seconds=DRAIN_SECONDS_MAX)
-        server.should_exit = True
-        web.join(STOP_SECONDS_MAX)
+        web.stop(STOP_SECONDS_MAX)
         if intake_is_ours:
             self._intake.close()
 
@@ -319,13 +293,6 @@ class Service:
 def _cannot_listen(endpoint: str, error: OSError | zmq.ZMQError) -> UserError:
     return UserError(
         f"cannot listen for events at {endpoint}: {error.strerror}", "choose another with --endpoint", Exit.PORT
-    )
-
-
-def _web_failed(error: BaseException | None) -> UserError:
-    why = f": {error!r}" if error is not None else ""
-    return UserError(
-        f"the HTTP server ended while it was starting{why}", "see whether `sidecar doctor` finds a cause", Exit.FAILED
     )
 
 

@@ -68,9 +68,14 @@ class Sampler:
             self._wake.notify()
 
     def set_trainers(self, pids: Iterable[int]) -> None:
-        """The local training processes to watch from now on. Returns at once."""
+        """The local training processes to watch from now on. Returns at once.
+
+        Told the same again, as once a second, it does nothing: their children are searched for anew with each change.
+        """
+        trainers = frozenset(pids)
         with self._wake:
-            self._trainers, self._trainers_told = frozenset(pids), False
+            if trainers != self._trainers:
+                self._trainers, self._trainers_told = trainers, False
 
     def stop(self, timeout_seconds: float = 2.0) -> None:
         """No reading begins after this. A thread that hangs in the driver is abandoned: it ends with the process."""

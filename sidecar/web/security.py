@@ -1,6 +1,6 @@
 """Who may read over HTTP, and how much of the server one reader may hold.
 
-Given: the bind address, the token, the allowed host names. Hands on: checks (pure), one ASGI guard, a uvicorn Config.
+Given: the bind address, the token, the allowed host names. Hands on: checks (pure) and an ASGI guard.
 Never: knows a route beyond the probe paths and the page's own files, or compares secrets in variable time.
 
 Any web page in any browser can send requests to a loopback port and, by DNS rebinding, read the answers; the Host
@@ -8,29 +8,20 @@ allow-list stops that. With a token the list is not needed (a rebinding page has
 one, because it is bound beyond loopback, answers to any Host unless names are given.
 """
 
-import asyncio
 import hmac
 import ipaddress
 import re
-import socket
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from sidecar.errors import UserError
 
-if TYPE_CHECKING:
-    import uvicorn
-
 TOKEN_LENGTH_MIN = 16
 TARGET_BYTES_MAX = 8 * 1024
 HEADERS_BYTES_MAX = 16 * 1024
 BODY_BYTES_MAX = 0  # Nothing here reads a body.
-CONNECTIONS_MAX = 256
-BACKLOG = 256  # Connections that wait to be accepted.
-REQUEST_HEAD_SECONDS = 10.0
-KEEP_ALIVE_SECONDS = 20.0  # Longer than the usual scrape interval of 15 s: scrapers keep their connection.
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 PROBE_PATHS = frozenset({"/healthz", "/livez", "/readyz"})
@@ -69,7 +60,6 @@ class Security(msgspec.Struct, frozen=True, kw_only=True):
     """Bearer token that every request but probes and the page's own files must carry; None: no token asked."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names answered to, beside loopback and ``host``; "*" is any, "*.example.org" any below example.org."""
-    connections_max: int = CONNECTIONS_MAX
     streams_max: int = 32
     """Open /api/v1/stream connections."""
 
@@ -213,82 +203,3 @@ async def _answer(send: Send, status: int, cause: str) -> None:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def bind(host: str, port: int, *, tries: int = 1) -> socket.socket:
-    """A listening socket at ``port``, or at one of the next ``tries - 1``; port 0 is any free one.
-
-    It listens at once: until one of them does, two sidecars that start together can both bind the same port.
-    Raises OSError (address in use, no permission, unknown host) of the last attempt.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM,
-                                                            flags=socket.AI_PASSIVE)[0]
-    for attempt in range(tries):
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            bound.bind((address[0], port + attempt, *address[2:]))
-            bound.listen(BACKLOG)
-        except OSError:
-            bound.close()
-            if attempt == tries - 1 or port + attempt >= 65535:
-                raise
-        else:
-            return bound
-    raise OSError("no port tried")
-
-
-def serve_config(app: App, *, connections_max: int = CONNECTIONS_MAX) -> "uvicorn.Config":
-    """How uvicorn must be run: ``uvicorn.Server(serve_config(app)).serve(sockets=[bound])``."""
-    import uvicorn
-
-    return uvicorn.Config(
-        app, loop="asyncio", http=_bounded_protocol(), ws="none", lifespan="off", log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, limit_concurrency=connections_max, backlog=BACKLOG,
-        timeout_keep_alive=int(KEEP_ALIVE_SECONDS), timeout_graceful_shutdown=2,
-        h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
-    )
-
-
-def _bounded_protocol() -> type[asyncio.Protocol]:
-    from uvicorn.protocols.http.h11_impl import H11Protocol
-
-    class BoundedH11(H11Protocol):
-        """uvicorn waits for ever for the end of a request's head; this closes after REQUEST_HEAD_SECONDS."""
-
-        _head_timer: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._watch()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._watch()
-
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            self._unwatch()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._unwatch()
-            super().connection_lost(exc)
-
-        def _watch(self) -> None:
-            waiting = self.cycle is None or self.cycle.response_complete
-            if not waiting:
-                self._unwatch()
-            elif self._head_timer is None:
-                self._head_timer = self.loop.call_later(REQUEST_HEAD_SECONDS, self._expire)
-
-        def _expire(self) -> None:
-            self._head_timer = None
-            if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
-                self.transport.close()
-
-        def _unwatch(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-
-    return BoundedH11

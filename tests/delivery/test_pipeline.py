@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,44 @@ def test_a_record_that_cannot_be_folded_costs_that_record_alone(
         assert run.follower.faults_total == 1
         assert run.state.events == events
     assert scene.telemetry.frames_rejected_total == {"internal_error": 2}
+
+
+def test_news_are_published_four_times_a_second_while_somebody_reads_and_once_while_nobody_does(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(pipeline.time, "monotonic", lambda: now)
+    scene.emit("a", step(0))
+    scene.turn()
+
+    def published_after(seconds: float) -> int:
+        """How often, with a step every tenth of a second."""
+        nonlocal now
+        before, ends = scene.views.version, now + seconds
+        while now < ends - 0.01:
+            now += 0.1
+            scene.emit("a", step(int(10 * now)))
+            for run in scene.views.followed.values():
+                run.behind = True  # So that the pipeline does not wait for the next publication.
+            scene.pipeline._wait_for_news()
+            scene.pipeline._turn()
+        return scene.views.version - before
+
+    assert published_after(10.0) == 10
+    scene.views.snapshot("a")
+    assert published_after(pipeline.READING_SECONDS - 0.1) == 8  # Every 0.3 s: the first step after the quarter.
+    assert published_after(10.0) in (10, 11)
+
+
+def test_a_reader_of_runs_that_nobody_read_for_long_sees_the_last_second_published(scene: Scene) -> None:
+    scene.emit("a", step(0))
+    scene.turn()
+    scene.pipeline._published = time.monotonic() - pipeline.PUBLISH_SECONDS
+    scene.emit("a", step(1))
+    due = scene.pipeline._publish_due()
+    scene.views.snapshot("a")
+    assert scene.pipeline._publish_due() < due
+    assert scene.pipeline._publish_due() <= time.monotonic()
 
 
 def test_a_journal_that_cannot_be_read_holds_up_no_other_run(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from sidecar import descriptors, service, wire
 from sidecar.config import Config
@@ -78,20 +77,6 @@ def test_too_few_descriptors_for_the_intake_are_refused_in_words(
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert "ulimit -n" in refused.value.remedy
-    assert refused.value.exit_code == Exit.FAILED
-
-
-@pytest.mark.parametrize("error", [OSError(98, "Address already in use"), SystemExit(3)], ids=repr)
-def test_a_web_server_that_ends_while_it_starts_ends_the_service_in_words(
-    made: Service, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    async def end(self: uvicorn.Server, sockets: object = None) -> None:
-        raise error
-
-    monkeypatch.setattr(uvicorn.Server, "startup", end)
-    with made._bind_http() as bound, pytest.raises(UserError, match="while it was starting: ") as refused:
-        made._start_web(bound)
-    assert repr(error) in refused.value.cause
     assert refused.value.exit_code == Exit.FAILED
 
 

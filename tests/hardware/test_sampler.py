@@ -11,6 +11,7 @@ import pynvml
 import pytest
 
 from sidecar import wire
+from sidecar.hardware import host as host_module
 from sidecar.hardware import sampler as sampler_module
 from sidecar.hardware.nvml import Nvml, Reading
 from sidecar.hardware.sampler import Sampler, next_due
@@ -151,6 +152,21 @@ def test_trainers_set_later_are_in_the_next_reading(start: Callable[..., Sampler
     assert "trainer_processes" not in readings.wait().host
     sampler.set_trainers([os.getpid()])
     assert readings.wait(lambda reading: reading.host.get("trainer_processes") == 1).host["trainer_memory_bytes"] > 0
+
+
+def test_being_told_the_same_trainers_again_searches_for_no_children(
+    start: Callable[..., Sampler], readings: Readings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches: list[int] = []
+    monkeypatch.setattr(host_module, "_parents", lambda: searches.append(1) or {})
+    sampler = start(nvml=NoGpus())
+    for _ in range(5):  # As the service does once a second.
+        sampler.set_trainers([os.getpid()])
+        readings.count(len(readings.all) + 2)
+    assert len(searches) == 1
+    sampler.set_trainers([os.getpid(), os.getppid()])
+    readings.count(len(readings.all) + 2)
+    assert len(searches) == 2
 
 
 def test_a_gpu_lost_mid_run_shows_in_readings_and_health(

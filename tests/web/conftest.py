@@ -3,15 +3,14 @@
 import asyncio
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-import uvicorn
 
 from sidecar.web.app import create_app
-from sidecar.web.security import Security, bind, serve_config
+from sidecar.web.security import Security
+from sidecar.web.server import WebServer, bind
 from tests.web.fakes import FakeViews, make_snapshot
 
 
@@ -40,22 +39,14 @@ class Server:
     def __init__(self, views: FakeViews, security: Security | None = None, port: int = 0) -> None:
         self.views = views
         self.app = create_app(views, security)
-        self._socket = bind("127.0.0.1", port)
-        self.port: int = self._socket.getsockname()[1]
+        bound = bind("127.0.0.1", port)
+        self.port: int = bound.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._server = uvicorn.Server(serve_config(self.app))
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        while not self._server.started and self._thread.is_alive():
-            self._thread.join(0.01)
-
-    def _run(self) -> None:
-        asyncio.run(self._server.serve(sockets=[self._socket]))
+        self.http = WebServer(self.app, bound)
+        self.http.start()
 
     def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
-        self._socket.close()
+        self.http.stop(10.0)
 
 
 @pytest.fixture
