@@ -18,8 +18,9 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from sidecar import descriptors, wire
 from sidecar.curve import secure
-from sidecar.journal import Chunk, Journal, JournalFull, Stream
+from sidecar.journal import Chunk, Journal, Stream
 from sidecar.listener import Listener
+from sidecar.open_journals import IDLE_SECONDS, OpenJournals
 from sidecar.store import Store
 from sidecar.submissions import Submissions, Write
 from sidecar.telemetry import Telemetry
@@ -31,7 +32,6 @@ MESSAGES_PER_ROUND_MAX = 256
 ROUND_SECONDS_MAX = 0.02  # Also the shortest time between commits: at most 50 a second.
 POLL_SECONDS = 0.5  # What the sidecar itself has to journal waits so long, while no trainer speaks.
 LOSS_LOG_SECONDS = 60.0  # Losses are counted each time, and logged this often.
-IDLE_SECONDS = 60.0  # A process or run that was silent for so long makes room for another when there are too many.
 SEQ_MAX = 2**62
 LOSS_REASON = "ring_overwritten"
 
@@ -60,10 +60,9 @@ class Intake:
 
     def __init__(self, store: Store, telemetry: Telemetry, *, streams_max: int, runs_max: int) -> None:
         self._store, self._telemetry = store, telemetry
-        self._streams_max, self._runs_max = streams_max, runs_max
-        self._journals: dict[str, Journal] = {}
-        self._used: dict[str, float] = {}
-        """Run -> when its journal was opened, or last got something from a training process."""
+        self._streams_max = streams_max
+        self._journals = OpenJournals(store, telemetry, runs_max)
+        self._journals.on_closed = self._forget_sessions
         self._sessions: dict[int, _Session] = {}
         """Only those that this process has heard of: one that the journal knows from before must say Hello again."""
         self._waker = Waker()
@@ -100,8 +99,7 @@ class Intake:
             self._authenticator.stop()
         self._socket.context.destroy(linger=0)
         self._waker.close()
-        for journal in self._journals.values():
-            journal.close()
+        self._journals.close()
 
     def wake(self) -> None:
         """End the wait of a round that is in progress. Thread-safe."""
@@ -117,31 +115,14 @@ class Intake:
 
     def open_run(self, run_id: str) -> Journal | None:
         """The journal of a run, opened on first use. None when there are too many, or the file is not usable."""
-        journal = self._journals.get(run_id)
-        if journal is None:
-            if not self._has_room_for_run(run_id):
-                return None
-            try:
-                journal = self._store.journal(run_id)
-            except (sqlite3.Error, OSError) as error:
-                self._journal_failed(error, f"cannot open the journal of {run_id}: ")
-                return None
-            self._journals[run_id] = journal
-            self._used[run_id] = time.monotonic()
-        return journal
+        return self._journals.open(run_id, self._busy_runs())
 
-    def _has_room_for_run(self, run_id: str) -> bool:
-        """Closes the journal that was idle for longest when there are too many. Its trainers may come back later."""
-        if run_id in self._journals or len(self._journals) < self._runs_max:
-            return True
-        busy = self._pending.keys() | {self._sessions[session].run_id for session in self._replies}
-        oldest = min(self._journals.keys() - busy, key=self._used.__getitem__, default=None)
-        if oldest is None or time.monotonic() - self._used[oldest] < IDLE_SECONDS:
-            return False
-        self._journals.pop(oldest).close()
-        del self._used[oldest]
-        self._sessions = {id: session for id, session in self._sessions.items() if session.run_id != oldest}
-        return True
+    def _busy_runs(self) -> set[str]:
+        return self._pending.keys() | {self._sessions[session].run_id for session in self._replies}
+
+    def _forget_sessions(self, run_id: str) -> None:
+        """Its trainers say Hello again when they come back."""
+        self._sessions = {id: session for id, session in self._sessions.items() if session.run_id != run_id}
 
     def _has_room_for_session(self) -> bool:
         """Forgets the processes that are silent when there are too many. Whoever speaks again says Hello first."""
@@ -163,7 +144,7 @@ class Intake:
 
     def journals(self) -> list[tuple[str, Journal]]:
         """The open journals. For this thread only."""
-        return list(self._journals.items())
+        return list(self._journals)
 
     def round(self, poll_seconds: float = POLL_SECONDS) -> bool:
         """Receive for a while, commit once, acknowledge, hand on. True when anything came."""
@@ -223,11 +204,10 @@ class Intake:
         return True
 
     def _append(self, run_id: str, batch: _Pending) -> bool:
-        health = self._telemetry.journal
         try:
             self._journals[run_id].append(batch.chunks, self.summary_of(run_id))
         except (OSError, sqlite3.Error) as error:
-            self._journal_failed(error)
+            self._journals.note_failure(error)
             for session in batch.next_seqs:
                 self._replies.pop(session, None)  # Not committed, so not acknowledged: the trainers hold their events.
             for chunk in batch.chunks:
@@ -236,14 +216,11 @@ class Intake:
                         self._retry_own(run_id, wire.decode_event(record))
             return False
         if any(chunk.session != self._own_session for chunk in batch.chunks):
-            self._used[run_id] = self._committed
+            self._journals.note_use(run_id, self._committed)
         self._telemetry.events_total += sum(len(chunk.records) for chunk in batch.chunks)
         if batch.lost_events:
             self._count_lost(run_id, batch.lost_events)
-        health.commits_total += 1
-        if health.state != "ok":
-            log.warning("the journal takes events again")
-            health.state, health.reason = "ok", None
+        self._journals.note_commit()
         return True
 
     def _retry_own(self, run_id: str, event: wire.Event) -> None:
@@ -256,15 +233,6 @@ class Intake:
         if self._committed >= self._next_loss_log:
             self._next_loss_log = self._committed + LOSS_LOG_SECONDS
             log.warning("%d events of %s are lost: a trainer's ring was too small for the outage", count, run_id)
-
-    def _journal_failed(self, error: OSError | sqlite3.Error, while_doing: str = "") -> None:
-        health, reason = self._telemetry.journal, f"{while_doing}{error}"
-        state = "full" if isinstance(error, JournalFull) else "failing"
-        if health.state == "ok":
-            log.error("%s; trainers hold their events until it works again", reason)
-        remedy = "free some space" if state == "full" else "restart the sidecar when its folder is usable again"
-        health.state, health.reason = state, f"{reason}; {remedy}: events wait in the trainers' rings"
-        health.commit_failures_total += 1
 
     def _take(self, peer: bytes, frames: list[bytes]) -> None:
         if len(frames) != 1:
@@ -301,8 +269,8 @@ class Intake:
             return "impossible rank, world size or session"
         if not self._has_room_for_session():
             return f"more than {self._streams_max} training processes; raise streams_max"
-        if not self._has_room_for_run(hello.run_id):
-            return f"more than {self._runs_max} runs; raise runs_max"
+        if not self._journals.has_room_for(hello.run_id, self._busy_runs()):
+            return f"more than {self._journals.runs_max} runs; raise runs_max"
         return None
 
     def _greet(self, hello: wire.Hello) -> bool:
@@ -316,7 +284,7 @@ class Intake:
             try:
                 journal.greet(hello, received_ns)
             except (OSError, sqlite3.Error) as error:
-                self._journal_failed(error)
+                self._journals.note_failure(error)
                 return False
         if changed or hello.session not in self._sessions:
             self._sessions[hello.session] = _Session(hello.run_id, time.monotonic())
@@ -388,14 +356,14 @@ class Intake:
         try:
             write(journal)
         except (OSError, sqlite3.Error) as error:
-            self._journal_failed(error)
+            self._journals.note_failure(error)
 
     def _queue_own(self, run_id: str, journal: Journal, records: list[bytes]) -> bool:
         """False: the journal does not take it now."""
         try:
             stream = journal.own_stream(self._own_session, time.time_ns())
         except (OSError, sqlite3.Error) as error:
-            self._journal_failed(error)
+            self._journals.note_failure(error)
             return False
         waiting = self._pending.get(run_id)
         seq = stream.next_seq if waiting is None else waiting.next_seqs.get(stream.session, stream.next_seq)

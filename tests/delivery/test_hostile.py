@@ -15,7 +15,7 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidecar import intake, wire
+from sidecar import intake, open_journals, wire
 from sidecar.intake import Intake
 from sidecar.journal import Journal, JournalFull, JournalReader
 from sidecar.store import Store
@@ -206,11 +206,16 @@ def test_sessions_and_runs_beyond_the_limit_are_refused_and_the_first_go_on(benc
     assert len(list((bench.store.directory / "runs").glob("*.sqlite"))) == 4
 
 
+def let_all_count_as_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (intake, open_journals):
+        monkeypatch.setattr(module, "IDLE_SECONDS", 0.0)
+
+
 def test_a_sidecar_that_serves_for_months_makes_room_for_new_runs_and_takes_up_old_ones(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limits are on what is there at once: here 4 runs and 8 processes."""
-    monkeypatch.setattr(intake, "IDLE_SECONDS", 0.0)
+    let_all_count_as_idle(monkeypatch)
     sessions = {session: f"r{session // 2}" for session in range(40)}
     for session, run_id in sessions.items():
         bench.send(wire.encode(hello(session=session, run_id=run_id)))
@@ -230,7 +235,7 @@ def test_a_sidecar_that_serves_for_months_makes_room_for_new_runs_and_takes_up_o
 def test_who_waits_for_an_acknowledgement_is_not_forgotten_for_a_newcomer(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "IDLE_SECONDS", 0.0)
+    let_all_count_as_idle(monkeypatch)
     for session in range(4):
         bench.send(wire.encode(hello(session=session, run_id=f"r{session}")))
         bench.send(frame(0, 1, session=session, run_id=f"r{session}"))
@@ -245,7 +250,7 @@ def test_who_waits_for_an_acknowledgement_is_not_forgotten_for_a_newcomer(
 def test_a_process_restarted_more_often_than_processes_may_be_there_at_once_is_heard(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "IDLE_SECONDS", 0.0)
+    let_all_count_as_idle(monkeypatch)
     for session in range(20):
         bench.send(wire.encode(hello(session=session)))
         bench.send(frame(0, 1, session=session))

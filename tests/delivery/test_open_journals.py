@@ -1,0 +1,43 @@
+"""What is said when a journal does not take what it is given."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from sidecar.journal import JournalFull, JournalGone
+from sidecar.open_journals import OpenJournals
+from sidecar.store import Store
+from sidecar.telemetry import Telemetry
+
+
+@pytest.mark.parametrize(("error", "state", "remedy"), [
+    (JournalFull("no space left"), "full", "free some space"),
+    (JournalGone("removed"), "failing", "restart the sidecar"),
+    (sqlite3.OperationalError("disk I/O error"), "failing", "tried again"),
+    (OSError(5, "Input/output error"), "failing", "tried again"),
+])  # fmt: skip
+def test_a_failure_says_what_to_do_about_it_until_the_next_commit(
+    tmp_path: Path, error: OSError | sqlite3.Error, state: str, remedy: str
+) -> None:
+    telemetry = Telemetry()
+    journals = OpenJournals(Store(tmp_path), telemetry, runs_max=1)
+    journals.note_failure(error)
+    assert telemetry.journal.state == state
+    assert str(error) in str(telemetry.journal.reason)
+    assert remedy in str(telemetry.journal.reason)
+    journals.note_commit()
+    assert (telemetry.journal.state, telemetry.journal.reason) == ("ok", None)
+    assert (telemetry.journal.commit_failures_total, telemetry.journal.commits_total) == (1, 1)
+
+
+def test_a_journal_that_cannot_be_opened_is_told_and_costs_nothing_else(tmp_path: Path) -> None:
+    store, telemetry = Store(tmp_path), Telemetry()
+    store.prepare()
+    store.path("bad").write_bytes(b"not a database, " * 100)
+    journals = OpenJournals(store, telemetry, runs_max=1)
+    assert journals.open("bad", busy=()) is None
+    assert "cannot open the journal of bad" in str(telemetry.journal.reason)
+    assert journals.open("good", busy=()) is not None
+    assert journals.open("other", busy={"good"}) is None  # No room.
+    journals.close()
