@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.journal import JournalFull, JournalGone
+from sidecar.journal import Journal, JournalFull, JournalGone
 from sidecar.open_journals import OpenJournals
 from sidecar.store import Store
 from sidecar.telemetry import Telemetry
@@ -31,10 +31,19 @@ def test_a_failure_says_what_to_do_about_it_until_the_next_commit(
     assert (telemetry.journal.commit_failures_total, telemetry.journal.commits_total) == (1, 1)
 
 
-def test_a_journal_that_cannot_be_opened_is_told_and_costs_nothing_else(tmp_path: Path) -> None:
+def test_a_journal_that_cannot_be_opened_is_told_and_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, telemetry = Store(tmp_path), Telemetry()
     store.prepare()
-    store.path("bad").write_bytes(b"not a database, " * 100)
+    journal_of = store.journal
+
+    def journal_or_fail(run_id: str) -> Journal:
+        if run_id == "bad":
+            raise PermissionError(13, "Permission denied")
+        return journal_of(run_id)
+
+    monkeypatch.setattr(store, "journal", journal_or_fail)
     journals = OpenJournals(store, telemetry, runs_max=1)
     assert journals.open("bad", busy=()) is None
     assert "cannot open the journal of bad" in str(telemetry.journal.reason)
