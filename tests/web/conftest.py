@@ -11,7 +11,7 @@ import pytest
 from sidecar.web.app import create_app
 from sidecar.web.security import Security
 from sidecar.web.server import WebServer, bind
-from tests.web.fakes import FakeViews, make_snapshot
+from tests.web.fake_views import FakeViews, make_snapshot
 
 
 class Client:

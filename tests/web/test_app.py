@@ -9,7 +9,7 @@ import pytest
 from sidecar.snapshot import MetricValue
 from sidecar.web.status import Status
 from tests.web.conftest import Client
-from tests.web.fakes import FakeViews, make_history, make_snapshot
+from tests.web.fake_views import FakeViews, make_history, make_snapshot
 
 
 def test_status_is_the_published_schema(client: Client) -> None:

@@ -17,7 +17,7 @@ from sidecar.telemetry import LOSS_REASONS, REJECTION_REASONS, Telemetry
 from sidecar.web import samples
 from sidecar.web.exposition import HOLD_SECONDS, OPENMETRICS, TEXT, Exposition, accepts_gzip, negotiate
 from tests.web.conftest import Client
-from tests.web.fakes import FakeViews, make_snapshot, make_telemetry
+from tests.web.fake_views import FakeViews, make_snapshot, make_telemetry
 
 HOSTILE = ('<script>alert(1)</script>', 'line\nbreak"} 1\ntraining_loss{run="fake"} 666', "back\\slash", "nul\0byte",
            "\u202ertl override", "\ud800 lone surrogate", "x" * 5_000, "a" + "\u0301" * 500, "\x1b[31mred", "", "other")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sidecar.web.openapi import JSON_ANSWERS, REFUSALS, Error
 from tests.web.conftest import Client
-from tests.web.fakes import FakeViews, make_history, make_snapshot
+from tests.web.fake_views import FakeViews, make_history, make_snapshot
 
 RUN = "nanochat-d12-1"
 PATHS = [path for path in JSON_ANSWERS if path != "/status"] + ["/status"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.web.conftest import Server
-from tests.web.fakes import FakeViews, make_snapshot
+from tests.web.fake_views import FakeViews, make_snapshot
 
 
 def test_every_answer_is_as_published(serve: Callable[..., Server]) -> None:

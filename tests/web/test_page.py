@@ -14,7 +14,7 @@ from sidecar.snapshot import MetricValue
 from sidecar.telemetry import SinkHealth
 from sidecar.web.security import Security
 from tests.web.conftest import Server, needed
-from tests.web.fakes import FakeViews, make_history, make_snapshot
+from tests.web.fake_views import FakeViews, make_history, make_snapshot
 
 PAGE = Path(__file__).parents[2] / "sidecar/web/page"
 WAIT_MS = 20_000

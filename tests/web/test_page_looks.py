@@ -8,7 +8,7 @@ import pytest
 from sidecar.rows import Row
 from sidecar.snapshot import MetricValue
 from tests.web.conftest import Server
-from tests.web.fakes import FakeViews, make_history, make_snapshot
+from tests.web.fake_views import FakeViews, make_history, make_snapshot
 from tests.web.test_page import HOSTILE, Browser, browser, charted, engine, text_is
 
 __all__ = ["browser", "engine"]

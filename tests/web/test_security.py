@@ -4,7 +4,7 @@ import pytest
 
 from sidecar.web.security import BindRefused, Security, check_bind, host_allowed, is_loopback, token_accepted
 from tests.web.conftest import Client
-from tests.web.fakes import FakeViews, make_snapshot
+from tests.web.fake_views import FakeViews, make_snapshot
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 

@@ -9,7 +9,7 @@ import pytest
 from sidecar.errors import Exit, UserError
 from sidecar.web import server
 from sidecar.web.server import bind
-from tests.web.fakes import FakeViews, make_snapshot
+from tests.web.fake_views import FakeViews, make_snapshot
 
 
 def ask(port: int, request: bytes) -> bytes:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sidecar.web import stream as module
 from sidecar.web.security import Security
 from sidecar.web.stream import EventStream, Hub, patch
-from tests.web.fakes import FakeViews, make_snapshot
+from tests.web.fake_views import FakeViews, make_snapshot
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),

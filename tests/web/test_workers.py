@@ -11,7 +11,7 @@ from sidecar import live
 from sidecar.snapshot import RunSnapshot
 from sidecar.web import app as module
 from tests.web.conftest import Server
-from tests.web.fakes import FakeViews, make_snapshot
+from tests.web.fake_views import FakeViews, make_snapshot
 
 SECONDS = 20.0
 
