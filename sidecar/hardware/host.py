@@ -10,7 +10,7 @@ whole machine; that of processes is of one core.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ Numbers = dict[str, float]
 WINDOW_SECONDS_MIN = 0.25
 """CPU use over a shorter time is noise: the previous value is kept."""
 CHILDREN_SECONDS = 10.0
-"""How often the trainers' children are searched for, which reads all of /proc."""
+"""How often the trainers' children are searched for, which lists all of /proc."""
 STATIC_SECONDS = 60.0
 """How often affinity and cgroup limits are read again."""
 
@@ -77,6 +77,7 @@ class Host:
         self._trainers: dict[int, _Process] = {}
         self._children: list[_Process] = []
         self._children_at = float("-inf")
+        self._parents = _Parents()
         self._own = _Process(os.getpid())
         self._cpu = _Rate()
         self._limits: Numbers = {}
@@ -93,6 +94,8 @@ class Host:
                 continue
         self._trainers = watched
         self._children_at = float("-inf")
+        if not watched:  # No search until there are some again: by then a pid may be of another process.
+            self._parents = _Parents()
 
     def read(self, now_seconds: float) -> Numbers:
         """``now_seconds``: monotonic time of this reading."""
@@ -132,7 +135,7 @@ class Host:
             return {}
         if now_seconds - self._children_at >= CHILDREN_SECONDS:
             self._children_at = now_seconds
-            self._children = _descendants(self._trainers, self._children)
+            self._children = _descendants(self._trainers, self._children, self._parents)
         trainers = {pid: _attempt(partial(process.read, now_seconds)) for pid, process in self._trainers.items()}
         children = [_attempt(partial(child.read, now_seconds)) for child in self._children]
         numbers = _sum("trainer", trainers.values()) | _sum("trainer_children", children)
@@ -160,13 +163,52 @@ def _sum(prefix: str, processes: Iterable[Numbers]) -> Numbers:
     return numbers
 
 
-def _descendants(trainers: dict[int, _Process], before: list[_Process]) -> list[_Process]:
+class _Parents:
+    """pid -> parent's pid of all processes that can be seen, kept from search to search.
+
+    A parent is read when its child is first seen: to list thousands of processes costs 2 ms, to read each of them 100.
+    """
+
+    def __init__(self) -> None:
+        self.of: dict[int, int] = {}
+
+    def refresh(self) -> None:
+        """Drop those that have ended, read those that are new. Without /proc there are none."""
+        try:
+            present = set(psutil.pids())
+        except _ERRORS:
+            present = set()
+        for pid in self.of.keys() - present:
+            del self.of[pid]
+        for pid in present - self.of.keys():
+            self.read(pid)
+
+    def read(self, pid: int) -> None:
+        try:
+            self.of[pid] = psutil.Process(pid).ppid()
+        except _ERRORS:
+            self.of.pop(pid, None)
+
+    def descends(self, pid: int, ancestors: Collection[int]) -> bool:
+        seen: set[int] = set()
+        while pid in self.of and pid not in seen:
+            seen.add(pid)
+            pid = self.of[pid]
+            if pid in ancestors:
+                return True
+        return False
+
+
+def _descendants(trainers: dict[int, _Process], before: list[_Process], parents: _Parents) -> list[_Process]:
     """All descendants of the trainers that are not trainers themselves. Known ones keep their CPU history."""
-    parents = _parents()
+    parents.refresh()
     known = {child.process.pid: child for child in before}
+    likely = [pid for pid in parents.of if pid not in trainers and parents.descends(pid, trainers)]
+    for pid in likely:  # It may have been given to another parent since it was first seen.
+        parents.read(pid)
     found: list[_Process] = []
-    for pid in parents:
-        if pid in trainers or not _descends(pid, trainers, parents):
+    for pid in likely:
+        if not parents.descends(pid, trainers):
             continue
         try:
             again = known.get(pid)
@@ -174,30 +216,6 @@ def _descendants(trainers: dict[int, _Process], before: list[_Process]) -> list[
         except _ERRORS:
             continue
     return found
-
-
-def _parents() -> dict[int, int]:
-    """pid -> parent's pid of all processes that can be seen; none without /proc."""
-    parents: dict[int, int] = {}
-    try:
-        for process in psutil.process_iter():
-            try:
-                parents[process.pid] = process.ppid()
-            except _ERRORS:
-                continue
-    except _ERRORS:
-        return {}
-    return parents
-
-
-def _descends(pid: int, trainers: dict[int, _Process], parents: dict[int, int]) -> bool:
-    seen: set[int] = set()
-    while pid in parents and pid not in seen:
-        seen.add(pid)
-        pid = parents[pid]
-        if pid in trainers:
-            return True
-    return False
 
 
 def _cpus() -> Numbers:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from sidecar.hardware.cgroup import cpu_limit, memory_limit_bytes
-from sidecar.hardware.host import Host
+from sidecar.hardware.host import CHILDREN_SECONDS, Host, _Parents
 
 OF_THE_HOST = {
     "cpu_percent", "cpu_count", "cpu_available", "load_1m", "load_5m", "load_15m", "memory_used_bytes",
@@ -137,6 +137,49 @@ def test_children_of_a_trainer_are_found_and_counted(spawn: Callable[[str], subp
         child.kill()
 
 
+def test_only_processes_that_are_new_or_of_a_trainer_are_asked_for_their_parent_again(
+    monkeypatch: pytest.MonkeyPatch, spawn: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    asked: list[int] = []
+    read = _Parents.read
+    monkeypatch.setattr(_Parents, "read", lambda self, pid: asked.append(pid) or read(self, pid))
+    other = spawn(SLEEPER).pid
+    trainer = spawn("import subprocess, time, sys\n"
+                    "subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n"
+                    "print('ready', flush=True); time.sleep(600)").pid
+    child = psutil.Process(trainer).children()[0].pid
+    host = Host()
+    host.set_trainers([trainer])
+    assert host.read(0.0)["trainer_children_processes"] == 1
+    assert {other, trainer, child} <= set(asked)
+    asked.clear()
+    new = spawn(SLEEPER).pid
+    assert host.read(CHILDREN_SECONDS)["trainer_children_processes"] == 1
+    assert {new, child} <= set(asked)
+    assert not {other, trainer} & set(asked)
+
+
+def test_a_child_that_was_given_to_another_parent_is_counted_no_more(
+    spawn: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    trainer = spawn("import subprocess, sys, time\n"  # Its child has one itself: it ends when its parent is killed.
+                    "inner = 'import os, time; os.fork() or (os.read(0, 1), time.sleep(600)); time.sleep(600)'\n"
+                    "subprocess.Popen([sys.executable, '-c', inner], stdin=subprocess.PIPE)\n"
+                    "print('ready', flush=True); time.sleep(600)")
+    host = Host()
+    host.set_trainers([trainer.pid])
+    below = psutil.Process(trainer.pid)
+    while len(below.children(recursive=True)) < 2:
+        time.sleep(0.01)
+    first, second = below.children()[0], below.children()[0].children()[0]
+    assert host.read(0.0)["trainer_children_processes"] == 2
+    first.kill()
+    while second.ppid() == first.pid:
+        time.sleep(0.01)
+    assert host.read(CHILDREN_SECONDS)["trainer_children_processes"] == 0
+    second.kill()
+
+
 def test_a_trainer_that_ends_between_readings_is_counted_no_more(spawn: Callable[[str], subprocess.Popen[str]]) -> None:
     process = spawn(SLEEPER)
     host = Host()
@@ -171,7 +214,7 @@ def test_psutil_races_never_escape(
         raise error
 
     for name in ("virtual_memory", "swap_memory", "cpu_times", "disk_usage", "net_io_counters", "disk_io_counters",
-                 "getloadavg", "cpu_count", "process_iter"):
+                 "getloadavg", "cpu_count", "pids"):
         monkeypatch.setattr(psutil, name, raises)
     for name in ("cpu_times", "memory_info", "num_fds", "num_threads", "status", "ppid", "children"):
         monkeypatch.setattr(psutil.Process, name, raises)
