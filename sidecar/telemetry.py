@@ -46,6 +46,14 @@ class CollectorHealth(msgspec.Struct):
     last_success_ns: int | None = None
 
 
+class GpuHealth(msgspec.Struct):
+    """What is wrong with a GPU whether or not a run uses it. None: the driver does not say."""
+
+    lost: bool = False
+    recovery_action: int | None = None
+    ecc_uncorrected_errors_total: int | None = None
+
+
 class JournalHealth(msgspec.Struct):
     state: str = "ok"
     """ok | full (no space: trainers hold their events) | failing"""
@@ -80,3 +88,5 @@ class Telemetry(msgspec.Struct):
     journal: JournalHealth = msgspec.field(default_factory=JournalHealth)
     sinks: dict[str, SinkHealth] = msgspec.field(default_factory=dict)
     collectors: dict[str, CollectorHealth] = msgspec.field(default_factory=dict)
+    gpus: dict[str, GpuHealth] = msgspec.field(default_factory=dict)
+    """By UUID, as of the last answer of the driver. Readings go on when no run trains."""

@@ -120,7 +120,7 @@ OVERVIEW = (
             (f"sum by (dataset) (rate(training_dataset_tokens_total{{{RUN}}}[$__rate_interval]))", "{{dataset}}"),
         ), "What is being consumed now.", stack=True),
         Panel("Share so far", "percentunit", ((f"training_dataset_share_ratio{{{RUN}}}", "{{dataset}}"),),
-              "Of all tokens of the run.", stack=True),
+              "Of all samples of the run; of its tokens where samples are not counted.", stack=True),
         Panel("Samples by dataset", "short", ((f"training_dataset_samples_total{{{RUN}}}", "{{dataset}}"),),
               "Consumed since the run began."),
     ), collapsed=True),
@@ -130,21 +130,22 @@ OVERVIEW = (
         Panel("Memory used", "bytes", ((f"training_gpu_memory_used_bytes{{{GPU}}}", "{{gpu}}"),),
               "Of the device, all processes."),
         Panel("Power", "watt", (
-            (f"sum by (gpu) (rate(training_gpu_energy_joules_total{{{GPU}}}[$__rate_interval]))", "{{gpu}}"),
+            (f"max by (gpu) (rate(training_gpu_energy_joules_total{{{GPU}}}[$__rate_interval]))", "{{gpu}}"),
         ), "From the energy counter: a true average, unlike the sensor's momentary value."),
         Panel("Temperature", "celsius", ((f"training_gpu_temperature_celsius{{{GPU}}}", "{{gpu}}"),), "GPU core."),
         Panel("Throttled", "percentunit", (
-            (f"sum by (gpu, reason) (rate(training_gpu_throttle_seconds_total{{{GPU}}}[$__rate_interval]))",
+            (f"max by (gpu, reason) (rate(training_gpu_throttle_seconds_total{{{GPU}}}[$__rate_interval]))",
              "{{reason}} {{gpu}}"),
         ), "Share of time slowed down, by reason. The power cap alone is normal under load."),
         Panel("Energy per token", "joule", (
-            (f"sum(rate(training_gpu_energy_joules_total{{{RUN}}}[$__rate_interval])) "
+            (f"sum(rate(training_gpu_energy_joules_total{{{RUN}}}[$__rate_interval]) "
+             f"and on (instance, run, gpu) training_gpu_attributed == 1) "
              f"/ sum(rate(training_tokens_total{{{RUN}}}[$__rate_interval]))", "J per token"),
-        ), "All GPUs of this machine over all tokens of the chosen runs."),
+        ), "Of the GPUs on which processes of the chosen runs are listed; where none is, of all of the machine."),
         Panel("SM clock", "hertz", ((f"training_gpu_sm_clock_hertz{{{GPU}}}", "{{gpu}}"),), "Drops when throttled."),
         Panel("PCIe", "Bps", (
-            (f"sum by (gpu) (rate(training_gpu_pcie_receive_bytes_total{{{GPU}}}[$__rate_interval]))", "in {{gpu}}"),
-            (f"sum by (gpu) (rate(training_gpu_pcie_transmit_bytes_total{{{GPU}}}[$__rate_interval]))", "out {{gpu}}"),
+            (f"max by (gpu) (rate(training_gpu_pcie_receive_bytes_total{{{GPU}}}[$__rate_interval]))", "in {{gpu}}"),
+            (f"max by (gpu) (rate(training_gpu_pcie_transmit_bytes_total{{{GPU}}}[$__rate_interval]))", "out {{gpu}}"),
         ), "Bytes per second between GPU and host."),
         Panel("Lost GPUs", "none", ((f"sum by (run) (training_gpu_lost{{{RUN}}})", "{{run}}"),),
               "Seen before, no longer answering the driver."),

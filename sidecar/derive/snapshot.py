@@ -5,6 +5,7 @@ Never: changes the state. It is called a few times a second and may sort a windo
 """
 
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -291,21 +292,26 @@ def _latest_values(out: RunSnapshot, state: RunState, now_ns: int) -> None:
 
 def _hardware(out: RunSnapshot, state: RunState) -> None:
     out.host = dict(state.host)
+    attributed = _attributed_gpus(state)
     for uuid, gpu in sorted(state.gpus.items(), key=_gpu_order):
-        out.gpus.append({"uuid": uuid, **gpu.readings})
-    out.energy_joules = _energy_joules(state)
+        out.gpus.append({"uuid": uuid, **gpu.readings, "attributed": uuid in attributed})
+    out.energy_joules = _energy_joules(attributed.values())
     present = [gpu for gpu in out.gpus if not gpu.get("lost")]
     lost = f"all {len(out.gpus)} GPUs are lost" if out.gpus else "no GPU reading has been received"
     out.gpu = GpuState(bool(present), None if present else lost)
 
 
-def _energy_joules(state: RunState) -> float | None:
-    """Of the GPUs that the run uses, where NVML lists its processes; else of all GPUs of the machine."""
-    used = [gpu for gpu in state.gpus.values() if gpu.is_used]
-    if used:  # A process that is not listed, as in some containers, may still have said which GPU it has.
-        said = {uuid for rank in state.ranks.values() for uuid in rank.gpu_uuids}
-        used += [gpu for uuid, gpu in state.gpus.items() if uuid in said and not gpu.is_used]
-    read = [gpu for gpu in used or state.gpus.values() if gpu.energy_last_joules is not None]
+def _attributed_gpus(state: RunState) -> dict[str, Gpu]:
+    """The GPUs that the run uses, where NVML lists its processes; else all GPUs of the machine."""
+    if not any(gpu.is_used for gpu in state.gpus.values()):
+        return state.gpus
+    # A process that is not listed, as in some containers, may still have said which GPU it has.
+    said = {uuid for rank in state.ranks.values() for uuid in rank.gpu_uuids}
+    return {uuid: gpu for uuid, gpu in state.gpus.items() if gpu.is_used or uuid in said}
+
+
+def _energy_joules(gpus: Iterable[Gpu]) -> float | None:
+    read = [gpu for gpu in gpus if gpu.energy_last_joules is not None]
     if not read:
         return None
     return math.fsum(

@@ -18,7 +18,7 @@ from sidecar.hardware.gpufields import IDENTITY, Fields
 from sidecar.hardware.host import Host, Numbers
 from sidecar.hardware.nvml import Nvml, Reading
 from sidecar.hardware.owners import mark_trainers
-from sidecar.telemetry import CollectorHealth, Telemetry
+from sidecar.telemetry import CollectorHealth, GpuHealth, Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +141,7 @@ class Sampler:
             reading = Reading(False, reason, self._gpus.identities)
         else:
             self._report("nvml", reading.available, self._gpus.duration_seconds, reading.reason)
+            self._telemetry.gpus = {str(gpu["uuid"]): _health(gpu) for gpu in reading.gpus}
         return reading
 
     def _report(self, collector: str, success: bool, duration_seconds: float, reason: str | None) -> None:
@@ -148,6 +149,10 @@ class Sampler:
         self._telemetry.collectors[collector] = CollectorHealth(
             success, duration_seconds, reason, time.time_ns() if success else last
         )
+
+
+def _health(gpu: Fields) -> GpuHealth:
+    return GpuHealth(bool(gpu.get("lost")), gpu.get("recovery_action"), gpu.get("ecc_uncorrected_errors_total"))
 
 
 def next_due(due: float, now: float, period_seconds: float) -> float:

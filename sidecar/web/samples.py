@@ -116,6 +116,13 @@ COLLECTOR_SCALARS: dict[str, Callable[[Any], Any]] = {
     "sidecar_collector_last_success_timestamp_seconds": lambda collector: _scaled(collector.last_success_ns, 1e-9),
 }
 
+GPU_HEALTH_SCALARS: dict[str, Callable[[Any], Any]] = {
+    "sidecar_gpu_lost": lambda gpu: int(gpu.lost),
+    "sidecar_gpu_recovery_action": lambda gpu: gpu.recovery_action,
+    "sidecar_gpu_ecc_uncorrected_errors_total": lambda gpu: gpu.ecc_uncorrected_errors_total,
+}
+"""For alerts, which must outlast the run: a GPU that fails usually ends it."""
+
 RENAMED = {"cpu_count": "cpus", "cpu_available": "cpus_available", "energy_joules": "energy_joules_total"}
 """Fields whose name would break a Prometheus rule: _count is a histogram's, a counter ends in _total."""
 GPU_INFO_LABELS = ("index", "name", "pci_bus_id", "driver_version", "parent_uuid", "mig_index")
@@ -164,6 +171,8 @@ def of_telemetry(telemetry: Telemetry) -> Iterator[Sample]:
         yield from _scalars(SINK_SCALARS, health, {"sink": label_value(sink)})
     for name, collector in sorted(dict(telemetry.collectors).items()):
         yield from _scalars(COLLECTOR_SCALARS, collector, {"collector": label_value(name)})
+    for uuid, gpu in sorted(telemetry.gpus.items()):
+        yield from _scalars(GPU_HEALTH_SCALARS, gpu, {"gpu": label_value(uuid)})
 
 
 def series_dropped(run: RunSnapshot, own_names: frozenset[str] = frozenset()) -> int:
@@ -247,6 +256,7 @@ def _gpus(run: RunSnapshot, label: Labels) -> Iterator[Sample]:
         yield Sample("training_gpu_info", labels | _texts(
             **{field: None if value is None else str(value) for field, value in info.items()}), 1)
         yield Sample("training_gpu_lost", labels, float(bool(gpu.get("lost"))))
+        yield Sample("training_gpu_attributed", labels, float(bool(gpu.get("attributed"))))
         yield from _readings("training_gpu_", gpu, labels)
         for reason, seconds in (gpu.get("throttle_seconds") or {}).items():
             yield Sample("training_gpu_throttle_seconds_total", labels | {"reason": label_value(reason)}, seconds)

@@ -232,9 +232,13 @@ def test_state_counters_do_not_go_back_when_a_step_ends() -> None:
 
 
 def energy(p: Process, *readings: tuple[dict[str, object], ...], uuids: tuple[str, ...] = ()) -> float | None:
+    return hardware(p, *readings, uuids=uuids).energy_joules
+
+
+def hardware(p: Process, *readings: tuple[dict[str, object], ...], uuids: tuple[str, ...] = ()) -> RunSnapshot:
     """Of a run whose process has pid 70, after these readings of the machine's GPUs."""
     records = [by_sidecar(wire.Hardware(p.wall_ns, 0, gpus=list(gpus)), p.wall_ns) for gpus in readings]
-    return seen([p.step(1), *records], p.hello(pid=70, gpu_uuids=list(uuids))).energy_joules
+    return seen([p.step(1), *records], p.hello(pid=70, gpu_uuids=list(uuids)))
 
 
 def gpu(uuid: str, joules: float, *trainers: int | None, **more: object) -> dict[str, object]:
@@ -256,6 +260,15 @@ def test_energy_is_of_all_gpus_while_none_is_known_to_be_of_the_run() -> None:
     assert energy(Process(), before, after) == 30.0
     assert energy(Process(), before, after, uuids=("A",)) == 30.0, "a process may say one GPU and use several"
     assert energy(Process(), ({"uuid": "A", "energy_joules": 1.0},), ({"uuid": "A", "energy_joules": 3.0},)) == 2.0
+
+
+def test_each_gpu_says_whether_its_energy_counts_as_the_runs() -> None:
+    before, during = (gpu("A", 100.0), gpu("B", 200.0)), (gpu("A", 110.0, 70), gpu("B", 220.0, 71))
+    after = (gpu("A", 111.0), gpu("B", 222.0))
+    for readings, expected in (((before,), [True, True]), ((before, during), [True, False]),
+                               ((before, during, after), [True, False])):
+        assert [each["attributed"] for each in hardware(Process(), *readings).gpus] == expected
+    assert [each["attributed"] for each in hardware(Process(), before, during, uuids=("B",)).gpus] == [True, True]
 
 
 def test_a_mig_slice_stands_for_its_gpu() -> None:

@@ -15,8 +15,8 @@ from sidecar.hardware import host as host_module
 from sidecar.hardware import sampler as sampler_module
 from sidecar.hardware.nvml import Nvml, Reading
 from sidecar.hardware.sampler import Sampler, next_due
-from sidecar.telemetry import Telemetry
-from tests.fakes.nvml.fake import FakeGpus
+from sidecar.telemetry import GpuHealth, Telemetry
+from tests.fakes.nvml.fake import FakeGpus, uuid
 
 PATIENCE_SECONDS = 30.0
 
@@ -179,6 +179,9 @@ def test_a_gpu_lost_mid_run_shows_in_readings_and_health(
     assert [gpu["index"] for gpu in reading.gpus if gpu.get("lost")] == [5]
     readings.count(len(readings.all) + 1)
     assert telemetry.collectors["nvml"].reason == "GPU 5 lost: no longer answers the driver"
+    assert [name for name, health in telemetry.gpus.items() if health.lost] == [uuid(5)]
+    assert telemetry.gpus[uuid(0)] == GpuHealth(False, reading.gpus[0].get("recovery_action"),
+                                                reading.gpus[0]["ecc_uncorrected_errors_total"])
 
 
 def test_a_driver_call_that_hangs_costs_the_gpus_only_and_is_reported(
@@ -194,6 +197,7 @@ def test_a_driver_call_that_hangs_costs_the_gpus_only_and_is_reported(
     before = len(readings.all)
     readings.count(before + 5)
     identity = {"uuid", "index", "name", "pci_bus_id", "driver_version"}
+    assert not any(health.lost for health in telemetry.gpus.values()), "nothing is known of them, so nothing changes"
     assert all(gpu.keys() == identity for reading in readings.all[before:] for gpu in reading.gpus)
     assert all(reading.host["memory_total_bytes"] > 0 for reading in readings.all[before:])
     health = telemetry.collectors["nvml"]

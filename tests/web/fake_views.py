@@ -24,7 +24,7 @@ from sidecar.snapshot import (
     StepHistogram,
     StepTime,
 )
-from sidecar.telemetry import CollectorHealth, SinkHealth, Telemetry
+from sidecar.telemetry import CollectorHealth, GpuHealth, SinkHealth, Telemetry
 
 BOUNDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
 
@@ -79,6 +79,7 @@ def make_telemetry() -> Telemetry:
                                       last_success_ns=1_790_000_100_000_000_000),
         },
         collectors={"host": CollectorHealth(True, 0.002), "nvml": CollectorHealth(True, 0.004)},
+        gpus={"GPU-0000": GpuHealth(False, 0, 3), "GPU-0001": GpuHealth(lost=True)},
     )
 
 
@@ -144,7 +145,8 @@ def make_gpu(index: int) -> dict[str, Any]:
             "power_limit_watts": 700.0, "temperature_celsius": 61 + 5 * index, "sm_clock_hertz": 1.755e9,
             "sm_clock_max_hertz": 1.98e9, "energy_joules": 4.6e6, "fan_percent": 40,
             "throttle_reasons": ["sw_power_cap"] if index == 2 else [], "throttle_seconds": {"sw_power_cap": 12.5},
-            "pcie_receive_bytes_total": 1e12, "ecc_uncorrected_errors_total": 0, "processes": [{"pid": 1}]}
+            "pcie_receive_bytes_total": 1e12, "ecc_uncorrected_errors_total": 0, "processes": [{"pid": 1}],
+            "attributed": True}
 
 
 def make_history(steps: int = 12_840, run_id: str = "nanochat-d12-1") -> History:

@@ -78,6 +78,23 @@ def test_every_family_that_the_design_promises_is_there() -> None:
     assert "_created" not in body
 
 
+def test_what_is_wrong_with_a_gpu_is_said_when_no_run_is_there_to_say_it() -> None:
+    body = Exposition(FakeViews(telemetry=make_telemetry())).serve().body.decode()
+    assert {line for line in body.splitlines() if line.startswith("sidecar_gpu_")} == {
+        'sidecar_gpu_lost{gpu="GPU-0000"} 0.0', 'sidecar_gpu_lost{gpu="GPU-0001"} 1.0',
+        'sidecar_gpu_recovery_action{gpu="GPU-0000"} 0.0',
+        'sidecar_gpu_ecc_uncorrected_errors_total{gpu="GPU-0000"} 3.0',
+    }
+    assert "training_" not in body
+
+
+def test_a_gpu_says_whether_its_energy_counts_as_the_runs() -> None:
+    run = make_snapshot(gpus=2)
+    run.gpus[1]["attributed"] = False
+    assert sorted(values(FakeViews(run), "training_gpu_attributed").items()) == [
+        (("GPU-0000", run.run_id), 1.0), (("GPU-0001", run.run_id), 0.0)]
+
+
 def test_unknown_is_absent_and_nan_is_nan() -> None:
     unknown = FakeViews(make_snapshot(loss=None, loss_state=None, eta=samples.RunSnapshot("x").eta))
     assert values(unknown, "training_loss") == {}
