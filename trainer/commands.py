@@ -81,4 +81,4 @@ def _validation(model: GPT, config: Config, world: World, held_out: dict[str, An
     share: dict[str, Any] = {"batch_size": config.batch_size, "rank": world.rank, "world_size": world.size}
     chats = Conversations(prepared, name="validation", seq_len=config.seq_len, shrink=True, **share)
     iters = min(config.eval_iters, chats.batches_per_epoch)
-    return validated(model, chats.next_batch, iters, world)
+    return validated(model, (chats.next_batch().to(world.device) for _ in range(iters)), world)

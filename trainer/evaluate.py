@@ -5,8 +5,9 @@ Never: moves a random number or leaves the model in another mode than it found i
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer.data.batch import IGNORE, Batch
 from trainer.distributed import World
+from trainer.tokenizer import BOS
 
 
 @contextmanager
@@ -28,43 +30,55 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def token_counts(logits: Tensor, targets: Tensor) -> tuple[float, int, int]:
-    """(sum of losses in nats, targets hit by the likeliest token, targets that count); logits (batch, time, vocab)."""
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
-    counts = targets != IGNORE
+class TokenSums(NamedTuple):
+    """Over targets that count."""
+
+    loss: float
+    """Nats."""
+    hits: float
+    """How many the model finds likeliest."""
+    targets: float
+    text_loss: float
+    """Nats of those that are bytes of text, not special tokens."""
+    text_bytes: float
+
+
+def token_sums(logits: Tensor, targets: Tensor) -> Tensor:
+    """The fields of TokenSums, (5,), on the device; logits (batch, time, vocabulary), targets (batch, time)."""
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="none")
+    losses, counts, is_text = losses.view_as(targets), targets != IGNORE, (targets >= 0) & (targets < BOS)
     hits = (logits.argmax(dim=-1) == targets) & counts
-    return loss.item(), int(hits.sum()), int(counts.sum())
+    parts = (losses, hits, counts, torch.where(is_text, losses, 0.0), is_text)
+    return torch.stack([part.sum(dtype=torch.float64) for part in parts])
 
 
 def evaluate(
     model: nn.Module,
-    next_batch: Callable[[], Batch],
-    eval_iters: int,
+    batches: Iterable[Batch],
     world: World,
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, float]:
-    """Exactly ``eval_iters`` batches per rank; every token weighs the same. Empty if no target counts."""
-    loss_sum = hits = count = 0.0
+    """Over all batches of all ranks; every token weighs the same. Empty if no target counts."""
+    sums = torch.zeros(len(TokenSums._fields), dtype=torch.float64, device=world.device)
     with evaluation_mode(model):
-        for _ in range(eval_iters):
-            batch = next_batch().to(world.device)
+        for batch in batches:
             with autocast():
                 logits = model(batch.inputs)
-            loss, right, counted = token_counts(logits, batch.targets)
-            loss_sum, hits, count = loss_sum + loss, hits + right, count + counted
-    loss_sum, hits, count = world.sum_over_ranks(loss_sum, hits, count)
-    return summary(loss_sum, hits, count)
+            sums += token_sums(logits, batch.targets)
+    return summary(TokenSums(*world.sum_over_ranks(*sums.tolist())))
 
 
-def summary(loss_sum: float, hits: float, count: float) -> dict[str, float]:
-    """Perplexity is exp(mean loss), not the mean of exponentials. A token is a byte (special
-    tokens count as one): bits per byte are loss / ln 2."""
-    if not count:
+def summary(sums: TokenSums) -> dict[str, float]:
+    """Perplexity is exp(mean loss), not the mean of exponentials. Bits per byte are of the text alone, as in nanochat:
+    special tokens count neither as bits nor as bytes."""
+    if not sums.targets:
         return {}
-    loss = loss_sum / count
-    return {
+    loss = sums.loss / sums.targets
+    found = {
         "val/loss": loss,
         "val/perplexity": math.inf if loss > 700 else math.exp(loss),
-        "val/accuracy": hits / count,
-        "val/bits_per_byte": loss / math.log(2),
+        "val/accuracy": sums.hits / sums.targets,
     }
+    if sums.text_bytes:
+        found["val/bits_per_byte"] = sums.text_loss / sums.text_bytes / math.log(2)
+    return found

@@ -4,7 +4,8 @@ Given: the flags and this process' World, when it is made. Hands on: Batches and
 Never: steps an optimizer, or talks to the sidecar: loop.py does that for all stages alike.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -57,9 +58,8 @@ class Stage:
         return model
 
     def prefetch(self, pin: bool, depth: int) -> None:
-        """Make ``depth`` batches ahead, in a thread. PPO cannot: it draws its own."""
-        if hasattr(self, "train_loader"):
-            self.train_loader = Prefetcher(self.train_loader, pin=pin, depth=depth)
+        """Make ``depth`` batches ahead, in a thread."""
+        self.train_loader = Prefetcher(self.train_loader, pin=pin, depth=depth)
 
     def next_batch(self) -> Batch:
         return self.train_loader.next_batch()
@@ -81,10 +81,14 @@ class Stage:
         return None
 
     def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
-        """val/* and eval/* metrics, the same on every rank. Every validation reads the same batches, each once."""
+        """val/* and eval/* metrics, the same on every rank."""
+        return evaluate(model, self.held_out(iters, world), world, self.autocast)
+
+    def held_out(self, iters: int, world: World) -> Iterator[Batch]:
+        """Of this rank: the same ``iters`` batches at every validation, or as many as there are, each once."""
         self.val_loader.rewind()
-        iters = min(iters, self.val_loader.batches_per_epoch)
-        return evaluate(model, self.val_loader.next_batch, iters, world, self.autocast)
+        for _ in range(min(iters, self.val_loader.batches_per_epoch)):
+            yield self.val_loader.next_batch().to(world.device)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold besides the model; identical on all ranks."""
@@ -108,9 +112,7 @@ def forward_flops(model: GPT, tokens: int) -> float:
 
 def frozen_copy(model: GPT) -> GPT:
     """A copy of the model that is not trained."""
-    copy = GPT(model.config).to(next(model.parameters()).device)
-    copy.load_state_dict(model.state_dict())
-    return copy.requires_grad_(False).eval()
+    return copy.deepcopy(model).requires_grad_(False).eval()
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

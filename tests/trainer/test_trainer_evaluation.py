@@ -1,6 +1,7 @@
 """Validation numbers against figures worked out by hand, samples and their scores."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -8,11 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainer.data.batch import IGNORE, Batch
+from trainer.data.windows import TokenWindows
 from trainer.distributed import World
-from trainer.evaluate import evaluate, summary, token_counts
+from trainer.evaluate import TokenSums, evaluate, summary, token_sums
 from trainer.generate import continue_tokens, generate_samples, sample_names
 from trainer.model import GPT, ModelConfig
 from trainer.sample_metrics import distinct_2, entropy, repetition, sample_metrics
+from trainer.stage import Stage
+from trainer.tokenizer import ASSISTANT_END, BOS
 
 HERE = World(0, 0, 1, torch.device("cpu"))
 TINY = ModelConfig(n_layer=1, n_head=2, n_embd=16, seq_len=16, dropout=0.5)
@@ -36,8 +40,8 @@ def batch_of(targets: list[list[int]]) -> Batch:
 
 def test_accuracy_is_exact_and_ignored_targets_count_for_nothing() -> None:
     logits = torch.tensor([[[9.0, 0, 0], [0, 9, 0], [0, 0, 9], [9, 0, 0]]])
-    _, hits, count = token_counts(logits, torch.tensor([[0, 1, 1, IGNORE]]))
-    assert (hits, count) == (2, 3)
+    sums = TokenSums(*token_sums(logits, torch.tensor([[0, 1, 1, IGNORE]])).tolist())
+    assert (sums.hits, sums.targets) == (2, 3)
 
 
 def test_loss_is_the_sum_over_the_targets_that_count() -> None:
@@ -49,12 +53,12 @@ def test_loss_is_the_sum_over_the_targets_that_count() -> None:
         for j, t in enumerate(row)
         if t >= 0
     )
-    assert token_counts(logits, targets)[0] == pytest.approx(expected, rel=1e-6)
+    assert TokenSums(*token_sums(logits, targets).tolist()).loss == pytest.approx(expected, rel=1e-6)
 
 
 def test_perplexity_is_the_exponential_of_the_mean_not_the_mean_of_exponentials() -> None:
     sure, unsure = torch.tensor([[[20.0, 0.0]]]), torch.tensor([[[0.0, 3.0]]])
-    numbers = evaluate(Fixed(sure, unsure), lambda: batch_of([[0]]), 2, HERE)
+    numbers = evaluate(Fixed(sure, unsure), [batch_of([[0]])] * 2, HERE)
     losses = [F.cross_entropy(x[0], torch.tensor([0])).item() for x in (sure, unsure)]
     assert numbers["val/loss"] == pytest.approx(sum(losses) / 2)
     assert numbers["val/perplexity"] == pytest.approx(math.exp(sum(losses) / 2))
@@ -62,28 +66,43 @@ def test_perplexity_is_the_exponential_of_the_mean_not_the_mean_of_exponentials(
     assert numbers["val/bits_per_byte"] == pytest.approx(sum(losses) / 2 / math.log(2))
 
 
-def test_exactly_as_many_batches_are_read_as_asked_for() -> None:
-    model = Fixed(torch.zeros(1, 1, 2))
-    evaluate(model, lambda: batch_of([[1]]), 5, HERE)
-    assert model.calls == 5
+def test_bits_per_byte_are_those_of_the_text_alone() -> None:
+    """Special tokens are no bytes; a mask hides the rest. As in nanochat's evaluate_bpb."""
+    logits = torch.randn(1, 5, 320, generator=torch.Generator().manual_seed(0))
+    targets = [65, BOS, ASSISTANT_END, 66, IGNORE]
+    nats = -F.log_softmax(logits[0].double(), -1)
+    numbers = evaluate(Fixed(logits), [batch_of([targets])], HERE)
+    assert numbers["val/bits_per_byte"] == pytest.approx((nats[0, 65] + nats[3, 66]).item() / 2 / math.log(2))
+    assert numbers["val/loss"] == pytest.approx(sum(nats[i, t].item() for i, t in enumerate(targets[:4])) / 4)
+    assert "val/bits_per_byte" not in evaluate(Fixed(logits[:, :1]), [batch_of([[BOS]])], HERE), "there is no text"
+
+
+def test_every_validation_reads_the_same_batches_and_each_once() -> None:
+    stage, tokens = Stage(), torch.arange(7 * 4 + 1, dtype=torch.int16)
+    stage.val_loader = TokenWindows(tokens, name="v", seq_len=4, batch_size=2)
+    few, all_there_are, again = ([batch.inputs for batch in stage.held_out(n, HERE)] for n in (2, 99, 2))
+    assert (len(few), len(all_there_are)) == (2, 3)
+    assert all(torch.equal(one, other) for one, other in zip(few, again, strict=True))
+    assert len({int(x) for batch in all_there_are for x in batch.flatten()}) == 3 * 2 * 4
 
 
 def test_nothing_to_predict_means_no_numbers_rather_than_zeros() -> None:
-    assert evaluate(Fixed(torch.zeros(1, 1, 2)), lambda: batch_of([[IGNORE]]), 1, HERE) == {}
+    assert evaluate(Fixed(torch.zeros(1, 1, 2)), [batch_of([[IGNORE]])], HERE) == {}
 
 
 def test_a_hopeless_loss_has_infinite_perplexity_and_raises_nothing() -> None:
-    assert summary(1e6, 0, 1)["val/perplexity"] == math.inf
+    assert summary(TokenSums(1e6, 0, 1, 1e6, 1))["val/perplexity"] == math.inf
 
 
 def test_the_model_is_back_in_training_mode_even_after_an_exception() -> None:
     model = GPT(TINY).train()
 
-    def broken() -> Batch:
+    def broken() -> Iterator[Batch]:
         raise RuntimeError
+        yield
 
     with pytest.raises(RuntimeError):
-        evaluate(model, broken, 1, HERE)
+        evaluate(model, broken(), HERE)
     assert model.training
 
 

@@ -23,7 +23,7 @@ from trainer.data.preferences import PreferencePairs
 from trainer.data.quality import Quality
 from trainer.distributed import World
 from trainer.errors import UserError
-from trainer.evaluate import summary
+from trainer.evaluate import TokenSums, summary
 from trainer.generate import fit_prompt, generate_replies, generate_samples
 from trainer.model import GPT, ModelConfig
 from trainer.nonfinite import NonFiniteGuard
@@ -144,8 +144,8 @@ def test_skipped_steps_are_counted_on_after_a_resume() -> None:
 
 
 def test_the_perplexity_of_nan_is_nan_and_that_of_a_huge_loss_infinite() -> None:
-    assert math.isnan(summary(math.nan, 0, 1)["val/perplexity"])
-    assert math.isinf(summary(1e6, 0, 1)["val/perplexity"])
+    assert math.isnan(summary(TokenSums(math.nan, 0, 1, math.nan, 1))["val/perplexity"])
+    assert math.isinf(summary(TokenSums(1e6, 0, 1, 1e6, 1))["val/perplexity"])
 
 
 @pytest.mark.parametrize(

@@ -80,16 +80,13 @@ class PreferenceTraining(Stage):
 
     def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
         """Means over held-out pairs: val/loss is DPO's own, so there is no perplexity."""
-        self.val_loader.rewind()
-        iters = min(iters, self.val_loader.batches_per_epoch)
-        totals = [0.0, 0.0, 0.0]
+        rows = []
         with evaluation_mode(model):
-            for _ in range(iters):
+            for batch in self.held_out(iters, world):
                 with self.autocast():
-                    loss, numbers = self.loss(model, self.val_loader.next_batch().to(world.device))
-                row = (loss, numbers["rewards/accuracy"], numbers["rewards/margin"])
-                totals = [total + float(value) for total, value in zip(totals, row, strict=True)]
-        *sums, count = world.sum_over_ranks(*totals, iters)
+                    loss, numbers = self.loss(model, batch)
+                rows.append(torch.stack([loss, numbers["rewards/accuracy"], numbers["rewards/margin"]]))
+        *sums, count = world.sum_over_ranks(*torch.stack(rows).double().sum(0).tolist(), len(rows))
         names = ("val/loss", "val/rewards_accuracy", "val/rewards_margin")
         return {name: value / count for name, value in zip(names, sums, strict=True)}
 

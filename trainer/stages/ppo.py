@@ -83,6 +83,9 @@ class PolicyTraining(Stage):
         self.reference, self.actor_critic = frozen_copy(model), ActorCritic(model)
         return self.actor_critic
 
+    def prefetch(self, pin: bool, depth: int) -> None:
+        """Nothing can be made ahead: the model itself writes the replies."""
+
     # -- rollouts ------------------------------------------------------------------------------------------------------
 
     def next_batch(self) -> Batch:
