@@ -33,7 +33,8 @@ class SinkView(msgspec.Struct):
     """starting | ok | offline | paused | failing | disabled"""
     reason: str | None = None
     url: str | None = None
-    lag_events: int = 0
+    lag_events: int | None = None
+    """Journal rows not yet delivered; None: not known yet, or nothing will be delivered."""
     lag_seconds: float | None = None
     failures: int = 0
     restarts: int = 0

@@ -12,6 +12,7 @@ import pytest
 from sidecar.rows import Row
 from sidecar.snapshot import MetricValue
 from sidecar.telemetry import SinkHealth
+from sidecar.web import app as app_module
 from sidecar.web.security import Security
 from tests.web.conftest import Server, needed
 from tests.web.fake_views import FakeViews, make_history, make_snapshot
@@ -84,7 +85,9 @@ def charted(page: Any, chart: str, expected: str) -> None:
 
 @pytest.fixture
 def full(serve: Callable[..., Server]) -> Server:
-    views = FakeViews(make_snapshot(metrics=40))
+    run = make_snapshot(metrics=40)
+    run.gpus[3]["attributed"] = False
+    views = FakeViews(run)
     views.histories["nanochat-d12-1"] = make_history(3_000)
     return serve(views)
 
@@ -100,6 +103,7 @@ def test_every_section_shows_the_published_values(full: Server, browser: Browser
         ("#speed-tiles", "full attention, 6N + 12LHQT"), ("#speed-tiles", "989.4 TFLOP/s bfloat16, table"),
         ("#legend-states", "productive"), ("#legend-phases", "backward"), ("#mixture", "fineweb-edu"),
         ("#mixture", "12.04 epochs"), ("#ranks", "node-0"), ("#gpus", "GPU 3"), ("#gpus", "sw power cap"),
+        ("#gpus > :nth-child(4)", "not used by this run"),
         ("#host-tiles", "41 %"), ("#sinks", "wandb login"), ("#sinks", "40 rows"), ("#self", "bad magic 2"),
         ("#link-text", "live"), ("#all", "custom/metric_39"), ("#config", "124,000,000"),
     ):
@@ -144,6 +148,21 @@ def test_without_a_free_stream_the_page_polls(serve: Callable[..., Server], brow
     views.publish(make_snapshot(step=12_999))
     text_is(page, "#alive", "12,999")
     browser.errors.clear()  # The browser itself reports each refused stream.
+
+
+def test_a_sidecar_that_is_busy_is_not_said_to_be_gone(
+    serve: Callable[..., Server], browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_module, "JOURNAL_READS_MAX", 0)
+    views = FakeViews(make_snapshot("new", name="second"), make_snapshot("old", name="first"))
+    monkeypatch.setattr(views, "is_loaded", lambda run_id=None: run_id != "old")
+    page = browser.open(serve(views), "/?run=old")
+    text_is(page, "#link-text", "busy; asking again")
+    text_is(page, "#verdict", "The sidecar is busy: 0 requests wait for old journals to be read; ask again later.")
+    monkeypatch.undo()
+    text_is(page, "#name", "first")
+    text_is(page, "#link-text", "live")
+    browser.errors.clear()  # The browser itself reports each refused request.
 
 
 def test_a_nan_loss_is_said_not_hidden(serve: Callable[..., Server], browser: Browser) -> None:

@@ -87,11 +87,17 @@ async function fallback(error) {
   try { take(await ask(`status${query()}`)); link("poll", "polling"); }
   catch (second) {
     if (second.status === 401) return link("down", "token needed");
+    if (second instanceof Refused) return refused(second);
     const since = lastOk ? ` since ${new Date(lastOk).toLocaleTimeString()}` : "";
     link("down", `no answer${since}`);
     if (!lastOk) say("verdict", "The sidecar does not answer. Training is not affected.");
     else if (store.status && ended(store.status)) link("down", "sidecar stopped; last state shown");
   }
+}
+function refused({ status, message }) {  // It answers, but not what was asked for.
+  const busy = status === 503;
+  link(busy ? "poll" : "down", busy ? "busy; asking again" : `refused (${status})`);
+  if (!store.status || (store.run && store.run !== store.status.run_id)) say("verdict", `The sidecar ${busy ? "is busy" : "refuses"}: ${message}.`);
 }
 async function noSuchRun() {
   store.status = null;

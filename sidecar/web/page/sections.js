@@ -199,7 +199,7 @@ function gpuCard(g) {
   const row = (name, share, text, tone) => el("div", { class: "row" }, el("span", { text: name }), meter(share, text, tone));
   const used = g.memory_used_bytes, total = g.memory_total_bytes;
   const foot = [isNumber(g.temperature_celsius) ? `${Math.round(g.temperature_celsius)} °C` : null, isNumber(g.sm_clock_hertz) ? `${(g.sm_clock_hertz / 1e9).toFixed(2)} GHz` : null,
-    g.ecc_uncorrected_errors_total ? `${count(g.ecc_uncorrected_errors_total)} ECC errors` : null];
+    g.ecc_uncorrected_errors_total ? `${count(g.ecc_uncorrected_errors_total)} ECC errors` : null, g.attributed === false ? "not used by this run" : null];
   return el("div", { class: `card gpu ${g.lost ? "lost" : ""}` },
     el("h3", {}, `GPU ${clean(g.index ?? "?")}`, el("span", { class: "muted", text: g.name || g.uuid || "", title: `${g.name || ""} ${g.uuid || ""}` }),
       g.lost ? pill("gone", "bad") : slowed.length ? pill(words(slowed[0]), "warn", words(slowed[0]), slowed.map(words).join(", ")) : null),
@@ -213,7 +213,7 @@ function renderSinks(s) {
   const sinks = Object.entries(s.sinks || {});
   put(body("sinks"), sinks.length ? sinks.map(([name, k]) => el("tr", {}, el("td", { class: "name", text: name, title: name }),
     el("td", {}, pill(k.state, TONE[k.state] || "off")), el("td", { class: "fill muted" }, sinkNote(k)),
-    ...cells(k.lag_events ? `${count(k.lag_events)} rows${isNumber(k.lag_seconds) ? ", " + span(k.lag_seconds) : ""}` : "0", count(k.delivered_rows), count(k.failures))))
+    ...cells(k.lag_events ? `${count(k.lag_events)} rows${isNumber(k.lag_seconds) ? ", " + span(k.lag_seconds) : ""}` : count(k.lag_events), count(k.delivered_rows), count(k.failures))))
     : [emptyRow(6, "None: add one with --sink wandb,tensorboard. The journal keeps everything meanwhile.")]);
 }
 function sinkNote(k) {
