@@ -70,6 +70,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Period of hardware readings."""
     journal_bytes_max: Annotated[int, Meta(ge=64 << 20)] = 2 << 30
     """Size at which a run's journal gives up its oldest events: those first that every sink has, counted."""
+    nice: Annotated[int, Meta(ge=0, le=19)] = 10
+    """How far the sidecar stands back when CPUs are busy (nice(1)): training and its data loaders go first."""
     snapshot_steps: Positive = 10
     """A hardware reading is also taken at every so many steps."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"

@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
 
     config = shared.load(options).config
     shared.check_sinks(config)
+    os.nice(config.nice)  # Before the first thread starts: on Linux it is of this thread and of those that it starts.
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
