@@ -8,7 +8,7 @@ compile, redone (steps repeated after a restart), stalled (a step's time beyond 
 unknown (other phases, and what follows the last step).
 """
 
-from sidecar.derive import stalls
+from sidecar.derive import stalls, throughput
 from sidecar.state import RankState, RunState
 
 STATES = {
@@ -55,7 +55,8 @@ def end_step(state: RunState, rank: RankState, mono_ns: int, phases: dict[str, f
             ledger.data_wait += wait_ns
             rest_ns -= wait_ns
     if rest_ns > stalls.LIMIT_MIN_NS:
-        excess_ns = rest_ns - int(stalls.limit_seconds(state) * 1e9)
+        slow_seconds = stalls.slow_step_seconds(throughput.step_seconds(state.window))
+        excess_ns = rest_ns - int(stalls.limit_seconds(state, slow_seconds) * 1e9)
         if excess_ns > 0:
             ledger.stalled += excess_ns
             rest_ns -= excess_ns

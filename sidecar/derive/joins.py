@@ -119,7 +119,7 @@ def count_present(state: RunState) -> None:
 
 def begin_attempt(state: RunState, rank: RankState, *, restarted: bool) -> None:
     """``rank`` starts again at some step: it joins the attempt that its peers began, or begins the next one."""
-    typical = throughput.percentile(sorted(throughput.step_seconds(state.window)), 0.5)
+    typical = throughput.percentile(throughput.step_seconds(state.window), 0.5)
     if typical is not None:
         state.typical_step_ns = int(typical * SECOND_NS)
     if rank.attempt < state.attempt:

@@ -43,9 +43,10 @@ def snapshot(state: RunState, *, now_ns: int) -> RunSnapshot:
         summary=dict(state.summary),
         notes=state.notes, entity=state.entity, world_size=state.world_size, events=state.events,
     )
-    late_seconds = _liveness(out, state, lead, now_ns)
+    durations = throughput.step_seconds(state.window)
+    late_seconds = _liveness(out, state, lead, now_ns, stalls.slow_step_seconds(durations))
     _learning(out, state)
-    _speed(out, state)
+    _speed(out, state, durations)
     _counters(out, state)
     out.mfu = _mfu(out, state)
     out.eta = _eta(out, state, late_seconds)
@@ -77,7 +78,9 @@ def _age(now_ns: int, then_ns: int | None) -> float | None:
     return max(0.0, (now_ns - then_ns) / 1e9) if then_ns is not None else None
 
 
-def _liveness(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int) -> float | None:
+def _liveness(
+    out: RunSnapshot, state: RunState, lead: RankState | None, now_ns: int, slow_step_seconds: float | None
+) -> float | None:
     """Returns how long there was no step, if its end is overdue and it is no stall yet."""
     late_seconds = None
     ranks = current_ranks(state)
@@ -93,11 +96,11 @@ def _liveness(out: RunSnapshot, state: RunState, lead: RankState | None, now_ns:
         silence_seconds = min(_age(now_ns, _progress_ns(rank)) or 0.0 for rank in begun or live)
         # The longest limit counts: a rank inside an evaluation makes the others wait for it.
         waited_for = [rank for rank in live if rank.reached >= 0 or rank.open_phases] if begun else live
-        out.stall_limit_seconds = max(stalls.limit_seconds(state, rank) for rank in waited_for)
+        out.stall_limit_seconds = max(stalls.limit_seconds(state, slow_step_seconds, rank) for rank in waited_for)
         out.phase = next((rank.open_phases[0][0] for rank in live if rank.open_phases), None)
         stalled = silence_seconds > out.stall_limit_seconds
         out.state = "stalled" if stalled else "running" if begun else "starting"
-        usual = [stalls.overdue_seconds(state, rank) for rank in waited_for]
+        usual = [stalls.overdue_seconds(slow_step_seconds, rank) for rank in waited_for]
         if not stalled and all(limit is not None and silence_seconds > limit for limit in usual):
             late_seconds = out.last_step_age_seconds
     else:
@@ -187,12 +190,11 @@ def _value(state: RunState, name: str) -> Any:
     return finite(state.derived[name] if name in state.derived else _sent(state, name))[0]
 
 
-def _speed(out: RunSnapshot, state: RunState) -> None:
+def _speed(out: RunSnapshot, state: RunState, durations: list[float]) -> None:
     for field in ("tokens_per_second", "samples_per_second", "steps_per_second", "flops_per_second"):
         value = _value(state, f"train/{field}")
         # Nothing moves: the rate is known to be zero.
         setattr(out, field, 0.0 if value is not None and out.state in ("stalled", "lost") else value)
-    durations = sorted(throughput.step_seconds(state.window))
     if durations:
         out.step_time = StepTime(
             math.fsum(durations) / len(durations),

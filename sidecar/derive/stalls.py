@@ -17,12 +17,17 @@ OVERDUE_FACTOR = 5.0
 OVERDUE_MIN_SECONDS = 5.0  # Steps of milliseconds arrive in batches.
 
 
-def overdue_seconds(state: RunState, rank: RankState) -> float | None:
-    """Silence beyond this is longer than five usual steps (the p99), or five times what the open phase and a step took
+def slow_step_seconds(durations: list[float]) -> float | None:
+    """What counts as a slow step: the p99 of ``throughput.step_seconds``. None: no step's time is known."""
+    return throughput.percentile(durations, 0.99)
+
+
+def overdue_seconds(slow_seconds: float | None, rank: RankState) -> float | None:
+    """Silence beyond this is longer than five slow steps, or five times what the open phase and a slow step took
     before. None: it is not known how long a step, or this phase, takes."""
-    usual = throughput.percentile(sorted(throughput.step_seconds(state.window)), 0.99)
-    if usual is None:
+    if slow_seconds is None:
         return None
+    usual = slow_seconds
     if rank.open_phases:
         phase = rank.phases.get(rank.open_phases[0][0])
         if phase is None or phase.seconds_last is None:
@@ -31,9 +36,9 @@ def overdue_seconds(state: RunState, rank: RankState) -> float | None:
     return max(OVERDUE_MIN_SECONDS, OVERDUE_FACTOR * usual)
 
 
-def limit_seconds(state: RunState, rank: RankState | None = None) -> float:
+def limit_seconds(state: RunState, slow_seconds: float | None, rank: RankState | None = None) -> float:
     """max(60 s, 5 x p99 of the step time); five times that inside a phase, or while no step's time is known."""
-    slow = throughput.percentile(sorted(throughput.step_seconds(state.window)), 0.99)
+    slow = slow_seconds
     if slow is None and state.typical_step_ns:  # A restarted trainer's first steps take as long as they did before.
         slow = state.typical_step_ns / 1e9
     limit = max(LIMIT_MIN_SECONDS, P99_FACTOR * (slow or 0.0))

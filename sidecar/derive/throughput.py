@@ -51,14 +51,15 @@ def ends(window: Window) -> list[Point]:
 
 
 def step_seconds(window: Window) -> list[float]:
-    """Duration of each step in the window, without declared pauses; several steps between two points share evenly."""
+    """Durations of the steps in the window, ascending, without declared pauses. Several steps between two points share
+    evenly."""
     points = ends(window)
     durations = []
     for before, after in pairwise(points):
         steps = after[3] - before[3]
         if steps > 0:
             durations.append((after[5] - before[5]) / steps / 1e9)
-    return durations
+    return sorted(durations)
 
 
 def percentile(values_sorted: list[float], share: float) -> float | None:
