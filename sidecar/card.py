@@ -41,7 +41,7 @@ def sync_command(config: Config, run_id: str, status: Mapping[str, Any]) -> str 
     """The command that sends to W&B what it has not got yet; None when it has everything. It reads the journal, so
     that nothing arrives twice: `wandb sync` would send again what was written offline and has arrived since."""
     health = (status.get("sinks") or {}).get("wandb")
-    all_sent = health and health.get("state") == "ok" and not health.get("lag_events")
+    all_sent = health and health.get("state") == "ok" and health.get("lag_events") == 0
     if not health or all_sent or health.get("state") == "disabled":
         return None
     return _command("sync", run_id, config)

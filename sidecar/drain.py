@@ -53,13 +53,13 @@ def wait(
 
 
 def drained(status: Status) -> bool:
-    """Every sink has all rows, or will not get any. One that has not started yet does not know its lag."""
+    """Every sink has all rows, or will not get any. Of one that has not started yet that is not known."""
     sinks = (status.get("sinks") or {}).values()
     return all(_has_all(sink) for sink in sinks)
 
 
 def _has_all(sink: Mapping[str, Any]) -> bool:
-    return sink.get("state") in IDLE_SINKS or (sink.get("state") != "starting" and not sink.get("lag_events"))
+    return sink.get("state") in IDLE_SINKS or (sink.get("state") != "starting" and sink.get("lag_events") == 0)
 
 
 def scrapes_of(status: Status) -> int:

@@ -284,6 +284,11 @@ class JournalReader:
     def last_row(self) -> int:
         return int(self._db.execute("SELECT coalesce(max(row), 0) FROM frames").fetchone()[0])
 
+    def received_ns_after(self, row: int) -> int | None:
+        """When the first row after ``row`` was received; None when there is none."""
+        found = self._db.execute("SELECT received_ns FROM frames WHERE row > ? ORDER BY row LIMIT 1", (row,)).fetchone()
+        return int(found[0]) if found else None
+
     def first_row(self) -> int:
         """The oldest row that is still there; 1 when nothing was dropped."""
         return int(self._db.execute("SELECT coalesce(min(row), 1) FROM frames").fetchone()[0])

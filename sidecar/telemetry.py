@@ -25,8 +25,8 @@ class SinkHealth(msgspec.Struct):
     """Why it is not simply ok, in one line, with the remedy."""
     url: str | None = None
     delivered_rows: int = 0
-    lag_events: int = 0
-    """Journal rows not yet delivered."""
+    lag_events: int | None = None
+    """Journal rows not yet delivered; None: not known yet, or nothing will be delivered."""
     lag_seconds: float | None = None
     """Age of the oldest journal row not yet delivered; None when there is none."""
     failures_total: int = 0

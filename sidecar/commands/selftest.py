@@ -159,7 +159,7 @@ def _sink(made: "Trial", name: str) -> str:
 
     def done() -> bool:
         now = health()
-        return now.get("state") not in (None, "starting") and not now.get("lag_events")
+        return now.get("state") not in (None, "starting") and now.get("lag_events") == 0
 
     _until(done, "not everything was delivered", lambda: _why(health()))
     found = health()

@@ -108,14 +108,15 @@ class _Progress:
 
 
 def _is_unsent(health: "SinkHealth") -> bool:
-    return health.state == "failing" or (health.lag_events > 0 and health.state != "disabled")
+    return health.state == "failing" or (health.lag_events != 0 and health.state != "disabled")
 
 
 def _outcome(health: "SinkHealth") -> str:
     where = f", {health.url}" if health.url else ""
     if health.state == "failing":
         return f"not all sent: {health.reason}"
-    if health.lag_events and health.state != "disabled":
-        return f"not all sent in time, {health.lag_events} journal rows to go; run the same again"
+    if health.lag_events != 0 and health.state != "disabled":
+        left = "" if health.lag_events is None else f", {health.lag_events} journal rows to go"
+        return f"not all sent in time{left}; run the same again"
     why = f" ({health.reason.removeprefix(f'{health.state}: ')})" if health.reason else ""
     return f"{health.state}{why}{where}" if health.state != "ok" else f"sent{why}{where}"

@@ -64,7 +64,7 @@ class SinkManager:
         self._cursors: Cursors | None = None
         self._closing = threading.Event()
         for name in self._configured:
-            telemetry.sinks[name] = SinkHealth()
+            telemetry.sinks[name] = SinkHealth(lag_events=0)
         self._ticker = threading.Thread(target=self._tick, name="sinks-ticker", daemon=True)
         self._ticker.start()
 
@@ -323,7 +323,7 @@ class SinkManager:
         next_manifest = time.monotonic() + MANIFEST_SECONDS
         while not self._closing.wait(TICK_SECONDS):
             try:
-                self._refresh_lags()
+                self._measure_lags()
                 with self._lock:
                     self._bind_again()
                     for run_id in self._wanted:
@@ -366,16 +366,15 @@ class SinkManager:
             except UserError as error:
                 self._disabled(name, f"disabled: {error.cause}; {error.remedy}")
 
-    def _refresh_lags(self) -> None:
+    def _measure_lags(self) -> None:
         """For sinks that are stuck and cannot say how far behind they are."""
         with self._lock:
-            behind = [runner for runner in self._runners.values() if not runner.drained]
+            behind = [runner for runner in self._runners.values() if runner.is_behind]
         for run_id in {runner.run_id for runner in behind}:
             with contextlib.closing(JournalReader(self._store.path(run_id))) as reader:
-                last_row = reader.last_row()
-            for runner in behind:
-                if runner.run_id == run_id:
-                    runner.refresh(last_row)
+                for runner in behind:
+                    if runner.run_id == run_id:
+                        runner.measure_lag(reader)
 
     def _publish(self) -> None:
         """One SinkHealth per sink name: that of its newest run, with the counts of all."""

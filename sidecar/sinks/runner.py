@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from sidecar.journal import JournalReader
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks.backoff import delay_seconds
 from sidecar.sinks.base import Report, Sink, SinkDied, Unavailable, reason_of
@@ -116,24 +117,26 @@ class SinkRunner:
 
     @property
     def drained(self) -> bool:
-        """Everything in the journal was delivered, or never will be."""
+        """Everything in the journal was delivered, or will not be for now."""
+        return not self.is_behind or self.health.state == "paused"
+
+    @property
+    def is_behind(self) -> bool:
+        """There is something to deliver, or there may be."""
         caught_up = self._caught_up_with == self._notified + 1
-        return caught_up or self.health.state in ("disabled", "paused") or self.ended
+        return not (caught_up or self.health.state == "disabled" or self.ended)
 
     @property
     def confirmed(self) -> int | None:
         """Rows numbered below this have arrived for certain; None for a sink that cannot tell."""
         return self._confirmed
 
-    def refresh(self, last_row: int) -> None:
-        """Keep the lag true while the runner is stuck; called by the manager's ticker."""
-        cursor = self._cursors.get(self.run_id, self.name)
-        self.health.lag_events = max(0, last_row - cursor.row)
-        oldest = self._batch.oldest_received_ns if self._batch else 0
-        if self.health.lag_events == 0:
-            self.health.lag_seconds = None
-        elif oldest:
-            self.health.lag_seconds = max(0.0, (self._now_ns() - oldest) / 1e9)
+    def measure_lag(self, reader: JournalReader) -> None:
+        """While the runner is stuck, or paused, the manager's ticker calls this."""
+        row = self._cursors.get(self.run_id, self.name).row
+        oldest_ns = reader.received_ns_after(row)
+        self.health.lag_events = max(0, reader.last_row() - row)
+        self.health.lag_seconds = None if oldest_ns is None else max(0.0, (self._now_ns() - oldest_ns) / 1e9)
 
     # --- the runner's own thread
 
@@ -256,7 +259,7 @@ class SinkRunner:
         self._latencies.append(max(0.0, (now_ns - batch.last_received_ns) / 1e9))
         self.health.latency_seconds = list(self._latencies)
         if self._source is not None:
-            self.refresh(self._source.last_row())
+            self.measure_lag(self._source.reader)
         self._take(self._sink.report())
 
     def _caught_up(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from sidecar.follow import Follower
+from sidecar.journal import JournalReader
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks.cursors import Cursor
 from sidecar.sinks.period import Period
@@ -51,7 +52,6 @@ class Batch(msgspec.Struct):
     number: int
     cursor: Cursor
     """Where the cursor goes once these were delivered."""
-    oldest_received_ns: int
     last_received_ns: int
 
 
@@ -87,15 +87,16 @@ class Source:
         states = {rank.state for rank in current_ranks(self._follower.projector.state)}
         return next((end for end in ENDS if end in states), None) if states <= set(ENDS) else None
 
-    def last_row(self) -> int:
-        return self._follower.reader.last_row()
+    @property
+    def reader(self) -> JournalReader:
+        return self._follower.reader
 
     def next_batch(self) -> Batch | None:
         """The next rows not yet delivered, None when the journal has no more for now."""
         rows: list[Row] = []
-        number, oldest, newest, cursor = self._next, 0, 0, self.cursor
+        number, newest, cursor = self._next, 0, self.cursor
         while len(rows) < self._policy.batch_rows_max:
-            fresh, first_ns, last_ns = self._read()
+            fresh, last_ns = self._read()
             if self._gap_after(cursor.row):
                 self._reopen(cursor)
                 if rows:
@@ -103,14 +104,14 @@ class Source:
                 number, cursor = self._next, self.cursor
                 continue
             if fresh and not rows:
-                number, oldest = self._next - len(fresh), first_ns
+                number = self._next - len(fresh)
             rows += fresh
             newest = last_ns or newest
             self._note_alerts()
             if self._follower.row == cursor.row:
                 break
             cursor = self.cursor
-        return Batch(rows, number, cursor, oldest, newest) if rows else None
+        return Batch(rows, number, cursor, newest) if rows else None
 
     def close(self) -> None:
         self._follower.close()
@@ -123,10 +124,10 @@ class Source:
             self._joiner = StepJoiner(follower.projector.state)
         return follower
 
-    def _read(self) -> tuple[list[Row], int, int]:
-        """The undelivered rows of some more of the journal, and when the first and the last of them were received."""
+    def _read(self) -> tuple[list[Row], int]:
+        """The undelivered rows of some more of the journal, and when the last of them was received."""
         rows: list[Row] = []
-        first_ns = last_ns = 0
+        last_ns = 0
         for record, fresh in self._follower.read(self._policy.read_rows_max):
             number = self._follower.number
             if self._joiner is not None:
@@ -134,9 +135,9 @@ class Source:
             fresh = fresh[max(0, self._next - (number - len(fresh))) :]
             self._next = max(self._next, number)
             if fresh:
-                first_ns, last_ns = first_ns or record.received_ns, record.received_ns
+                last_ns = record.received_ns
             rows += fresh
-        return rows, first_ns, last_ns
+        return rows, last_ns
 
     def _gap_after(self, row: int) -> bool:
         """Did retention remove rows ahead of us? Asked after reading them, so that nothing can slip between."""

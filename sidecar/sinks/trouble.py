@@ -33,8 +33,10 @@ class Trouble:
             log.error("no sink can be started: %s", reason, exc_info=traceback)
             self._said.add(reason)
         for name in waiting:
-            if self._healths[name].state in ("starting", "failing"):
-                self._healths[name] = SinkHealth(state="failing", reason=reason)
+            known = self._healths[name]
+            if known.state in ("starting", "failing"):
+                failures = known.failures_total + 1
+                self._healths[name] = SinkHealth(state="failing", reason=reason, failures_total=failures)
 
     def over(self, waiting: Iterable[str]) -> None:
         """It works, or works again."""
@@ -43,5 +45,5 @@ class Trouble:
         log.warning("sinks can be started again")
         for name in waiting:
             if self._healths[name].reason in self._said:
-                self._healths[name] = SinkHealth()
+                self._healths[name] = SinkHealth(lag_events=0)
         self._said.clear()

@@ -171,6 +171,7 @@ def test_fields_for_outlets_and_disks_are_settings() -> None:
     assert (config.wandb_entity, config.tensorboard_dir, config.disks) == ("team", "/t", ("/data", "/scratch"))
 
 
-def test_a_sink_that_has_not_started_is_not_drained() -> None:
+def test_a_sink_that_has_not_started_or_does_not_know_what_it_lacks_is_not_drained() -> None:
     assert not drained({"sinks": {"wandb": {"state": "starting", "lag_events": 0}}})
+    assert not drained({"sinks": {"wandb": {"state": "failing", "lag_events": None}}})
     assert drained({"sinks": {"wandb": {"state": "offline", "lag_events": 0}, "x": {"state": "disabled"}}})

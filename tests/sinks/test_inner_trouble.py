@@ -142,6 +142,8 @@ def test_cursors_that_cannot_be_opened_are_said_and_the_sinks_start_once_they_ca
         manager.manager.notify("run-1")
         assert manager.health("jsonl").state == "failing"
         assert "database or disk is full" in manager.health("jsonl").reason
+        assert manager.health("jsonl").lag_events is None, "nobody knows how far it is"
+        assert manager.health("jsonl").failures_total > 0
         assert manager.manager.passed_row("run-1") == 0  # Nothing may be removed from the journal.
         full.clear()
         until(lambda: manager.manager.health("run-1", "jsonl"))
@@ -170,7 +172,7 @@ def test_a_full_disk_under_the_cursors_is_one_line_a_reason_and_none_of_it_stays
     assert "cursors.sqlite cannot be used" in manager.health("jsonl").reason
     assert manager.health("jsonl").reason.endswith("; make room there, and let this user write there")
     monkeypatch.setattr(cursors_module, "_opened", opened)
-    until(lambda: manager.health("jsonl") == SinkHealth())
+    until(lambda: manager.health("jsonl") == SinkHealth(lag_events=0))
     said = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in said] == ["ERROR", "ERROR", "WARNING"], said
     assert all("cannot be used" in text for _, text in said[:2])
@@ -214,3 +216,4 @@ def test_the_health_of_several_runs_has_the_sums_of_all_counts() -> None:
     both = health.joined([one, SinkHealth(state="ok", delivered_rows=10)])
     assert (both.delivered_rows, both.lag_events, both.failures_total, both.restarts_total) == (11, 2, 3, 4)
     assert (both.dead_letters_total, both.lost_rows_total, both.lag_seconds) == (5, 6, 7.0)
+    assert health.joined([SinkHealth(), SinkHealth(state="disabled")]).lag_events is None

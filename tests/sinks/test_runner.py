@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from sidecar.errors import UserError
 from sidecar.follow import Follower
 from sidecar.journal import Checkpoint
 from sidecar.sinks import backoff, registry
+from sidecar.sinks import manager as manager_module
 from sidecar.sinks.base import Report, Sink, Unavailable
 from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.sinks.deadletters import DeadLetters
@@ -21,7 +23,7 @@ from sidecar.sinks.runner import SinkRunner
 from sidecar.sinks.source import Policy, Source
 
 from . import stand_ins
-from .harness import FAST, Manager, Run, until
+from .harness import FAST, START_NS, STEP_NS, Manager, Run, until
 from .stand_ins import delivered, order
 
 pytestmark = pytest.mark.usefixtures("stand_ins")
@@ -130,13 +132,37 @@ def test_a_hung_sink_delays_no_other(tmp_path: Path) -> None:
     assert delivered(tmp_path, "recorder") == []
 
 
-def test_a_paused_sink_waits_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("word", ["refuse", "outage"])
+def test_a_sink_that_is_away_from_the_start_says_how_far_and_how_long_it_is_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setattr(manager_module, "TICK_SECONDS", 0.02)
+    run = Run(tmp_path)
+    order(tmp_path, "recorder", word)
+    with Manager(run, "recorder") as manager:
+        run.steps(0, 9)
+        manager.manager.notify("run-1")
+        health = manager.health("recorder")
+        age_of_the_first = (time.time_ns() - START_NS - STEP_NS) / 1e9
+        until(lambda: health.lag_events == 10 and health.lag_seconds >= age_of_the_first)
+        order(tmp_path, "recorder", "")
+        manager.drain()
+        assert (health.lag_events, health.lag_seconds) == (0, None)
+
+
+def test_a_paused_sink_waits_says_how_far_it_is_behind_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager_module, "TICK_SECONDS", 0.02)
     run = Run(tmp_path)
     Cursors(tmp_path / "cursors.sqlite").pause("run-1", "recorder", True)
     with Manager(run, "recorder") as manager:
+        until(lambda: manager.health("recorder").state == "paused")
         run.steps(0, 4)
         manager.manager.notify("run-1")
-        until(lambda: manager.health("recorder").state == "paused")
+        until(lambda: manager.health("recorder").lag_events == 5)
+        assert manager.health("recorder").state == "paused"
+        assert manager.manager.drained()
         assert delivered(tmp_path, "recorder") == []
         Cursors(tmp_path / "cursors.sqlite").pause("run-1", "recorder", False)
         until(lambda: len(steps_of(delivered(tmp_path, "recorder"))) == 5)
