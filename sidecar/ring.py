@@ -22,7 +22,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class RingRefused(OSError):
 
 
 class Ring:
-    """The writer's side. Not thread-safe: the caller holds its lock around append() and release()."""
+    """The writer's side. Not thread-safe: the caller holds its lock around whatever stores or releases."""
 
     def __init__(
         self, memory: mmap.mmap, data_offset: int, capacity: int, *, path: "Path | None", fd: int | None
@@ -67,6 +67,8 @@ class Ring:
         self.head = self.tail = 0
         self.head_seq = self.tail_seq = 0
         self.overwritten = 0
+        self._limit = capacity  # Where the head may not go without a look at the alert, and at what there is room for.
+        self._alert: Callable[[], None] | None = None
         self._fd = fd
         self._memory = memory
         self._view = memoryview(memory)
@@ -80,8 +82,8 @@ class Ring:
         offset = self.head % capacity
         if offset + size > capacity:
             offset = self._skip_to_start(offset)
-        if self.head + size - self.tail > capacity:
-            self._overwrite(self.head + size - capacity)
+        if self.head + size > self._limit:
+            self._pass_limit(self.head + size)
         seq = self.head_seq
         data = self._data
         data[offset + 16 : offset + 16 + length] = payload
@@ -104,6 +106,19 @@ class Ring:
         self._data[offset + 16 : offset + 16 + length] = payload
         RECORD.pack_into(self._data, offset, length, zlib.crc32(payload, seq & CRC_MASK), seq)
         HEAD.pack_into(self._view, CURSORS_OFFSET, self.head + size, seq + 1)
+
+    @property
+    def is_half_full(self) -> bool:
+        return self.head - self.tail > self.capacity // 2
+
+    def alert_when_half_full(self, alert: Callable[[], None]) -> None:
+        """Have the append that fills more than half of the ring call ``alert``, once. Does nothing where it is so full
+        already. ``alert`` must not raise or wait.
+
+        Needs no lock, lest an append find it taken: whatever an append does meanwhile, the next one sees both of these.
+        """
+        if not self.is_half_full:
+            self._alert, self._limit = alert, self.tail + self.capacity // 2
 
     def release(self, position: int, seq: int) -> None:
         """Forget everything before ``position``, whose record has number ``seq``: it is safe elsewhere."""
@@ -180,11 +195,21 @@ class Ring:
 
     def _skip_to_start(self, offset: int) -> int:
         size = self.capacity - offset
-        if self.head + size - self.tail > self.capacity:
-            self._overwrite(self.head + size - self.capacity)
+        if self.head + size > self._limit:
+            self._pass_limit(self.head + size)
         LENGTH.pack_into(self._data, offset, SKIP)
         self.head += size
         return 0
+
+    def _pass_limit(self, head: int) -> None:
+        """The next record ends at ``head``, which is beyond the limit."""
+        alert, self._alert = self._alert, None
+        if alert is not None:
+            alert()
+        if head - self.tail > self.capacity:
+            self._overwrite(head - self.capacity)
+        if self._alert is None:  # Else somebody has just asked for the next one.
+            self._limit = self.tail + self.capacity
 
     def _overwrite(self, needed_tail: int) -> None:
         """Give up the oldest events until the tail has passed ``needed_tail``."""

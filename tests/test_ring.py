@@ -60,6 +60,27 @@ def test_overwritten_events_are_counted_exactly(tmp_path: Path) -> None:
     ring.remove()
 
 
+def test_the_append_that_fills_half_of_the_ring_calls_the_alert_once(tmp_path: Path) -> None:
+    ring, heads = make(tmp_path, capacity=4096), []
+    ring.alert_when_half_full(lambda: heads.append(ring.head))
+    for _ in range(100):
+        ring.append(b"x" * 48)
+    assert heads == [2048]
+    assert ring.is_half_full
+    ring.alert_when_half_full(lambda: heads.append(ring.head))
+    ring.append(b"x" * 48)
+    assert heads == [2048]
+    ring.release(ring.head, ring.head_seq)
+    began = ring.head
+    ring.alert_when_half_full(lambda: heads.append(ring.head - began))
+    for _ in range(100):
+        ring.append(b"x" * 48)
+    assert heads == [2048, 2048]
+    assert ring.head - ring.tail <= 4096
+    assert ring.tail_seq + len(read_all(ring)) == ring.head_seq == 201
+    ring.remove()
+
+
 def test_a_torn_record_ends_the_tail_there(tmp_path: Path) -> None:
     ring = make(tmp_path)
     for index in range(10):

@@ -1,12 +1,14 @@
 """The only thread of the client, and the only owner of its socket: it moves the ring to the sidecar.
 
 Given: the ring. Hands on: frames over ZeroMQ; takes back acknowledgements and frees what they cover.
-Never: is woken by a step. It wakes by the clock, because waking a sleeping reader is what makes a hand-off expensive.
+Never: is woken by a step, except by one that has filled half of the ring since the last tick. Otherwise it wakes by the
+clock, because waking a sleeping reader is what makes a hand-off expensive.
 
 The protocol is go-back-N with cumulative acknowledgements. A Hello asks where to begin; its Ack answers. Then frames
 flow inside a window. A Resend, or silence for a while, sends us back to the oldest event that is not acknowledged.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -19,12 +21,12 @@ from sidecar import descriptors, wire
 from sidecar.rendezvous import secure_client
 from sidecar.ring import Ring
 
-TICK_SECONDS = 0.25  # Each wakes the trainer and has the sidecar commit; ten a second cost 0.3 % of a core more.
+TICK_SECONDS = 0.25  # Each wakes the trainer and has the sidecar commit: ten a second cost 0.3 % of a core more.
 BACKLOG_TICK_SECONDS = 0.002
 FLUSH_TICK_SECONDS = 0.005
 FRAMES_PER_TICK_MAX = 8  # About 1 ms of work: the training thread shares the interpreter lock with us.
-FRAMES_IN_FLIGHT_MAX = 64
-SILENCE_SECONDS_MIN = 0.5  # Nothing acknowledged for so long: ask again. Doubles up to the maximum.
+FRAMES_IN_FLIGHT_MAX = 64  # Also of one tick where the ring is half full: then a loss is nearer than a slow step.
+SILENCE_SECONDS_MIN = 1.0  # Nothing acknowledged for so long, four ticks: ask again. Doubles up to the maximum.
 SILENCE_SECONDS_MAX = 5.0
 HELLO_SECONDS = 0.5
 REFUSED_SECONDS = 30.0
@@ -48,7 +50,7 @@ class Pump:
         self._silence_seconds = SILENCE_SECONDS_MIN
         self._flush_until: float | None = None
         self._stopping = False
-        self._wake = threading.Event()
+        self._sleeper = _Sleeper()
         self._idle = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sidecar-pump", daemon=True)
 
@@ -64,14 +66,14 @@ class Pump:
         if self._thread.is_alive():
             self._idle.clear()
             self._flush_until = time.monotonic() + timeout_seconds
-            self._wake.set()
+            self._sleeper.wake()
             self._idle.wait(timeout_seconds + 1.0)
         return self._ring.tail_seq == self._ring.head_seq
 
     def stop(self) -> None:
         """End the thread and close the socket. Bounded: the thread never waits longer than a tick."""
         self._stopping = True
-        self._wake.set()
+        self._sleeper.wake()
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS)
 
@@ -97,8 +99,7 @@ class Pump:
                     warned = True
             self._on_tick()
             self._finish_flush(time.monotonic())
-            self._wake.wait(DESCRIPTORS_SECONDS)
-            self._wake.clear()
+            self._sleeper.wait(DESCRIPTORS_SECONDS)
         return None
 
     def _converse(self, socket: "zmq.Socket[bytes]") -> None:
@@ -108,8 +109,7 @@ class Pump:
             socket.connect(self._endpoint)
             while not self._stopping:
                 self._tick(socket, time.monotonic())
-                self._wake.wait(self._pause_seconds())
-                self._wake.clear()
+                self._pause()
         finally:
             socket.context.destroy(linger=0)
 
@@ -135,11 +135,18 @@ class Pump:
             self._send_frames(socket, now)
         self._finish_flush(now)
 
-    def _pause_seconds(self) -> float:
+    def _pause(self) -> None:
         if self._flush_until is not None:
-            return FLUSH_TICK_SECONDS
-        backlog = self.connected and self._ring.head_seq - self._seq > wire.FRAME_EVENTS_MAX
-        return BACKLOG_TICK_SECONDS if backlog else TICK_SECONDS
+            self._sleeper.wait(FLUSH_TICK_SECONDS)
+        elif self.connected and (self._unsent_events > wire.FRAME_EVENTS_MAX or self._ring.is_half_full):
+            self._sleeper.wait(BACKLOG_TICK_SECONDS)
+        else:
+            self._ring.alert_when_half_full(self._sleeper.wake)
+            self._sleeper.wait(TICK_SECONDS)
+
+    @property
+    def _unsent_events(self) -> int:
+        return self._ring.head_seq - self._seq
 
     def _finish_flush(self, now: float) -> None:
         if self._flush_until is None:
@@ -204,7 +211,7 @@ class Pump:
 
     def _send_frames(self, socket: "zmq.Socket[bytes]", now: float) -> None:
         ring, hello = self._ring, self._hello
-        for _ in range(FRAMES_PER_TICK_MAX):
+        for _ in range(FRAMES_IN_FLIGHT_MAX if ring.is_half_full else FRAMES_PER_TICK_MAX):
             if self._seq >= ring.head_seq or len(self._in_flight) >= FRAMES_IN_FLIGHT_MAX:
                 return
             records, position = ring.read(
@@ -230,6 +237,23 @@ class Pump:
         except zmq.Again:
             return False
         return True
+
+
+class _Sleeper:
+    """What the pump sleeps on. A threading.Event would not do: setting one takes a lock, and a signal handler that ends
+    the run within a step that is just setting it would wait for that lock forever."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wake(self) -> None:
+        """End the wait that is under way, or the next one."""
+        with contextlib.suppress(RuntimeError):  # It is awake already.
+            self._lock.release()
+
+    def wait(self, seconds: float) -> None:
+        self._lock.acquire(timeout=seconds)
 
 
 def warn(text: str, *values: object) -> None:
