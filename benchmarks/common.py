@@ -266,11 +266,16 @@ def run_or_exit(command: Sequence[str], *, cwd: Path = REPOSITORY, timeout_secon
 # -- the reference trainer, in this process ----------------------------------------------------------------------------
 
 
-def switch_client(has_calls: Callable[[], bool], after_step: Callable[[Any], None]) -> None:
-    """From now on ``Run.step``, ``phase``, ``dataset`` and ``log`` of this process do nothing unless ``has_calls()``.
+def switch_client(
+    has_calls: Callable[[], bool],
+    after_step: Callable[[Any], None],
+    before_finish: Callable[[], None] = lambda: None,
+) -> None:
+    """From now on ``Run.step``, ``phase``, ``dataset``, ``log`` and the pump do nothing unless ``has_calls()``.
 
     ``after_step(run)`` is called at the end of every ``run.step``, also of those that did nothing.
     """
+    from sidecar.client.pump import Pump
     from sidecar.client.run import Run
 
     def switched(name: str) -> Callable[..., Any]:
@@ -285,13 +290,21 @@ def switch_client(has_calls: Callable[[], bool], after_step: Callable[[Any], Non
 
     for name in ("step", "phase", "dataset", "log"):
         setattr(Run, name, switched(name))
-    step = Run.step
+    tick, step, finish = Pump._tick, Run.step, Run.finish
+
+    def switched_tick(pump: Any, *given: Any) -> None:
+        if has_calls() or pump._flush_until is not None:
+            tick(pump, *given)
 
     def watched_step(run: Any, *given: Any, **named: Any) -> None:
         step(run, *given, **named)
         after_step(run)
 
-    Run.step = watched_step  # type: ignore[method-assign]
+    def watched_finish(run: Any, *given: Any, **named: Any) -> Any:
+        before_finish()
+        return finish(run, *given, **named)
+
+    Pump._tick, Run.step, Run.finish = switched_tick, watched_step, watched_finish  # type: ignore[method-assign]
 
 
 def run_trainer(arguments: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ CAP = 1.1
 class Block(NamedTuple):
     """Consecutive steps of one kind."""
 
-    has_calls: bool
+    is_monitored: bool
     values: Sequence[float]
 
 
@@ -46,16 +46,16 @@ def mean_growth(ratios: Sequence[float]) -> Growth:
 def pair_ratios(blocks: Sequence[Block], of_block: Callable[[Sequence[float]], float]) -> list[float]:
     """With / without of each pair of blocks, first and second, third and fourth, and so on."""
     return [
-        of_block(a.values) / of_block(b.values) if a.has_calls else of_block(b.values) / of_block(a.values)
+        of_block(a.values) / of_block(b.values) if a.is_monitored else of_block(b.values) / of_block(a.values)
         for a, b in zip(blocks[::2], blocks[1::2], strict=False)
-        if a.has_calls != b.has_calls
+        if a.is_monitored != b.is_monitored
     ]
 
 
 def noise_ratios(blocks: Sequence[Block], of_block: Callable[[Sequence[float]], float]) -> list[float]:
     """The same for neighbours that differ in nothing: the second of a pair and the first of the next, where alike."""
     rng = random.Random(len(blocks))
-    alike = [(a, b) for a, b in zip(blocks[1::2], blocks[2::2], strict=False) if a.has_calls == b.has_calls]
+    alike = [(a, b) for a, b in zip(blocks[1::2], blocks[2::2], strict=False) if a.is_monitored == b.is_monitored]
     shuffled = (rng.sample(pair, 2) for pair in alike)
     return [of_block(a.values) / of_block(b.values) for a, b in shuffled]
 

@@ -1,26 +1,25 @@
-"""By how much a step of the reference trainer grows when it reports to a live sidecar, for each of its stages.
+"""By how much a step of the reference trainer grows when it is monitored, for each of its stages.
 
 Given: a stage, and how many minutes it may take. Hands on: lines with the growth, its 95 % bounds and a verdict.
 Never: says that a target is met or missed while the bounds lie on both sides of it.
 
-Two kinds of runs, each in a process of its own, all with the same seed, so that step N does the same work in each:
+*Alternating* runs of the trainer switch all monitoring on and off, block by block: the client's calls (step, phase,
+dataset, log), its pump, and the sidecar itself, which is stopped (SIGSTOP) where nothing is monitored. A block is a
+second: short, because the machine changes its speed all the time; longer than the periods of what the sidecar does, all
+of which it does at once when it goes on, so that a monitored block holds rather more of it than a second has.
+So far as the other runs foretell how long a step takes (its batch may be longer), that is divided out. Neighbouring
+blocks are compared as benchmarks/paired.py says. Runs are added until the bounds are narrow or the time is up; the growth
+itself has no say in when to stop, which would bias it.
 
-*Alternating* runs switch the client's calls (step, phase, dataset, log) on and off, block by block. A block is half a
-second: short, because the machine changes its speed all the time; longer than the tenth of a second after which the
-client sends, and the quarter after which the sidecar publishes. So far as the other runs foretell how long a step
-takes (its batch may be longer), that is divided out. Neighbouring blocks are compared as benchmarks/paired.py says.
-Runs are added until the bounds are narrow or the time is up; the growth itself has no say in when to stop, which would
-bias it.
-
-*Whole* runs with all calls and with none show how much the sidecar uses of the same cores: its CPU time, which hardly
-varies. What of that falls outside the blocks it belongs to (a sidecar goes on working for a moment) is added to the
-growth, as though the step had waited for all of it.
+A *whole* run with all calls shows how much CPU time the sidecar really takes. If the monitored blocks held less of it,
+the rest is added to the growth, as though the step had waited for all of it.
 """
 
 import itertools
 import json
 import math
 import os
+import signal
 import statistics
 import sys
 import time
@@ -34,14 +33,14 @@ STAGES = ("pretrain", "midtrain", "sft", "dpo", "ppo")
 TARGET_PERCENT = 1.0
 WARM_UP_STEPS = 10
 RUNS_MIN = 2
-ALTERNATING, ALL_CALLS, NO_CALLS = "alternating", "all-calls", "no-calls"
+ALTERNATING, WHOLE = "alternating", "whole"
 
 
 class Note(NamedTuple):
     """Clocks at the end of a step. All in seconds."""
 
-    has_calls: bool
-    """Whether the client's calls are on from here to the next note."""
+    is_monitored: bool
+    """From here to the next note."""
     wall: float
     trainer_cpu: float
     """Of all the trainer's threads, the client's own among them."""
@@ -52,7 +51,7 @@ class Step(NamedTuple):
     """What one step took, in seconds."""
 
     block: int
-    has_calls: bool
+    is_monitored: bool
     wall: float
     trainer_cpu: float
     sidecar_cpu: float
@@ -65,25 +64,32 @@ Run = list[Step]
 
 
 def train(kind: str, seed: int, block_seconds: float, sidecar_pid: int, arguments: list[str]) -> int:
-    """The trainer as it is, its calls of the client switched; the notes go to the file $BENCHMARK_NOTES."""
+    """The trainer as it is, its monitoring switched; the notes go to the file $BENCHMARK_NOTES."""
     notes: list[tuple[int, Note]] = []
     kinds, block = paired.alternation(seed), -1
-    has_calls, left = kind != NO_CALLS, WARM_UP_STEPS
+    is_monitored, left = True, WARM_UP_STEPS
+
+    def switch(on: bool) -> None:
+        nonlocal is_monitored
+        is_monitored = on
+        os.kill(sidecar_pid, signal.SIGCONT if on else signal.SIGSTOP)
 
     def after_step(run: Any) -> None:
-        nonlocal has_calls, left, block
+        nonlocal left, block
         left -= 1
         if left <= 0:
             block += 1
             left = _block_steps(notes, block_seconds)
-            has_calls = next(kinds) if kind == ALTERNATING else kind == ALL_CALLS
+            if kind == ALTERNATING:
+                switch(next(kinds))
         clocks = time.perf_counter(), time.process_time(), common.process_cpu_seconds(sidecar_pid)
-        notes.append((block, Note(has_calls, *clocks)))
+        notes.append((block, Note(is_monitored, *clocks)))
 
-    common.switch_client(lambda: has_calls, after_step)
+    common.switch_client(lambda: is_monitored, after_step, before_finish=lambda: switch(True))
     try:
         common.run_trainer(arguments)
     finally:
+        switch(True)
         Path(os.environ["BENCHMARK_NOTES"]).write_text(json.dumps(notes))
     return 0
 
@@ -110,7 +116,7 @@ def run_trainer(sidecar: common.Sidecar, kind: str, seed: int, options: Any, arg
 def steps_of(notes: Sequence[tuple[int, Note]]) -> Run:
     """What happened from each note to the next."""
     return [
-        Step(block, a.has_calls, *(after - before for before, after in zip(a[1:], b[1:], strict=True)))
+        Step(block, a.is_monitored, *(after - before for before, after in zip(a[1:], b[1:], strict=True)))
         for (block, a), (_, b) in itertools.pairwise(notes)
     ]
 
@@ -125,7 +131,7 @@ def blocks_of(runs: Sequence[Run], whole: Sequence[Run], clock: str) -> Iterator
         expected = [slope * value for value in fastest]
         values = [(step, math.exp(a - b)) for step, a, b in zip(run, logs, expected, strict=True) if step.block >= 0]
         groups = [list(group) for _, group in itertools.groupby(values, lambda pair: pair[0].block)]
-        yield [paired.Block(group[0][0].has_calls, [value for _, value in group]) for group in groups]
+        yield [paired.Block(group[0][0].is_monitored, [value for _, value in group]) for group in groups]
 
 
 def _slope(x: Sequence[float], y: Sequence[float]) -> float:
@@ -164,33 +170,32 @@ def figures(runs: Sequence[Run], whole: Sequence[Run] = ()) -> Figures:
     )
 
 
-def sidecar_percent(runs: Sequence[Run], *, has_calls: bool) -> float:
-    """The sidecar's CPU time over the time of these steps: percent of one core."""
-    steps = [step for run in runs for step in run if step.block >= 0 and step.has_calls == has_calls]
+def sidecar_percent(runs: Sequence[Run]) -> float:
+    """The sidecar's CPU time over the time of the monitored steps: percent of one core."""
+    steps = [step for run in runs for step in run if step.block >= 0 and step.is_monitored]
     return 100 * sum(step.sidecar_cpu for step in steps) / sum(step.wall for step in steps)
 
 
 def measure(stage: str, sidecar: common.Sidecar, options: Any) -> None:
-    """A whole run of each kind, then alternating ones until the bounds are narrow or the time is up; then print."""
+    """A whole run, then alternating ones until the bounds are narrow or the time is up; then print."""
     arguments = [stage, "--quiet", *options.trainer_arguments.split()]
     deadline = time.monotonic() + 60 * options.minutes
-    with_calls = run_trainer(sidecar, ALL_CALLS, 0, options, arguments)
-    without = run_trainer(sidecar, NO_CALLS, 0, options, arguments)
+    whole = run_trainer(sidecar, WHOLE, 0, options, arguments)
     runs: list[Run] = []
     run_seconds = 0.0
     while len(runs) < RUNS_MIN or time.monotonic() + run_seconds < deadline:
         began = time.monotonic()
         runs.append(run_trainer(sidecar, ALTERNATING, len(runs), options, arguments))
         run_seconds = time.monotonic() - began
-        if len(runs) >= RUNS_MIN and figures(runs, [with_calls, without]).capped.half_width <= options.half_width:
+        if len(runs) >= RUNS_MIN and figures(runs, [whole]).capped.half_width <= options.half_width:
             break
-    report(stage, runs, with_calls, without)
+    report(stage, runs, whole)
 
 
-def report(stage: str, runs: Sequence[Run], with_calls: Run, without: Run) -> None:
-    found = figures(runs, [with_calls, without])
+def report(stage: str, runs: Sequence[Run], whole: Run) -> None:
+    found = figures(runs, [whole])
     steps = [step for run in runs for step in run if step.block >= 0]
-    step_ms = 1e3 * statistics.median(step.wall for step in steps if not step.has_calls)
+    step_ms = 1e3 * statistics.median(step.wall for step in steps if not step.is_monitored)
     print(f"{stage}: a step takes {step_ms:.1f} ms; {len(steps):,} steps in {len(runs)} runs, {found.pairs} pairs of "
           f"blocks of {len(steps) / 2 / found.pairs:.0f}")  # fmt: skip
     for name, value in (
@@ -200,13 +205,12 @@ def report(stage: str, runs: Sequence[Run], with_calls: Run, without: Run) -> No
         ("noise: blocks that differ in nothing", found.noise),
     ):
         print(f"  {name:38} {value}")
-    everything, nothing = sidecar_percent([with_calls], has_calls=True), sidecar_percent([without], has_calls=False)
-    within = sidecar_percent(runs, has_calls=True) - sidecar_percent(runs, has_calls=False)
-    late = max(0.0, everything - nothing - within)
-    print(f"  sidecar's CPU time, of one core: {nothing:.2f} % without events, {everything:.2f} % with all of them")
-    print(f"  of the difference {within:.2f} % fell into the blocks above, {late:.2f} % is added to them")
-    total = paired.Growth(*(percent + late for percent in found.capped))
-    paired.print_decision(f"{stage}: growth of a step, with the sidecar's work", total, TARGET_PERCENT)
+    within, everything = sidecar_percent(runs), sidecar_percent([whole])
+    missing = max(0.0, everything - within)
+    print(f"  sidecar's CPU time, of one core: {everything:.2f} % in a whole run, {within:.2f} % in the monitored blocks"
+          f"; {missing:.2f} % is added")  # fmt: skip
+    total = paired.Growth(*(percent + missing for percent in found.capped))
+    paired.print_decision(f"{stage}: growth of a step by all of its monitoring", total, TARGET_PERCENT)
 
 
 def add_options(parser: Any) -> None:
@@ -215,8 +219,8 @@ def add_options(parser: Any) -> None:
     group.add_argument("--minutes", type=float, default=4.0, help="time for each stage (default 4)")
     group.add_argument("--half-width", type=float, default=0.3, metavar="PERCENT",
                        help="bounds as narrow as this end the stage earlier (default 0.3)")  # fmt: skip
-    group.add_argument("--block-seconds", type=float, default=0.5, help="length of a block (default 0.5)")
-    group.add_argument("--trainer-arguments", default="--steps 120 --eval_freq 100000 --generate_freq 100000",
+    group.add_argument("--block-seconds", type=float, default=1.0, help="length of a block (default 1)")
+    group.add_argument("--trainer-arguments", default="--steps 240 --eval_freq 100000 --generate_freq 100000",
                        help="what the trainer is run with")  # fmt: skip
 
 

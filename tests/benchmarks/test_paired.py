@@ -30,11 +30,11 @@ def alternating_runs(
         rng, kinds, drift, run = random.Random(seed * 1000 + number), paired.alternation(number), 0.0, []
         for step in range(steps):
             if step % block == 0:
-                has_calls = next(kinds)
+                is_monitored = next(kinds)
             drift = 0.98 * drift + rng.gauss(0, noise / 3)
-            seconds = STEP_SECONDS * content(step) * math.exp(drift + rng.gauss(0, noise)) * (1 + growth * has_calls)
+            seconds = STEP_SECONDS * content(step) * math.exp(drift + rng.gauss(0, noise)) * (1 + growth * is_monitored)
             wall = seconds * (4 if rng.random() < 0.02 else 1)
-            run.append(Step(step // block, has_calls, wall, seconds, 1e-4))
+            run.append(Step(step // block, is_monitored, wall, seconds, 1e-4))
         made.append(run)
     return made
 
@@ -88,9 +88,9 @@ def test_95_percent_of_the_bounds_hold_the_truth() -> None:
 
 def test_a_cost_of_every_third_step_counts_in_full() -> None:
     rng, blocks = random.Random(4), []
-    for has_calls in itertools.islice(paired.alternation(6), 400):
-        cost = 0.06 if has_calls else 0.0
-        blocks.append(paired.Block(has_calls, [rng.gauss(1, 0.01) + cost * (step % 3 == 0) for step in range(6)]))
+    for is_monitored in itertools.islice(paired.alternation(6), 400):
+        cost = 0.06 if is_monitored else 0.0
+        blocks.append(paired.Block(is_monitored, [rng.gauss(1, 0.01) + cost * (step % 3 == 0) for step in range(6)]))
     found = paired.growth(paired.pair_ratios(blocks, paired.capped_mean))
     assert found.percent == pytest.approx(2.0, abs=0.2)
 
@@ -112,8 +112,8 @@ def test_fewer_than_six_pairs_have_no_bounds() -> None:
 def test_a_rare_and_dear_cost_is_in_the_plain_mean_though_not_in_the_capped_one() -> None:
     rng = random.Random(3)
     blocks = [
-        paired.Block(has_calls, [1 + rng.random() / 100 + (1.0 if has_calls and i == 3 else 0.0) for i in range(8)])
-        for has_calls in [next(kinds) for kinds in [paired.alternation(5)] for _ in range(80)]
+        paired.Block(is_monitored, [1 + rng.random() / 100 + (1.0 if is_monitored and i == 3 else 0.0) for i in range(8)])
+        for is_monitored in [next(kinds) for kinds in [paired.alternation(5)] for _ in range(80)]
     ]
     assert paired.growth(paired.pair_ratios(blocks, paired.capped_mean)).high < 3.0
     assert paired.mean_growth(paired.pair_ratios(blocks, statistics.fmean)).low > 10.0
@@ -138,12 +138,12 @@ def test_a_step_is_what_happened_between_two_notes() -> None:
     ]  # fmt: skip
 
 
-def test_what_the_sidecar_does_too_late_for_its_block_is_added(capsys: pytest.CaptureFixture[str]) -> None:
-    def whole(sidecar_cpu: float, *, has_calls: bool) -> stage_inflation.Run:
-        return [Step(step, has_calls, 0.1, 0.1, sidecar_cpu) for step in range(200)]
-
-    runs = alternating_runs(0.0, noise=0.005)  # Here the sidecar works alike in both kinds of blocks.
-    stage_inflation.report("sft", runs, whole(0.003, has_calls=True), whole(0.001, has_calls=False))
+def test_what_the_sidecar_does_outside_the_monitored_blocks_is_added(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = alternating_runs(0.0, noise=0.005)  # Their steps hold 0.1 ms of it each, of 100.
+    whole = [Step(step, True, 0.1, 0.1, 0.003) for step in range(200)]
+    stage_inflation.report("sft", runs, whole)
     out = capsys.readouterr().out
-    assert "1.00 % without events, 3.00 % with all" in out
+    assert "3.00 % in a whole run" in out
     assert "MISS sft: growth of a step" in out
+    stage_inflation.report("sft", runs, [step._replace(sidecar_cpu=0.0) for step in whole])
+    assert "0.00 % is added\nok   sft" in capsys.readouterr().out
