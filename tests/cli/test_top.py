@@ -54,7 +54,7 @@ class Service:
 
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setattr(top, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(top, "ANSWER_SECONDS", 0.5)
     made = Service(tmp_path)
     yield made
     made.answers.set()
