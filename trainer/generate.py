@@ -23,21 +23,23 @@ LOGIT_MAX = 1e4
 def continue_tokens(
     model: GPT, prompt: Sequence[int], max_tokens: int, *, seed: int, temperature: float = TEMPERATURE
 ) -> list[int]:
-    """``max_tokens`` tokens that follow ``prompt``, with the context sliding along; greedy at temperature 0."""
-    device = model.head.weight.device
-    generator = torch.Generator(device).manual_seed(seed)
-    tokens = torch.tensor([list(prompt)], device=device)
-    for _ in range(max_tokens):
-        logits = model(tokens[:, -model.config.seq_len :])[0, -1].float()
-        tokens = torch.cat((tokens, _pick(logits, temperature, generator).view(1, 1)), dim=1)
-    return tokens[0, len(prompt) :].tolist()
+    """``max_tokens`` tokens that follow ``prompt``. When the context is full, its end (half or more) is read again."""
+    added: list[int] = []
+    while len(added) < max_tokens:
+        context, left = [*prompt, *added], max_tokens - len(added)
+        [more] = generate_replies(model, [context], left, seed=seed + len(added), temperature=temperature, end=None)
+        if not more:
+            break  # A context of one token has no room for another.
+        added += more
+    return added
 
 
 @torch.no_grad()
 def generate_replies(
-    model: GPT, prompts: Sequence[Sequence[int]], max_tokens: int, *, seed: int = 0, temperature: float = 1.0
-) -> list[list[int]]:
-    """A reply to each prompt, up to and with ASSISTANT_END if it comes to that; greedy at temperature 0.
+    model: GPT, prompts: Sequence[Sequence[int]], max_tokens: int, *, seed: int = 0, temperature: float = 1.0,
+    end: int | None = ASSISTANT_END,
+) -> list[list[int]]:  # fmt: skip
+    """A reply to each prompt, up to and with the token ``end`` if it comes to that; greedy at temperature 0.
 
     All prompts go through the model together, padded on the right, where causal attention never looks; after that one
     token per reply at a time, with a KV cache. A prompt that leaves no room for a reply is cut at its front.
@@ -52,16 +54,16 @@ def generate_replies(
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = torch.tensor(prompt)
     tokens, rows = tokens.to(device), torch.arange(len(prompts), device=device)
-    cache = KVCache(model, len(prompts), limit)
+    cache = KVCache(len(prompts), limit, device)
     features = model.features(tokens[:, :longest], cache)[rows, lengths - 1]
     ends, running = lengths.clone(), torch.ones_like(lengths, dtype=torch.bool)
     for _ in range(max_tokens):
         next_tokens = _pick(model.head(features).float(), temperature, generator)
         running = running & (ends < limit)
         tokens[rows[running], ends[running]] = next_tokens[running]
-        cache.positions = ends.clamp(max=limit - 1)  # Finished rows still run; their output is ignored.
+        cache.move_to(ends.clamp(max=limit - 1))  # Finished rows still run; their output is ignored.
         ends = ends + running.long()
-        running = running & (next_tokens != ASSISTANT_END)
+        running = running if end is None else running & (next_tokens != end)
         if not running.any():
             break
         features = model.features(next_tokens[:, None], cache)[:, 0]

@@ -89,27 +89,32 @@ class Block(nn.Module):
 class KVCache:
     """Keys and values of the tokens read so far, so that one more token costs one position instead of all."""
 
-    def __init__(self, model: "GPT", batch_size: int, max_len: int) -> None:
-        """For ``batch_size`` sequences of at most ``max_len`` tokens."""
-        config, like = model.config, model.head.weight
-        shape = (config.n_layer, batch_size, config.n_head, max_len, config.head_dim)
-        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
-        self.rows, self.places = torch.arange(batch_size, device=like.device), torch.arange(max_len, device=like.device)
+    def __init__(self, batch_size: int, max_len: int, device: torch.device) -> None:
+        """For ``batch_size`` sequences of at most ``max_len`` tokens. The first call reads whole prompts."""
+        self.layers: list[tuple[Tensor, Tensor]] = []
+        """Keys and values, each (batch, heads, max_len, head_dim)."""
+        self.rows, self.places = torch.arange(batch_size, device=device), torch.arange(max_len, device=device)
         self.positions: Tensor | None = None
         """Of the one new token of each sequence, (batch,); None: whole prompts are read, from position 0 on."""
+
+    def move_to(self, positions: Tensor) -> None:
+        """The next call reads one token of each sequence, at these positions, (batch,)."""
+        self.positions = positions
+        self.mask = (self.places <= positions[:, None])[:, None, None]
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Store new keys and values, (batch, heads, time, head_dim).
 
         Returns all keys and values, and which of them each sequence attends to; None: causal.
         """
-        keys, values = self.keys[layer], self.values[layer]
         if self.positions is None:
-            keys[:, :, : k.size(2)], values[:, :, : v.size(2)] = k, v
+            room = (0, 0, 0, len(self.places) - k.size(2))
+            self.layers.append((F.pad(k, room), F.pad(v, room)))
             return k, v, None
-        keys[self.rows, :, self.positions] = k[:, :, 0].to(keys.dtype)
-        values[self.rows, :, self.positions] = v[:, :, 0].to(values.dtype)
-        return keys.to(k.dtype), values.to(v.dtype), (self.places <= self.positions[:, None])[:, None, None]
+        keys, values = self.layers[layer]
+        keys[self.rows, :, self.positions] = k[:, :, 0]
+        values[self.rows, :, self.positions] = v[:, :, 0]
+        return keys, values, self.mask
 
 
 class GPT(nn.Module):
@@ -135,7 +140,7 @@ class GPT(nn.Module):
     def features(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """What the head reads: (batch, time, width).
 
-        With a ``cache``, first call it with whole prompts, then set ``cache.positions`` and give one token per row.
+        With a ``cache``, first give whole prompts, then, after each ``cache.move_to``, one token per row.
         """
         time = tokens.size(1)
         cos, sin = self.cos[:, :, :time], self.sin[:, :, :time]

@@ -12,7 +12,7 @@ from trainer.data.batch import IGNORE, Batch
 from trainer.data.windows import TokenWindows
 from trainer.distributed import World
 from trainer.evaluate import TokenSums, evaluate, summary, token_sums
-from trainer.generate import continue_tokens, generate_samples, sample_names
+from trainer.generate import continue_tokens, generate_replies, generate_samples, sample_names
 from trainer.model import GPT, ModelConfig
 from trainer.sample_metrics import distinct_2, entropy, repetition, sample_metrics
 from trainer.stage import Stage
@@ -121,12 +121,36 @@ def test_samples_depend_on_the_seed_alone() -> None:
     assert first != other
 
 
-def test_temperature_zero_takes_the_likeliest_token_and_context_slides() -> None:
-    model = GPT(TINY).eval()
-    tokens = continue_tokens(model, [1, 2, 3], 40, seed=0, temperature=0)
-    row = torch.tensor([[1, 2, 3, *tokens]])
+def test_temperature_zero_takes_the_likeliest_token_and_a_full_context_goes_on_from_its_end() -> None:
+    """The cached keys and values, against a plain forward pass over what the model should see."""
+    model = woken(TINY)
+    tokens = [1, 2, 3, *continue_tokens(model, [1, 2, 3], 37, seed=0, temperature=0)]
     assert len(tokens) == 40
-    assert tokens[39] == model(row[:, -17:-1])[0, -1].argmax().item()
+    for place in range(3, 40):
+        begin = 0 if place < 16 else place // 8 * 8 - 8  # Full at 16; then half of it is read again, for 8 more.
+        assert tokens[place] == model(torch.tensor([tokens[begin:place]]))[0, -1].argmax().item()
+
+
+@pytest.mark.parametrize("seq_len", [1, 2, 3])
+def test_a_context_of_next_to_nothing_ends_too(seq_len: int) -> None:
+    model = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=16, seq_len=seq_len)).eval()
+    assert len(continue_tokens(model, [1, 2, 3, 4], 5, seed=0)) == (0 if seq_len == 1 else 5)
+
+
+def test_the_special_token_that_ends_a_reply_does_not_end_a_text() -> None:
+    model = woken(TINY)
+    model.head.weight.data[ASSISTANT_END] = 1e3 * model.features(torch.tensor([[1]]))[0, -1]
+    assert generate_replies(model, [[1]], 3, temperature=0) == [[ASSISTANT_END]]
+    assert len(continue_tokens(model, [1], 3, seed=0, temperature=0)) == 3
+
+
+def woken(config: ModelConfig) -> GPT:
+    """Not as at its beginning, when attention says nothing."""
+    torch.manual_seed(3)
+    model = GPT(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
 
 
 def test_prompts_that_begin_alike_get_names_of_their_own() -> None:

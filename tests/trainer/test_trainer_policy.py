@@ -1,18 +1,24 @@
 """Advantages, log-probabilities and replies against figures worked out by hand; and judging answers."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from trainer import sandbox
-from trainer.chat import render_prompt
-from trainer.data.batch import IGNORE
+from trainer.chat import render, render_prompt
+from trainer.data.batch import IGNORE, collate
+from trainer.data.preferences import PreferencePairs
 from trainer.distributed import World
 from trainer.generate import generate_replies
 from trainer.model import GPT, ModelConfig
 from trainer.policy import ActorCritic, compute_gae, token_logps, token_logps_and_entropies, whiten
 from trainer.sample_metrics import NgramModel
-from trainer.stages.ppo import PolicyTraining, ReplyBatch
+from trainer.stage import frozen_copy
+from trainer.stages.dpo import PreferenceTraining
+from trainer.stages.ppo import PolicyTraining, ReplyBatch, _used_width
 from trainer.task_eval import (
     count_passing_programs,
     estimate_pass_at_k,
@@ -21,8 +27,8 @@ from trainer.task_eval import (
     multiple_choice_correct,
     slug,
 )
-from trainer.tasks.example import ask
-from trainer.tokenizer import ASSISTANT_END, BOS
+from trainer.tasks.example import Message, Preference, TaskMixture, ask
+from trainer.tokenizer import ASSISTANT_END, BOS, PAD
 
 HERE = World(0, 0, 1, torch.device("cpu"))
 TINY = ModelConfig(n_layer=1, n_head=2, n_embd=16, seq_len=64)
@@ -36,6 +42,25 @@ def test_advantages_are_those_of_the_formula() -> None:
     first = 0.0 + 0.9 * 0.25 - 0.5 + 0.9 * 0.5 * last
     assert advantages[0].tolist() == pytest.approx([0, first, last, 0])
     assert returns[0].tolist() == pytest.approx([0, first + 0.5, 1.0, 0])
+
+
+@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0), (0.99, 0.0)])
+def test_advantages_are_sums_of_discounted_surprises_within_the_reply(gamma: float, lam: float) -> None:
+    """By brute force, for replies in the middle, in the whole row and of one token at its end."""
+    generator = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(2, 3, 9, generator=generator)
+    mask, spans = torch.zeros(3, 9, dtype=torch.bool), [(2, 7), (0, 9), (8, 9)]
+    for row, (first, end) in enumerate(spans):
+        mask[row, first:end] = True
+    advantages, returns = compute_gae(rewards, values, mask, gamma=gamma, lam=lam)
+    assert not advantages[~mask].any()
+    for row, (first, end) in enumerate(spans):
+        after = [*values[row, first + 1 : end].tolist(), 0.0]
+        surprises = [float(rewards[row, t] + gamma * after[t - first] - values[row, t]) for t in range(first, end)]
+        for t in range(first, end):
+            expected = sum((gamma * lam) ** (k - t) * surprises[k - first] for k in range(t, end))
+            assert advantages[row, t].item() == pytest.approx(expected, abs=1e-5)
+            assert returns[row, t].item() == pytest.approx(expected + values[row, t].item(), abs=1e-5)
 
 
 def test_whitening_looks_at_the_replies_only() -> None:
@@ -133,6 +158,103 @@ def test_ppo_still_pushes_a_bad_reply_down_when_it_has_become_likelier() -> None
     learner, loss, _ = ppo_loss(old_logps=0.5, advantage=-1.0)
     loss.backward()
     assert learner.actor.head.weight.grad.abs().sum() > 0
+
+
+def test_the_loss_and_rewards_of_dpo_are_those_of_the_formula() -> None:
+    """Equation 7 of the paper, one conversation at a time, without padding; pairs of different prompts and lengths."""
+    torch.manual_seed(2)
+    policy, stage = woken(), PreferenceTraining.__new__(PreferenceTraining)
+    stage.beta, stage.chosen_weight, stage.reference = 0.1, 0.5, frozen_copy(policy)
+    for parameter in policy.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    pairs = [Preference((Message("user", "?" * n),), "yes" * n, "no" * (5 - n)) for n in range(1, 5)]
+    rows = [[(*pair.prompt, Message("assistant", reply)) for reply in (pair.chosen, pair.rejected)] for pair in pairs]
+
+    def log_probability(model: GPT, messages: tuple[Message, ...]) -> float:
+        ids, counts = render(messages)
+        logps = torch.log_softmax(model(torch.tensor([ids]))[0].detach().double(), -1)
+        return sum(float(logps[at - 1, token]) for at, token in enumerate(ids) if counts[at])
+
+    rewards = [
+        [0.1 * (log_probability(policy, row) - log_probability(stage.reference, row)) for row in pair] for pair in rows
+    ]
+    nll = [-log_probability(policy, row) / (len(pair.chosen) + 1) for (row, _), pair in zip(rows, pairs, strict=True)]
+    batch = PreferencePairs(TaskMixture({"p": pairs}), seq_len=64, batch_size=4).next_batch()
+    loss, numbers = stage.loss(policy, batch)
+    expected = mean([math.log1p(math.exp(rejected - chosen)) for chosen, rejected in rewards]) + 0.5 * mean(nll)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    assert numbers["rewards/chosen"].item() == pytest.approx(mean([chosen for chosen, _ in rewards]), abs=1e-4)
+    assert numbers["rewards/rejected"].item() == pytest.approx(mean([rejected for _, rejected in rewards]), abs=1e-4)
+    assert numbers["rewards/margin"].item() == pytest.approx(mean([good - bad for good, bad in rewards]), abs=1e-4)
+    assert numbers["rewards/accuracy"].item() == mean([good > bad for good, bad in rewards])
+    assert 0 < numbers["rewards/accuracy"].item() < 1, "else a wrong sign might hide"
+
+
+@pytest.mark.parametrize("batch_size", [4, 4000])
+def test_the_penalty_adapts_to_the_target_and_stays_a_penalty_however_many_replies_there_are(batch_size: int) -> None:
+    """Ziegler et al. 2019, section 2.2: at most a fifth up or down per 1,000 replies."""
+    policy = _Told()
+    policy.world, policy.rollout_metrics = HERE, {}
+    policy.config = SimpleNamespace(kl_target=6.0)
+    for kl, factor in ((600.0, 1.2), (6.0, 1.0), (0.0, 0.8), (6.0 * 0.9, 0.9)):
+        policy.kl_weight = 0.02
+        PolicyTraining._adapt_kl_weight(policy, kl, batch_size)
+        assert policy.kl_weight == pytest.approx(0.02 * factor ** (batch_size / 1000))
+        assert policy.rollout_metrics == {"ppo/kl": kl, "ppo/kl_weight": policy.kl_weight}
+
+
+def test_a_reply_of_padding_is_still_a_reply() -> None:
+    """Nothing keeps an untrained model from writing PAD; what it wrote must be learnt from to its end."""
+    inputs, targets = collate(
+        [(torch.tensor([BOS, *[5] * 15, *[PAD] * 8]), torch.tensor([False] * 16 + [True] * 8))], 64
+    )
+    assert _used_width(targets) == 24
+    assert int((targets[:, :24] != IGNORE).sum()) == 8
+
+
+def test_the_value_loss_and_the_entropy_bonus_are_those_of_the_formulas() -> None:
+    """Over the reply's tokens: half the worse squared error of the value and of the value clipped near the old one."""
+    torch.manual_seed(0)
+    learner, inputs = ActorCritic(woken()), torch.randint(0, 256, (2, 5))
+    targets = torch.tensor([[IGNORE, 1, 2, 3, IGNORE], [IGNORE, IGNORE, IGNORE, IGNORE, 4]])
+    torch.nn.init.normal_(learner.value.weight)
+    with torch.no_grad():
+        logits, values = learner(inputs)
+    old = {name: torch.randn(2, 5) for name in ("values", "returns", "advantages")}
+    old["logps"] = torch.randn(2, 5) - 5
+    told = _Told()
+    told.config = SimpleNamespace(clip=0.2, value_weight=0.3, entropy_weight=0.1)
+    loss, numbers = PolicyTraining.loss(told, learner, ReplyBatch(inputs, targets, extra=old))
+    gains, errors, entropies, clipped = [], [], [], []
+    for i, j in ((0, 1), (0, 2), (0, 3), (1, 4)):
+        p = torch.log_softmax(logits[i, j].double(), -1)
+        value, before, wanted, advantage = (
+            float(t[i, j]) for t in (values, old["values"], old["returns"], old["advantages"])
+        )
+        ratio = math.exp(p[targets[i, j]] - old["logps"][i, j])
+        gains.append(min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage))
+        near = before + min(max(value - before, -0.2), 0.2)
+        errors.append(0.5 * max((value - wanted) ** 2, (near - wanted) ** 2))
+        entropies.append(-float((p.exp() * p).sum()))
+        clipped.append(abs(ratio - 1) > 0.2)
+    expected = {
+        "ppo/policy_loss": -mean(gains), "ppo/value_loss": mean(errors), "ppo/entropy": mean(entropies),
+        "ppo/clip_fraction": mean(clipped),
+    }  # fmt: skip
+    assert {name: float(value) for name, value in numbers.items()} == pytest.approx(expected, rel=1e-4)
+    assert loss.item() == pytest.approx(-mean(gains) + 0.3 * mean(errors) - 0.1 * mean(entropies), rel=1e-4)
+
+
+def mean(numbers: list) -> float:
+    return sum(numbers) / len(numbers)
+
+
+def woken() -> GPT:
+    """Not as at its beginning, when attention says nothing."""
+    model = GPT(TINY)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
 
 
 # -- judging -----------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from trainer.tasks.formats import is_correct
 from trainer.tokenizer import PAD
 
 KL_HORIZON = 1_000
-"""Of the adaptive KL controller, in replies: its weight changes by at most KL_ERROR_CLIP in as many."""
+"""Of the adaptive KL controller, in replies: its weight changes by at most KL_ERROR_CLIP, a share, in as many."""
 KL_ERROR_CLIP = 0.2
 WIDTH_MULTIPLE = 8
 ROLLOUT_METRICS = ("ppo/reward", "ppo/response_length", "ppo/kl", "ppo/kl_weight")
@@ -127,7 +127,7 @@ class PolicyTraining(Stage):
             for prompt, reply in zip(prompts, replies, strict=True)
         ]
         inputs, targets = collate(rows, self.config.seq_len)
-        width, device = _used_width(inputs), self.world.device
+        width, device = _used_width(targets), self.world.device
         read, predicted = inputs[:, :width].to(device), targets[:, :width].to(device)
         with self.autocast():  # As in training: rounding alone must not look like a change of the policy.
             logits, values = self.actor_critic(read)
@@ -146,16 +146,19 @@ class PolicyTraining(Stage):
         return {"inputs": inputs, "targets": targets, **padded}
 
     def _adapt_kl_weight(self, kl: float, replies: int) -> None:
-        """Raise it while the policy is further from the reference than the target, else lower it; same on all ranks."""
+        """Raise it while the policy is further from the reference than the target, else lower it; same on all ranks.
+
+        Compounded over replies, so that no rollout, however large, turns the penalty into a reward.
+        """
         total, count = self.world.sum_over_ranks(kl * replies, replies)
         kl = total / count
         error = max(-KL_ERROR_CLIP, min(KL_ERROR_CLIP, kl / self.config.kl_target - 1))
-        self.kl_weight *= 1 + error * count / KL_HORIZON
+        self.kl_weight *= (1 + error) ** (count / KL_HORIZON)
         self.rollout_metrics |= {"ppo/kl": kl, "ppo/kl_weight": self.kl_weight}
 
     def _batch(self, rows: dict[str, Tensor], rollout_tokens: int) -> ReplyBatch:
         names = [self.mixture.names[number] for number in rows.pop("dataset").tolist()]
-        width = _used_width(rows["inputs"], fixed=self.config.compile)
+        width = _used_width(rows["targets"], fixed=self.config.compile)
         rows = {name: tensor[:, :width].contiguous() for name, tensor in rows.items()}
         inputs, targets = rows.pop("inputs"), rows.pop("targets")
         sizes = (inputs != PAD).sum(-1).tolist()
@@ -231,8 +234,8 @@ class PolicyTraining(Stage):
         return (self.config.seed * 1_000_003 + number) * self.world.size + self.world.rank
 
 
-def _used_width(inputs: Tensor, *, fixed: bool = False) -> int:
-    """Columns up to the last one that is not all padding, rounded up."""
-    used = (inputs != PAD).any(0).nonzero()
+def _used_width(targets: Tensor, *, fixed: bool = False) -> int:
+    """Columns up to the last one with a target, rounded up. (The inputs do not tell: a model may write PAD.)"""
+    used = (targets != IGNORE).any(0).nonzero()
     longest = int(used.max()) + 1 if len(used) else 1
-    return batch_width(longest, inputs.size(1), fixed=fixed, multiple=WIDTH_MULTIPLE)
+    return batch_width(longest, targets.size(1), fixed=fixed, multiple=WIDTH_MULTIPLE)
