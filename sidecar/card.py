@@ -4,7 +4,9 @@ Given: the run's last status, its first loss, where its data is. Hands on: lines
 Never: prints by itself, or makes up a number that is not known.
 """
 
+import contextlib
 import shlex
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +16,14 @@ from sidecar.config import Config
 LINES_MAX = 20
 
 
-def card(config: Config, status: Mapping[str, Any], first_loss: float | None, sync: str | None) -> list[str]:
-    """``sync`` is the command that sends what is unsent, if anything is."""
+def card(
+    config: Config, status: Mapping[str, Any], first_loss: float | None, sync: str | None, exit_code: int = 0
+) -> list[str]:
+    """``sync`` is the command that sends what is unsent, if anything is. ``exit_code``: the training command's."""
     rows = [
         ("run", _title(status)),
         ("verdict", status.get("verdict")),
+        ("command", _how_it_ended(exit_code)),
         ("steps", _steps(status)),
         ("tokens", _tokens(status)),
         ("speed", _speed(status)),
@@ -55,6 +60,16 @@ def _command(name: str, run_id: str, config: Config) -> str:
 def _title(status: Mapping[str, Any]) -> str:
     words = [status.get("run_id"), status.get("project"), status.get("name"), status.get("stage")]
     return "  ".join(str(word) for word in words if word)
+
+
+def _how_it_ended(exit_code: int) -> str:
+    """The run's own state may be "finished" all the same: what fails may be another process, or come later."""
+    if not exit_code:
+        return ""
+    name = ""
+    with contextlib.suppress(ValueError):
+        name = f" ({signal.Signals(exit_code - 128).name})"
+    return f"ended with exit code {exit_code}{name}"
 
 
 def _steps(status: Mapping[str, Any]) -> str:

@@ -57,7 +57,7 @@ class Launch:
         self._say(self._banner())
         code = self._accompany(child)
         try:
-            self._end(child)
+            self._end(child, code)
         except Exception as error:  # noqa: BLE001  # Whatever fails from here on, the shell must get the command's code.
             self._print(f"sidecar: the end was not orderly: {error!r}")
             self._stop()
@@ -108,7 +108,7 @@ class Launch:
                 if line:
                     self._print(line)
 
-    def _end(self, child: Child) -> None:
+    def _end(self, child: Child, code: int) -> None:
         """Wait for what is in flight, read the last status, stop the sidecar, print the summary card."""
         ours = self._service is not None
         mine = drain.wait(self._status, self._config.grace_seconds, pause=child.pause, serving=ours)
@@ -122,7 +122,7 @@ class Launch:
         run_id = status.get("run_id")
         if not self._quiet and run_id:
             sync = card.sync_command(self._config, run_id, status)
-            self._print_all(card.card(self._config, status, drain.first_loss(self._config, run_id), sync))
+            self._print_all(card.card(self._config, status, drain.first_loss(self._config, run_id), sync, code))
 
     def _stop(self) -> bool:
         return self._service is None or self._service.stop()

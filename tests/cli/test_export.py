@@ -1,9 +1,11 @@
 """``sidecar export`` and ``sidecar runs`` on the journal of a real run."""
 
+import contextlib
 import csv
 import io
 import json
 import os
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -95,6 +97,29 @@ def test_runs_for_programs_has_exactly_the_promised_fields(trained: Path, capfd:
 def test_runs_of_another_project_are_left_out(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", "--json", "--dir", str(trained), "--project", "other"]) == 0
     assert json.loads(capfd.readouterr().out) == []
+
+
+def test_damaged_rows_are_told_and_the_others_exported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path)
+    run.steps(1, 3)
+    path = run.journal.path
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE frames SET records = ? WHERE row = 2", (b"garbage",))
+        database.commit()
+    assert main(["export", "latest", "--dir", str(tmp_path)]) == 0
+    out, said = capfd.readouterr()
+    assert [json.loads(line)["step"] for line in out.splitlines()] == [1, 3]
+    assert said == f"warning: 1 row of the journal, of up to 128 events, is damaged and left out ({path})\n"
+
+
+def test_a_journal_that_cannot_be_read_is_an_error_in_words(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (source,) = (trained / "runs").glob("*.sqlite")
+    (tmp_path / "runs" / "r.sqlite").write_bytes(source.read_bytes()[:4096] + bytes(40_960))
+    assert main(["export", "r", "--dir", str(tmp_path)]) == 3
+    assert capfd.readouterr().err.startswith("error: the journal of 'r' is damaged, or cannot be read: ")
 
 
 def test_run_that_does_not_exist_is_named_with_those_that_do(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:

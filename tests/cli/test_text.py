@@ -100,6 +100,12 @@ def test_card_has_the_sync_command_only_when_something_is_unsent() -> None:
     assert sync(state="ok", lag_events=3) is not None
 
 
+@pytest.mark.parametrize(("code", "text"), [(0, None), (3, "exit code 3"), (137, "exit code 137 (SIGKILL)")])
+def test_card_says_with_what_the_command_ended_unless_it_ended_well(code: int, text: str | None) -> None:
+    lines = card(CONFIG, STATUS | {"run_id": "r", "state": "finished"}, 4.0, None, code)
+    assert [line for line in lines if line.startswith("command")] == ([f"command  ended with {text}"] if text else [])
+
+
 def test_commands_of_the_card_can_be_pasted_into_a_shell() -> None:
     config = load({"dir": "/my data/it's"}, {}).config
     lines = card(config, STATUS | {"run_id": "a b"}, None, sync_command(config, "a b", {"sinks": {"wandb": {}}}))
