@@ -53,10 +53,6 @@ def train(stage: Stage, config: Config, world: World, weights: Weights | None = 
     return loop.gpt
 
 
-STATE = ("step", "total_steps", "run_id", "weights", "optimizer", "random", "data", "data_of_ranks", "skipped_steps")
-"""What a checkpoint holds besides the run's identity."""
-
-
 class Loop:
     def __init__(
         self, stage: Stage, config: Config, world: World, console: Console, weights: Weights | None = None
@@ -198,7 +194,7 @@ class Loop:
         is_logged = step % self.config.log_train_freq == 0 or step == total
         if is_logged:
             loss = float(loss)  # Waits for a GPU, and must do so within the time that is measured.
-        self.meter.end(step, loss, metrics.tokens, metrics.samples)
+        self.meter.end(step, loss, metrics)
         if step % self.config.log_freq == 0:
             self.console.mean_loss(step, total, self.meter.mean_loss())
         if is_logged:
@@ -245,7 +241,7 @@ class Loop:
         path, start = checkpoint.path_for(Path(folder) / self.stage.name, self.step), time.perf_counter()
         try:
             with self.run.phase("checkpoint"):
-                size = checkpoint.save(path, self._state(randomness, of_ranks))
+                size = checkpoint.save(path, self._state(self.run.id, randomness, of_ranks))
         except OSError as error:
             if self.step == self.schedule.total_steps:
                 raise UserError(
@@ -257,12 +253,15 @@ class Loop:
         self.run.checkpoint(self.step, seconds=time.perf_counter() - start, bytes=size, name=path.name, path=path)
         self.console.say(f"Step {self.step}: checkpoint {path} ({size / 1e6:.1f} MB)")
 
-    def _state(self, randomness: dict[str, list[Tensor]], of_ranks: dict[str, list[Tensor]]) -> dict[str, Any]:
+    def _state(
+        self, run_id: str, randomness: dict[str, list[Tensor]], of_ranks: dict[str, list[Tensor]]
+    ) -> dict[str, Any]:
+        """All that a checkpoint holds."""
         return {
             **self._identity(),
             "step": self.step,
             "total_steps": self.schedule.total_steps,
-            "run_id": self.run.id,
+            "run_id": run_id,
             "weights": self.gpt.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": randomness,
@@ -287,7 +286,7 @@ class Loop:
 
     def _resume(self, where: str) -> None:
         path = checkpoint.newest(where, self.stage.name)
-        state = checkpoint.load_file(path, *self._identity(), *STATE)
+        state = checkpoint.load_file(path, *self._state("", {}, {}))
         checkpoint.check_matches(state, self._identity(), str(path))
         if state["step"] >= self.schedule.total_steps:
             raise UserError(
@@ -309,7 +308,10 @@ class Loop:
         if self.world.size == 1:
             return model
         return DistributedDataParallel(
-            model, device_ids=[self.world.local_rank] if self.world.device.type == "cuda" else None
+            model,
+            device_ids=[self.world.local_rank] if self.world.device.type == "cuda" else None,
+            broadcast_buffers=False,  # They are the rotary tables: constants.
+            gradient_as_bucket_view=True,  # Else every gradient is kept, and copied, twice.
         )
 
     def _sync_only_last(self, micro: int) -> AbstractContextManager[Any]:

@@ -41,7 +41,7 @@ class NonFiniteGuard:
         """On a CPU only once a step was skipped; on a GPU always, because asking would wait for it."""
         if self.on_cpu:
             return {"train/skipped_steps": int(self.skipped)} if self.skipped else {}
-        return {"train/skipped_steps": self.skipped.clone()}
+        return {"train/skipped_steps": self.skipped}
 
     def check(self, step: int) -> None:
         """Raises UserError by the policy. Waits for a GPU: call it at logging steps only."""

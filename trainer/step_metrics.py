@@ -17,7 +17,8 @@ class StepMetrics:
         self._numbers: dict[str, list[Any]] = {}
         self._weights: list[int] = []
         self._loss_tokens: int | None = None
-        self._flops: float | None = None
+        self.flops: float | None = None
+        """None: flops_per_token times tokens."""
 
     def add(
         self, batch: Batch, loss: Tensor, metrics: dict[str, Any], *, weight: int | None, flops: float | None
@@ -30,7 +31,7 @@ class StepMetrics:
         if batch.loss_tokens is not None:
             self._loss_tokens = (self._loss_tokens or 0) + batch.loss_tokens
         if flops is not None:
-            self._flops = (self._flops or 0.0) + flops
+            self.flops = (self.flops or 0.0) + flops
 
     def loss(self) -> Tensor:
         """On the device that computed it."""
@@ -41,8 +42,8 @@ class StepMetrics:
         found = {name: self._mean(values) for name, values in self._numbers.items() if name != "train/loss"}
         if self._loss_tokens is not None:
             found["train/num_loss_tokens"] = self._loss_tokens
-        if self._flops is not None:
-            found["train/flops"] = self._flops
+        if self.flops is not None:
+            found["train/flops"] = self.flops
         return {name: _plain(value) for name, value in found.items()}
 
     def _mean(self, values: list[Any]) -> Any:

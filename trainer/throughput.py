@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from trainer.schedule import Schedule
+from trainer.step_metrics import StepMetrics
 
 
 class ThroughputMeter:
@@ -21,20 +22,22 @@ class ThroughputMeter:
         self.last_loss: float | None = None
         self._losses: list[Any] = []
         self._since_mean: list[Any] = []
-        self._window_tokens, self._window_seconds, self._began = 0, 0.0, 0.0
+        self._began = self._window_seconds = self._window_flops = 0.0
+        self._window_tokens = 0
 
     def begin(self) -> None:
         self._began = time.perf_counter()
 
-    def end(self, step: int, loss: Any, tokens: int, samples: int) -> None:
-        """``loss`` may still be on a device; ``tokens`` and ``samples`` are of this rank.
+    def end(self, step: int, loss: Any, metrics: StepMetrics) -> None:
+        """``loss`` may still be on a device; ``metrics`` are of this rank.
 
         Time outside of steps (validation, samples) is not counted as training.
         """
-        now = time.perf_counter()
-        self._window_seconds += now - self._began
-        self._window_tokens += tokens * self.world_size
-        self.samples += samples
+        flops = metrics.tokens * self.flops_per_token if metrics.flops is None else metrics.flops
+        self._window_seconds += time.perf_counter() - self._began
+        self._window_tokens += metrics.tokens * self.world_size
+        self._window_flops += flops * self.world_size
+        self.samples += metrics.samples
         self._losses.append(loss)
         self._since_mean.append(loss)
         if (step - 1) % self.schedule.steps_per_epoch == 0:
@@ -47,26 +50,24 @@ class ThroughputMeter:
 
     def report(self, step: int) -> dict[str, Any]:
         """Mean loss and speed since the last report, as arguments of Console.train; begins a new window."""
-        self._losses = [float(loss) for loss in self._losses]
-        loss = sum(self._losses) / len(self._losses)
-        self.first_loss = self._losses[0] if self.first_loss is None else self.first_loss
-        self.last_loss = self._losses[-1]
+        losses, seconds = [float(loss) for loss in self._losses], self._window_seconds
+        self.first_loss = losses[0] if self.first_loss is None else self.first_loss
+        self.last_loss = losses[-1]
         self.tokens += self._window_tokens
-        self.seconds_training += self._window_seconds
-        speed = self._window_tokens / self._window_seconds
-        peak = self.peak_flops and self.peak_flops * self.world_size
-        self._losses, self._window_tokens, self._window_seconds = [], 0, 0.0
+        self.seconds_training += seconds
+        tokens_per_second, flops_per_second = self._window_tokens / seconds, self._window_flops / seconds
+        self._losses, self._window_tokens, self._window_seconds, self._window_flops = [], 0, 0.0, 0.0
         iters = self.schedule.steps_per_epoch
         return {
             "epoch": (step - 1) // iters + 1,
             "epochs": self.schedule.epochs,
             "step": (step - 1) % iters + 1,
             "iters": min(iters, self.schedule.total_steps),
-            "loss": loss,
-            "tokens_per_second": speed,
-            "mfu": speed * self.flops_per_token / peak if peak else None,
+            "loss": sum(losses) / len(losses),
+            "tokens_per_second": tokens_per_second,
+            "mfu": flops_per_second / (self.peak_flops * self.world_size) if self.peak_flops else None,
             "epoch_seconds": time.perf_counter() - self.epoch_started,
-            "eta_seconds": (self.schedule.total_steps - step) * self.seconds_training / (step - self.first_step),
+            "eta_seconds": (self.schedule.total_steps - step) * seconds / len(losses),
         }
 
     def summary(self) -> str:

@@ -66,6 +66,17 @@ def test_a_resumed_run_keeps_its_id_and_a_folder_means_its_newest_checkpoint(tra
     assert resumed.logged("dataset/train_size") == [], "said once per run"
 
 
+@pytest.mark.parametrize("part", ["optimizer", "random", "data_of_ranks"])
+def test_a_checkpoint_of_which_a_part_was_taken_off_cannot_be_resumed(trained, tmp_path: Path, part: str) -> None:
+    """People take the optimizer off, to make it smaller."""
+    trained(steps=1, n_embd=8, out=str(tmp_path))
+    path = tmp_path / "pretrain" / "checkpoint_000001.pt"
+    state = torch.load(path, weights_only=True)
+    torch.save({name: value for name, value in state.items() if name != part}, path)
+    with pytest.raises(UserError, match="not a checkpoint of this version"):
+        trained(steps=2, n_embd=8, resume=str(path))
+
+
 def test_every_checkpoint_is_an_event_with_its_size(trained, tmp_path: Path) -> None:
     run = trained(steps=5, out=str(tmp_path), checkpoint_freq=2)
     assert [event["step"] for event in run.checkpoints] == [2, 4, 5]

@@ -21,6 +21,9 @@ from trainer.flags import parse
 from trainer.flops import flops_per_token
 from trainer.model import GPT, ModelConfig
 from trainer.optimizer import build_optimizer
+from trainer.schedule import Schedule
+from trainer.step_metrics import StepMetrics
+from trainer.throughput import ThroughputMeter
 
 PRESETS = sorted((Path(__file__).resolve().parents[2] / "trainer" / "presets").glob("*.toml"))
 SMALL = {"ppo": {"max_reply": 6}}
@@ -154,6 +157,32 @@ def test_the_sidecars_flops_are_those_torch_counts_within_three_percent_under_it
         figure = mfu.model_of(known).flops_per_token
         assert figure == flops_per_token(model)
         assert figure + again == pytest.approx(counted, rel=0.03)
+
+
+# -- the console's speed -----------------------------------------------------------------------------------------------
+
+
+def test_the_consoles_speed_is_of_its_last_steps_and_counts_what_a_stage_says_they_cost(monkeypatch) -> None:
+    """A first step of half a minute, in which the model is compiled, then one second each; reports at 1 and 3."""
+    clock = [0.0]
+    monkeypatch.setattr("trainer.throughput.time.perf_counter", lambda: clock[0])
+    schedule = Schedule(total_steps=10, steps_per_epoch=5, eval_freq=9, eval_iters=1, generate_freq=9)
+    meter = ThroughputMeter(schedule, first_step=0, world_size=2, flops_per_token=10.0, peak_flops=1000.0)
+    reports = {}
+    for step, seconds, flops in ((1, 30, None), (2, 1, 700.0), (3, 1, 700.0)):
+        clock[0] += 60  # Validating, sampling: not training.
+        meter.begin()
+        clock[0] += seconds
+        metrics = StepMetrics()
+        metrics.add(Batch(torch.ones(2, 25), torch.zeros(2, 25)), torch.tensor(1.0), {}, weight=None, flops=flops)
+        meter.end(step, float(step), metrics)
+        if step != 2:
+            reports[step] = meter.report(step)
+    assert reports[1]["tokens_per_second"] == pytest.approx(2 * 50 / 30)
+    assert reports[1]["mfu"] == pytest.approx(50 * 10 / 30 / 1000)
+    assert (reports[3]["loss"], reports[3]["tokens_per_second"], reports[3]["mfu"]) == (2.5, 100, 0.7)
+    assert reports[3]["eta_seconds"] == 7, "compiling is over"
+    assert (meter.first_loss, meter.last_loss, meter.samples, meter.seconds_training) == (1, 3, 6, 32)
 
 
 # -- presets -----------------------------------------------------------------------------------------------------------
