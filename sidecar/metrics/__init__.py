@@ -18,7 +18,7 @@ from sidecar.metrics.names import ALIASES, CORE_NAMES, SCRIPT_NAMES
 
 __all__ = [
     "ALIASES", "CORE_NAMES", "FAMILIES", "GROUPS", "METRICS", "SCRIPT_NAMES", "Family", "Metric", "find",
-    "own_family_names", "unit_of",
+    "is_derived_family", "own_family_names", "unit_of",
 ]  # fmt: skip
 
 GROUPS: dict[str, tuple[Metric, ...]] = {
@@ -60,6 +60,13 @@ def unit_of(name: str) -> str | None:
 def own_family_names() -> frozenset[str]:
     """Logged metrics with a family of their own: they need not appear under training_metric again."""
     return frozenset(m.name for m in METRICS.values() if m.prometheus is not None and "{" not in m.name)
+
+
+@lru_cache(maxsize=20_000)
+def is_derived_family(name: str) -> bool:
+    """Whether what the sidecar computes under this name has a Prometheus family of its own."""
+    metric = find(name)
+    return metric is not None and metric.source == "derived" and metric.prometheus is not None
 
 
 @lru_cache(maxsize=1)

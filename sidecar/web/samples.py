@@ -9,9 +9,10 @@ import math
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple
 
-from sidecar.metrics import FAMILIES
+from sidecar.metrics import FAMILIES, is_derived_family
 from sidecar.snapshot import RunSnapshot
 from sidecar.telemetry import LOSS_REASONS, REJECTION_REASONS, Telemetry
 
@@ -177,9 +178,7 @@ def of_telemetry(telemetry: Telemetry) -> Iterator[Sample]:
 
 def series_dropped(run: RunSnapshot, own_names: frozenset[str] = frozenset()) -> int:
     """Logged metrics of this run that are beyond METRICS_PER_RUN_MAX."""
-    numbers = sum(1 for name, metric in run.metrics.items()
-                  if name not in own_names and _stated(metric.value, metric.state) is not None)
-    return max(0, numbers - METRICS_PER_RUN_MAX)
+    return max(0, sum(1 for _ in _without_family(run, own_names)) - METRICS_PER_RUN_MAX)
 
 
 @lru_cache(maxsize=20_000)
@@ -240,13 +239,18 @@ def _datasets(run: RunSnapshot, label: Labels) -> Iterator[Sample]:
 
 
 def _logged(run: RunSnapshot, label: Labels, own_names: frozenset[str]) -> Iterator[Sample]:
-    left = METRICS_PER_RUN_MAX
+    for name, value in islice(_without_family(run, own_names), METRICS_PER_RUN_MAX):
+        yield Sample("training_metric", label | {"name": label_value(name)}, value)
+
+
+def _without_family(run: RunSnapshot, own_names: frozenset[str]) -> Iterator[tuple[str, float]]:
+    """A name such as dataset/{dataset}/ratio has a family only for what the sidecar computed, not if it was logged."""
+    computed = frozenset(run.computed)
     for name, metric in run.metrics.items():
-        if left and name not in own_names:
+        if name not in own_names and not (name in computed and is_derived_family(name)):
             value = _stated(metric.value, metric.state)
             if value is not None:
-                left -= 1
-                yield Sample("training_metric", label | {"name": label_value(name)}, value)
+                yield name, value
 
 
 def _gpus(run: RunSnapshot, label: Labels) -> Iterator[Sample]:

@@ -95,6 +95,16 @@ def test_a_gpu_says_whether_its_energy_counts_as_the_runs() -> None:
         (("GPU-0000", run.run_id), 1.0), (("GPU-0001", run.run_id), 0.0)]
 
 
+def test_what_was_computed_of_a_dataset_is_said_once_and_what_was_logged_of_it_too() -> None:
+    run = make_snapshot()
+    names = ("dataset/gsm8k/ratio", "dataset/gsm8k/coverage_percent", "dataset/mine/ratio", "train/aux_loss")
+    run.metrics = {name: msgspec.structs.replace(run.metrics["train/aux_loss"], value=0.5) for name in names}
+    run.computed = ["dataset/gsm8k/coverage_percent", "dataset/gsm8k/ratio"]
+    logged = {labels[0] for labels in values(FakeViews(run), "training_metric")}
+    assert logged == {"dataset/mine/ratio", "train/aux_loss"}
+    assert ("gsm8k", run.run_id) in values(FakeViews(run), "training_dataset_share_ratio")
+
+
 def test_unknown_is_absent_and_nan_is_nan() -> None:
     unknown = FakeViews(make_snapshot(loss=None, loss_state=None, eta=samples.RunSnapshot("x").eta))
     assert values(unknown, "training_loss") == {}
