@@ -46,6 +46,11 @@ class OpenRun(AbstractContextManager["OpenRun"]):
         return self._follower.projector.state
 
     @property
+    def damaged_rows(self) -> int:
+        """Rows of the journal that ``rows`` had to leave out."""
+        return self._follower.reader.damaged_rows
+
+    @property
     def facts(self) -> export_format.RunFacts:
         """What is known of the run as a whole, by the rows read so far."""
         return export_format.facts(self._follower.projector.info(), self.entry.state)

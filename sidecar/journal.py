@@ -11,12 +11,13 @@ import contextlib
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from sidecar import wire
+from sidecar import damage, wire
 from sidecar.decoding import decode
 
 FORMAT = 1
@@ -237,7 +238,7 @@ class JournalReader:
         """``is_settled``: nobody writes to it while it is read. That is quicker, and leaves no files beside it."""
         self.path = path
         self.damaged_rows = 0
-        """Rows whose checksum is wrong, skipped."""
+        """Rows that are damaged, left out."""
         self.bad_records = 0
         """Records that are no event of this version even after their bad values were dropped."""
         address = path.absolute().as_uri()  # Quoted: a "#" or "?" in the path would end it otherwise.
@@ -268,21 +269,20 @@ class JournalReader:
         left = rows_max
         while left is None or left > 0:
             limit = READ_ROWS if left is None else min(READ_ROWS, left)
-            rows = self._db.execute(
-                "SELECT row, stream, first_seq, received_ns, crc, records FROM frames"
-                " WHERE row > ? ORDER BY row LIMIT ?",
-                (after_row, limit),
-            ).fetchall()
+            rows = self._rows_after(after_row, limit)
             if not rows:
                 return
-            for row, stream, first_seq, received_ns, crc, blob in rows:
+            for row, stream, first_seq, _, received_ns, crc, blob in rows:
                 rank, session = self._streams_by_id.get(stream) or self._find_stream(stream)
                 yield from self._row(row, rank, session, first_seq, received_ns, crc, blob)
             after_row = rows[-1][0]
             left = None if left is None else left - len(rows)
 
     def last_row(self) -> int:
-        return int(self._db.execute("SELECT coalesce(max(row), 0) FROM frames").fetchone()[0])
+        with damage.passed_over():
+            return int(self._db.execute("SELECT coalesce(max(row), 0) FROM frames").fetchone()[0])
+        found = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'frames'").fetchone()
+        return int(found[0]) if found else 0
 
     def received_ns_after(self, row: int) -> int | None:
         """When the first row after ``row`` was received; None when there is none."""
@@ -291,23 +291,18 @@ class JournalReader:
 
     def first_row(self) -> int:
         """The oldest row that is still there; 1 when nothing was dropped."""
-        return int(self._db.execute("SELECT coalesce(min(row), 1) FROM frames").fetchone()[0])
+        with damage.passed_over():
+            return int(self._db.execute("SELECT coalesce(min(row), 1) FROM frames").fetchone()[0])
+        return next((row for row, *_ in damage.readable_rows(self._db, "frames")), 1)
 
     def checkpoint(self, number_max: int | None = None) -> Checkpoint | None:
         """The newest usable checkpoint (with ``number_max``: the newest not beyond that row of output)."""
-        rows = self._db.execute(
-            "SELECT row, number, crc, state, history FROM checkpoints WHERE ? IS NULL OR number <= ? ORDER BY row DESC",
-            (number_max, number_max),
-        )
-        return _first_sound(rows)
+        return self._newest_checkpoint("? IS NULL OR number <= ?", (number_max, number_max))
 
     def first_checkpoint(self) -> Checkpoint | None:
         """Where the events begin when older ones were dropped; None when none were."""
         first = self.first_row()
-        rows = self._db.execute(
-            "SELECT row, number, crc, state, history FROM checkpoints WHERE row < ? ORDER BY row DESC", (first,)
-        )
-        return _first_sound(rows) if first > 1 else None
+        return self._newest_checkpoint("row < ?", (first,)) if first > 1 else None
 
     def get(self, key: str) -> bytes | None:
         found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -315,6 +310,28 @@ class JournalReader:
 
     def close(self) -> None:
         self._db.close()
+
+    def _rows_after(self, after_row: int, limit: int) -> list[tuple[Any, ...]]:
+        """The next rows of the table, without those on damaged pages."""
+        with damage.passed_over():
+            query = "SELECT * FROM frames WHERE row > ? ORDER BY row LIMIT ?"
+            return self._db.execute(query, (after_row, limit)).fetchall()
+        last = self.last_row()
+        found = [*islice(damage.readable_rows(self._db, "frames", after_row, last), limit)]
+        self.damaged_rows += (found[-1][0] if len(found) == limit else last) - after_row - len(found)
+        return found
+
+    def _newest_checkpoint(self, where: str, values: tuple[Any, ...]) -> Checkpoint | None:
+        """The newest of these that is not damaged."""
+        with damage.passed_over():
+            rows = f"SELECT row FROM checkpoints WHERE {where} ORDER BY row DESC"
+            for (row,) in self._db.execute(rows, values).fetchall():
+                with damage.passed_over():
+                    found = "SELECT number, crc, state, history FROM checkpoints WHERE row = ?"
+                    number, crc, state, history = self._db.execute(found, (row,)).fetchone()
+                    if zlib.crc32(state) == crc:
+                        return Checkpoint(row, number, state, history)
+        return None
 
     def _find_stream(self, stream: int) -> tuple[int, int]:
         found = self._db.execute("SELECT rank, session FROM streams WHERE id = ?", (stream,)).fetchone()
@@ -341,13 +358,6 @@ class JournalReader:
                 yield Record(row, rank, session, seq, received_ns, repaired)
             elif session not in self._parts:
                 self.bad_records += 1
-
-
-def _first_sound(rows: Iterable[tuple[int, int, int, bytes, bytes | None]]) -> Checkpoint | None:
-    for row, number, crc, state, history in rows:
-        if zlib.crc32(state) == crc:
-            return Checkpoint(row, number, state, history)
-    return None
 
 
 def _streams(db: sqlite3.Connection, where: str = "", values: tuple[Any, ...] = ()) -> list[Stream]:

@@ -8,18 +8,16 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from sidecar.damage import DAMAGE, readable_rows
 from sidecar.journal import CLEAN_KEY, SCHEMA
 
 log = logging.getLogger("sidecar.salvage")
 
 QUARANTINE = "quarantine"
 SUFFIXES = ("", "-wal", "-shm")
-DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # The second: SQLite quotes damaged text in its own messages.
-SKIP_ROWS_MAX = 1 << 20  # The longest jump over a damaged page. Jumps start at one row and double.
 
 
 class Salvaged(NamedTuple):
@@ -62,12 +60,12 @@ def _copy_good_rows(source: Path, target: Path) -> int:
         new.executescript(SCHEMA)
         new.execute("BEGIN")
         with contextlib.suppress(*DAMAGE), contextlib.closing(sqlite3.connect(source)) as old:
-            for row in _readable(old, "frames"):
+            for row in readable_rows(old, "frames"):
                 new.execute("INSERT OR IGNORE INTO frames VALUES (?, ?, ?, ?, ?, ?, ?)", row)
                 frames += 1
-            for row in _readable(old, "streams"):
+            for row in readable_rows(old, "streams"):
                 new.execute("INSERT OR IGNORE INTO streams VALUES (?, ?, ?, ?, ?, ?)", row)
-            for row in _readable(old, "checkpoints"):  # Where retention removed events, totals live on only here.
+            for row in readable_rows(old, "checkpoints"):  # Where retention removed events, totals live on only here.
                 new.execute("INSERT OR IGNORE INTO checkpoints VALUES (?, ?, ?, ?, ?)", row)
         _restore_positions(new)
         new.execute("COMMIT")
@@ -83,26 +81,3 @@ def _restore_positions(database: sqlite3.Connection) -> None:
         "UPDATE streams SET next_seq = max(next_seq, coalesce("
         "(SELECT max(first_seq + count) FROM frames WHERE frames.stream = streams.id), 0))"
     )
-
-
-def _readable(database: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
-    """Every row that can be read, in order of rowid; damaged stretches are jumped over."""
-    after, skip, limit = -1, 1, _last_rowid_bound(database, table)
-    while after < limit:
-        try:
-            cursor = database.execute(f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT 1", (after,))
-            row = cursor.fetchone()
-        except DAMAGE:
-            after, skip = after + skip, min(2 * skip, SKIP_ROWS_MAX)
-            continue
-        if row is None:
-            return
-        after, skip = row[0], 1
-        yield row[1:]
-
-
-def _last_rowid_bound(database: sqlite3.Connection, table: str) -> int:
-    try:
-        return int(database.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] or 0)
-    except DAMAGE:
-        return 1 << 32  # Unknown. The doubling jumps reach it in a few thousand reads.

@@ -174,6 +174,41 @@ def test_any_damaged_byte_costs_at_most_its_page_and_never_the_start(tmp_path: P
             assert len(kept) >= 960 - 200, f"damage at byte {position} cost {960 - len(kept)} events"
 
 
+def test_a_reader_passes_over_damaged_pages_and_counts_their_rows(tmp_path: Path) -> None:
+    """Nobody opens the journal of a finished run for writing again, so nothing salvages it."""
+    fill(tmp_path / "sound", frames=60, events=40).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "sound")) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (root,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'frames'").fetchone()
+    data = (tmp_path / "sound").read_bytes()
+    costs = []
+    for page in range(8, len(data) // 4096, 3):
+        if page == root - 1:  # Counted from 1. Through it every other page of the table is found.
+            continue
+        path = tmp_path / f"j{page}"
+        path.write_bytes(data[: page * 4096] + bytes(4096) + data[(page + 1) * 4096 :])
+        with contextlib.closing(JournalReader(path)) as reader:
+            rows = {record.row for record in reader.records()}
+            assert (len(rows) + reader.damaged_rows, reader.last_row()) == (60, 60)
+            costs.append(reader.damaged_rows)
+    assert sum(costs) > 0
+    assert max(costs) <= 4
+
+
+def test_a_checkpoint_on_a_damaged_page_is_not_begun_from(tmp_path: Path) -> None:
+    journal = fill(tmp_path / "j")
+    journal.checkpoint(Checkpoint(3, 9, b"small", None))
+    journal.checkpoint(Checkpoint(6, 18, b"large" * 10_000, None))
+    journal.close()
+    data = (tmp_path / "j").read_bytes()
+    at = data.rindex(b"large" * 500) // 4096 * 4096 - 4096
+    (tmp_path / "j").write_bytes(data[:at] + bytes(4096) + data[at + 4096 :])
+    with contextlib.closing(JournalReader(tmp_path / "j")) as reader:
+        found = reader.checkpoint()
+        assert found is not None
+        assert (found.row, found.state) == (3, b"small")
+
+
 def test_a_journal_that_is_no_database_is_put_aside_not_deleted(tmp_path: Path) -> None:
     path = tmp_path / "j"
     path.write_bytes(b"not a database, but somebody's bytes" * 300)

@@ -73,6 +73,8 @@ class RunData(msgspec.Struct):
     """How many of the oldest rows the journal's bound has removed."""
     removed_step: int | None = None
     """The last step among them."""
+    damaged_rows: int = 0
+    """Rows of the journal that cannot be read, of up to 128 events each."""
     exported_only: bool = False
     """Read from an export without computed rows: what the sidecar measured is not in it."""
     hosts: list[str] = []

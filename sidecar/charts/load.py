@@ -15,6 +15,7 @@ import msgspec
 
 from sidecar.charts import exports
 from sidecar.charts.data import Collector, RunData, tell_apart
+from sidecar.damage import damaged_text
 from sidecar.derive.snapshot import snapshot
 from sidecar.errors import Exit, UserError
 from sidecar.follow import Follower
@@ -177,9 +178,12 @@ def _journal(path: Path, run_id: str, also: tuple[str, ...], now_ns: int) -> Run
             captured = follower.projector.info().captured is not None
             for record, rows in follower.read(last):
                 collector.feed(record, rows, captured=captured)
+            collector.run.damaged_rows = follower.reader.damaged_rows
             run = collector.finish(follower.projector, snapshot(follower.projector.state, now_ns=now_ns))
     except (sqlite3.Error, msgspec.MsgspecError):
         return None
+    if run.damaged_rows:
+        log.warning("%s: %s", path, damaged_text(run.damaged_rows))
     run.source = path.name
     run.removed_step = removed_step if run.removed_rows and removed_step >= 0 else None
     return run

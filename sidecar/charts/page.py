@@ -15,6 +15,7 @@ import msgspec
 from sidecar.charts.data import RunData
 from sidecar.charts.registry import Figure, Missing
 from sidecar.charts.style import STAGE_TITLES, in_stages, late_text, short, stage_colour, stage_title
+from sidecar.damage import damaged_text
 
 HERE = Path(__file__).parent
 VENDOR = HERE / "vendor" / "plotly-gl3d.min.js"
@@ -155,6 +156,9 @@ def _runs(runs: Sequence[RunData]) -> str:
     if late:
         note += ('<p class="note">The journal\'s bound has removed the oldest rows, so these charts begin later than '
                  f"the training did. {e('; '.join(late))}.</p>")
+    for run in runs:
+        if run.damaged_rows:
+            note += f'<p class="note">{e(run.label)}: {damaged_text(run.damaged_rows)}.</p>'
     return f'<section class="card" aria-label="Runs"><h2>Runs</h2>{table(columns, rows)}{note}</section>'
 
 

@@ -11,6 +11,7 @@ from sidecar.charts.data import RunData
 from sidecar.charts.series import thin
 from sidecar.charts.stages import stages_data, stages_table
 from sidecar.charts.style import accuracy_of, duration, late_text, mfu_of, short, stage_title
+from sidecar.damage import damaged_text
 
 CURVES = (("train/loss", "Training loss"), ("val/loss", "Validation loss"),
           ("train/tokens_per_second", "Tokens per second"), ("train/grad_norm", "Gradient norm"),
@@ -114,6 +115,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("restarts", str(s.restarts) if s and s.restarts else ""),
         ("repeated steps", f"{s.rework_steps:,}" if s and s.rework_steps else ""),
         ("removed", late_text(run) + ", by the journal's bound" if run.removed_rows else ""),
+        ("damaged", damaged_text(run.damaged_rows) if run.damaged_rows else ""),
         ("events lost", f"{s.lost_events:,}" if s and s.lost_events else ""),
         ("energy", f"{s.energy_joules / 3.6e6:.3g} kWh" if s and s.energy_joules else ""),
     ]  # fmt: skip

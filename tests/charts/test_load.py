@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -367,3 +368,17 @@ def test_the_functions_that_existing_scripts_call_can_be_imported(tmp_path: Path
     with pytest.raises(UserError) as error:
         charts.create_complete_visualization_app("other", directory=tmp_path)
     assert error.value.exit_code == 3
+
+
+def test_damaged_rows_of_a_journal_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    synthetic.run(tmp_path, "r1", steps=300, name="scratched")
+    (entry,) = Store(tmp_path).runs()
+    with contextlib.closing(sqlite3.connect(entry.path)) as database:
+        database.execute("UPDATE frames SET records = ? WHERE row = 2", (b"garbage",))
+        database.commit()
+    (run,) = load_runs(tmp_path)
+    said = "1 row of the journal, of up to 128 events, is damaged and left out"
+    assert run.damaged_rows == 1
+    assert said in caplog.text
+    assert f"scratched: {said}" in VisualizationApp("p", [run]).html()
+    assert said in Report(run).markdown()
