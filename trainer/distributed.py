@@ -50,9 +50,10 @@ class World:
             return [1.0 / len(counts)] * len(counts)
         if self.size == 1:
             return [count / max(1, sum(counts)) for count in counts]  # type: ignore[arg-type, operator]
-        mine = torch.tensor(counts, dtype=torch.float64, device=self.device)
+        on_gpu = self.device.type == "cuda"  # There nothing waits: the copy is from pinned memory, the sum stays.
+        mine = torch.tensor(counts, dtype=torch.float64, pin_memory=on_gpu).to(self.device, non_blocking=True)
         total = mine.sum()
-        dist.all_reduce(total)  # On a GPU the sum stays there: nothing waits for it.
+        dist.all_reduce(total)
         return list((mine * self.size / total.clamp(min=1)).float())
 
     def gather(self, value: Tensor) -> list[Tensor]:
