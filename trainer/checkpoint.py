@@ -4,10 +4,9 @@
     python -m trainer pretrain --out runs/a --resume runs/a/pretrain
 
 Given: model, optimizer, positions. Hands on: FOLDER/STAGE/checkpoint_000300.pt.
-Never: leaves half a file (it is written aside, synced, then renamed), or runs code from one (weights_only).
+Never: leaves half a file (files.py), or runs code from one (weights_only).
 """
 
-import os
 import re
 import zipfile
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from trainer.distributed import World
 from trainer.errors import UserError
+from trainer.files import replacing
 
 FORMAT = 3
 NAME = re.compile(r"checkpoint_(\d+)\.pt")
@@ -28,20 +28,8 @@ def path_for(folder: str | Path, step: int) -> Path:
 
 def save(path: Path, state: dict[str, Any]) -> int:
     """Write atomically; returns the number of bytes. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            _dump({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        left.unlink(missing_ok=True)  # Left by a process that was killed while it wrote this file.
-    _sync_folder(path.parent)
+    with replacing(path) as file:
+        _dump({"format": FORMAT, **state}, file)
     return path.stat().st_size
 
 
@@ -114,12 +102,3 @@ def _dump(state: dict[str, Any], file: BinaryIO) -> None:
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__cause__ or cause.__context__
         raise cause or error from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """The rename itself must survive a power cut as well."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

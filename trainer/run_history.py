@@ -6,10 +6,8 @@ killed and resumed: samples are added with the checkpoint that has seen them.
 """
 
 import contextlib
-import json
-import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -17,6 +15,9 @@ import msgspec
 from trainer.config import Config
 from trainer.distributed import World
 from trainer.errors import UserError
+from trainer.files import replacing
+
+FILE = "runs.json"
 
 
 @dataclass
@@ -39,7 +40,7 @@ def begin_run(config: Config, world: World) -> RunHistory:
     fresh = RunHistory(started_seconds=time.time())
     if not config.out:
         return fresh
-    path = Path(config.out) / "runs.json"
+    path = Path(config.out) / FILE
     try:
         history = (
             msgspec.json.decode(path.read_bytes(), type=RunHistory) if path.exists() else replace(fresh, run_number=0)
@@ -62,7 +63,7 @@ def record_checkpoint(history: RunHistory, config: Config, samples: int) -> None
     """``samples``: seen since this process began, by all ranks."""
     if config.out:
         seen = history.total_samples_trained + samples
-        _try_write(Path(config.out), replace(history, total_samples_trained=seen))
+        _try_write(Path(config.out) / FILE, replace(history, total_samples_trained=seen))
 
 
 def end_run(history: RunHistory, config: Config, samples: int) -> dict[str, float]:
@@ -70,7 +71,7 @@ def end_run(history: RunHistory, config: Config, samples: int) -> dict[str, floa
     history.total_runs += 1
     history.total_samples_trained += samples
     if config.out:
-        _try_write(Path(config.out), history)
+        _try_write(Path(config.out) / FILE, history)
     return {
         "continuous/run_number": history.run_number,
         "continuous/total_runs": history.total_runs,
@@ -80,16 +81,12 @@ def end_run(history: RunHistory, config: Config, samples: int) -> dict[str, floa
     }
 
 
-def _try_write(folder: Path, history: RunHistory) -> None:
+def _try_write(path: Path, history: RunHistory) -> None:
     """A full disk leaves the file as it was: no reason to end a run that is doing well."""
     with contextlib.suppress(OSError):
-        _write(folder / "runs.json", history)
+        _write(path, history)
 
 
 def _write(path: Path, history: RunHistory) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(json.dumps(asdict(history)))
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(msgspec.json.encode(history))

@@ -1,5 +1,6 @@
 """A process that is killed while it writes a checkpoint leaves the former one, whole."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,5 +56,23 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_former_one_whole(killed
     assert state["step"] == 1
     assert torch.equal(state["weights"], torch.ones(1000))
     assert len(list(killed[point].iterdir())) == 2, "half a file lies aside"
-    checkpoint.save(path, {"step": 2})
-    assert list(killed[point].iterdir()) == [path], "and is cleared away when that checkpoint is written after all"
+    later = checkpoint.path_for(killed[point], 2)
+    checkpoint.save(later, {"step": 2})
+    assert sorted(killed[point].iterdir()) == [path, later], "and is cleared away with the next checkpoint"
+
+
+def test_what_another_rank_is_just_writing_aside_is_left_alone(tmp_path: Path, monkeypatch) -> None:
+    """All ranks prepare the same tokens, and may write them at the same time."""
+    path, own, sync = tmp_path / "prepared.pt", os.getpid(), os.fsync
+
+    def another_rank_is_faster(handle: int) -> None:
+        monkeypatch.setattr("os.fsync", sync)
+        monkeypatch.setattr("os.getpid", os.getppid)
+        checkpoint.save(path, {"rank": 1})
+        monkeypatch.setattr("os.getpid", lambda: own)
+        sync(handle)
+
+    monkeypatch.setattr("os.fsync", another_rank_is_faster)
+    checkpoint.save(path, {"rank": 0})
+    assert checkpoint.load_file(path)["rank"] == 0
+    assert list(tmp_path.iterdir()) == [path]
