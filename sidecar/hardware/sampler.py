@@ -17,7 +17,7 @@ from sidecar import wire
 from sidecar.hardware.gpufields import IDENTITY, Fields
 from sidecar.hardware.host import Host, Numbers
 from sidecar.hardware.nvml import Nvml, Reading
-from sidecar.hardware.owners import mark_trainers
+from sidecar.hardware.owners import Owners
 from sidecar.telemetry import CollectorHealth, GpuHealth, Telemetry
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class Sampler:
         self._period_seconds = period_seconds
         self._host = Host(disks or [telemetry.data_dir or "."])
         self._gpus = GpuReader(nvml or Nvml())
+        self._owners = Owners()
         self._wake = threading.Condition()
         self._stopping = False
         self._step: int | None = None
@@ -117,7 +118,7 @@ class Sampler:
         self._gpus.request()  # NVML works while the host is read.
         host = self._read_host(mono_ns * 1e-9)
         reading = self._read_gpus()
-        mark_trainers(reading.gpus, self._trainers)
+        self._owners.mark(reading.gpus, self._trainers)
         return wire.Hardware(time_ns, mono_ns, step, host, reading.gpus)
 
     def _read_host(self, now_seconds: float) -> Numbers:
