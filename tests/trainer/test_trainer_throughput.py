@@ -11,11 +11,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from sidecar.client.facts import model_facts
-from sidecar.derive import mfu
+from sidecar.derive import mfu, peaks
+from trainer import monitoring
 from trainer.config import Config
 from trainer.data.batch import Batch
 from trainer.data.prefetch import Prefetcher
-from trainer.distributed import process_group
+from trainer.distributed import World, process_group
 from trainer.errors import UserError
 from trainer.flags import parse
 from trainer.flops import flops_per_token
@@ -157,6 +158,24 @@ def test_the_sidecars_flops_are_those_torch_counts_within_three_percent_under_it
         figure = mfu.model_of(known).flops_per_token
         assert figure == flops_per_token(model)
         assert figure + again == pytest.approx(counted, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "expected"),
+    [
+        (torch.bfloat16, (9, 0), ("bfloat16", 989.4e12)),
+        (torch.float32, (9, 0), ("tf32", 494.7e12)),
+        (torch.float32, (7, 5), ("float32", 67e12)),
+    ],
+)
+def test_the_peak_of_a_gpu_is_that_of_the_products_it_computes(monkeypatch, dtype, capability, expected) -> None:
+    """Against the rate of plain float32, TF32 would show an MFU of several hundred percent."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    facts = monitoring.model_facts(GPT(ModelConfig()), Config(), World(0, 0, 1, torch.device("cuda", 0)), dtype)
+    peak, _ = peaks.find(facts["device_name"], peaks.dtype_of(facts["dtype"]))
+    assert (facts["dtype"], peak) == expected
+    assert monitoring.peak_flops(facts) == pytest.approx(peak), "the console's MFU is that of the sidecar"
 
 
 # -- the console's speed -----------------------------------------------------------------------------------------------
