@@ -150,6 +150,29 @@ def test_without_a_free_stream_the_page_polls(serve: Callable[..., Server], brow
     browser.errors.clear()  # The browser itself reports each refused stream.
 
 
+def test_what_has_vanished_from_the_status_vanishes_from_the_page(
+    serve: Callable[..., Server], browser: Browser
+) -> None:
+    views = FakeViews(make_snapshot(metrics=2))
+    page = browser.open(serve(views))
+    text_is(page, "#link-text", "live")
+    text_is(page, "#sinks", "tensorboard")
+    text_is(page, "#all", "custom/metric_1")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.partition("?")[0].removeprefix(page.url)))
+    views.telemetry.sinks = {}
+    run = make_snapshot(step=12_841, metrics=1)
+    run.phases, run.texts, run.dataset.mixture = {}, {}, {}
+    views.publish(run)
+    text_is(page, "#alive", "12,841 of 100,000")
+    text_is(page, "#sinks", "None: add one")
+    text_is(page, "#mixture", "This run does not say what it reads")
+    assert "custom/metric_0" in page.inner_text("#all")
+    assert "custom/metric_1" not in page.inner_text("#all")
+    assert not page.is_visible("#phases-title")
+    assert "status" not in asked, "the change was taken from the stream"
+
+
 def test_a_sidecar_that_is_busy_is_not_said_to_be_gone(
     serve: Callable[..., Server], browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:

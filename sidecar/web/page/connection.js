@@ -39,6 +39,7 @@ function merge(target, patch) {  // RFC 7386
   for (const [key, value] of Object.entries(patch)) {
     const inner = value && typeof value === "object" && !Array.isArray(value);
     if (inner) target[key] = merge(target[key] && typeof target[key] === "object" && !Array.isArray(target[key]) ? target[key] : {}, value);
+    else if (value === null) delete target[key];
     else target[key] = value;
   }
   return target;
