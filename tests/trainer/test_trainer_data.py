@@ -307,16 +307,44 @@ def test_a_stream_begins_anew_when_it_ends(tmp_path: Path) -> None:
     assert loader.state()["epoch"] >= 1
 
 
+def words_of_ranks(shards: list[Path], world_size: int, batches: int) -> list[set[str]]:
+    """What each rank reads."""
+    ranks = [stream(shards, rank=rank, world_size=world_size) for rank in range(world_size)]
+    texts = [text_of([loader.next_batch() for _ in range(batches)]) for loader in ranks]
+    return [{word for word in text.split() if len(word) == 3} for text in texts]
+
+
 def test_ranks_of_a_stream_read_row_groups_of_their_own(tmp_path: Path) -> None:
-    shards = shards_in(tmp_path)
-    seen = []
-    for rank in range(2):
-        loader = stream(shards, rank=rank, world_size=2)
-        text = text_of([loader.next_batch() for _ in range(40)])
-        seen.append({word for word in text.split() if len(word) == 3})
-    assert not seen[0] & seen[1]
-    with pytest.raises(UserError, match="3 row group.* for 4 ranks"):
-        stream(shards[:1], rank=0, world_size=4)
+    first, second = words_of_ranks(shards_in(tmp_path, count=2, rows=40), 2, batches=60)
+    assert {int(word[1:]) // 4 % 2 for word in first} == {0}
+    assert {int(word[1:]) // 4 % 2 for word in second} == {1}
+
+
+def test_ranks_share_the_rows_where_there_are_few_row_groups(tmp_path: Path) -> None:
+    """Such as one for each shard, as pandas writes them."""
+    shards = shards_in(tmp_path, count=1)
+    seen = words_of_ranks(shards, 5, batches=12)
+    assert sum(map(len, seen)) == 12, "every document is read by one rank"
+    assert len(set.union(*seen)) == 12
+    loader, restored = (stream(shards, rank=3, world_size=5) for _ in range(2))
+    for _ in range(7):
+        loader.next_batch()
+    restored.load_state(loader.state())
+    assert torch.equal(restored.next_batch().inputs, loader.next_batch().inputs)
+
+
+def test_shards_without_any_row_are_refused(tmp_path: Path) -> None:
+    write_fineweb(tmp_path / "0.parquet", [])
+    with pytest.raises(UserError, match="no rows"):
+        stream([tmp_path / "0.parquet"])
+
+
+def test_a_damaged_page_is_noticed_where_the_shard_has_checksums(tmp_path: Path) -> None:
+    text = "a page of text " * 20
+    path = write_fineweb(tmp_path / "0.parquet", [text], write_page_checksum=True, compression="none")
+    path.write_bytes(path.read_bytes().replace(text.encode(), text.replace("page", "pace").encode()))
+    with pytest.raises(UserError, match="cannot read"):
+        parquet.group_texts(path, 0, Quality())
 
 
 @pytest.mark.parametrize("before", [0, 1, 7, 50, 110])

@@ -27,10 +27,10 @@ def load(shard: Path, name: str | None, bytes_max: int, val_fraction: float, qua
     return Corpus(name or shard.resolve().stem, train, val)
 
 
-def row_groups(shard: Path) -> int:
-    """How many there are. Raises UserError for a shard that cannot be read, or has no text."""
+def row_groups(shard: Path) -> list[int]:
+    """Rows in each. Raises UserError for a shard that cannot be read, or has no column of texts."""
     with _opened(shard) as file:
-        return file.metadata.num_row_groups
+        return [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
 
 
 def text_bytes(shard: Path) -> int:
@@ -41,13 +41,13 @@ def text_bytes(shard: Path) -> int:
         return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == COLUMN)
 
 
-def group_texts(shard: Path, group: int, quality: Quality) -> list[bytes]:
-    """The documents of one row group that ``quality`` keeps; rows without text are left out."""
+def group_texts(shard: Path, group: int, quality: Quality, rows: slice = slice(None)) -> list[bytes]:
+    """The documents in those rows of one row group that ``quality`` keeps; rows without text are left out."""
     with _opened(shard) as file:
         if group >= file.metadata.num_row_groups:
             return []
-        rows = file.read_row_group(group, columns=_columns_of(file)).to_pylist()
-    return [text for row in rows if (text := _text_of(row)) and _is_kept(text, row, quality)]
+        found = file.read_row_group(group, columns=_columns_of(file)).to_pylist()[rows]
+    return [text for row in found if (text := _text_of(row)) and _is_kept(text, row, quality)]
 
 
 def rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -90,7 +90,7 @@ def _opened(shard: Path, needed: str | None = COLUMN) -> Iterator[Any]:
     """The file, with whatever goes wrong while it is read as a UserError."""
     pyarrow, parquet = _pyarrow()
     try:
-        with parquet.ParquetFile(shard) as file:
+        with parquet.ParquetFile(shard, page_checksum_verification=True) as file:
             if needed and needed not in file.schema_arrow.names:
                 raise UserError(
                     f"{shard} has no column {needed!r} (it has {', '.join(file.schema_arrow.names)})",

@@ -1,12 +1,13 @@
-"""Many parquet shards, read as a stream: row group by row group, each by one rank only.
+"""Many parquet shards, read as a stream, row group by row group; no document is read by two ranks.
 
 Given: shards in FineWeb-EDU's format, and this process' rank. Hands on: Batches of windows, endlessly.
-Never: holds more than one row group and one batch in memory, or reads another rank's row groups.
+Never: holds more than one row group and one batch in memory.
 
 The position is where the next window begins (pass, row group, document, token), so resuming is exact. It differs from
 rank to rank.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +22,18 @@ from trainer.data.quality import Quality
 from trainer.data.windows import concatenate
 from trainer.errors import UserError
 
+GROUPS_PER_RANK_MIN = 8
+"""With fewer row groups, some ranks would have much more to read than others: then every rank takes every
+``world_size``-th row."""
+
 
 @dataclass
 class Position:
     epoch: int = 0
     group: int = 0
-    """Number of the row group among this rank's."""
+    """Number of the row group among those that this rank reads."""
     document: int = 0
+    """Number of the document among those that it reads of that row group."""
     offset: int = 0
     """Tokens of the document already used."""
 
@@ -39,15 +45,12 @@ class ParquetStream:
     ) -> None:  # fmt: skip
         """``screen``: leave out text that quality.py blocks.
 
-        Raises UserError: a shard that cannot be read, or fewer row groups than ranks.
+        Raises UserError: a shard that cannot be read, or no rows at all.
         """
         self.name, self.seq_len, self.batch_size, self.screen = name, seq_len, batch_size, screen
-        groups = [(shard, number) for shard in shards for number in range(parquet.row_groups(shard))]
-        self.groups = groups[rank::world_size]
-        if len(groups) < world_size:
-            raise UserError(
-                f"{name} has {len(groups)} row group(s) for {world_size} ranks", "add shards, or use fewer ranks"
-            )
+        self.groups = _share_of(rank, world_size, shards)
+        if not self.groups:
+            raise UserError(f"the shards of {name} have no rows", "give --data shards that hold text")
         size = sum(map(parquet.text_bytes, shards))
         self.count = max(1, size // seq_len)
         """TokenWindows in one pass, over all ranks; as the shards' footers have it, so not to the last one."""
@@ -85,7 +88,8 @@ class ParquetStream:
         """Take up one more document, or go on to the next row group."""
         at = self._next
         if self._texts is None:
-            self._texts = parquet.group_texts(*self.groups[at.group], Quality(self.screen))
+            shard, group, rows = self.groups[at.group]
+            self._texts = parquet.group_texts(shard, group, Quality(self.screen), rows)
         if at.document < len(self._texts):
             self._found = True
             tokens = concatenate([self._texts[at.document]])[self._skip :]
@@ -114,3 +118,16 @@ class ParquetStream:
             count -= len(first)
             self._parts.popleft()
             self._starts.popleft()
+
+
+def _share_of(rank: int, world_size: int, shards: Sequence[Path]) -> list[tuple[Path, int, slice]]:
+    """What a rank reads: (shard, number of a row group in it, rows of that)."""
+    of_shards = [(shard, number, rows) for shard in shards for number, rows in enumerate(parquet.row_groups(shard))]
+    groups = [(shard, number, rows) for shard, number, rows in of_shards if rows]
+    if len(groups) >= GROUPS_PER_RANK_MIN * world_size:
+        return [(shard, number, slice(None)) for shard, number, _ in groups[rank::world_size]]
+    firsts = itertools.accumulate((rows for *_, rows in groups), initial=0)
+    return [
+        (shard, number, slice((rank - first) % world_size, None, world_size))
+        for (shard, number, _), first in zip(groups, firsts, strict=False)  # There is one sum more than groups.
+    ]
