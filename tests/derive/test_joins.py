@@ -47,6 +47,16 @@ def test_the_loss_of_a_step_is_weighted_by_tokens_over_its_ranks() -> None:
     assert derived(rows)[2]["train/loss"] == pytest.approx((2.0 * 100 + 3.0 * 200) / 300)
 
 
+def test_a_rank_none_of_whose_tokens_count_in_the_loss_does_not_dilute_it() -> None:
+    processes = [Process(rank, 10 + rank) for rank in (0, 1)]
+    records = [
+        processes[0].step(1, loss=2.0, tokens=4096, loss_tokens=300),
+        processes[1].step(1, loss=0.0, tokens=4096, loss_tokens=0),
+    ]
+    _, rows = projected(records, *(p.hello(world_size=2) for p in processes))
+    assert derived(rows)[1]["train/loss"] == 2.0
+
+
 def test_a_loss_that_is_nan_on_one_rank_is_nan_for_the_step() -> None:
     processes = [Process(rank, 10 + rank) for rank in (0, 1)]
     records = [processes[0].step(1, loss=1.0, tokens=5), processes[1].step(1, loss=float("nan"), tokens=5)]
