@@ -203,6 +203,10 @@ SIDECAR = (
               "nvml is 0 on a machine without an NVIDIA GPU."),
         Panel("Time per reading", "s", (("sidecar_collector_duration_seconds", "{{collector}} {{instance}}"),),
               "What sampling costs."),
+        Panel("GPUs in trouble", "none", (
+            ("sum by (instance) (sidecar_gpu_lost)", "lost {{instance}}"),
+            ("sum by (instance) (sidecar_gpu_recovery_action > bool 0)", "to be reset {{instance}}"),
+        ), "Read whether or not a run trains. The alerts say which."),
         Panel("Sidecar itself", "percentunit", (("training_host_sidecar_cpu_ratio", "{{run}}"),), "Share of one core."),
     )),
 )
