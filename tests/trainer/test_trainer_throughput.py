@@ -7,22 +7,27 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from fake_run import Recorder
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+import sidecar
 from sidecar.client.facts import model_facts
 from sidecar.derive import mfu, peaks
 from trainer import monitoring
 from trainer.config import Config
+from trainer.console import Console
 from trainer.data.batch import Batch
 from trainer.data.prefetch import Prefetcher
 from trainer.distributed import World, process_group
 from trainer.errors import UserError
 from trainer.flags import parse
 from trainer.flops import flops_per_token
+from trainer.loop import Loop
 from trainer.model import GPT, ModelConfig
 from trainer.optimizer import build_optimizer
 from trainer.schedule import Schedule
+from trainer.stages import STAGES, load_stage
 from trainer.step_metrics import StepMetrics
 from trainer.throughput import ThroughputMeter
 
@@ -126,6 +131,33 @@ def test_a_rank_without_a_device_of_its_own_is_refused_in_one_line(monkeypatch) 
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="rank 1 has no CUDA device: this machine has 1"), process_group():
         pass
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "dpo", "ppo"])
+def test_nothing_in_a_step_waits_for_the_device(tiny, tiny_chat, monkeypatch, stage: str) -> None:
+    """On "meta", which computes no values: whoever asks it for one, as by .item(), gets an error instead of a wait."""
+    there = World(0, 0, 1, torch.device("meta"))
+    monkeypatch.setattr("trainer.monitoring.measured_peak_flops", lambda *_: 1e11)
+    monkeypatch.setattr(sidecar, "init", lambda **begun: Recorder(**begun))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda _: None)  # No fused kernel for "meta"; it reads found_inf.
+    flags = {**(tiny if stage == "pretrain" else tiny_chat), "log_train_freq": 100, "grad_accum": 2}
+    config = STAGES[stage].config(**flags)
+    made = load_stage(stage)(config, there)
+    if stage == "ppo":  # As a rollout leaves it: that one must read what the model says.
+        made.updates, rows = 0, torch.ones(config.batch_size * config.rollout_batches, 16)
+        floats = dict.fromkeys(("logps", "values", "advantages", "returns"), rows)
+        made.experience = {"inputs": rows.long(), "targets": rows.long(), "dataset": rows[:, 0].long() * 0, **floats}
+    loop = Loop(made, config, there, Console(level=0))
+    loop.open()
+    loop.announce()
+    for _ in range(2):
+        loop._train_step()
+    told = loop.run.steps[-1]
+    with pytest.raises(RuntimeError, match="meta"):
+        told["loss"].item()
+    assert told["grad_norm"].device.type == told["metrics"]["train/skipped_steps"].device.type == "meta"
+    assert told["samples"] == 8
 
 
 # -- FLOPs -------------------------------------------------------------------------------------------------------------
