@@ -27,6 +27,7 @@ from trainer.task_eval import (
     multiple_choice_correct,
     slug,
 )
+from trainer.tasks import formats
 from trainer.tasks.example import Message, Preference, TaskMixture, ask
 from trainer.tokenizer import ASSISTANT_END, BOS, PAD
 
@@ -286,6 +287,12 @@ def test_a_choice_is_right_if_its_letter_is_the_likeliest_of_those_on_offer() ->
     assert multiple_choice_correct(Prefers("A"), CHOICES) == [True, False, False, True]
     assert multiple_choice_correct(Prefers("B"), CHOICES) == [False, True, True, False]
     assert sum(multiple_choice_correct(Prefers("C"), CHOICES)) == 2, "C is not on offer: a tie, and the first wins"
+
+
+@pytest.mark.parametrize("labels", [["А", "Б"], ["10", "11"], ["", "B"], ["(A)", "(B)"]])
+def test_choices_whose_labels_are_no_single_tokens_are_refused_as_rows_and_not_met_in_an_evaluation(labels) -> None:
+    with pytest.raises(ValueError, match="not by one ASCII letter"):
+        formats.arc({"question": "?", "choices": {"text": ["x", "y"], "label": labels}, "answerKey": labels[1]})
 
 
 def test_a_number_is_right_by_exact_match_however_it_was_reached(monkeypatch) -> None:

@@ -86,7 +86,10 @@ FORMATS: dict[str, Callable[[Row], Any]] = {
 
 
 def choice(question: str, choices: Sequence[str], letters: Sequence[str], answer: str) -> Example:
-    """A multiple choice as one question; the reply is a letter. Raises ValueError for an answer not on offer."""
+    """A multiple choice as one question; the reply is a letter. Raises ValueError for an answer not on offer, and for
+    letters of more than one byte: they are compared as single tokens."""
+    if not all(len(letter.encode()) == 1 for letter in letters):
+        raise ValueError(f"the choices are labelled {', '.join(letters)[:40]}, not by one ASCII letter or digit each")
     if answer not in letters or not len(choices) == len(letters) == len(set(letters)) >= 2:
         raise ValueError(f"answer {answer!r} is not one of {len(choices)} choices")
     lines = "\n".join(f"{letter}) {text}" for letter, text in zip(letters, choices, strict=True))
