@@ -20,6 +20,7 @@ STATE_TONES = {"failed": "bad", "lost": "bad", "stalled": "bad"}
 CURVE_COLOUR = "#3b76f0"
 """Not the stage's: pretraining is red, and red is what was not finite."""
 SPARKS = "▁▂▃▄▅▆▇█"
+FLAT_RATIO = 1e-9  # Means of equal values differ by their rounding.
 SPARK_WIDTH = 32
 SAMPLES_MAX = 6
 SPENT = "Where the time went"
@@ -195,7 +196,7 @@ def spark(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
     parts = [values[i * len(values) // size : (i + 1) * len(values) // size] for i in range(size)]
     means = [sum(part) / len(part) for part in parts]
     low, high = min(means), max(means)
-    if high == low:
+    if high - low <= FLAT_RATIO * max(abs(low), abs(high)):
         return SPARKS[3] * size
     return "".join(SPARKS[min(7, int(8 * (mean - low) / (high - low)))] for mean in means)
 

@@ -112,6 +112,7 @@ def test_numbers_are_short_and_units_apart() -> None:
 def test_sparklines_show_the_shape() -> None:
     assert spark([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
     assert spark([2.0, 2.0]) == "▄▄"
+    assert set(spark([0.001] * 400 + [sum([0.001] * 19) / 19] * 400)) == {"▄"}
     assert len(spark(list(range(1000)))) == 32
     assert spark([]) == ""
 
