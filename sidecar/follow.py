@@ -36,16 +36,19 @@ class Follower:
         """How many rows of output there have been since the run began."""
         self.faults_total = 0
         """Records that the fold failed on: a mistake of ours. They are left out, for every reader alike."""
-        self._greeted = -1
-        self._greet()
+        self._greeted: set[int] = set()
+        """Sessions whose Hello was passed on."""
+        self._greet_first()
 
     def read(self, rows_max: int) -> Iterator[tuple[Record, list[Row]]]:
         """At most ``rows_max`` journal rows further; nothing when there are no more for now."""
         last = min(self.row + rows_max, self.reader.last_row())
         if last <= self.row:
             return
-        self._greet()
+        self._greet_first()
         for record in self.reader.records(self.row, last - self.row):
+            if record.session not in self._greeted:
+                self._greet(record.session)
             try:
                 rows = self.projector.feed(record)
             except Exception:  # noqa: BLE001 - Task boundary: one record must not end the view of its run.
@@ -70,9 +73,13 @@ class Follower:
     def close(self) -> None:
         self.reader.close()
 
-    def _greet(self) -> None:
-        """Pass on Hellos of new streams. Early is fine: a Hello takes effect with the first record of its stream."""
-        if self.reader.streams_total() != self._greeted:
-            for hello, received_ns in self.reader.greetings():
-                self.projector.greet(hello, received_ns)
-            self._greeted = self.reader.streams_total()
+    def _greet_first(self) -> None:
+        """The first Hello says which run this is, before there is any record."""
+        if not self.projector.state.greeted and (first := self.reader.first_greeting()) is not None:
+            self.projector.greet(*first)
+
+    def _greet(self, session: int) -> None:
+        """Pass on a stream's Hello, with its first record: a Hello has no effect before that."""
+        self._greeted.add(session)
+        if (found := self.reader.greeting_of(session)) is not None:
+            self.projector.greet(*found)

@@ -249,15 +249,20 @@ class JournalReader:
 
     def hellos(self) -> list[wire.Hello]:
         """Who has spoken, in order of arrival. Grows when a trainer restarts."""
-        return [hello for hello, _ in self.greetings()]
+        return [hello for hello, _ in self._greetings("ORDER BY id")]
 
-    def greetings(self) -> list[tuple[wire.Hello, int]]:
-        """The same, each with when it was received, nanoseconds."""
-        found = self._db.execute("SELECT hello, received_ns FROM streams ORDER BY id").fetchall()
-        return [(hello, received_ns) for blob, received_ns in found if (hello := _hello(blob)) is not None]
+    def lowest_rank(self) -> int | None:
+        """Of those that have introduced themselves."""
+        found = self._db.execute("SELECT min(rank) FROM streams WHERE rank >= 0").fetchone()
+        return None if found[0] is None else int(found[0])
 
-    def streams_total(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM streams").fetchone()[0])
+    def first_greeting(self) -> tuple[wire.Hello, int] | None:
+        """The first Hello and when it was received, nanoseconds."""
+        return next(self._greetings("WHERE hello IS NOT NULL ORDER BY id"), None)
+
+    def greeting_of(self, session: int) -> tuple[wire.Hello, int] | None:
+        """The same of one stream; None for the sidecar's own."""
+        return next(self._greetings("WHERE session = ?", session), None)
 
     @property
     def has_open_parts(self) -> bool:
@@ -310,6 +315,11 @@ class JournalReader:
 
     def close(self) -> None:
         self._db.close()
+
+    def _greetings(self, which: str, *values: int) -> Iterator[tuple[wire.Hello, int]]:
+        for blob, received_ns in self._db.execute(f"SELECT hello, received_ns FROM streams {which}", values):
+            if (hello := _hello(blob)) is not None:
+                yield hello, received_ns
 
     def _rows_after(self, after_row: int, limit: int) -> list[tuple[Any, ...]]:
         """The next rows of the table, without those on damaged pages."""

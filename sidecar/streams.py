@@ -69,10 +69,11 @@ def greet(state: RunState, hello: wire.Hello, received_ns: int) -> None:
     rank = state.ranks.get(hello.rank)
     if rank is not None and (rank.session == hello.session or hello.session in rank.past):
         return
-    if len(state.pending_hellos) < SESSIONS_WAITING_MAX:
-        state.pending_hellos.setdefault(hello.session, hello)
-    else:
-        count(state, "sessions_over_limit")
+    if hello.session not in state.pending_hellos:
+        if len(state.pending_hellos) >= SESSIONS_WAITING_MAX:
+            del state.pending_hellos[next(iter(state.pending_hellos))]
+            count(state, "sessions_over_limit")
+        state.pending_hellos[hello.session] = hello
 
 
 def plain_step(state: RunState, record: Record) -> RankState | None:

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from sidecar import store as stores
 from sidecar import wire
 from sidecar.decoding import decode
 from sidecar.errors import UserError
 from sidecar.filesystems import network_file_system
+from sidecar.follow import Follower
 from sidecar.journal import Checkpoint, Chunk, Journal, JournalFull, JournalReader
 from sidecar.salvage import QUARANTINE, ensure_sound
 from sidecar.snapshot import RunSummary
+from sidecar.state import PAST_SESSIONS_MAX, SESSIONS_WAITING_MAX
 from sidecar.store import SUMMARY_KEY, Store
 
 HELLO = wire.Hello(run_id="r", rank=0, session=7, time_ns=1, mono_ns=1, project="p")
@@ -101,6 +104,26 @@ def test_the_list_of_runs_reads_again_only_what_has_changed(
     store.path("b").unlink()
     assert [entry.run_id for entry in store.runs()] == ["a"]
     journals["a"].close()
+
+
+def test_a_process_is_known_by_its_own_hello_however_often_the_run_was_restarted(tmp_path: Path) -> None:
+    """A job that crashes at once and is started again, for hours: more processes than any state keeps in mind."""
+    journal, stayed = Journal(tmp_path / "j"), []
+    journal._db.execute("PRAGMA synchronous=OFF")
+    live = Follower(tmp_path / "j", "r")
+    for n in range(SESSIONS_WAITING_MAX + PAST_SESSIONS_MAX + 50):
+        session, now_ns = 1000 + n, n * 10**10
+        journal.greet(replace(HELLO, session=session, pid=n, time_ns=now_ns, mono_ns=now_ns), now_ns)
+        step = wire.Step(now_ns + 10**9, now_ns + 10**9, 1, {"train/loss": 1.0})
+        journal.append([Chunk(session, 0, now_ns, [wire.encode_event(step)])])
+        stayed += [row for _, rows in live.read(10) for row in rows]
+    later = Follower(tmp_path / "j", "r")
+    replayed = [row for _, rows in later.read(10**6) for row in rows]
+    state = live.projector.state
+    assert (state.ranks[0].pid, state.restarts, state.rejected) == (n, n, {})
+    assert replayed == stayed
+    for one in (live, later, journal):
+        one.close()
 
 
 def test_a_batch_that_fails_leaves_no_trace_and_can_be_tried_again(tmp_path: Path) -> None:

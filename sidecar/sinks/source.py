@@ -75,10 +75,7 @@ class Source:
         return Cursor(self._follower.row, max(self._next, self._follower.number))
 
     def info(self) -> RunInfo:
-        state = self._follower.projector.state
-        ranks = [*state.ranks, *(hello.rank for hello in state.pending_hellos.values())]
-        node = min((rank for rank in ranks if rank >= 0), default=0) or None
-        info = self._follower.projector.info()
+        info, node = self._follower.projector.info(), self.reader.lowest_rank() or None
         return msgspec.structs.replace(info, end=self.end, node=node, alerts=list(self._alerts))
 
     @property
