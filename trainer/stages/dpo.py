@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from trainer.chat_stage import dataset_facts, load_tasks, sample_prompts
 from trainer.config import DpoConfig
-from trainer.data.batch import Batch
+from trainer.data.batch import IGNORE, Batch
 from trainer.data.preferences import PreferencePairs
 from trainer.distributed import World
 from trainer.evaluate import evaluation_mode
 from trainer.model import GPT
 from trainer.policy import token_logps
-from trainer.stage import Stage, forward_flops, frozen_copy
+from trainer.stage import Stage, forward_flops, frozen_copy, masked_mean
 from trainer.tasks.example import Example, Message, Task, TaskMixture
 
 
@@ -58,11 +58,10 @@ class PreferenceTraining(Stage):
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """-log sigmoid of the margin between the two rewards, mean over pairs; and the rewards themselves."""
-        logps = token_logps(model(batch.inputs), batch.targets)
+        logps, counts = token_logps(model(batch.inputs), batch.targets), batch.targets != IGNORE
         with torch.no_grad():
             reference = token_logps(self.reference(batch.inputs), batch.targets)
-        ratios = (logps - reference).sum(-1)
-        chosen, rejected = self.beta * ratios.chunk(2)[0], self.beta * ratios.chunk(2)[1]
+        chosen, rejected = (self.beta * (logps - reference).sum(-1)).chunk(2)
         margin = chosen - rejected
         with torch.no_grad():
             numbers = {
@@ -70,9 +69,9 @@ class PreferenceTraining(Stage):
                 "rewards/rejected": rejected.mean(),
                 "rewards/accuracy": (margin > 0).float().mean(),
                 "rewards/margin": margin.mean(),
-                "dpo/kl": _estimated_kl(logps - reference, batch),
+                "dpo/kl": _estimated_kl(logps - reference, counts),
             }
-        return -F.logsigmoid(margin).mean() + self.chosen_weight * _chosen_nll(logps, batch), numbers
+        return -F.logsigmoid(margin).mean() + self.chosen_weight * _chosen_nll(logps, counts), numbers
 
     def flops(self, model: GPT, batch: Batch) -> float:
         """A step, and the reference's forward pass."""
@@ -98,20 +97,18 @@ class PreferenceTraining(Stage):
         self.reference.load_state_dict(state["reference"])
 
 
-def _estimated_kl(log_ratios: Tensor, batch: Batch) -> Tensor:
+def _estimated_kl(log_ratios: Tensor, counts: Tensor) -> Tensor:
     """KL estimate in nats per token: (r - 1) - log r, with r = p_reference / p, on the replies' tokens.
 
     Never negative; unbiased only for replies that the policy wrote itself. Schulman, "Approximating KL", 2020.
     """
-    counts = batch.targets >= 0
-    return torch.where(counts, torch.expm1(-log_ratios) + log_ratios, 0.0).sum() / counts.sum().clamp(min=1)
+    return masked_mean(torch.expm1(-log_ratios) + log_ratios, counts)
 
 
-def _chosen_nll(logps: Tensor, batch: Batch) -> Tensor:
+def _chosen_nll(logps: Tensor, counts: Tensor) -> Tensor:
     """Negative log-likelihood of the chosen replies per token, a mean over pairs. DPO's own loss does not mind if both
     replies become unlikely (Pang et al. 2024)."""
-    chosen, counts = logps.chunk(2)[0], batch.targets.chunk(2)[0] >= 0
-    return -(chosen.sum(-1) / counts.sum(-1).clamp(min=1)).mean()
+    return -(logps.chunk(2)[0].sum(-1) / counts.chunk(2)[0].sum(-1).clamp(min=1)).mean()
 
 
 def _as_questions(task: Task[Any]) -> Task[Example]:
