@@ -17,7 +17,6 @@ from trainer.tasks.example import Message
 from trainer.tokenizer import ASSISTANT_END, PAD, ByteTokenizer
 
 TEMPERATURE = 0.8
-LOGIT_MAX = 1e4
 
 
 def continue_tokens(
@@ -79,7 +78,8 @@ def _pick(logits: Tensor, temperature: float, generator: torch.Generator) -> Ten
     """The next token for logits of shape (..., vocabulary); any token, if a diverged model gives NaN."""
     if temperature == 0:
         return logits.argmax(-1)
-    logits = torch.nan_to_num(logits, nan=0.0, posinf=LOGIT_MAX, neginf=-LOGIT_MAX)
+    logits = torch.nan_to_num(logits)
+    logits = logits - logits.amax(-1, keepdim=True)  # Before the division: a tiny temperature must not make infinities.
     return torch.multinomial(torch.softmax(logits / temperature, dim=-1), 1, generator=generator).squeeze(-1)
 
 

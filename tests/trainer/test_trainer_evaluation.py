@@ -131,6 +131,25 @@ def test_temperature_zero_takes_the_likeliest_token_and_a_full_context_goes_on_f
         assert tokens[place] == model(torch.tensor([tokens[begin:place]]))[0, -1].argmax().item()
 
 
+def test_next_to_no_temperature_is_as_good_as_none() -> None:
+    model = woken(TINY)
+    for temperature in (1e-6, 1e-42):
+        assert continue_tokens(model, [1, 2], 5, seed=0, temperature=temperature) == continue_tokens(
+            model, [1, 2], 5, seed=0, temperature=0
+        )
+
+
+def test_tokens_are_drawn_as_often_as_the_softmax_says_at_that_temperature() -> None:
+    """What PPO takes for the probability of its replies, at temperature 1."""
+    model = woken(TINY)
+    logits = model(torch.tensor([[1, 2]]))[0, -1]
+    likeliest = int(logits.argmax())
+    for temperature in (1.0, 0.5):
+        drawn = generate_replies(model, [[1, 2]] * 4000, 1, seed=5, temperature=temperature)
+        share = sum(reply == [likeliest] for reply in drawn) / 4000
+        assert share == pytest.approx(torch.softmax(logits / temperature, -1)[likeliest].item(), abs=0.03)
+
+
 @pytest.mark.parametrize("seq_len", [1, 2, 3])
 def test_a_context_of_next_to_nothing_ends_too(seq_len: int) -> None:
     model = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=16, seq_len=seq_len)).eval()
