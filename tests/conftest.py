@@ -35,13 +35,21 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     monkeypatch.setenv("NETRC", str(home / "no-netrc"))
 
 
+@pytest.fixture(scope="session")
+def rings_before() -> frozenset[Path]:
+    """Those of other people's trainings, which are left alone."""
+    return frozenset(one.path for one in leftovers.leftovers(time.time()))
+
+
 @pytest.fixture(scope="module", autouse=True)
-def rings_removed() -> Iterator[None]:
-    """Trainers under test that end with no sidecar beside them leave their rings in memory, 16 MiB each."""
-    before = {one.path for one in leftovers.leftovers(time.time())}
+def rings_removed(rings_before: frozenset[Path]) -> Iterator[None]:
+    """Trainers under test that end with no sidecar beside them leave their rings in memory, 16 MiB each.
+
+    A young one is left to a later module's end.
+    """
     yield
     found = leftovers.leftovers(time.time())
-    leftovers.remove([one for one in found if one.path not in before and one.age_seconds > RING_SECONDS])
+    leftovers.remove([one for one in found if one.path not in rings_before and one.age_seconds > RING_SECONDS])
 
 
 @pytest.hookimpl(hookwrapper=True)
