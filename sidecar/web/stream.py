@@ -67,7 +67,8 @@ class Hub:
                 if known is None:
                     raise
                 return known
-            if known is None and len(self._frames) >= RUNS_CACHED_MAX:
+            self._frames.pop(run_id, None)
+            if len(self._frames) >= RUNS_CACHED_MAX:  # The one renewed longest ago: its readers have left.
                 self._frames.pop(next(iter(self._frames)))
             self._frames[run_id] = made
             return made

@@ -146,6 +146,22 @@ def test_many_readers_cost_one_composition_per_publish(monkeypatch: pytest.Monke
     assert len(made) == 2
 
 
+def test_a_run_that_is_being_read_stays_when_many_others_are_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PERIOD_SECONDS", 0.0)
+    monkeypatch.setattr(module, "RUNS_CACHED_MAX", 3)
+
+    async def scenario() -> None:
+        version = [0]
+        hub = Hub(lambda run: {"step": version[0]}, lambda: version[0], 100, in_thread)
+        for other in range(10):
+            version[0] += 1
+            assert (await hub.frame("read")).serial == version[0]
+            await hub.frame(f"other {other}")
+        assert len(hub._frames) == 3
+
+    asyncio.run(scenario())
+
+
 def test_a_reader_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STALLED_READER_SECONDS", 0.05)
     hub = Hub(lambda run: {}, lambda: 1, 4, in_thread)
