@@ -40,7 +40,7 @@ VALIDATION = _gauges(
     ("val/loss", "nats", "Mean loss of an evaluation"),
     ("val/perplexity", "", "exp of the mean loss"),
     ("val/accuracy", "ratio", "Top-1 token accuracy, ignored tokens left out"),
-    ("val/bits_per_byte", "bits", "val/loss as bits for each byte of the text"),
+    ("val/bits_per_byte", "bits", "Bits of loss for each byte of the validation text"),
     ("val/{name}", "", "Anything else an evaluation measured"),
     ("eval/{task}_acc", "ratio", "Accuracy on one benchmark task"),
     ("eval/{task}_acc_normalized", "ratio", "(accuracy - chance) / (1 - chance)"),
