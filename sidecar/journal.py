@@ -199,8 +199,10 @@ class Journal:
         """Mark the file as closed in order, so that the next opening need not check it."""
         with contextlib.suppress(OSError, sqlite3.Error):
             self.put(CLEAN_KEY, b"1")
-            # Into the one file, so that whoever copies it has everything: a reader that closes last does not do it.
-            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            # Into the one file, so that whoever copies it has everything: a reader that closes last does not do it, and
+            # the log would stay, as large as the file. One who reads just now is not waited for; the log stays then.
+            self._db.execute("PRAGMA busy_timeout = 0")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
     def _check_it_is_there(self) -> None:

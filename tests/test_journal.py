@@ -106,6 +106,16 @@ def test_the_list_of_runs_reads_again_only_what_has_changed(
     journals["a"].close()
 
 
+def test_a_closed_journal_is_one_file_even_while_somebody_has_it_open(tmp_path: Path) -> None:
+    journal = fill(tmp_path / "j", frames=40)
+    with contextlib.closing(JournalReader(tmp_path / "j")) as reader:
+        assert reader.last_row() == 40
+        journal.close()
+        assert (tmp_path / "j-wal").stat().st_size == 0
+    (tmp_path / "copy").write_bytes((tmp_path / "j").read_bytes())
+    assert steps_in(tmp_path / "copy") == list(range(120))
+
+
 def test_a_process_is_known_by_its_own_hello_however_often_the_run_was_restarted(tmp_path: Path) -> None:
     """A job that crashes at once and is started again, for hours: more processes than any state keeps in mind."""
     journal, stayed = Journal(tmp_path / "j"), []
