@@ -14,25 +14,24 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from trainer.config import Config, EvalConfig, GenerateConfig, PipelineConfig
+from trainer.config import CONFIGS, PipelineConfig
 from trainer.errors import UsageError, UserError
-from trainer.flags import describe, parse
+from trainer.flags import SHOW_CONFIG, describe, parse
 from trainer.stages import STAGES, pipeline_config
 
 
 class Command(NamedTuple):
     entry_point: str
     """"module:function", called with ``arguments`` and the config."""
-    config: type[Config]
     summary: str
     arguments: tuple[str, ...] = ()
 
 
 COMMANDS = {
-    **{name: Command("trainer.run:run_stage", stage.config, stage.summary, (name,)) for name, stage in STAGES.items()},
-    "pipeline": Command("trainer.pipeline:run", PipelineConfig, "all five, each from the previous one's weights"),
-    "eval": Command("trainer.commands:evaluate", EvalConfig, "how good are these weights"),
-    "generate": Command("trainer.commands:generate", GenerateConfig, "what do these weights say"),
+    **{name: Command("trainer.run:run_stage", stage.summary, (name,)) for name, stage in STAGES.items()},
+    "pipeline": Command("trainer.pipeline:run", "all five, each from the previous one's weights"),
+    "eval": Command("trainer.commands:evaluate", "how good are these weights"),
+    "generate": Command("trainer.commands:generate", "what do these weights say"),
 }
 """Importing this table loads neither torch nor a stage."""
 
@@ -56,12 +55,11 @@ def run_command(arguments: Sequence[str]) -> None:
     if name not in COMMANDS:
         raise UsageError(f"there is no stage called {name!r}", f"choose one of: {', '.join(COMMANDS)}")
     words = [word for word in arguments[1:] if word != "--"]  # torchrun -m trainer sft -- --run x
-    shown = [word for word in words if word in ("--show_config", "--show-config")]
-    command = COMMANDS[name]
-    config = parse(command.config, name, [word for word in words if word not in shown])
-    if shown:
+    config = parse(CONFIGS[name], name, words)
+    if not {*SHOW_CONFIG}.isdisjoint(words):
         print(describe_pipeline(config) if isinstance(config, PipelineConfig) else describe(config))
         return
+    command = COMMANDS[name]
     module, function = command.entry_point.split(":")
     getattr(importlib.import_module(module), function)(*command.arguments, config)
 

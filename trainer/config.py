@@ -259,3 +259,14 @@ class GenerateConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig(PpoConfig, DpoConfig, SftConfig):
     """All five stages; a flag that is given holds for each of them."""
+
+    unused = frozenset({"run_id"})
+    of_stages: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    """What the file says of single stages: stage -> flag -> value."""
+
+
+CONFIGS: dict[str, type[Config]] = {
+    "pretrain": Config, "midtrain": MidtrainConfig, "sft": SftConfig, "dpo": DpoConfig, "ppo": PpoConfig,
+    "pipeline": PipelineConfig, "eval": EvalConfig, "generate": GenerateConfig,
+}  # fmt: skip
+"""The flags of each command."""

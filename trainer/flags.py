@@ -6,7 +6,7 @@ Given: the words after the command's name. Hands on: one frozen Config.
 Never: guesses at a misspelt flag or key. Nothing else in the trainer reads the environment for settings.
 
 Every flag has a variable TRAINER_<FLAG>; customary ones (WANDB_PROJECT, EVAL_FREQ ...) count, too.
-A file is TOML: flags at the top hold for every command, those under [sft] for that one.
+A file is TOML: flags at the top hold for every command that has them, those under [sft] for that one.
 """
 
 import argparse
@@ -16,37 +16,55 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from trainer.config import Config
+from trainer.config import CONFIGS, Config, PipelineConfig
 from trainer.errors import UsageError
 
 C = TypeVar("C", bound=Config)
+Field = dataclasses.Field[Any]
+Layer = tuple[str, Mapping[str, Any]]
+"""(origin, values)"""
 TRUE, FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 LISTS = "|"
+SHOW_CONFIG = ("--show_config", "--show-config")
 
 
 def parse(kind: type[C], command: str, arguments: Sequence[str]) -> C:
     """Raises UsageError for anything that is not in the table, or not of its kind."""
-    hints = typing.get_type_hints(kind)
-    fields = kind.flags()
-    given, config_file = _given(kind, command, arguments, fields, hints)
-    config_file = config_file or os.environ.get("TRAINER_CONFIG")
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    layers = (
-        ("file", _from_file(config_file, kind, command, fields, hints) if config_file else {}),
-        ("environment", dict(_from_environment(fields, hints))),
-        ("flag", given),
+    given, file = _given(kind, command, arguments)
+    file = file or os.environ.get("TRAINER_CONFIG")
+    tables = _tables_of(file) if file else {}
+    shared = {key: value for key, value in tables.items() if not isinstance(value, dict)}
+    in_file = [_from_table(shared, kind, file, CONFIGS.values()), _from_table(tables.get(command, {}), kind, file)]
+    values, origins = merged(
+        [*(("file", rows) for rows in in_file), ("environment", dict(_from_environment(kind))), ("flag", given)]
     )
-    for origin, layer in layers:
-        values |= layer
-        origins |= dict.fromkeys(layer, origin)
     config = kind(**values, origins=origins)
+    if isinstance(config, PipelineConfig):
+        of_stages = {name: _from_table(rows, CONFIGS[name], file) for name, rows in tables.items() if name in CONFIGS}
+        config = dataclasses.replace(config, of_stages=of_stages)
     check(config)
     return config
+
+
+def merged(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(values, origins) of layers of which each wins over the ones before. Raises UsageError if one of them gives both
+    --steps and --epochs, which say the same thing."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in layers:
+        if layer.keys() >= {"steps", "epochs"}:
+            raise UsageError("--steps and --epochs both say how long to train", "give one of them")
+        for one, other in (("steps", "epochs"), ("epochs", "steps")):
+            if one in layer:
+                values.pop(other, None)
+                origins.pop(other, None)
+        values |= layer
+        origins |= dict.fromkeys(layer, origin)
+    return values, origins
 
 
 def describe(config: Config) -> str:
@@ -75,6 +93,19 @@ def check(config: Config) -> None:
         raise UsageError("--checkpoint_freq needs a folder to write to", "add --out FOLDER")
 
 
+def _names(field: Field) -> tuple[str, ...]:
+    """Every name of a flag, its own first."""
+    return (field.name, *field.metadata["also"])
+
+
+def _type(field: Field) -> Any:
+    """``int | None`` -> int, ``tuple[str, ...]`` -> tuple."""
+    hint: Any = field.type
+    if isinstance(hint, types.UnionType):
+        return next(part for part in typing.get_args(hint) if part is not type(None))
+    return typing.get_origin(hint) or hint
+
+
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
@@ -85,28 +116,26 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message, f"{self.prog} --help lists the flags")
 
 
-def _given(
-    kind: type[Config], command: str, arguments: Sequence[str], fields: dict[str, Any], hints: dict[str, Any]
-) -> tuple[dict[str, Any], str | None]:
+def _given(kind: type[Config], command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], str | None]:
     """The flags that were given, and the file."""
     parser = _Parser(prog=f"python -m trainer {command}", allow_abbrev=False, formatter_class=_help_format)
     groups: dict[str, Any] = {}
-    for field in fields.values():
+    for field in kind.flags().values():
         name = field.metadata["group"]
         groups[name] = groups.get(name) or parser.add_argument_group(name)
-        _add_flag(groups[name], field, hints[field.name])
+        _add_flag(groups[name], field)
     groups["run"].add_argument("--config", metavar="S", help="TOML file with flags", default=None)
+    groups["run"].add_argument(*SHOW_CONFIG, action="store_true", help="only print every value and its origin")
     known, unknown = parser.parse_known_args([*arguments])
     if unknown:
         _refuse("flag", unknown[0], kind, f"python -m trainer {command} --help lists the flags")
     values = vars(known)
-    return {name: value for name, value in values.items() if name in fields}, values["config"]
+    return {name: value for name, value in values.items() if name in kind.flags()}, values["config"]
 
 
-def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
-    meta = field.metadata
-    spellings = dict.fromkeys(form for name in (field.name, *meta["also"]) for form in _spellings(name))
-    kind = _plain_type(hint)
+def _add_flag(group: Any, field: Field) -> None:
+    meta, kind = field.metadata, _type(field)
+    spellings = dict.fromkeys(form for name in _names(field) for form in _spellings(name))
     if kind is bool:
         group.add_argument(
             *spellings, dest=field.name, action=argparse.BooleanOptionalAction if field.default else "store_true",
@@ -152,13 +181,6 @@ def _spellings(name: str) -> tuple[str, ...]:
     return (f"-{name}",) if len(name) == 1 else (f"--{name}", f"--{name.replace('_', '-')}")
 
 
-def _plain_type(hint: Any) -> Any:
-    """``int | None`` -> int, ``tuple[str, ...]`` -> tuple."""
-    if isinstance(hint, types.UnionType):
-        return next(part for part in typing.get_args(hint) if part is not type(None))
-    return typing.get_origin(hint) or hint
-
-
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part for part in text.split(LISTS) if part)
 
@@ -181,66 +203,93 @@ class _OneLinePerFlag(argparse.HelpFormatter):
 
 
 def _refuse(what: str, word: str, kind: type[Config], remedy: str) -> NoReturn:
-    names = [name for field in kind.flags().values() for name in (field.name, *field.metadata["also"])]
-    close = difflib.get_close_matches(word.lstrip("-").split("=")[0].replace("-", "_"), names, n=1)
+    names = [name for field in kind.flags().values() for name in _names(field)]
+    close = _closest(word.lstrip("-").split("=")[0].replace("-", "_"), names)
     dashes = "--" if what == "flag" else ""
-    raise UsageError(f"unknown {what} {word!r}", f"did you mean {dashes}{close[0]}?" if close else remedy)
+    raise UsageError(f"unknown {what} {word!r}", f"did you mean {dashes}{close}?" if close else remedy)
+
+
+def _closest(word: str, names: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(word, [*names], n=1)), None)
 
 
 # -- the environment and the file --------------------------------------------------------------------------------------
 
 
-def _from_environment(fields: dict[str, Any], hints: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, field in fields.items():
-        for variable in (f"TRAINER_{name.upper()}", *field.metadata["env"].split()):
-            if variable and os.environ.get(variable):
-                yield name, _converted(os.environ[variable], field, hints[name], variable)
+def _from_environment(kind: type[Config]) -> Iterator[tuple[str, Any]]:
+    for field in kind.flags().values():
+        own = [f"TRAINER_{name.upper()}" for name in _names(field) if len(name) > 1]
+        for variable in (*own, *field.metadata["env"].split()):
+            if os.environ.get(variable):
+                yield field.name, _converted(os.environ[variable], field, variable)
                 break
 
 
-def _from_file(
-    file: str, kind: type[Config], command: str, fields: dict[str, Any], hints: dict[str, Any]
-) -> dict[str, Any]:
+def _tables_of(file: str) -> dict[str, Any]:
+    """What the file says; a table in it is of the command of that name."""
     try:
         tables = tomllib.loads(Path(file).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}", "check the path of --config") from error
     except ValueError as error:
         raise UsageError(f"{file} is not TOML: {error}", "write flags as batch_size = 8") from error
-    rows = {key: value for key, value in tables.items() if not isinstance(value, dict)} | tables.get(command, {})
-    known = {spelling: name for name, field in fields.items() for spelling in (name, *field.metadata["also"])}
+    for name, value in tables.items():
+        if isinstance(value, dict) and name not in CONFIGS:
+            close = _closest(name, CONFIGS)
+            raise UsageError(
+                f"{file} has a table [{name}], but there is no such command",
+                f"did you mean [{close}]?" if close else f"choose from {', '.join(CONFIGS)}",
+            )
+    return tables
+
+
+def _from_table(
+    rows: Mapping[str, Any], kind: type[Config], file: str | None, others: Iterable[type[Config]] = ()
+) -> dict[str, Any]:
+    """The flags in ``rows``. A key that ``kind`` has no use for must be one of ``others``."""
+    fields = {name: field for field in kind.flags().values() for name in _names(field)}
+    elsewhere = {name for other in others for field in other.flags().values() for name in _names(field)}
     found = {}
     for key, value in rows.items():
-        name = known.get(key.replace("-", "_"))
-        if name is None and key.replace("-", "_") in kind.unused:
-            continue  # The file holds for other commands, too.
-        if name is None:
-            _refuse("key", key, kind, f"python -m trainer {command} --help lists the flags")
-        found[name] = _converted(value, fields[name], hints[name], f"{key} in {file}")
+        name = key.replace("-", "_")
+        if name in fields:
+            found[fields[name].name] = _converted(value, fields[name], f"{key} in {file}")
+        elif name not in elsewhere:
+            _refuse("key", key, kind, "--help lists the flags of a command")
     return found
 
 
-def _converted(value: Any, field: dataclasses.Field[Any], hint: Any, where: str) -> Any:
+def _converted(value: Any, field: Field, where: str) -> Any:
     """The value as its flag would have it. Raises UsageError naming ``where``."""
-    kind = _plain_type(hint)
+    kind, meta = _type(field), field.metadata
     try:
-        if kind is tuple:
-            return tuple(map(str, value)) if isinstance(value, list) else _list(str(value))
-        if kind is bool:
-            word = str(value).lower()
-            if word not in (*TRUE, *FALSE):
-                raise ValueError
-            return word in TRUE
-        made = kind(",".join(value) if field.metadata["several"] and isinstance(value, list) else value)
+        made = _made(value, kind, several=meta["several"])
     except (ValueError, TypeError) as error:
         raise UsageError(f"{where} is {value!r}, which is no {kind.__name__}", "mend it, or leave it out") from error
-    choices = field.metadata["choices"]
-    remedy = f"choose from {', '.join(choices)}"
-    if field.metadata["several"]:
+    remedy = f"choose from {', '.join(meta['choices'])}"
+    if meta["several"]:
         try:
-            return _several(made, choices)
+            return _several(made, meta["choices"])
         except ValueError as error:
             raise UsageError(f"{where} is {value!r}", f"{remedy}; several with commas") from error
-    if choices and made not in choices:
+    if meta["choices"] and made not in meta["choices"]:
         raise UsageError(f"{where} is {value!r}", remedy)
     return made
+
+
+def _made(value: Any, kind: Any, *, several: bool) -> Any:
+    """A value of ``kind`` from a text, or from what a file has. Raises ValueError or TypeError."""
+    if kind is tuple:
+        return tuple(map(str, value)) if isinstance(value, list) else _list(str(value))
+    if kind is bool:
+        word = str(value).lower()
+        if word not in (*TRUE, *FALSE):
+            raise ValueError
+        return word in TRUE
+    if several and isinstance(value, list):
+        return ",".join(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError
+    if kind is int and isinstance(value, float) and not value.is_integer():
+        raise ValueError
+    return kind(value)

@@ -12,6 +12,7 @@ import pytest
 
 from trainer import tasks
 from trainer.__main__ import COMMANDS, main
+from trainer.config import CONFIGS
 from trainer.flags import parse
 from trainer.tasks.known_datasets import KNOWN_DATASETS
 from trainer.tasks.rows import DataReport
@@ -41,7 +42,7 @@ def of_docstrings() -> list[list[str]]:
 def test_every_command_that_is_shown_is_understood(words: list[str]) -> None:
     if words[-1] != "--help":
         name, *rest = (word for word in words if word not in ("--", "--show_config"))
-        parse(COMMANDS[name].config, name, rest)
+        parse(CONFIGS[name], name, rest)
 
 
 def test_many_commands_are_shown() -> None:

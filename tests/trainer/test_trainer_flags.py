@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from trainer.__main__ import COMMANDS, main
-from trainer.config import BACKENDS, Config, SftConfig
+from trainer.config import BACKENDS, Config, PipelineConfig, SftConfig
 from trainer.errors import UserError
 from trainer.flags import describe, parse
 from trainer.model import ModelConfig
 from trainer.monitoring import requested_sinks
 from trainer.schedule import plan
+from trainer.stages import STAGES, pipeline_config
 from trainer.throughput import ThroughputMeter
 from trainer.tokenizer import VOCAB_SIZE
 
@@ -69,6 +70,8 @@ def test_a_table_of_the_file_is_for_its_command_alone(file: Path, monkeypatch) -
         ("GENERATION_PROMPTS", "a b|c", "generation_prompts", ("a b", "c")),
         ("TRAINER_COMPILE", "yes", "compile", True),
         ("TRAINER_COMPILE", "0", "compile", False),
+        ("TRAINER_MAX_ITERS", "8", "steps", 8),
+        ("TRAINER_WANDB_PROJECT", "p", "project", "p"),
     ],
 )
 def test_each_constant_of_the_documents_is_a_variable_too(variable, value, name, expected, monkeypatch) -> None:
@@ -78,12 +81,86 @@ def test_each_constant_of_the_documents_is_a_variable_too(variable, value, name,
     assert config.origins == {name: "environment"}
 
 
+def test_a_file_serves_all_commands_and_a_whole_number_may_be_written_as_a_float(tmp_path: Path) -> None:
+    path = tmp_path / "all.toml"
+    path.write_text("pack = true\nsteps = 1e2\nbeta = 0.3\nmax_tokens = 5\n[sft]\nepochs = 2\n")
+    words = ["--config", str(path)]
+    assert parse(Config, "pretrain", words).steps == 100
+    sft = parse(SftConfig, "sft", words)
+    assert (sft.pack, sft.steps, sft.epochs) == (True, None, 2.0), "its own table wins"
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "expected"),
+    [
+        (["--epochs", "2"], {"TRAINER_STEPS": "7"}, (None, 2.0)),
+        (["--steps", "9"], {"TRAINER_EPOCHS": "7"}, (9, None)),
+        ([], {"TRAINER_EPOCHS": "7"}, (None, 7.0)),
+    ],
+)
+def test_of_steps_and_epochs_the_one_that_is_given_more_directly_holds(
+    words: list[str], variables: dict[str, str], expected: tuple[int | None, float | None], monkeypatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = parse(Config, "pretrain", words)
+    assert (config.steps, config.epochs) == expected
+    assert len(config.origins) == 1
+
+
+def test_steps_and_epochs_together_are_refused(capsys) -> None:
+    assert main(["pretrain", "--steps", "3", "--epochs", "1"]) == 2
+    assert "both say how long to train" in capsys.readouterr().err
+
+
+PIPELINE = """
+epochs = 0.5
+n_layer = 2
+[pipeline]
+n_layer = 3
+[sft]
+n_layer = 4
+learning_rate = 5e-5
+[ppo]
+steps = 3
+"""
+
+
+def test_a_pipeline_takes_each_stages_table_of_the_file(tmp_path: Path, monkeypatch, capsys) -> None:
+    path = tmp_path / "pipeline.toml"
+    path.write_text(PIPELINE)
+    words = ["--config", str(path)]
+
+    def stages(*more: str) -> dict[str, Config]:
+        config = parse(PipelineConfig, "pipeline", [*words, *more])
+        return {name: pipeline_config(config, name, "g") for name in STAGES}
+
+    found = stages()
+    assert {name: config.n_layer for name, config in found.items()} == dict.fromkeys(STAGES, 3) | {"sft": 4}
+    assert (found["sft"].learning_rate, found["sft"].origins["learning_rate"]) == (5e-5, "file")
+    assert {(config.steps, config.epochs) for name, config in found.items() if name != "ppo"} == {(None, 0.5)}
+    assert (found["ppo"].steps, found["ppo"].epochs) == (3, None)
+    monkeypatch.setenv("TRAINER_N_LAYER", "5")
+    assert {config.n_layer for config in stages().values()} == {5}, "the environment wins over the file's tables, too"
+    path.write_text("[sft]\nbatch_size = -1")
+    assert main(["pipeline", *words, "--show_config"]) == 2
+    assert "--batch_size is -1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
         ("batch_sise = 3", "unknown key 'batch_sise'"),
         ("batch_size = 'many'", "batch_size in .* is 'many', which is no int"),
         ("compile = 3", "which is no bool"),
+        ("batch_size = 8.7", "batch_size in .* is 8.7, which is no int"),
+        ("learning_rate = true", "learning_rate in .* is True, which is no float"),
+        ("out = true", "out in .* is True, which is no str"),
+        ("run = 1979-05-27", "which is no str"),
+        ("[sfft]\nsteps = 1", r"has a table \[sfft\], but there is no such command"),
+        ("[pretrain]\npack = true", "unknown key 'pack'"),
+        ("[pretrain.deeper]\nsteps = 3", "unknown key 'deeper'"),
+        ("steps = 3\nepochs = 1", "--steps and --epochs both say how long to train"),
         ("device = 'tpu'", "'tpu'"),
         ("= 3", "is not TOML"),
     ],
@@ -305,6 +382,7 @@ def test_the_help_of_every_command_has_one_line_per_flag(command: str, capsys) -
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 110
     assert "--log_backend" in out
+    assert "--show_config" in out
 
 
 def test_the_second_documents_import_line_works(capsys, monkeypatch, tmp_path: Path) -> None:

@@ -15,19 +15,19 @@ import sidecar
 from sidecar.client.facts import model_facts
 from sidecar.derive import mfu, peaks
 from trainer import monitoring
-from trainer.config import Config
+from trainer.config import CONFIGS, Config
 from trainer.console import Console
 from trainer.data.batch import Batch
 from trainer.data.prefetch import Prefetcher
 from trainer.distributed import World, process_group
 from trainer.errors import UserError
 from trainer.flags import parse
-from trainer.flops import flops_per_token
+from trainer.flops import flops_per_token, peak_flops
 from trainer.loop import Loop
 from trainer.model import GPT, ModelConfig
 from trainer.optimizer import build_optimizer
 from trainer.schedule import Schedule
-from trainer.stages import STAGES, load_stage
+from trainer.stages import load_stage
 from trainer.step_metrics import StepMetrics
 from trainer.throughput import ThroughputMeter
 
@@ -142,7 +142,7 @@ def test_nothing_in_a_step_waits_for_the_device(tiny, tiny_chat, monkeypatch, st
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda _: None)  # No fused kernel for "meta"; it reads found_inf.
     flags = {**(tiny if stage == "pretrain" else tiny_chat), "log_train_freq": 100, "grad_accum": 2}
-    config = STAGES[stage].config(**flags)
+    config = CONFIGS[stage](**flags)
     made = load_stage(stage)(config, there)
     if stage == "ppo":  # As a rollout leaves it: that one must read what the model says.
         made.updates, rows = 0, torch.ones(config.batch_size * config.rollout_batches, 16)
@@ -207,7 +207,7 @@ def test_the_peak_of_a_gpu_is_that_of_the_products_it_computes(monkeypatch, dtyp
     facts = monitoring.model_facts(GPT(ModelConfig()), Config(), World(0, 0, 1, torch.device("cuda", 0)), dtype)
     peak, _ = peaks.find(facts["device_name"], peaks.dtype_of(facts["dtype"]))
     assert (facts["dtype"], peak) == expected
-    assert monitoring.peak_flops(facts) == pytest.approx(peak), "the console's MFU is that of the sidecar"
+    assert peak_flops(facts) == pytest.approx(peak), "the console's MFU is that of the sidecar"
 
 
 # -- the console's speed -----------------------------------------------------------------------------------------------
