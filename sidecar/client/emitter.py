@@ -113,8 +113,7 @@ class Emitter:
         """In a forked child: the ring, the socket and the thread belong to the parent."""
         self.emit = self._in_child
         self.lock = threading.Lock()
-        with contextlib.suppress(BufferError):  # The pump was reading at the moment of the fork: that view stays.
-            self.ring.forget()
+        self.ring.forget()
 
     def housekeeping(self) -> None:
         """Called by the pump at each tick: store the deferred events, report what was lost."""

@@ -93,7 +93,7 @@ class Run:
                 sent["train/epoch"] = epoch
             if metrics is not None:
                 try:
-                    sent.update(metrics)
+                    sent |= metrics
                     for name in metrics:
                         if type(name) is not str:
                             sent = values.metrics_and_device_scalars(sent, self.rejected)
