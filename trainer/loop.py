@@ -25,6 +25,7 @@ from trainer.console import NORMAL, QUIET, VERBOSE, Console
 from trainer.data.batch import Batch
 from trainer.distributed import World
 from trainer.errors import UserError
+from trainer.flops import peak_flops
 from trainer.generate import generate_samples, sample_names
 from trainer.model import GPT
 from trainer.nonfinite import NonFiniteGuard
@@ -101,7 +102,7 @@ class Loop:
             self.run.watch(self.raw_model, self.optimizer, every=config.watch_freq, histograms=True, activations=True)
         self.meter = ThroughputMeter(
             self.schedule, first_step=self.step, world_size=world.size, flops_per_token=facts["flops_per_token"],
-            peak_flops=monitoring.peak_flops(facts),
+            peak_flops=peak_flops(facts),
         )  # fmt: skip
         if world.is_main and self.step == 0:
             self.run.log({k: v for k, v in self.stage.data_facts.items() if not isinstance(v, str)}, step=0)

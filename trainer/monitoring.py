@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 import sidecar
-from sidecar.client.compat import calculate_mfu
 from trainer.config import Config
 from trainer.distributed import World
-from trainer.flops import cpu_name, flops_per_token, measured_peak_flops
+from trainer.flops import cpu_name, flops_per_token, measured_peak_flops, product_dtype
 from trainer.model import GPT
 from trainer.run_history import RunHistory
 from trainer.schedule import Schedule
@@ -35,23 +34,6 @@ def model_facts(model: GPT, config: Config, world: World, dtype: torch.dtype) ->
     rows = config.batch_size * model.config.seq_len
     peak = measured_peak_flops(rows, model.config.n_embd, dtype)
     return {**facts, "device_name": cpu_name(), "peak_flops": peak, "peak_source": "measured"}
-
-
-def product_dtype(dtype: torch.dtype, device: torch.device) -> str:
-    """What matrix products are computed in, which decides the peak: the loop lets float32 be TF32 where there is such a
-    thing (NVIDIA since Ampere), seven times faster."""
-    if dtype == torch.float32 and device.type == "cuda" and torch.version.hip is None:
-        if torch.cuda.get_device_capability(device) >= (8, 0):
-            return "tf32"
-    return str(dtype).removeprefix("torch.")
-
-
-def peak_flops(facts: dict[str, Any]) -> float | None:
-    """Of one device: as measured, or as the sidecar's table has it; None if it is not known."""
-    if "peak_flops" in facts:
-        return float(facts["peak_flops"])
-    percent = calculate_mfu(1.0, 1.0, facts["device_name"], dtype=facts["dtype"])  # Of one FLOP per second.
-    return 100 / percent if percent else None
 
 
 def run_config(model: GPT, config: Config, schedule: Schedule, world: World) -> dict[str, Any]:
