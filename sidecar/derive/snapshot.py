@@ -32,6 +32,8 @@ from sidecar.snapshot import (
 )
 from sidecar.state import LIVE, STEP_BOUNDS, Gpu, RankState, RunState, current_ranks
 
+SPEED_UNKNOWN = "two steps are needed to know the speed"
+
 
 def snapshot(state: RunState, *, now_ns: int) -> RunSnapshot:
     """``now_ns``: the sidecar's wall clock, on which records were received."""
@@ -250,7 +252,7 @@ def _mfu(out: RunSnapshot, state: RunState) -> Mfu:
             mfu.causal_percent = 0.0 if mfu.causal_percent is not None else None
         if mfu.percent is None:
             waiting = state.pending and not state.steps_seen
-            mfu.reason = "waiting for the other ranks" if waiting else "two steps are needed to know the speed"
+            mfu.reason = "waiting for the other ranks" if waiting else SPEED_UNKNOWN
         else:
             mfu.value = mfu.percent / 100
             mfu.causal_value = mfu.causal_percent / 100 if mfu.causal_percent is not None else None
@@ -266,8 +268,10 @@ def _eta(out: RunSnapshot, state: RunState, late_seconds: float | None) -> Eta:
         return Eta(reason="total_steps is not known")
     if state.steps_seen < progress.ETA_STEPS_MIN or state.step is None:
         return Eta(reason=f"known after {progress.ETA_STEPS_MIN} steps")
-    if not out.steps_per_second:
+    if out.state in ("stalled", "lost"):
         return Eta(reason=f"the run is {out.state}")
+    if not out.steps_per_second:
+        return Eta(reason=SPEED_UNKNOWN)
     if late_seconds is not None:
         return Eta(reason=f"the next step is overdue: none for {late_seconds:.0f} s")
     seconds = progress.remaining_steps(state, state.step, state.total_steps) / out.steps_per_second

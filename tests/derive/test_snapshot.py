@@ -51,6 +51,16 @@ def test_silence_beyond_sixty_seconds_is_a_stall() -> None:
     assert [alert.name for alert in shown.alerts] == ["stalled"]
 
 
+def test_a_resumed_run_says_what_its_time_to_go_waits_for() -> None:
+    first, second = Process(), Process(session=8, at=60.0, mono=160.0)
+    hello = first.hello(total_steps=100)
+    records = [*steps(first, 20), second.step(21)]
+    shown = seen(records, hello, second.hello(total_steps=100))
+    assert (shown.eta.seconds, shown.eta.reason) == (None, "two steps are needed to know the speed")
+    shown = seen([*records, second.step(22)], hello, second.hello(total_steps=100))
+    assert (shown.eta.seconds, shown.eta.reason) == (78.0, None)
+
+
 def test_no_time_to_go_is_promised_once_the_next_step_is_overdue() -> None:
     p = Process()
     records, hello = steps(p, 20), p.hello(total_steps=25)
