@@ -24,6 +24,8 @@ WINDOW_SECONDS_MIN = 0.25
 """CPU use over a shorter time is noise: the previous value is kept."""
 CHILDREN_SECONDS = 10.0
 """How often the trainers' children are searched for, which lists all of /proc."""
+CHILDREN_READ_SECONDS = 5.0
+"""How often they are read: of 64 data loaders each reading takes 5 ms. The sums stand between two readings."""
 STATIC_SECONDS = 60.0
 """How often affinity and cgroup limits are read again."""
 
@@ -76,7 +78,8 @@ class Host:
         self._mounts = [str(mount) for mount in mounts]
         self._trainers: dict[int, _Process] = {}
         self._children: list[_Process] = []
-        self._children_at = float("-inf")
+        self._children_at = self._children_read_at = float("-inf")
+        self._children_sum: Numbers = {}
         self._parents = _Parents()
         self._own = _Process(os.getpid())
         self._cpu = _Rate()
@@ -93,7 +96,7 @@ class Host:
             except _ERRORS:  # Another pid namespace, or gone already.
                 continue
         self._trainers = watched
-        self._children_at = float("-inf")
+        self._children_at = self._children_read_at = float("-inf")
         if not watched:  # No search until there are some again: by then a pid may be of another process.
             self._parents = _Parents()
 
@@ -136,9 +139,12 @@ class Host:
         if now_seconds - self._children_at >= CHILDREN_SECONDS:
             self._children_at = now_seconds
             self._children = _descendants(self._trainers, self._children, self._parents)
+        if now_seconds - self._children_read_at >= CHILDREN_READ_SECONDS:
+            self._children_read_at = now_seconds
+            children = [_attempt(partial(child.read, now_seconds)) for child in self._children]
+            self._children_sum = _sum("trainer_children", children)
         trainers = {pid: _attempt(partial(process.read, now_seconds)) for pid, process in self._trainers.items()}
-        children = [_attempt(partial(child.read, now_seconds)) for child in self._children]
-        numbers = _sum("trainer", trainers.values()) | _sum("trainer_children", children)
+        numbers = _sum("trainer", trainers.values()) | self._children_sum
         if len(trainers) > 1:
             for pid, each in trainers.items():
                 numbers |= {f"trainer_{name}@{pid}": value for name, value in each.items()}

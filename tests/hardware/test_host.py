@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from sidecar.hardware.cgroup import cpu_limit, memory_limit_bytes
-from sidecar.hardware.host import CHILDREN_SECONDS, Host, _Parents
+from sidecar.hardware.host import CHILDREN_READ_SECONDS, CHILDREN_SECONDS, Host, _Parents
 
 OF_THE_HOST = {
     "cpu_percent", "cpu_count", "cpu_available", "load_1m", "load_5m", "load_15m", "memory_used_bytes",
@@ -135,6 +135,12 @@ def test_children_of_a_trainer_are_found_and_counted(spawn: Callable[[str], subp
     assert numbers["trainer_children_memory_bytes"] > 0
     for child in children:
         child.kill()
+        while child.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+    kept = {name: value for name, value in numbers.items() if "_children_" in name}
+    between = host.read(CHILDREN_READ_SECONDS - 1)
+    assert {name: value for name, value in between.items() if "_children_" in name} == kept
+    assert host.read(CHILDREN_READ_SECONDS)["trainer_children_processes"] == 0
 
 
 def test_only_processes_that_are_new_or_of_a_trainer_are_asked_for_their_parent_again(
