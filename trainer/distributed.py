@@ -68,7 +68,8 @@ class World:
 
 @contextmanager
 def process_group(device: str = "auto", threads: int | None = None) -> Iterator[World]:
-    """Join the process group if there is one, leave it at the end. Raises UserError for a device that is not there."""
+    """Join the process group if there is one, leave it at the end. Raises UserError for a device that is not there, or
+    ranks that cannot meet."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here", "leave --device out, or say --device cpu")
     on_gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"
@@ -83,6 +84,11 @@ def process_group(device: str = "auto", threads: int | None = None) -> Iterator[
         torch.cuda.set_device(place)
     torch.set_num_threads(threads or _thread_count())
     if size > 1:
+        if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+            raise UserError(
+                f"WORLD_SIZE is {size}, but {missing[0]} is not set",
+                "start the ranks with torchrun, or unset WORLD_SIZE",
+            )
         dist.init_process_group("nccl" if on_gpu else "gloo", device_id=place if on_gpu else None)
     try:
         yield World(rank, local_rank, size, place)

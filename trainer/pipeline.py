@@ -13,8 +13,9 @@ import os
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
-from trainer import checkpoint
+from trainer import checkpoint, tasks
 from trainer.config import Config, PipelineConfig
 from trainer.distributed import World, process_group
 from trainer.errors import UserError
@@ -29,16 +30,19 @@ def run(config: PipelineConfig) -> None:
     # With --resume OUT the first start and every restart can be one command; any other folder must hold something.
     if config.resume not in (None, config.out) and not found:
         raise UserError(f"no stage has a checkpoint in {config.resume}", "give --resume the --out folder of a pipeline")
+    group = config.group or f"pipeline-{_launch_number()}"
+    configs: dict[str, Any] = {name: pipeline_config(config, name, group) for name in STAGES}
+    for name, stage_config in configs.items():
+        if name in tasks.RECIPES:
+            tasks.check_files(name, stage_config.data, stage_config.data_config)
     with process_group(config.device, config.threads) as world:
         weights = find_weights(config)
-        group = config.group or f"pipeline-{_launch_number()}"
-        for name in STAGES:
+        for name, stage_config in configs.items():
             if name in found and (finished := _finished(found[name], name)):
                 weights = finished
                 continue
             resume = str(found[name]) if name in found else None
-            stage_config = dataclasses.replace(pipeline_config(config, name, group), resume=resume)
-            weights = train_stage(load_stage(name), stage_config, world, weights)
+            weights = train_stage(load_stage(name), dataclasses.replace(stage_config, resume=resume), world, weights)
         _say(config, world, f"pipeline: {len(STAGES)} stages in {time.perf_counter() - began:.0f} s, group {group}")
 
 

@@ -173,6 +173,24 @@ def test_a_pipeline_that_is_told_to_resume_from_nothing_does_not_begin_again(tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_pipeline_misses_the_data_of_a_later_stage_before_it_begins(tmp_path: Path, capsys) -> None:
+    write_rows(tmp_path / "gsm8k.jsonl", [{"question": "1?", "answer": "#### 1"}])
+    assert main(["pipeline", "--out", str(tmp_path / "out"), "--data", str(tmp_path)]) == 2
+    assert "none of the data sets of dpo" in capsys.readouterr().err
+    row = '[[datasets]]\nname = "{0}"\nformat = "{0}"\npath = "{1}"\n'
+    rows = [row.format("gsm8k", "gsm8k.jsonl"), row.format("preference", "missing.jsonl")]
+    (tmp_path / "data.toml").write_text("".join(rows))
+    assert main(["pipeline", "--out", str(tmp_path / "out"), "--data_config", str(tmp_path / "data.toml")]) == 2
+    assert "missing.jsonl" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ranks_that_cannot_meet_are_refused_in_one_line(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["pretrain", "--steps", "1"]) == 2
+    assert capsys.readouterr().err.startswith("trainer: WORLD_SIZE is 2, but RANK is not set\n")
+
+
 @pytest.mark.parametrize("command", ["eval", "generate"])
 def test_commands_that_do_not_train_have_no_flags_of_training(command: str, tmp_path: Path, capsys) -> None:
     assert main([command, "--learning_rate", "1"]) == 2

@@ -66,12 +66,7 @@ def load(
     if not (data or data_config):
         return _built_in(recipe, report)
     try:
-        if data_config:
-            sources = _configured(stage, data_config, report)
-        elif data == "hub":
-            sources = _on_the_hub(recipe)
-        else:
-            sources = _found(stage, Path(str(data)).expanduser(), recipe)
+        sources = _sources(stage, data, data_config, report)
         return [_read(source, report, val_fraction, trains=recipe.trains) for source in sources]
     except hub.Unreachable as error:
         if without_hub != "builtin":
@@ -79,6 +74,24 @@ def load(
         report.reset()  # Some datasets may have come from the cache.
         report.remarks.append(f"{error.cause}: built-in data instead")
         return _built_in(recipe, report)
+
+
+def check_files(stage: str, data: str | None, data_config: str | None) -> None:
+    """Raises UserError if ``load`` would miss a file, so that a pipeline need not train for hours to find out."""
+    for source in _sources(stage, data, data_config, DataReport()):
+        for where in (source.path, source.val_path):
+            if not hub.is_address(where):
+                _files(where)
+
+
+def _sources(stage: str, data: str | None, data_config: str | None, report: DataReport) -> list[Source]:
+    """None for the built-in data."""
+    recipe = RECIPES[stage]
+    if data_config:
+        return _configured(stage, data_config, report)
+    if data == "hub":
+        return _on_the_hub(recipe)
+    return _found(stage, Path(data).expanduser(), recipe) if data else []
 
 
 def _built_in(recipe: Recipe, report: DataReport) -> list[Task[Any]]:
