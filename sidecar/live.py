@@ -49,13 +49,13 @@ def read_endpoints(directory: Path) -> Live | None:
 
 
 def find(config: Config, timeout_seconds: float = 2.0) -> Live | None:
-    """The sidecar that serves this data directory now, or None."""
+    """The sidecar that serves this data directory now, one too busy to answer included; or None."""
     live = read_endpoints(config.data_directory)
     if live is None or not is_alive(live.pid):
         return None
     try:
         answer = status(live, config, timeout_seconds=timeout_seconds)
-    except Busy:
+    except (Busy, Slow):
         return live
     except Unreachable:
         return None

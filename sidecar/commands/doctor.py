@@ -113,7 +113,7 @@ def sockets(config: Config) -> Iterator[Finding]:
 def port(config: Config) -> Iterator[Finding]:
     running = live.find(config)
     if running is not None:
-        yield Finding("ok", "sidecar", f"running, pid {running.pid}, {running.http}")
+        yield _answering(config, running)
         return
     yield Finding("ok", "sidecar", "none is running on this directory")
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
@@ -126,6 +126,15 @@ def port(config: Config) -> Iterator[Finding]:
             yield Finding("warning", "port", f"{config.host}:{config.port}: {error.strerror}", fix)
         else:
             yield Finding("ok", "port", f"{config.host}:{config.port} is free")
+
+
+def _answering(config: Config, running: live.Live) -> Finding:
+    text = f"running, pid {running.pid}, {running.http}"
+    try:
+        live.status(running, config)
+    except live.Unreachable as error:
+        return Finding("warning", "sidecar", f"{text}, but: {error}", "it is busy, or stopped: look again in a while")
+    return Finding("ok", "sidecar", text)
 
 
 def shared_memory(_: Config) -> Iterator[Finding]:

@@ -21,15 +21,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     config = shared.load(options).config
-    live.require(config)
+    found = live.require(config)
     run_id = shared.run_id(config, options.run)
     query = ({} if options.json else {"format": "text"}) | ({"run": run_id} if run_id else {})
     while True:
-        found = live.require(config)
         try:
             body = live.fetch(found.http, "/status", query=query, token=config.token, timeout_seconds=5)
         except live.Unreachable as error:
-            remedy = "`sidecar runs` lists the runs there are"
+            busy = isinstance(error, live.Slow | live.Busy)
+            remedy = "it is busy, or stopped: try again" if busy else "`sidecar runs` lists the runs there are"
             raise UserError(f"no status: {error}", remedy, Exit.NO_DATA) from None
         sys.stdout.write(body.decode().rstrip("\n") + "\n")
         sys.stdout.flush()
@@ -37,3 +37,4 @@ def run(options: argparse.Namespace) -> int:
             return Exit.OK
         time.sleep(2)
         print()
+        found = live.read_endpoints(config.data_directory) or found  # It has a new port when it was started again.

@@ -22,8 +22,7 @@ LOSSES = ("train/loss", "train/loss_ema")
 """In order of preference; captured scripts log the loss under names of their own, but have the second one."""
 POINTS_MAX = 1000
 PATIENCE_SECONDS = 10.0
-"""How long the first answer may take, and how long nobody may be there before this ends: a sidecar that is started
-again takes a few seconds."""
+"""How long nobody may be there before this ends: a sidecar that is started again takes a few seconds."""
 ANSWER_SECONDS = 2.0
 """How long the screen waits for an answer before it says that there is none."""
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
@@ -39,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     config = shared.load(options).config
-    watch = Watch(config, live.require(config, PATIENCE_SECONDS), shared.run_id(config, options.run))
+    watch = Watch(config, live.require(config), shared.run_id(config, options.run))
     terminal = sys.stdout.isatty()
     colour = terminal and not os.environ.get("NO_COLOR")
     moving = terminal and not options.once

@@ -11,7 +11,7 @@ import pytest
 from fake_service import STATUS
 
 from sidecar import live, screen
-from sidecar.commands import top
+from sidecar.commands import doctor, top
 from sidecar.config import load
 from sidecar.errors import Exit, UserError
 
@@ -84,7 +84,7 @@ def test_a_slow_answer_keeps_the_last_screen_and_says_how_old_it_is(
     clock(3600.0)
     watch.look(80)
     assert (watch.status["step"], watch.losses) == (20, [3.0, 2.0])
-    assert watch.note.startswith("the sidecar answers slowly, what is shown is 3600 s old (http://127.0.0.1:")
+    assert watch.note.startswith("the sidecar answers slowly, what is shown is 360")
     lines = screen.draw(watch.status, watch.losses, columns=100, rows=30, colour=False, note=watch.note)
     assert lines[2] == screen.fit(watch.note, 100)
     service.answers.set()
@@ -140,6 +140,22 @@ def test_a_process_that_is_gone_is_not_taken_for_a_slow_one(
         watch.look(80)
 
 
+def test_a_sidecar_too_busy_to_answer_is_not_taken_for_none(
+    service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sidecar import cli
+
+    config = load({"dir": str(service.directory)}, {}).config
+    service.answers.clear()
+    assert live.find(config, timeout_seconds=0.2) == live.read_endpoints(service.directory)
+    service.answers.set()
+    service.code = 503
+    assert cli.main(["status", "--dir", config.dir]) == Exit.NO_DATA
+    assert "fix: it is busy, or stopped: try again" in capsys.readouterr().err
+    (found,) = doctor.port(config)
+    assert (found.level, f"running, pid {os.getpid()}" in found.text) == ("warning", True)
+
+
 def test_one_screen_without_a_terminal_waits_for_an_answer_but_not_for_ever(
     service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,7 +163,7 @@ def test_one_screen_without_a_terminal_waits_for_an_answer_but_not_for_ever(
 
     command = ["top", "--once", "--every", "0.1", "--dir", str(service.directory)]
     found = live.read_endpoints(service.directory)
-    monkeypatch.setattr(live, "require", lambda config, timeout_seconds: found)
+    monkeypatch.setattr(live, "require", lambda config: found)
     monkeypatch.setattr(top, "PATIENCE_SECONDS", 0.5)
     service.answers.clear()
     assert cli.main(command) == Exit.NO_DATA

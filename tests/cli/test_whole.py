@@ -1,5 +1,6 @@
 """``sidecar run`` and ``serve`` with the real service: the main promises, end to end."""
 
+import ctypes
 import json
 import os
 import signal
@@ -176,6 +177,30 @@ def test_launch_waits_for_one_more_scrape_when_a_scraper_was_there(
     assert process.poll() is None
     assert b"training_steps_total" in live.fetch(url, "/metrics")
     assert finish(process)[0] == 0
+
+
+def test_a_sidecar_that_does_not_answer_is_used_all_the_same(
+    sidecar: Command, tmp_path: Path
+) -> None:
+    service = sidecar("serve")
+    pid = int(wait_until_ready(tmp_path / "data")["pid"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        code, _, err = finish(sidecar("run", "--", "true"))
+        assert (code, f"using the sidecar that already serves {tmp_path / 'data'} (pid {pid})" in err) == (0, True), err
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    service.terminate()
+    assert finish(service)[0] == 0
+
+
+def test_a_signal_that_the_kernel_gives_to_another_thread_ends_the_sidecar(sidecar: Command, tmp_path: Path) -> None:
+    service = sidecar("serve")
+    wait_until_ready(tmp_path / "data")
+    threads = {int(task.name) for task in Path(f"/proc/{service.pid}/task").iterdir()}
+    other = max(threads - {service.pid})
+    assert ctypes.CDLL(None).tgkill(service.pid, other, signal.SIGTERM) == 0
+    assert finish(service)[0] == 0
 
 
 def test_signal_during_the_grace_ends_it(sidecar: Command, script: Path, tmp_path: Path) -> None:
