@@ -46,6 +46,7 @@ from sidecar.web.server import WebServer, bind
 log = logging.getLogger("sidecar.service")
 
 ANNOUNCE_SECONDS = 1.0
+SIGNAL_SECONDS = 1.0
 SCAN_SECONDS = 1.0  # How soon a dead trainer's tail is in the journal.
 RETENTION_SECONDS = 10.0
 PORTS_TRIED = 20
@@ -104,7 +105,8 @@ class Service:
             self._pipeline.start()
             self._sampler.start()
             core.start()
-            self._stop.wait()
+            while not self._stop.wait(SIGNAL_SECONDS):
+                pass  # The kernel may give a signal to another thread; its handler runs once this one wakes.
             self._shut_down(core, web)
         finally:
             self._config.endpoints_file.unlink(missing_ok=True)
