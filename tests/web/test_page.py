@@ -181,6 +181,7 @@ def test_a_sidecar_that_is_busy_is_not_said_to_be_gone(
     monkeypatch.setattr(views, "is_loaded", lambda run_id=None: run_id != "old")
     page = browser.open(serve(views), "/?run=old")
     text_is(page, "#link-text", "busy; asking again")
+    assert not page.is_visible("#progress"), "nothing is known of any step"
     text_is(page, "#verdict", "The sidecar is busy: 0 requests wait for old journals to be read; ask again later.")
     monkeypatch.undo()
     text_is(page, "#name", "first")

@@ -102,7 +102,7 @@ function refused({ status, message }) {  // It answers, but not what was asked f
 }
 async function noSuchRun() {
   store.status = null;
-  link("down", "no such run"); show("body", false); show("all-section", false); put("alive", []); put("alerts", []);
+  link("down", "no such run"); show("body", false); show("all-section", false); show("progress", false); put("alive", []); put("alerts", []);
   say("state", "unknown"); $("state").className = "pill off";
   say("verdict", `There is no run ${clean(store.run, 80)} here. Choose another above.`);
   renderRuns(await ask("status").catch(() => ({})));
