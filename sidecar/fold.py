@@ -212,7 +212,7 @@ def _step_by_log(state: RunState, rank: RankState, seq: int, event: wire.Log, st
     for name in metrics:
         if name not in state.latest and name not in event.metrics and name not in state.read_as:
             state.read_as.append(name)
-    rank.last_step_received_ns, rank.arrived_step = rank.last_received_ns, step
+    rank.last_step_received_ns = rank.last_received_ns
     rank.log_steps += 1
     step_ended(state, rank, seq, wire.Step(event.time_ns, event.mono_ns, step=step, metrics=metrics))
 
@@ -310,7 +310,6 @@ def _checkpoint(state: RunState, rank: RankState, seq: int, event: wire.Checkpoi
         return False
     if rank.rank == state.lead:
         state.checkpoints_total += 1
-        state.checkpoint_last = (event.step, event.seconds, event.bytes)
         marks.mark_checkpoint(state)
     return True
 

@@ -9,7 +9,6 @@ import logging
 import sqlite3
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from sidecar.damage import DAMAGE, readable_rows
 from sidecar.journal import CLEAN_KEY, SCHEMA
@@ -20,13 +19,9 @@ QUARANTINE = "quarantine"
 SUFFIXES = ("", "-wal", "-shm")
 
 
-class Salvaged(NamedTuple):
-    frames: int
-    quarantined: Path
-
-
-def ensure_sound(path: Path) -> Salvaged | None:
-    """Check a journal that was not closed in order. None: it is sound, or does not exist yet.
+def ensure_sound(path: Path) -> int | None:
+    """Check a journal that was not closed in order. None: it is sound, or does not exist yet; else how many good rows
+    were saved of it.
 
     Raises OSError when the damaged file cannot be moved away.
     """
@@ -40,7 +35,7 @@ def ensure_sound(path: Path) -> Salvaged | None:
             Path(f"{path}{suffix}").rename(f"{stem}{suffix}")
     frames = _copy_good_rows(stem, path)
     log.error("the journal %s was damaged: %d good frames were saved, the file is kept as %s", path.name, frames, stem)
-    return Salvaged(frames, stem)
+    return frames
 
 
 def _is_sound(path: Path) -> bool:

@@ -103,8 +103,6 @@ class RankState(msgspec.Struct):
     """When the end of its last outermost phase reached the sidecar."""
     last_received_ns: int = 0
     last_time_ns: int = 0
-    arrived_step: int | None = None
-    """Newest step that has arrived, even if it is still held."""
     steps_total: int = 0
     log_steps: int = 0
     """Of these, steps that were inferred from a captured library's log rows."""
@@ -346,13 +344,11 @@ class RunState(msgspec.Struct):
     dataset_current: str | None = None
     gpus: dict[str, Gpu] = {}
     host: dict[str, float] = {}
-    hardware_ns: int | None = None
     alerts: list[AlertState] = []
     rejected: dict[str, int] = {}
     lost_events: int = 0
     lost_by_reason: dict[str, int] = {}
     checkpoints_total: int = 0
-    checkpoint_last: tuple[int | None, float | None, int | None] | None = None
     events: int = 0
 
 

@@ -88,7 +88,6 @@ def plain_step(state: RunState, record: Record) -> RankState | None:
     state.emitted = []
     rank.last_received_ns = rank.last_step_received_ns = record.received_ns
     rank.last_time_ns = event.time_ns
-    rank.arrived_step = event.step
     return rank
 
 
@@ -118,7 +117,6 @@ def ready_records(state: RunState, record: Record) -> Iterator[Ready]:
     kind = type(event)
     if kind is wire.Step:
         rank.last_step_received_ns = record.received_ns
-        rank.arrived_step = event.step
     if rank.held or ((kind is wire.Step or kind is wire.Log) and PENDING in event.metrics):
         yield from _hold(state, rank, record.seq, event)
     elif kind is wire.Completion:
@@ -190,7 +188,7 @@ def _activate(state: RunState, record: Record, rank: RankState | None) -> RankSt
     rank.session = record.session
     rank.sessions += 1
     rank.state, rank.reason = "starting", None
-    rank.reached, rank.last_mono_ns, rank.arrived_step, rank.first_step = -1, None, None, None
+    rank.reached, rank.last_mono_ns, rank.first_step = -1, None, None
     rank.open_ns, rank.open_phases, rank.mark, rank.mark_before = 0, [], None, None
     rank.held, rank.incomplete, rank.rejected = [], {}, {}
     rank.clock_mono_ns = hello.mono_ns if hello is not None else event.mono_ns
@@ -289,7 +287,6 @@ def _from_sidecar(state: RunState, record: Record) -> Iterator[Ready]:
 
 
 def _hardware(state: RunState, event: wire.Hardware) -> None:
-    state.hardware_ns = event.time_ns
     state.host = dict(event.host)  # Not merged: readings that are no longer taken (a process ended) must disappear.
     fresh = False
     pids = {rank.pid for rank in state.ranks.values() if rank.pid and rank.state in LIVE}

@@ -6,7 +6,7 @@ Never: imports a chart before somebody asks for the table.
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -35,17 +35,12 @@ class Options(msgspec.Struct, frozen=True):
     """A configuration key or a metric; None: by stage."""
 
 
-class Prepared(Protocol):
-    """What a data-preparation function returns: anything, as long as it says what is missing."""
-
-    missing: list[Missing]
-
-
 class Chart(NamedTuple):
     name: str
     title: str
     about: str
     prepare: Callable[[Sequence[RunData], Options], Any]
+    """Returns anything with ``missing: list[Missing]``."""
     figure: Callable[[Any], "Figure | None"]
     """None: there is nothing to draw."""
 

@@ -191,11 +191,6 @@ class Painter:
                "tickformat": ".3~g"}
         return {"coloraxis": {"colorscale": SCALE, "colorbar": bar}}
 
-    def marker(self, colour: Any, values: Sequence[float | None]) -> dict[str, Any]:
-        if self.continuous:
-            return {"color": list(values), "coloraxis": "coloraxis"}
-        return {"color": colour}
-
     def _setting(self, run: RunData) -> Any:
         for name in (self.key, f"config.{self.key}"):
             for place in (run.config, run.facts):

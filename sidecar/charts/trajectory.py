@@ -53,7 +53,6 @@ class Path(msgspec.Struct):
     legend: str
     colour: str
     points: list[TrajectoryPoint]
-    loss_bad_total: int = 0
     accuracy: str | None = None
     """The metric that stands for accuracy."""
 
@@ -106,7 +105,7 @@ def _path(run: RunData, stage: str, offset: float, painter: Painter, lacking: li
         points.append(TrajectoryPoint(offset + point.step, point.value, value, evaluated, point.step,
                                       painter.value(run, point.order)))
     legend, colour = painter.group(run) if accuracy is not None else painter.line(run)
-    return Path(run.label, stage, legend, colour, points, losses.bad_total, accuracy_name(run))
+    return Path(run.label, stage, legend, colour, points, accuracy_name(run))
 
 
 def _joined(losses: Sequence[Point], evaluations: Sequence[Point]) -> list[tuple[Point, bool, float | None]]:

@@ -17,7 +17,6 @@ from sidecar.derive import peaks
 from sidecar.state import Model
 
 FULL = "full attention, 6N + 12LHQT"
-CAUSAL = "causal attention, 6N + 6LHQT"
 
 
 def number(facts: Mapping[str, Any], *names: str) -> float | None:
