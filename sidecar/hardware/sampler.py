@@ -53,7 +53,7 @@ class Sampler:
         self._stopping = False
         self._step: int | None = None
         self._trainers: frozenset[int] = frozenset()
-        self._trainers_told = True
+        self._trainers_changed = False
         self._thread = threading.Thread(target=self._run, name="hardware", daemon=True)
         telemetry.collectors["host"] = CollectorHealth(reason="not read yet")
         telemetry.collectors["nvml"] = CollectorHealth(reason="not read yet")
@@ -71,12 +71,12 @@ class Sampler:
     def set_trainers(self, pids: Iterable[int]) -> None:
         """The local training processes to watch from now on. Returns at once.
 
-        Told the same again, as once a second, it does nothing: their children are searched for anew with each change.
+        A change starts a new search for their children. The service calls this once a second, usually for the same.
         """
         trainers = frozenset(pids)
         with self._wake:
             if trainers != self._trainers:
-                self._trainers, self._trainers_told = trainers, False
+                self._trainers, self._trainers_changed = trainers, True
 
     def stop(self, timeout_seconds: float = 2.0) -> None:
         """No reading begins after this. A thread that hangs in the driver is abandoned: it ends with the process."""
@@ -123,8 +123,8 @@ class Sampler:
 
     def _read_host(self, now_seconds: float) -> Numbers:
         with self._wake:
-            trainers = None if self._trainers_told else self._trainers
-            self._trainers_told = True
+            trainers = self._trainers if self._trainers_changed else None
+            self._trainers_changed = False
         began = time.perf_counter()
         if trainers is not None:
             self._host.set_trainers(trainers)

@@ -79,8 +79,8 @@ class NoSuchRun(Exception):
         self.run_id, self.known = run_id, known[:50]
 
 
-class Desk:
-    """Who does the work of a request: reading a journal, which may take seconds, has threads of its own.
+class Dispatcher:
+    """Chooses the threads that do the work of a request: what may read a journal for seconds has its own.
 
     So a large old run that is opened delays neither a scrape nor the run of today.
     """
@@ -145,15 +145,15 @@ def create_app(views: Views, security: Security | None = None) -> FastAPI:
     app.state.reader = reader = Reader(views)
     app.state.exposition = exposition = Exposition(views)
     app.state.journal_workers = Workers(JOURNAL_THREADS, unfinished_max=JOURNAL_READS_MAX)
-    desk = Desk(views, Workers(), app.state.journal_workers)
+    dispatcher = Dispatcher(views, Workers(), app.state.journal_workers)
     app.state.hub = Hub(lambda run_id: msgspec.to_builtins(reader.status(run_id)), lambda: views.version,
-                        security.streams_max, desk.run_for)
+                        security.streams_max, dispatcher.run_for)
     _add_errors(app)
     _add_page(app)
-    _add_status(app, reader, desk)
+    _add_status(app, reader, dispatcher)
     _add_probes(app, views)
-    _add_metrics(app, exposition, desk)
-    _add_api(app, views, reader, desk)
+    _add_metrics(app, exposition, dispatcher)
+    _add_api(app, views, reader, dispatcher)
     _add_schema(app)
     app.add_middleware(Guard, security=security)
     return app
@@ -198,7 +198,7 @@ def _add_page(app: FastAPI) -> None:
         return Response(body, media_type=media_type)
 
 
-def _add_status(app: FastAPI, reader: Reader, desk: Desk) -> None:
+def _add_status(app: FastAPI, reader: Reader, dispatcher: Dispatcher) -> None:
     @app.get("/status")
     async def status(
         run: Annotated[str | None, Query(max_length=500)] = None,
@@ -206,9 +206,9 @@ def _add_status(app: FastAPI, reader: Reader, desk: Desk) -> None:
     ) -> Response:
         """The run last started, or ``run``; as one screenful of text for ``format=text``."""
         if format == "text":
-            return Response(status_view.to_text(await desk.run_for(run, reader.status, run)),
+            return Response(status_view.to_text(await dispatcher.run_for(run, reader.status, run)),
                             media_type="text/plain; charset=utf-8")
-        return Json(await desk.run_for(run, reader.encoded, run))
+        return Json(await dispatcher.run_for(run, reader.encoded, run))
 
 
 def _add_probes(app: FastAPI, views: Views) -> None:
@@ -234,7 +234,7 @@ def _add_probes(app: FastAPI, views: Views) -> None:
         return Json({"status": "ok" if state == "ok" else f"journal {state}"}, 200 if state == "ok" else 503)
 
 
-def _add_metrics(app: FastAPI, exposition: Exposition, desk: Desk) -> None:
+def _add_metrics(app: FastAPI, exposition: Exposition, dispatcher: Dispatcher) -> None:
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         """Prometheus text, or OpenMetrics for clients that ask for it."""
@@ -242,23 +242,23 @@ def _add_metrics(app: FastAPI, exposition: Exposition, desk: Desk) -> None:
         encoding = ",".join(request.headers.getlist("accept-encoding"))
         rendered = exposition.ready(accept, encoding)
         if rendered is None:
-            rendered = await desk.run(exposition.serve, accept, encoding)
+            rendered = await dispatcher.run(exposition.serve, accept, encoding)
         headers = {"content-type": rendered.content_type, "vary": "accept, accept-encoding"}
         if rendered.gzipped:
             headers["content-encoding"] = "gzip"
         return Response(rendered.body, headers=headers)
 
 
-def _add_api(app: FastAPI, views: Views, reader: Reader, desk: Desk) -> None:
+def _add_api(app: FastAPI, views: Views, reader: Reader, dispatcher: Dispatcher) -> None:
     @app.get("/api/v1/runs")
     async def runs() -> Response:
         """Every run, newest first, those of earlier days included."""
-        return Json({"runs": await desk.run(reader.runs)})
+        return Json({"runs": await dispatcher.run(reader.runs)})
 
     @app.get("/api/v1/runs/{run_id}")
     async def run(run_id: str) -> Response:
         """One run, as /status shows it."""
-        return Json(await desk.run_for(run_id, reader.encoded, run_id))
+        return Json(await dispatcher.run_for(run_id, reader.encoded, run_id))
 
     @app.get("/api/v1/runs/{run_id}/history")
     async def history(
@@ -270,20 +270,20 @@ def _add_api(app: FastAPI, views: Views, reader: Reader, desk: Desk) -> None:
     ) -> Response:
         """Series thinned to ``points``, extremes kept; ``name`` may be repeated, for names that contain a comma.
         Without any: which names there are."""
-        series = await desk.run_for(run_id, views.history, run_id)
+        series = await dispatcher.run_for(run_id, views.history, run_id)
         if series is None:
-            raise NoSuchRun(run_id, await desk.run(reader.known))
+            raise NoSuchRun(run_id, await dispatcher.run(reader.known))
         wanted = list(dict.fromkeys([*filter(None, names.split(",")), *name]))
         if len(wanted) > NAMES_MAX:
             raise HTTPException(422, f"at most {NAMES_MAX} names at once")
         if not wanted:
-            return Json({"names": await desk.run(series.names)})
-        return Json(await desk.run(series.query, wanted, points, x))
+            return Json({"names": await dispatcher.run(series.names)})
+        return Json(await dispatcher.run(series.query, wanted, points, x))
 
     @app.get("/api/v1/stream", response_class=Response)
     async def stream(request: Request, run: Annotated[str | None, Query(max_length=500)] = None) -> Any:
         """Server-sent events: ``snapshot`` once, then ``delta`` (JSON merge patch), at most two a second."""
-        await desk.run_for(run, reader.status, run)  # Answers 404, and reads a run of an earlier day outside the loop.
+        await dispatcher.run_for(run, reader.status, run)  # Answers 404; reads an old run outside the loop.
         return _as_response(EventStream(request.app.state.hub, run))
 
     @app.get("/api/v1/schema/status")
