@@ -90,6 +90,30 @@ def test_the_limit_cuts_between_characters(tmp_path: Path) -> None:
     assert sorted(len(d.decode()) for d in documents) == [2, 10]
 
 
+def test_one_file_of_text_validates_with_its_last_lines(tmp_path: Path) -> None:
+    lines = [f"line {number}\n".encode() for number in range(100)]
+    (tmp_path / "input.txt").write_bytes(b"".join(lines))
+    loaded = load(tmp_path / "input.txt", val_fraction=0.1)
+    assert (loaded.name, loaded.train, loaded.val) == ("input", [b"".join(lines[:90])], [b"".join(lines[90:])])
+    (tmp_path / "input.txt").write_text("x" * 100)
+    assert list(map(len, [*load(tmp_path / "input.txt").train, *load(tmp_path / "input.txt").val])) == [80, 20]
+    alone = load(tmp_path)
+    assert (len(alone.train[0]), len(alone.val[0])) == (80, 20), "a folder with nothing else in it is cut, too"
+    (tmp_path / "input.txt").write_text("SPDX-License-Identifier: AGPL-3.0")
+    with pytest.raises(UserError, match="must not be trained on"):
+        load(tmp_path / "input.txt")
+
+
+def test_a_remark_says_that_not_all_of_the_data_is_used(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\N{SNOWMAN}" * 1000)
+    for path in (corpus, tmp_path / "a.txt", write_fineweb(tmp_path / "a.parquet", ["text"] * 500)):
+        assert load(path).remarks == ()
+        assert load(path, bytes_max=1000).remarks == (
+            f"0.001 MB of {load(path).name} are used: --data_bytes takes more",
+        )
+    assert load(None, bytes_max=1000).remarks == ()
+
+
 def test_a_parquet_of_fineweb_shape_is_read_and_split_by_row(tmp_path: Path) -> None:
     texts = [f"document {i}" for i in range(20)]
     loaded = load(write_fineweb(tmp_path / "000_00000.parquet", texts))
@@ -146,20 +170,14 @@ def other_columns(tmp_path: Path) -> Path:
     return path
 
 
-def one_file(tmp_path: Path) -> Path:
-    (tmp_path / "single").mkdir()
-    (tmp_path / "single" / "a.txt").write_text("all there is")
-    return tmp_path / "single"
-
-
 def no_file(tmp_path: Path) -> Path:
     (tmp_path / "none").mkdir()
     return tmp_path / "none"
 
 
-def plain_file(tmp_path: Path) -> Path:
-    (tmp_path / "a.txt").write_text("x")
-    return tmp_path / "a.txt"
+def binary_file(tmp_path: Path) -> Path:
+    (tmp_path / "a.bin").write_bytes(b"\x00\xff")
+    return tmp_path / "a.bin"
 
 
 def empty_shards(tmp_path: Path) -> Path:
@@ -176,9 +194,8 @@ def empty_shards(tmp_path: Path) -> Path:
         (lambda tmp_path: tmp_path / "missing", "no such file"),
         (corrupt, "cannot read"),
         (other_columns, "no column 'text'"),
-        (one_file, "too few"),
         (no_file, "too few"),
-        (plain_file, "neither a folder"),
+        (binary_file, "not UTF-8 text"),
         (empty_shards, "validation split empty"),
     ],
 )  # fmt: skip

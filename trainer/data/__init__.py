@@ -1,9 +1,11 @@
-"""Text for pretraining: the standard library, a folder (text.py), parquet (parquet.py, stream.py) or the hub (hub.py).
+"""Text for pretraining: the standard library, a folder or a file (text.py), parquet (parquet.py, stream.py) or the hub
+(hub.py).
 
 ``locate`` finds the files that --data names and fetches them if they are on the hub; ``load`` reads the documents,
 already split into training and validation. Several parquet shards are read as a stream, all but the last.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,8 +51,8 @@ def locate(path: str | None, *, files_max: int | None = None, without_hub: str =
 
 
 def load(place: Location, *, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
-    """Documents of the standard library, of a folder of text, or of parquet; of several shards only those that
-    validate. Raises UserError."""
+    """Documents of the standard library, of text files, or of parquet; of several shards only those that validate.
+    Raises UserError."""
     from trainer.data import parquet, text
 
     if place.path is None:
@@ -63,8 +65,12 @@ def load(place: Location, *, bytes_max: int, val_fraction: float, quality: Quali
             )
         return Corpus(place.name or place.path.resolve().name, [], val)
     if place.path.suffix == ".parquet":
-        return parquet.load(place.path, place.name, bytes_max, val_fraction, quality)
-    return text.load(place.path, bytes_max, val_fraction, quality)
+        corpus = parquet.load(place.path, place.name, bytes_max, val_fraction, quality)
+    else:
+        corpus = text.load(place.path, bytes_max, val_fraction, quality)
+    if sum(map(len, corpus.train + corpus.val)) < bytes_max - 3:  # It may be cut in front of a character of 4 bytes.
+        return corpus
+    return replace(corpus, remarks=(f"{bytes_max / 1e6:g} MB of {corpus.name} are used: --data_bytes takes more",))
 
 
 def _from_hub(path: str, files_max: int | None) -> Location:

@@ -25,6 +25,8 @@ class Corpus:
     val: list[bytes]
     skipped: int = 0
     """Files or rows that are not text."""
+    remarks: tuple[str, ...] = ()
+    """Lines for the console."""
 
 
 def shuffled_by_name(names: Sequence[str]) -> list[str]:
@@ -51,3 +53,13 @@ def split(items: Sequence[T], val_fraction: float, what: str) -> tuple[list[T], 
         )
     held_out = min(len(items) - 1, max(1, round(val_fraction * len(items))))
     return list(items[held_out:]), list(items[:held_out])
+
+
+def split_documents(documents: list[bytes], val_fraction: float, what: str) -> tuple[list[bytes], list[bytes]]:
+    """As ``split``; a document that is the only one is cut in two, at the beginning of a line if it has lines."""
+    if len(documents) != 1:
+        return split(documents, val_fraction, what)
+    text = documents[0]
+    end = round(len(text) * (1 - val_fraction))
+    end = text.rfind(b"\n", 0, end) + 1 or end
+    return [text[:end]], [text[end:]]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainer.data.corpus import Corpus, split
+from trainer.data.corpus import Corpus, split_documents
 from trainer.data.quality import Quality
 from trainer.errors import UserError
 
@@ -23,7 +23,7 @@ METADATA = ("language", "score", "license")
 
 def load(shard: Path, name: str | None, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
     """One shard, split by row. Raises UserError: pyarrow missing, a corrupt or empty shard, no column of texts."""
-    train, val = split(documents(shard, bytes_max, quality), val_fraction, str(shard))
+    train, val = split_documents(documents(shard, bytes_max, quality), val_fraction, str(shard))
     return Corpus(name or shard.resolve().stem, train, val)
 
 

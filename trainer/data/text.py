@@ -1,9 +1,10 @@
-"""Plain text: the sources of this machine's Python standard library, or any folder of text files.
+"""Plain text: the sources of this machine's Python standard library, any folder of text files, or one such file.
 
     python -m trainer pretrain                      the standard library: code, comments, docstrings
     python -m trainer pretrain --data ./my_texts    every UTF-8 file below that folder
+    python -m trainer pretrain --data input.txt     one file, whose end validates
 
-Given: a folder. Hands on: a Corpus, one document per file, split by file.
+Given: a folder, or a file. Hands on: a Corpus, one document per file, split by file.
 Never: reads more than it was told to, or follows hidden folders.
 """
 
@@ -12,7 +13,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from trainer.data.corpus import Corpus, shuffled_by_name, split
+from trainer.data.corpus import Corpus, shuffled_by_name, split_documents
 from trainer.data.quality import Quality
 from trainer.errors import UserError
 
@@ -34,13 +35,22 @@ def standard_library(bytes_max: int, val_fraction: float, quality: Quality) -> C
 
 
 def load(path: Path, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
-    """Raises UserError if ``path`` is not a readable folder with at least two text files."""
+    """Raises UserError if ``path`` is neither a text file nor a readable folder of them."""
     if not path.is_dir():
-        raise UserError(f"{path} is neither a folder nor a .parquet file", "give --data the folder that holds the file")
+        return _one_file(path, bytes_max, val_fraction, quality)
     if not os.access(path, os.R_OK | os.X_OK):
         raise UserError(f"no permission to read {path}", "change its permissions, or give --data another folder")
     files = _files(path, lambda name: True, frozenset())
     return _read(path.resolve().name or "text", path, files, bytes_max, val_fraction, quality)
+
+
+def _one_file(path: Path, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
+    text = _text_of(path, bytes_max)
+    if text is None:
+        raise UserError(f"{path} is not UTF-8 text, nor a .parquet file", "give --data one of these, or a folder")
+    if not quality.keep(text, LANGUAGES.get(path.suffix)):
+        raise UserError(f"{path} has text that must not be trained on", "give --data another file, or --no-screen")
+    return Corpus(path.stem, *split_documents([text], val_fraction, str(path)))
 
 
 def _read(name: str, root: Path, files: Iterator[str], bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
@@ -55,7 +65,7 @@ def _read(name: str, root: Path, files: Iterator[str], bytes_max: int, val_fract
         elif document and quality.keep(document, LANGUAGES.get(Path(relative).suffix)):
             documents.append(document)
             bytes_read += len(document)
-    train, val = split(documents, val_fraction, str(root))
+    train, val = split_documents(documents, val_fraction, str(root))
     return Corpus(name, train, val, skipped)
 
 

@@ -29,8 +29,9 @@ class Pretraining(Stage):
     def __init__(self, config: Config, world: World) -> None:
         share = {"batch_size": config.batch_size, "rank": world.rank, "world_size": world.size}
         place = data.locate(config.data, files_max=config.hub_files, without_hub=config.without_hub)
-        quality, shards, self.remarks = Quality(config.screen), place.shards[:-1], place.remarks
+        quality, shards = Quality(config.screen), place.shards[:-1]
         corpus = data.load(place, bytes_max=config.data_bytes, val_fraction=config.val_fraction, quality=quality)
+        self.remarks = (*place.remarks, *corpus.remarks)
         self.is_stream = bool(shards)
         train: TokenWindows | ParquetStream
         if shards:
