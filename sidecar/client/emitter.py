@@ -38,7 +38,7 @@ class Emitter:
         self.lock = threading.Lock()
         self.device = DeviceScalars()
         self._encode = msgspec.msgpack.Encoder(enc_hook=values.plain).encode
-        self._deferred: deque[tuple[bytes, list[str], Transfer | None]] = deque()
+        self._deferred: deque[tuple[bytes, Sequence[str], Transfer | None]] = deque()  # Records, ready for the ring.
         self._record_bytes_max = min(wire.FRAME_BYTES_MAX, self.ring.capacity // 8)
         self._held: bytes | None = None
         self._completed: bytes | None = None
@@ -57,18 +57,18 @@ class Emitter:
     def finish(self, event: wire.Finished, timeout_seconds: float) -> None:
         """Store the last event and wait until everything is acknowledged, or the time is over."""
         self._await_device(DEVICE_SECONDS)
-        if (self.rejected, self.ring.overwritten) != self._reported:
-            self.emit(wire.ClientReport(time_ns(), monotonic_ns(), dict(self.rejected), self.ring.overwritten))
-        self.emit(event)
-        self.emit = self._after_finish
         free = self.lock.acquire(timeout=LOCK_SECONDS)
         interrupted = None if free else self._interrupted_call()
-        if free or interrupted:
-            try:
-                if interrupted:
-                    self._complete_call(interrupted)
+        try:
+            if interrupted:
+                self._complete_call(interrupted)
+            elif free:
+                self._store_deferred()
+            self._emit_last(event)  # The lock is held: these are deferred.
+            if free or interrupted:
                 self._store_deferred()  # Left for the pump, the last event could miss the flush.
-            finally:
+        finally:
+            if free or interrupted:
                 self.lock.release()
         delivered = self.pump.flush(timeout_seconds if self.pump.connected else min(timeout_seconds, CONNECT_SECONDS))
         self.pump.stop()
@@ -78,6 +78,12 @@ class Emitter:
             self.ring.remove()
         else:
             self.ring.close()
+
+    def _emit_last(self, event: wire.Finished) -> None:
+        if (self.rejected, self.ring.overwritten) != self._reported:
+            self.emit(wire.ClientReport(time_ns(), monotonic_ns(), dict(self.rejected), self.ring.overwritten))
+        self.emit(event)
+        self.emit = self._after_finish
 
     def hold(self, event: wire.Event | None) -> None:
         """Keep an event that may still change in shared memory, so that a kill does not lose it; emit() sends it later.
@@ -169,7 +175,9 @@ class Emitter:
             finally:
                 self.lock.release()
         elif len(self._deferred) < DEFERRED_EVENTS_MAX:
-            self._deferred.append((payload, names, transfer))
+            records = self._records(payload)
+            awaited = [((), None)] * (len(records) - 1) + [(names, transfer)]  # The last record brings the values.
+            self._deferred.extend((record, *each) for record, each in zip(records, awaited, strict=False))
         else:
             values.count(self.rejected, "aside_full")
 
@@ -199,6 +207,7 @@ class Emitter:
         given = call.f_locals
         payload = self._completed = given["payload"]
         if call.f_code is not Emitter.hold.__code__ and not self.ring.ends_with(payload):
+            self._store_deferred()
             self._store(payload, given.get("names", ()), given.get("transfer"))
 
     def _note_closed(self, payload: bytes) -> None:
@@ -209,9 +218,17 @@ class Emitter:
             values.count(self.rejected, "after_finish")
 
     def _store_deferred(self) -> None:
-        """Called before anything else is stored: a step that arrived after its successors would look like a restart."""
+        """Called before anything else is stored: a step that arrived after its successors would look like a restart.
+
+        Each stays in the queue until it is stored, and a signal handler that ends this in between has it stored once.
+        """
         while self._deferred:
-            self._store(*self._deferred.popleft())
+            record, names, transfer = self._deferred[0]
+            if not self.ring.ends_with(record):
+                self.ring.append(record)
+            self._follow_up(self.ring.head_seq - 1, names, transfer)
+            with contextlib.suppress(IndexError):  # A signal handler has ended the run, and emptied the queue.
+                self._deferred.popleft()
 
     def _after_finish(self, event: wire.Event) -> None:
         values.count(self.rejected, "after_finish")
@@ -246,24 +263,31 @@ class Emitter:
             self._complete_records()
 
     def _store(self, payload: bytes, names: Sequence[str] = (), transfer: Transfer | None = None) -> None:
-        if len(payload) <= self._record_bytes_max:
-            seq = self.ring.append(payload)
-        elif len(payload) > wire.RECORD_BYTES_MAX or len(payload) > self.ring.capacity // 4:
-            values.count(self.rejected, "record_too_large")
-            return
-        else:
-            seq = self._store_in_parts(payload)
-        if self._held is not None:
-            self.ring.append_unsettled(self._held)
-        if transfer is not None and (given_up := self.device.expect(seq, list(names), transfer)):
-            values.count(self.rejected, "device_too_late", given_up)
+        seq = None
+        for record in self._records(payload):
+            seq = self.ring.append(record)
+        if seq is not None:
+            self._follow_up(seq, names, transfer)
 
-    def _store_in_parts(self, payload: bytes) -> int:
+    def _records(self, payload: bytes) -> Sequence[bytes]:
+        """The event in pieces that a frame can carry. None, and counted, when it is too large for the wire."""
+        if len(payload) <= self._record_bytes_max:
+            return (payload,)
+        if len(payload) > wire.RECORD_BYTES_MAX or len(payload) > self.ring.capacity // 4:
+            values.count(self.rejected, "record_too_large")
+            return ()
         size = self._record_bytes_max - 64  # Room for the part's own envelope.
         slices = [payload[i : i + size] for i in range(0, len(payload), size)]
         now_ns, mono_ns = time_ns(), monotonic_ns()
         parts = (wire.Part(now_ns, mono_ns, index, len(slices), data) for index, data in enumerate(slices))
-        return [self.ring.append(self._encode(part)) for part in parts][-1]
+        return [self._encode(part) for part in parts]
+
+    def _follow_up(self, seq: int, names: Sequence[str], transfer: Transfer | None) -> None:
+        """An event has been stored, the last of its records under ``seq``."""
+        if self._held is not None:
+            self.ring.append_unsettled(self._held)
+        if transfer is not None and (given_up := self.device.expect(seq, list(names), transfer)):
+            values.count(self.rejected, "device_too_late", given_up)
 
 
 _CALLS_THAT_LOCK = frozenset(call.__code__ for call in (Emitter._to_ring, Emitter._put, Emitter.hold))

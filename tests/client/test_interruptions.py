@@ -1,6 +1,7 @@
 """Threads, forks and signals that come at the worst moment."""
 
 import array
+import contextlib
 import dis
 import logging
 import os
@@ -108,14 +109,15 @@ def test_an_end_that_meets_a_held_lock_is_stored_before_the_flush(run: Run, monk
     assert [type(event) for event in kept] == [wire.Finished]
 
 
-class EndAt:
-    """Ends the run at the n-th place of a call on it where Python handles signals, as a SIGTERM handler would."""
+class AtPlace:
+    """Does something at the n-th place of a call on the run where Python handles signals, as a handler would."""
 
-    def __init__(self, run: Run, place: int, functions: set[Any]) -> None:
-        self._run, self._left, self._codes = run, place, {function.__code__ for function in functions}
-        self.ended = self.within = False
+    def __init__(self, place: int, functions: set[Any], action: Callable[[], None]) -> None:
+        self._left, self._codes = place, {function.__code__ for function in functions}
+        self._action = action
+        self.done = False
 
-    def __enter__(self) -> "EndAt":
+    def __enter__(self) -> "AtPlace":
         self._before = sys.gettrace()
         sys.settrace(self._enter)
         return self
@@ -135,9 +137,9 @@ class EndAt:
             if kind == "opcode":
                 if last.startswith(("CALL", "RESUME", "JUMP_BACKWARD")) and frame.f_locals.get("self") is not None:
                     self._left -= 1
-                    if self._left < 0 and not self.ended:
-                        self.ended, self.within = True, self._run._emitter.lock.locked()
-                        self._run.finish("failed", reason="SIGTERM")
+                    if self._left < 0 and not self.done:
+                        self.done = True
+                        self._action()
                 last = names[frame.f_lasti]
             return each
 
@@ -170,17 +172,74 @@ def test_an_end_in_a_signal_handler_within_a_call_stores_that_call_and_the_end_o
             return True
 
         monkeypatch.setattr(run._emitter.pump, "flush", flush)
-        with EndAt(run, place, functions) as end:
+        held: list[bool] = []
+
+        def end(run: Run = run, held: list[bool] = held) -> None:
+            held.append(run._emitter.lock.locked())
+            run.finish("failed", reason="SIGTERM")
+
+        with AtPlace(place, functions, end) as at:
             CALLS_TO_END_IN[name](run)
         assert not lock.locked()
-        if not end.ended:
+        if not at.done:
             run.finish()
             break
-        within += end.within
+        within += held[0]
         kept = kept[-len(expected) - 1 :] if wire.Part in expected else kept  # Its first parts may be there twice.
-        assert kept == [*expected, wire.Finished] if end.within else kept[-1:] == [wire.Finished], place
+        assert kept == [*expected, wire.Finished] if held[0] else kept[-1:] == [wire.Finished], (place, kept, held)
         assert run.rejected in ({}, {"after_finish": 1}), place
     assert within >= 4
+
+
+STORING = {Emitter._to_ring, Emitter._store_deferred, Emitter._follow_up, Ring.append, Ring.append_unsettled}
+
+
+def defer(run: Run, *steps: int) -> None:
+    """As though another thread stored something at that moment."""
+    with run._emitter.lock:
+        for step in steps:
+            run.step(step)
+        run.text("t", "x" * 100_000)
+
+
+@pytest.mark.parametrize("handler", ["raises", "ends the run"])
+def test_what_was_deferred_is_stored_once_whatever_a_signal_handler_does_meanwhile(
+    handler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.client.emitter.LOCK_SECONDS", 0.01)
+    monkeypatch.setenv("SIDECAR_RING_MB", "1")
+    places = 0
+    for place in range(1000):
+        run = sidecar.init("tests", endpoint=f"ipc://{tmp_path}/nobody")
+        run._emitter.pump.stop()
+        found: list[Any] = []
+
+        def act(run: Run = run, found: list[Any] = found) -> None:
+            if handler == "raises":
+                raise KeyboardInterrupt
+            run.finish()
+
+        def flush(timeout: float, run: Run = run, found: list[Any] = found) -> bool:
+            found.extend(event for event in events(run) if not isinstance(event, wire.ClientReport))
+            return True
+
+        monkeypatch.setattr(run._emitter.pump, "flush", flush)
+        defer(run, 1, 2)
+        with contextlib.suppress(KeyboardInterrupt), AtPlace(place, STORING, act) as at:
+            run.step(3)
+        if handler == "raises":
+            run.step(4)
+        run.finish()
+        steps = [event.step for event in found if isinstance(event, wire.Step)]
+        parts = [event.index for event in found if isinstance(event, wire.Part)]
+        assert parts == [0, 1, 2], (place, parts)
+        later = [4] if handler == "raises" else []
+        assert steps in ([1, 2, 3, *later], [1, 2, *later] if at.done else []), place  # The call itself may be cut off.
+        assert set(run.rejected) <= {"after_finish"}, place
+        if not at.done:
+            break
+        places += 1
+    assert places >= 20
 
 
 def test_a_signal_during_the_end_does_not_end_it_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
