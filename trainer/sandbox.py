@@ -14,7 +14,12 @@ import sys
 import tempfile
 
 SECONDS = 5
-BYTES_MAX = 512 * 2**20
+LIMITS = {
+    resource.RLIMIT_CPU: SECONDS,
+    resource.RLIMIT_AS: 512 * 2**20,
+    resource.RLIMIT_FSIZE: 0,
+    resource.RLIMIT_NOFILE: 32,
+}
 
 
 def passes(source: str) -> bool:
@@ -22,9 +27,11 @@ def passes(source: str) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-"], cwd=folder, env={}, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, preexec_fn=_limit, start_new_session=True,
+            stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         try:
+            for kind, most in LIMITS.items():  # Python still waits for the program.
+                resource.prlimit(process.pid, kind, (most, most))
             process.communicate(source.encode("utf-8", "replace"), timeout=SECONDS)
         except subprocess.TimeoutExpired:
             return False
@@ -33,10 +40,3 @@ def passes(source: str) -> bool:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     return process.returncode == 0
-
-
-def _limit() -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (BYTES_MAX, BYTES_MAX))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
