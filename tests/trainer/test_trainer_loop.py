@@ -10,6 +10,7 @@ from fake_run import Recorder
 
 import sidecar
 from trainer.errors import UserError
+from trainer.nonfinite import NonFiniteGuard
 
 
 def mean(values: list[float]) -> float:
@@ -160,6 +161,22 @@ def test_accumulated_micro_batches_make_the_same_step_as_one_large_batch(trained
     one, two = (torch.load(file, weights_only=True) for file in files)
     for name, weight in one["weights"].items():
         torch.testing.assert_close(two["weights"][name], weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("grad_clip", [0.01, 1e9, 0])
+def test_the_norm_is_told_as_it_was_and_clipped_before_the_step(trained, monkeypatch, grad_clip: float) -> None:
+    stepped: list[float] = []
+
+    def step(guard: NonFiniteGuard, optimizer: torch.optim.Optimizer, grad_norm: torch.Tensor) -> None:
+        gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
+        stepped.append(torch.cat(gradients).norm().item())
+        real(guard, optimizer, grad_norm)
+
+    real = NonFiniteGuard.step
+    monkeypatch.setattr(NonFiniteGuard, "step", step)
+    told = [step["grad_norm"] for step in trained(steps=3, grad_clip=grad_clip).steps]
+    assert min(told) > 0.01
+    assert stepped == pytest.approx([min(norm, grad_clip or math.inf) for norm in told], rel=1e-3)
 
 
 def test_a_run_that_breaks_says_so_to_the_sidecar(trained, monkeypatch) -> None:
