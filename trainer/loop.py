@@ -48,8 +48,13 @@ def train(stage: Stage, config: Config, world: World, weights: Weights | None = 
         loop.announce()
         loop.run_to_the_end()
     except BaseException as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            error = UserError(
+                f"{world.device} is out of memory at step {loop.step + 1}",
+                "lower --batch_size and raise --grad_accum by as much, or add --checkpoint_activations",
+            )
         loop.close(failure=error.cause if isinstance(error, UserError) else type(error).__name__)
-        raise
+        raise error
     loop.close()
     return loop.gpt
 

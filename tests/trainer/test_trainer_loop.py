@@ -187,6 +187,20 @@ def test_a_run_that_breaks_says_so_to_the_sidecar(trained, monkeypatch) -> None:
     assert told[0].finished == {"state": "failed", "reason": "ZeroDivisionError"}
 
 
+def test_a_device_without_memory_for_the_batch_is_a_cause_and_a_remedy(trained, monkeypatch) -> None:
+    told: list[dict[str, str]] = []
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total ...")
+
+    monkeypatch.setattr("trainer.stages.pretrain.Pretraining.loss", full)
+    monkeypatch.setattr(Recorder, "finish", lambda self, **how: told.append(how))
+    with pytest.raises(UserError, match="cpu is out of memory at step 1") as caught:
+        trained(steps=1)
+    assert "--checkpoint_activations" in caught.value.remedy
+    assert told == [{"state": "failed", "reason": "cpu is out of memory at step 1"}]
+
+
 def test_a_disk_that_refuses_mid_run_does_not_end_training(trained, tmp_path: Path, monkeypatch, capsys) -> None:
     calls = []
 
