@@ -337,7 +337,9 @@ def test_without_space_for_the_ring_it_goes_to_the_next_place_and_at_last_into_p
     made.finish(timeout_seconds=0)
 
 
-def test_rings_that_nobody_fetches_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rings_that_nobody_fetches_do_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Trainings that end with no sidecar beside them leave a ring each, for the next sidecar of their endpoint."""
     places = [tmp_path / "shm", tmp_path / "tmp"]
     monkeypatch.setattr(emitter, "ring_directories", lambda: places)
@@ -348,6 +350,7 @@ def test_rings_that_nobody_fetches_do_not_fill_the_memory(tmp_path: Path, monkey
         made.step(number, loss=2.0)
         made.finish(timeout_seconds=0)
     assert [len(list(place.glob("*.ring"))) for place in places] == [2, 2], "and then plain memory"
+    assert caplog.text.count("no place for a ring") == 2  # A kill -9 now loses a tail: nobody may find that out then.
 
 
 def test_a_forked_child_can_call_everything_and_disturbs_nothing(run: Run) -> None:
