@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # The second: SQLite quotes damaged text in its own messages.
+CONTENT_AT_FAULT = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_READ", "SQLITE_IOERR_SHORT_READ")
+IN_USE = ("SQLITE_BUSY", "SQLITE_LOCKED")
 SINGLE_ROWS = 512  # More than a page holds: so many unreadable rows in a row are passed over one by one.
 SKIP_ROWS_MAX = 1 << 20  # Beyond that, jumps double up to this length.
 ROWID_BOUND = 1 << 32  # Where the last row is not known. The jumps reach it in a few thousand reads.
@@ -22,7 +24,7 @@ def passed_over() -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        if not getattr(error, "sqlite_errorname", "SQLITE_CORRUPT").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        if not (isinstance(error, UnicodeDecodeError) or _name(error).startswith(CONTENT_AT_FAULT)):
             raise
 
 
@@ -36,7 +38,9 @@ def readable_rows(
         try:
             cursor = database.execute(f"SELECT * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT 1", (after,))
             row = cursor.fetchone()
-        except DAMAGE:
+        except DAMAGE as error:
+            if isinstance(error, sqlite3.ProgrammingError) or _name(error).startswith(IN_USE):
+                raise
             after, failures = after + skip, failures + 1
             skip = 1 if failures < SINGLE_ROWS else min(2 * skip, SKIP_ROWS_MAX)
             continue
@@ -44,6 +48,10 @@ def readable_rows(
             return
         after, failures, skip = row[0], 0, 1
         yield row
+
+
+def _name(error: Exception) -> str:
+    return str(getattr(error, "sqlite_errorname", ""))
 
 
 def _last_rowid(database: sqlite3.Connection, table: str) -> int:

@@ -228,6 +228,18 @@ def test_a_reader_passes_over_damaged_pages_and_counts_their_rows(tmp_path: Path
     assert max(costs) <= 4
 
 
+def test_a_reader_that_was_closed_is_no_damaged_journal(tmp_path: Path) -> None:
+    journal = fill(tmp_path / "j")
+    journal.checkpoint(Checkpoint(3, 9, b"state", None))
+    journal.close()
+    reader = JournalReader(tmp_path / "j")
+    reader.close()
+    for read in (reader.checkpoint, reader.first_row, reader.last_row, lambda: list(reader.records())):
+        with pytest.raises(sqlite3.ProgrammingError):
+            read()
+    assert reader.damaged_rows == 0
+
+
 def test_a_checkpoint_on_a_damaged_page_is_not_begun_from(tmp_path: Path) -> None:
     journal = fill(tmp_path / "j")
     journal.checkpoint(Checkpoint(3, 9, b"small", None))
