@@ -12,7 +12,7 @@ from sidecar.client.run import Run
 from tests.client.test_run import events, of_kind
 
 torch = pytest.importorskip("torch")
-from sidecar.client import activations, probe_bins, probe_stats, probes  # noqa: E402 - They need torch.
+from sidecar.client import activations, probe_bins, probe_reader, probe_selection, probe_stats  # noqa: E402 - They need torch.
 from sidecar.client.probe_stats import moments  # noqa: E402
 
 nn = torch.nn
@@ -135,7 +135,8 @@ def test_two_samples_in_two_hundred_steps_and_nothing_is_touched_in_between(
     calls: list[str] = []
     run.watch(model, optimizer, activations=["4"], histograms=True)
     for module, name in (
-        (probes, "norms"), (probes, "moments"), (probes, "local"), (probe_bins, "packed"), (activations, "moments"),
+        (probe_reader, "norms"), (probe_reader, "moments"), (probe_reader, "local"), (probe_bins, "packed"),
+        (activations, "moments"),
     ):  # fmt: skip
         original = getattr(module, name)
 
@@ -190,7 +191,7 @@ def test_a_scaled_gradient_is_reported_unscaled(run: Run, clip: bool, fused: boo
     norm = torch.cat([g.flatten() for g in reference_gradients(model, x).values()]).norm().item()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    run.watch(model, optimizer, every=1, scaler=scaler, histograms=["gradients"])
+    run.watch(model, optimizer, every=1, scaler=scaler, histograms="gradients")
     scaler.scale(model(x).square().mean()).backward()
     if clip:
         scaler.unscale_(optimizer)
@@ -270,15 +271,15 @@ def test_nan_gradients_are_news_and_name_their_parameter(run: Run) -> None:
 
 def test_large_models_are_sampled_evenly_and_the_same_each_time() -> None:
     names = [f"blocks.{i}.weight" for i in range(1000)]
-    first = probes.chosen(names, None)
+    first = probe_selection.chosen(names, None)
     assert len(first) == 64
-    assert first == probes.chosen(names, None)
+    assert first == probe_selection.chosen(names, None)
     assert (first[0], first[-1]) == (names[0], names[-1])
-    assert probes.chosen(names, 2) == [names[0], names[-1]]
-    assert probes.chosen(names, 0) == []
-    assert probes.chosen(names, r"\.7\d\.") == names[70:80]
-    assert len(probes.chosen(names, "weight")) == probes.LAYERS_LIMIT
-    assert probes.chosen(names[:3], None) == names[:3]
+    assert probe_selection.chosen(names, 2) == [names[0], names[-1]]
+    assert probe_selection.chosen(names, 0) == []
+    assert probe_selection.chosen(names, r"\.7\d\.") == names[70:80]
+    assert len(probe_selection.chosen(names, "weight")) == probe_selection.LAYERS_LIMIT
+    assert probe_selection.chosen(names[:3], None) == names[:3]
 
 
 def test_the_log_names_the_layers_that_stand_for_all(run: Run, caplog: pytest.LogCaptureFixture) -> None:
@@ -289,8 +290,8 @@ def test_the_log_names_the_layers_that_stand_for_all(run: Run, caplog: pytest.Lo
 
 
 def test_names_are_those_of_the_model_not_of_its_wrappers() -> None:
-    assert probes.plain_name("module._orig_mod.h.0._checkpoint_wrapped_module.w") == "h.0.w"
-    assert probes.plain_name("my_module.weight") == "my_module.weight"
+    assert probe_selection.plain_name("module._orig_mod.h.0._checkpoint_wrapped_module.w") == "h.0.w"
+    assert probe_selection.plain_name("my_module.weight") == "my_module.weight"
 
 
 def test_a_loop_without_an_optimizer_of_torch_says_when(run: Run) -> None:
@@ -465,7 +466,7 @@ def test_a_probe_that_fails_in_the_loop_is_counted_and_training_goes_on(
     def broken(*args: Any) -> Any:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(probes, "norms", broken)
+    monkeypatch.setattr(probe_reader, "norms", broken)
     train(run, model, optimizer, range(1, 3), clip=1.0)
     assert run.rejected["failed_probe"] >= 2
     assert len(of_kind(run, wire.Step)) == 2
