@@ -10,6 +10,22 @@ from trainer.schedule import Schedule
 from trainer.step_metrics import StepMetrics
 
 
+class Mean:
+    """Of numbers that may be on a device, which is asked for their sum alone."""
+
+    def __init__(self) -> None:
+        self.sum, self.count = 0.0, 0
+
+    def add(self, value: Any) -> None:
+        self.sum, self.count = self.sum + value, self.count + 1
+
+    def take(self) -> float:
+        """Of those since the last call."""
+        mean = float(self.sum) / self.count
+        self.sum, self.count = 0.0, 0
+        return mean
+
+
 class ThroughputMeter:
     def __init__(
         self, schedule: Schedule, *, first_step: int, world_size: int, flops_per_token: float, peak_flops: float | None
@@ -18,10 +34,9 @@ class ThroughputMeter:
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
         self.started = self.epoch_started = time.perf_counter()
         self.first_step, self.seconds_training, self.tokens, self.samples = first_step, 0.0, 0, 0
-        self.first_loss: float | None = None
-        self.last_loss: float | None = None
-        self._losses: list[Any] = []
-        self._since_mean: list[Any] = []
+        self.first_loss: Any = None
+        self.last_loss: Any = None
+        self._window_loss, self._loss_since_mean = Mean(), Mean()
         self._began = self._window_seconds = self._window_flops = 0.0
         self._window_tokens = 0
 
@@ -38,41 +53,39 @@ class ThroughputMeter:
         self._window_tokens += metrics.tokens * self.world_size
         self._window_flops += flops * self.world_size
         self.samples += metrics.samples
-        self._losses.append(loss)
-        self._since_mean.append(loss)
+        self._window_loss.add(loss)
+        self._loss_since_mean.add(loss)
+        self.first_loss, self.last_loss = loss if self.first_loss is None else self.first_loss, loss
         if (step - 1) % self.schedule.steps_per_epoch == 0:
             self.epoch_started = self._began
 
     def mean_loss(self) -> float:
         """Over the steps since the last call."""
-        losses, self._since_mean = [float(loss) for loss in self._since_mean], []
-        return sum(losses) / len(losses)
+        return self._loss_since_mean.take()
 
     def report(self, step: int) -> dict[str, Any]:
         """Mean loss and speed since the last report, as arguments of Console.train; begins a new window."""
-        losses, seconds = [float(loss) for loss in self._losses], self._window_seconds
-        self.first_loss = losses[0] if self.first_loss is None else self.first_loss
-        self.last_loss = losses[-1]
+        steps, seconds = self._window_loss.count, self._window_seconds
         self.tokens += self._window_tokens
         self.seconds_training += seconds
         tokens_per_second, flops_per_second = self._window_tokens / seconds, self._window_flops / seconds
-        self._losses, self._window_tokens, self._window_seconds, self._window_flops = [], 0, 0.0, 0.0
+        self._window_tokens, self._window_seconds, self._window_flops = 0, 0.0, 0.0
         iters = self.schedule.steps_per_epoch
         return {
             "epoch": (step - 1) // iters + 1,
             "epochs": self.schedule.epochs,
             "step": (step - 1) % iters + 1,
             "iters": min(iters, self.schedule.total_steps),
-            "loss": sum(losses) / len(losses),
+            "loss": self._window_loss.take(),
             "tokens_per_second": tokens_per_second,
             "mfu": flops_per_second / (self.peak_flops * self.world_size) if self.peak_flops else None,
             "epoch_seconds": time.perf_counter() - self.epoch_started,
-            "eta_seconds": (self.schedule.total_steps - step) * seconds / len(losses),
+            "eta_seconds": (self.schedule.total_steps - step) * seconds / steps,
         }
 
     def summary(self) -> str:
-        seconds = time.perf_counter() - self.started
+        seconds, steps = time.perf_counter() - self.started, self.schedule.total_steps - self.first_step
         return (
-            f"done: {self.schedule.total_steps - self.first_step} steps, {self.tokens:,} tokens in {seconds:.1f} s "
-            f"({self.seconds_training:.1f} s training), loss {self.first_loss:.4f} -> {self.last_loss:.4f}"
+            f"done: {steps} steps, {self.tokens:,} tokens in {seconds:.1f} s ({self.seconds_training:.1f} s training), "
+            f"loss {float(self.first_loss):.4f} -> {float(self.last_loss):.4f}"
         )
