@@ -62,7 +62,7 @@ def flag(
 class Config:
     """What one run is made of. The defaults are a run of about 45 seconds on two CPU cores."""
 
-    data: str | None = flag(None, "text or parquet, a folder of them, hub, or hf://... [standard library]", group="data")
+    data: str | None = flag(None, "text, parquet, a folder of them, hub or hf://... [standard library]", group="data")
     hub_files: int = flag(4, "parquet files to fetch of a set on the hub", group="data")
     without_hub: str = flag(
         "refuse", "when the hub cannot be reached: end, or take what is built in", group="data",

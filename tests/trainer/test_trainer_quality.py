@@ -341,7 +341,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "mmlu": {"question": "?", "choices": ["a", "b", "c", "d"], "answer": 1},
     "arc": {"question": "?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"},
     "gsm8k": SUM,
-    "preference": {"prompt": "Hi", "chosen": TALK, "rejected": TALK},
+    "preference": {"prompt": "Hi", "chosen": TALK, "rejected": [*TALK[:1], {**TALK[1], "content": "Go away"}]},
     "prompts": {"prompt": TALK[:1], "answer": 5},
     "humaneval": dict.fromkeys(("prompt", "canonical_solution", "test", "entry_point"), "x"),
 }

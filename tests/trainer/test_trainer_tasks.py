@@ -135,6 +135,9 @@ def test_prompts_need_no_reply_to_be_verified() -> None:
         (formats.prompts, {"prompt": "x", "answer": "many"}),
         (formats.prompts, {"prompt": "x", "answer": "inf"}),
         (formats.gsm8k, {"question": "x", "answer": "#### 1.2.3"}),
+        (formats.prompts, {"prompt": [{"role": "assistant", "content": "x"}], "answer": "1"}),
+        (formats.preference, {"prompt": "x", "chosen": "y", "rejected": "y"}),
+        (formats.preference, {n: [{"role": "user", "content": c} for c in ("x", n)] for n in ("chosen", "rejected")}),
     ],
 )
 def test_a_row_of_another_shape_is_no_example(to_example, row, tmp_path: Path) -> None:
@@ -142,6 +145,27 @@ def test_a_row_of_another_shape_is_no_example(to_example, row, tmp_path: Path) -
     assert read([jsonl(tmp_path / "rows.jsonl", [row])], to_example, problems) == []
     assert problems.count == 1
     assert problems.named[0].startswith("rows.jsonl:1: ")
+
+
+@pytest.mark.parametrize(
+    ("to_example", "row", "reason"),
+    [
+        (formats.smoltalk, {"messages": None}, "messages is null, not a list"),
+        (formats.smoltalk, {"messages": "hello"}, "messages is text, not a list"),
+        (formats.smoltalk, {"messages": ["hello"]}, "messages is text, not an object"),
+        (formats.smoltalk, {"messages": [{"role": "user", "content": []}]}, "content is a list, not text"),
+        (formats.smoltalk, {"messages": [{"role": "tool", "content": "x"}]}, "messages has one of 'tool', not of .*"),
+        (formats.mmlu, {**MMLU, "answer": None}, "answer None is not one of 4 choices"),
+        (formats.mmlu, {**MMLU, "choices": ["x"] * 12, "answer": 11}, "answer 11 is not one of 12 choices"),
+        (formats.arc, {**ARC, "choices": None}, "choices is null, not an object"),
+        (formats.gsm8k, {**GSM8K, "question": 5}, "question is a number, not text"),
+        (formats.preference, {"prompt": None, "chosen": "x", "rejected": "y"}, "prompt is null, not a list"),
+        (formats.prompts, {"prompt": "x", "answer": "$5"}, "the answer '[$]5' is no finite number"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_said_by_its_field(to_example, row, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^{reason}$"):
+        to_example(row)
 
 
 def test_corrupt_lines_are_counted_and_named_and_the_rest_is_read(tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ def _sources(stage: str, data: str | None, data_config: str | None, report: Data
         return _configured(stage, data_config, report)
     if data == "hub":
         return _on_the_hub(recipe)
+    if hub.is_address(data):
+        raise UserError(f"nothing says of what format {data} is", "name it in a file for --data_config")
     return _found(stage, Path(data).expanduser(), recipe) if data else []
 
 
@@ -159,8 +161,9 @@ def _read(source: Source, report: DataReport, val_fraction: float, *, trains: bo
     if not held_out:
         train, val = split(train, val_fraction, f"{source.name} in {source.path}")
     if not val or (trains and not train):
+        skipped = f": {report.sentence()}" if report.count > before else ""
         raise UserError(
-            f"{source.name} in {source.path} leaves the {'validation' if train else 'training'} split empty",
+            f"{source.name} in {source.path} leaves the {'validation' if train else 'training'} split empty{skipped}",
             "add rows to it, or files of their own with val in the name",
         )
     return Task(source.name, train, val, report.count - before)

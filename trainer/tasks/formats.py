@@ -1,24 +1,30 @@
 """The published formats of public datasets: how a row of each becomes an Example.
 
 Given: one row, as the hub's files have it. Hands on: an Example or a Preference.
-Never: guesses: a row of another shape raises KeyError, TypeError or ValueError, and the reader of rows counts it.
+Never: guesses: a row of another shape raises KeyError or ValueError, and the reader of rows counts it.
 """
 
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from trainer.tasks.example import Example, Message, Preference, ask
 from trainer.tasks.rows import Row
 
+T = TypeVar("T")
 LETTERS = tuple("ABCDEFGHIJ")
+KINDS: dict[type, str] = {
+    str: "text", list: "a list", dict: "an object", type(None): "null", bool: "true or false", int: "a number",
+    float: "a number",
+}  # fmt: skip
+"""What JSON calls them."""
 FINAL = re.compile(r"####\s*(-?[\d.,]*\d)")
 
 
 def smoltalk(row: Row) -> Example:
     """{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]}"""
-    messages = _messages(row["messages"])
+    messages = _messages(row, "messages")
     if messages[-1].role != "assistant":
         messages = messages[:-1]
     if not any(message.role == "assistant" for message in messages[1:]):
@@ -29,24 +35,26 @@ def smoltalk(row: Row) -> Example:
 def mmlu(row: Row) -> Example:
     """{"question": ..., "choices": [four], "answer": 2}; some files have a letter, and a row of their own "train"."""
     row = row["train"] if isinstance(row.get("train"), dict) else row
-    choices, answer = _texts(row["choices"]), row["answer"]
-    letter = LETTERS[answer] if type(answer) is int and answer >= 0 else _text(answer)
-    return choice(_text(row["question"]), choices, LETTERS[: len(choices)], letter)
+    choices, answer = _texts(row, "choices"), row["answer"]
+    letters = LETTERS[: len(choices)]
+    if type(answer) is int and 0 <= answer < len(letters):
+        answer = letters[answer]
+    return choice(_text(row, "question"), choices, letters, answer)
 
 
 def arc(row: Row) -> Example:
     """{"question": ..., "choices": {"text": [...], "label": ["A", ...]}, "answerKey": "C"}; labels may be digits."""
-    choices = row["choices"]
-    return choice(_text(row["question"]), _texts(choices["text"]), _texts(choices["label"]), _text(row["answerKey"]))
+    choices = _field(row, "choices", dict)
+    return choice(_text(row, "question"), _texts(choices, "text"), _texts(choices, "label"), _text(row, "answerKey"))
 
 
 def gsm8k(row: Row) -> Example:
     """{"question": ..., "answer": "reasoning with <<3*4=12>> calculator marks\\n#### 12"}"""
-    reply = _text(row["answer"])
+    reply = _text(row, "answer")
     number = final_number(reply)
     if number is None:
         raise ValueError("the answer has no #### number")
-    return ask(_text(row["question"]), re.sub(r"<<[^>]*>>", "", reply), answer=number)
+    return ask(_text(row, "question"), re.sub(r"<<[^>]*>>", "", reply), answer=number)
 
 
 def prompts(row: Row) -> Example:
@@ -55,28 +63,29 @@ def prompts(row: Row) -> Example:
         return gsm8k(row)
     answer = str(row["answer"])
     answer = final_number(answer) or _number(answer)
-    asked = row["prompt"]
-    messages = (Message("user", asked),) if isinstance(asked, str) else _messages(asked)
-    return Example((*messages, Message("assistant", f"#### {answer}")), answer=answer)
+    return Example((*_prompt(row), Message("assistant", f"#### {answer}")), answer=answer)
 
 
 def preference(row: Row) -> Preference:
     """{"prompt": ..., "chosen": ..., "rejected": ...}; the replies are texts, or whole conversations."""
-    chosen, rejected = row["chosen"], row["rejected"]
-    if isinstance(chosen, str):
-        asked = row["prompt"]
-        prompt = (Message("user", _text(asked)),) if isinstance(asked, str) else _messages(asked)
-        return Preference(prompt, _text(chosen), _text(rejected))
-    good, bad = _messages(chosen), _messages(rejected)
-    if good[:-1] != bad[:-1] or len(good) < 2:
-        raise ValueError("chosen and rejected do not answer the same prompt")
-    return Preference(good[:-1], good[-1].content, bad[-1].content)
+    if isinstance(row["chosen"], str):
+        prompt, chosen, rejected = _prompt(row), row["chosen"], _text(row, "rejected")
+    else:
+        (*asked, good), (*also_asked, bad) = _messages(row, "chosen"), _messages(row, "rejected")
+        if not asked or asked != also_asked:
+            raise ValueError("chosen and rejected do not answer the same prompt")
+        if {good.role, bad.role} != {"assistant"}:
+            raise ValueError("chosen and rejected do not end with a reply of the assistant")
+        prompt, chosen, rejected = tuple(asked), good.content, bad.content
+    if chosen == rejected:
+        raise ValueError("chosen and rejected are the same")
+    return Preference(prompt, chosen, rejected)
 
 
 def humaneval(row: Row) -> Example:
     """{"prompt": "def f(...): ...", "canonical_solution": ..., "test": "def check(candidate): ...", "entry_point"}"""
-    tests = f"{_text(row['test'])}\ncheck({_text(row['entry_point'])})"
-    return ask(_text(row["prompt"]), _text(row["canonical_solution"]), tests=tests)
+    tests = f"{_text(row, 'test')}\ncheck({_text(row, 'entry_point')})"
+    return ask(_text(row, "prompt"), _text(row, "canonical_solution"), tests=tests)
 
 
 FORMATS: dict[str, Callable[[Row], Any]] = {
@@ -112,26 +121,48 @@ def is_correct(example: Example, reply: str) -> bool:
 
 def _number(text: str) -> str:
     """In one canonical spelling. Raises ValueError for anything but a finite number."""
-    value = float(text.replace(",", ""))
+    try:
+        value = float(text.replace(",", ""))
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no finite number")
+        raise ValueError(f"the answer {text[:20]!r} is no finite number")
     return str(int(value)) if value == int(value) else str(value)
 
 
-def _messages(rows: Any) -> tuple[Message, ...]:
-    messages = tuple(Message(_text(row["role"]), _text(row["content"])) for row in rows)
-    if not messages or any(message.role not in ("system", "user", "assistant") for message in messages):
-        raise ValueError("messages must be of system, user and assistant")
+# -- fields of a row, of the right type --------------------------------------------------------------------------------
+
+
+def _field(row: Row, name: str, kind: type[T]) -> T:
+    value = row[name]
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is {KINDS.get(type(value), 'something else')}, not {KINDS[kind]}")
+    return value
+
+
+def _text(row: Row, name: str) -> str:
+    return _field(row, name, str)
+
+
+def _texts(row: Row, name: str) -> list[str]:
+    return [_text({name: value}, name) for value in _field(row, name, list)]
+
+
+def _messages(row: Row, name: str) -> tuple[Message, ...]:
+    rows = [_field({name: message}, name, dict) for message in _field(row, name, list)]
+    messages = tuple(Message(_text(message, "role"), _text(message, "content")) for message in rows)
+    if not messages:
+        raise ValueError(f"{name} is empty")
+    if others := [message.role for message in messages if message.role not in ("system", "user", "assistant")]:
+        raise ValueError(f"{name} has one of {others[0][:20]!r}, not of system, user or assistant")
     return messages
 
 
-def _texts(values: Any) -> list[str]:
-    if not isinstance(values, list):
-        raise TypeError(f"{type(values).__name__} where a list should be")
-    return [_text(value) for value in values]
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} where a text should be")
-    return value
+def _prompt(row: Row) -> tuple[Message, ...]:
+    """A text, or messages of which the user has the last."""
+    if isinstance(row["prompt"], str):
+        return (Message("user", row["prompt"]),)
+    messages = _messages(row, "prompt")
+    if messages[-1].role != "user":
+        raise ValueError("the prompt does not end with words of the user")
+    return messages

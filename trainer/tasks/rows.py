@@ -73,7 +73,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def read(files: list[Path], to_example: Callable[[Row], T], report: DataReport, stop: int | None = None) -> list[T]:
-    """At most ``stop`` examples; ``to_example`` raises KeyError, TypeError or ValueError for an unusable row."""
+    """At most ``stop`` examples; ``to_example`` raises KeyError or ValueError for an unusable row."""
     examples: list[T] = []
     for file in files:
         for where, row in _rows(file, report):
@@ -81,7 +81,7 @@ def read(files: list[Path], to_example: Callable[[Row], T], report: DataReport, 
                 return examples
             try:
                 example = to_example(row)
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            except (KeyError, ValueError) as error:
                 report.add(where, f"no field {error}" if isinstance(error, KeyError) else str(error))
                 continue
             if keep(example, report.quality, row):
