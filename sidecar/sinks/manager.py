@@ -59,6 +59,8 @@ class SinkManager:
         self._unbound: dict[str, wire.Hello] = {}
         """By run: of the lowest rank whose sinks could not be started for an error of the disk."""
         self._gates: dict[tuple[str, str], Gate] = {}
+        self._orders: list[tuple[str, str]] = []
+        """Runs and sinks that another process asked for, and that are not yet bound."""
         self._manifests = egress.Manifests(Path(config.dir))
         self._trouble = Trouble(telemetry.sinks)
         self._cursors: Cursors | None = None
@@ -324,11 +326,14 @@ class SinkManager:
         while not self._closing.wait(TICK_SECONDS):
             try:
                 self._measure_lags()
+                cursors = self._open_cursors()
+                bound = list(cursors.all())  # Without our lock, for which the intake waits: these may wait for a disk.
+                self._orders += cursors.take_orders()
                 with self._lock:
                     self._bind_again()
                     for run_id in self._wanted:
                         self._restart_ended(run_id)
-                    self._adopt_late_ones()
+                    self._adopt_late_ones(bound)
                     self._start_as_further_nodes()
                     self._publish()
                     self._trouble.over(self._not_running())
@@ -353,28 +358,34 @@ class SinkManager:
                         self._start(run_id, name)
                 del self._waiting[run_id, name]
 
-    def _adopt_late_ones(self) -> None:
-        """`sidecar sink add` of another process writes a cursor; it is taken up within a second."""
-        for run_id, name in self._open_cursors().all():
+    def _adopt_late_ones(self, bound: Iterable[tuple[str, str]]) -> None:
+        """`sidecar sink add` of another process writes a cursor and an order; they are taken up within a second."""
+        for run_id, name in bound:
             if run_id in self._wanted and name not in self._wanted[run_id] and name in registry.known():
                 log.info("sink %s was added to run %s", name, run_id)
                 self._wanted[run_id].append(name)
                 self._start(run_id, name)
-        for run_id, name in self._open_cursors().take_orders():
+        while self._orders:
+            run_id, name = self._orders[0]
             try:
                 self.add(run_id, name)
             except UserError as error:
                 self._disabled(name, f"disabled: {error.cause}; {error.remedy}")
+            del self._orders[0]  # Where the disk is full it stays, and is tried again.
 
     def _measure_lags(self) -> None:
         """For sinks that are stuck and cannot say how far behind they are."""
         with self._lock:
             behind = [runner for runner in self._runners.values() if runner.is_behind]
         for run_id in {runner.run_id for runner in behind}:
-            with contextlib.closing(JournalReader(self._store.path(run_id))) as reader:
-                for runner in behind:
-                    if runner.run_id == run_id:
+            own = [runner for runner in behind if runner.run_id == run_id]
+            try:
+                with contextlib.closing(JournalReader(self._store.path(run_id))) as reader:
+                    for runner in own:
                         runner.measure_lag(reader)
+            except DISK_ERRORS:  # Its journal was removed, say, as its runner will find out. Other runs go on.
+                for runner in own:
+                    runner.health.lag_events = runner.health.lag_seconds = None
 
     def _publish(self) -> None:
         """One SinkHealth per sink name: that of its newest run, with the counts of all."""

@@ -6,6 +6,7 @@ Never: leaves a part that is not whole, or says of rows that it only gathered th
 written the journal has them.
 """
 
+import os
 import re
 import time
 from array import array
@@ -21,6 +22,8 @@ from sidecar.sinks.long import COLUMNS, text_of
 
 PART_VALUES = 200_000
 PART_SECONDS = 60.0
+MARK = b"PAR1"
+_PART = re.compile(r"part-\d+-(\d+)\.parquet").fullmatch
 
 
 class ParquetSink(Sink):
@@ -144,7 +147,20 @@ class Part:
 
 
 def _on_disk(directory: Path) -> int:
+    """The number of the first row that is not there. A power cut may leave the last parts with their names and
+    without their content, which nobody can read: they are removed, and their rows come again."""
     for draft in directory.glob("*.draft"):
         draft.unlink()
-    ends = [re.fullmatch(r"part-\d+-(\d+)\.parquet", path.name) for path in directory.iterdir()]
-    return max((int(match[1]) for match in ends if match), default=0)
+    parts = sorted((int(match[1]), path) for path in directory.iterdir() if (match := _PART(path.name)))
+    while parts and not _is_whole(parts[-1][1]):
+        parts.pop()[1].unlink()
+    return parts[-1][0] if parts else 0
+
+
+def _is_whole(path: Path) -> bool:
+    """Every Parquet file begins and ends with its mark."""
+    with path.open("rb") as file:
+        head = file.read(len(MARK))
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - len(MARK)))
+        return size > 2 * len(MARK) and head == file.read() == MARK

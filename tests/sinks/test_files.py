@@ -114,6 +114,22 @@ def test_after_a_kill_or_a_power_cut_the_file_is_repaired_and_not_believed(tmp_p
     assert path.read_bytes() == whole
 
 
+@pytest.mark.parametrize("left", [b"", b"PAR1", b"PAR1" + bytes(500)])
+def test_parquet_parts_that_a_power_cut_emptied_are_written_again(tmp_path: Path, left: bytes) -> None:
+    run = Run(tmp_path)
+    for first in (0, 5, 10):
+        run.steps(first, first + 4)
+        with Manager(run, "parquet") as manager:
+            manager.drain()
+    parts = sorted((tmp_path / "files" / "run-1.parquet").iterdir())
+    assert len(parts) == 3
+    for path in parts[1:]:
+        path.write_bytes(left)
+    with Manager(run, "parquet") as manager:
+        manager.drain()
+    assert values_of(tmp_path, "parquet") == [(step, 4.0 / (1 + step)) for step in range(15)]
+
+
 def test_a_killed_parquet_child_loses_nothing_that_it_had_gathered(tmp_path: Path) -> None:
     run = Run(tmp_path)
     with Manager(run, "parquet") as manager:

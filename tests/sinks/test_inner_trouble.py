@@ -152,6 +152,27 @@ def test_cursors_that_cannot_be_opened_are_said_and_the_sinks_start_once_they_ca
     assert [step for step, _ in values_of(tmp_path, "jsonl")] == list(range(5))
 
 
+def test_a_run_whose_journal_is_gone_keeps_no_other_run_from_a_sink_added_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager_module, "TICK_SECONDS", 0.02)
+    gone, other = Run(tmp_path), Run(tmp_path, "run-2", session=8)
+    other.steps(0, 4)
+    cursors = Cursors(tmp_path / "cursors.sqlite")
+    cursors.pause("run-1", "jsonl", True)
+    with Manager(gone, "jsonl") as manager:
+        gone.steps(0, 4)
+        manager.manager.notify("run-1")
+        until(lambda: manager.health("jsonl").lag_events == 5)
+        for path in tmp_path.glob("runs/run-1-*"):
+            path.unlink()
+        until(lambda: manager.health("jsonl").lag_events is None)
+        cursors.order("run-2", "csv")
+        until(lambda: (found := manager.manager.health("run-2", "csv")) is not None and found.delivered_rows)
+        cursors.pause("run-1", "jsonl", False)
+    assert (tmp_path / "files" / "run-2.csv").read_text().count(",step,train/loss,") == 5
+
+
 def test_a_full_disk_under_the_cursors_is_one_line_a_reason_and_none_of_it_stays_when_it_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
