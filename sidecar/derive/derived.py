@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sidecar.derive import mixture, progress
-from sidecar.derive.smoothing import perplexity, smooth
+from sidecar.derive.smoothing import has_perplexity, perplexity, smooth
 from sidecar.derive.throughput import Point
 from sidecar.state import Join, RunState
 
@@ -35,7 +35,8 @@ def derived_metrics(state: RunState, join: Join, loss: float | None, point: Poin
         average = smooth(state, loss)
         if average is not None:
             out["train/loss_ema"] = average
-        out["train/perplexity"] = perplexity(loss)
+        if has_perplexity(state):
+            out["train/perplexity"] = perplexity(loss)
     elapsed_ns = point[0] - oldest[0]
     steps_per_second = tokens_per_second = None
     if elapsed_ns > 0 and point[3] > oldest[3]:

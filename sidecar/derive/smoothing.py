@@ -1,7 +1,7 @@
-"""The smoothed loss: an exponential moving average with bias correction.
+"""The smoothed loss, an exponential moving average with bias correction, and the perplexity.
 
-Given: losses one by one. Hands on: the average. Never: takes
-a value that is not finite, because the average would stay so for ever.
+Given: losses one by one. Hands on: the average. Never: takes a value that is not finite, because the average would stay
+so for ever.
 """
 
 import math
@@ -9,6 +9,7 @@ import math
 from sidecar.state import RunState
 
 DECAY = 0.9  # As in nanochat's training loop.
+OTHER_LOSSES = frozenset(("dpo", "ppo", "grpo", "rl"))
 
 
 def smooth(state: RunState, loss: float) -> float | None:
@@ -22,6 +23,11 @@ def smooth(state: RunState, loss: float) -> float | None:
 def smoothed(state: RunState) -> float | None:
     weight = 1 - state.ema_weight
     return state.ema / weight if weight else None
+
+
+def has_perplexity(state: RunState) -> bool:
+    """Whether the loss is a mean negative log-likelihood: that of preference and policy training is not."""
+    return state.stage not in OTHER_LOSSES
 
 
 def perplexity(loss: float) -> float:

@@ -164,7 +164,8 @@ def _learning(out: RunSnapshot, state: RunState) -> None:
     latest, _ = latest_of(state)
     out.loss, out.loss_state = finite(_number(state.loss if state.loss is not None else latest.get("train/loss")))
     out.loss_smoothed = smoothing.smoothed(state)
-    if out.loss is not None:
+    has_perplexity = smoothing.has_perplexity(state)
+    if out.loss is not None and has_perplexity:
         out.perplexity = finite(smoothing.perplexity(out.loss))[0]
     out.learning_rate = finite(_number(latest.get("train/learning_rate")))[0]
     out.grad_norm, out.grad_norm_state = finite(_number(latest.get("train/grad_norm")))
@@ -175,7 +176,7 @@ def _learning(out: RunSnapshot, state: RunState) -> None:
         if name.startswith("val/") and alias in latest:
             out.val.setdefault(name[4:], finite(_number(latest[alias]))[0])
     loss = out.val.get("loss")
-    if loss is not None:
+    if loss is not None and has_perplexity:
         out.val.setdefault("perplexity", finite(smoothing.perplexity(loss))[0])
 
 

@@ -12,7 +12,7 @@ _gauges = partial(table, "gauge", "derived")
 TRAINING = _gauges(
     ("train/global_step", "steps", "Optimizer steps done; goes on over a resume", "training_step"),
     ("train/loss_ema", "nats", "Loss smoothed exponentially (0.9) with bias correction", "training_loss_smoothed"),
-    ("train/perplexity", "", "exp(train/loss); +Inf where a double overflows", "training_perplexity"),
+    ("train/perplexity", "", "exp(train/loss), +Inf beyond a double; not in dpo, ppo and rl", "training_perplexity"),
     ("train/tokens_per_second", "tokens/s", "Input tokens a second, all ranks, sliding window of wall time",
      "training_tokens_per_second"),
     ("train/samples_per_second", "samples/s", "Samples a second, all ranks, same window",

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar import wire
 from sidecar.derive.anomalies import push
 from sidecar.derive.smoothing import DECAY, perplexity, smooth
+from sidecar.derive.snapshot import snapshot
 from sidecar.metrics import CORE_NAMES
 from sidecar.state import RunState, Statistic
 from tests.derive.stream import Process, derived, projected
@@ -29,6 +31,18 @@ def test_a_loss_that_is_not_finite_leaves_the_smoothed_loss_as_it_was() -> None:
     state = RunState("r")
     smooth(state, 2.0)
     assert smooth(state, math.nan) == smooth(state, math.inf) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("stage", "known"), [("sft", True), (None, True), ("dpo", False), ("ppo", False), ("rl", False)]
+)
+def test_only_a_likelihood_has_a_perplexity(stage: str | None, known: bool) -> None:
+    p = Process()
+    records = [p.step(1, loss=0.5), p.record(wire.Log, step=1, metrics={"val/loss": 0.25})]
+    projector, rows = projected(records, p.hello(stage=stage))
+    shown = snapshot(projector.state, now_ns=p.wall_ns)
+    found = "train/perplexity" in derived(rows)[1], shown.perplexity is not None, "perplexity" in shown.val
+    assert found == (known, known, known)
 
 
 def test_perplexity_is_infinite_where_a_double_overflows_and_nan_for_nan() -> None:
