@@ -70,6 +70,7 @@ class Loop:
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(config.seed)  # Every rank draws the same weights ...
         self.gpt = build_model(config, weights).to(world.device)
+        self.gpt.checkpoint_activations = config.checkpoint_activations
         torch.manual_seed(config.seed + 1 + world.rank)  # ... and its own dropout.
         self.raw_model = stage.wrap_model(self.gpt)  # Before resuming: a DPO checkpoint brings its own reference.
         self.optimizer = build_optimizer(self.raw_model, config)

@@ -21,7 +21,6 @@ class ModelConfig:
     seq_len: int = 128
     dropout: float = 0.0
     tie_weights: bool = False
-    checkpoint_activations: bool = False
 
     @property
     def head_dim(self) -> int:
@@ -124,6 +123,8 @@ class GPT(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_activations = False
+        """Compute activations again in the backward pass instead of keeping them?"""
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -148,7 +149,7 @@ class GPT(nn.Module):
             cos, sin = (table[0, 0, cache.positions][:, None, None] for table in (self.cos, self.sin))
         x = rms_norm(self.embedding(tokens))
         for block in self.blocks:
-            if self.config.checkpoint_activations and torch.is_grad_enabled():
+            if self.checkpoint_activations and torch.is_grad_enabled():
                 x = checkpoint(block, x, cos, sin, use_reentrant=False)
             else:
                 x = block(x, cos, sin, cache)

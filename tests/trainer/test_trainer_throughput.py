@@ -57,15 +57,22 @@ def test_the_compiler_sees_one_graph_and_changes_nothing(trained, monkeypatch, s
     assert compiled.phases.count("compile") == 2
 
 
-def test_activations_computed_twice_give_the_same_gradients(trained, monkeypatch) -> None:
+def test_activations_computed_twice_give_the_same_gradients_also_from_a_resume_on(
+    trained, monkeypatch, tmp_path
+) -> None:
     calls: list[object] = []
     real = torch.utils.checkpoint.checkpoint
     monkeypatch.setattr("trainer.model.checkpoint", lambda *a, **k: calls.append(1) or real(*a, **k))
     twice = trained(steps=3, dropout=0.1, checkpoint_activations=True)
     assert len(calls) == 3
-    once = trained(steps=3, dropout=0.1)
+    once = trained(steps=3, dropout=0.1, out=str(tmp_path), checkpoint_freq=2)
     assert len(calls) == 3, "only on demand"
     assert [step["grad_norm"] for step in twice.steps] == [step["grad_norm"] for step in once.steps]
+    rest = trained(
+        steps=3, dropout=0.1, checkpoint_activations=True, resume=str(tmp_path / "pretrain/checkpoint_000002.pt")
+    )
+    assert len(calls) == 4
+    assert rest.losses == once.losses[2:]
 
 
 def test_the_fused_optimizer_steps_as_the_plain_one() -> None:
