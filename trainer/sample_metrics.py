@@ -56,15 +56,18 @@ class NgramModel:
     """Of the longer context, where it was seen at all."""
 
     def __init__(self, documents: Iterable[bytes]) -> None:
-        self.counts = [Counter[bytes]() for _ in range(ORDER + 1)]
+        self.counts, self.contexts = Counter[bytes](), Counter[bytes]()
+        """How often each piece of one to ORDER bytes occurs, and how often each piece is followed by another byte."""
         left = BYTES_MAX
         for document in documents:
             text = document[:left]
             left -= len(text)
-            for size in range(ORDER + 1):
-                self.counts[size].update(text[i : i + size] for i in range(len(text) - size + 1))
+            for size in range(1, ORDER + 1):
+                self.counts.update(text[i : i + size] for i in range(len(text) - size + 1))
             if left <= 0:
                 break
+        for piece, count in self.counts.items():
+            self.contexts[piece[:-1]] += count
 
     def perplexity(self, texts: Iterable[str]) -> float | None:
         """exp of the mean nats per byte over all texts; None if they are empty."""
@@ -81,8 +84,8 @@ class NgramModel:
         probability = 1 / 256
         for size in range(1, len(piece) + 1):
             end = piece[-size:]
-            before = self.counts[size - 1][end[:-1]]
-            if not before:
+            followed = self.contexts[end[:-1]]
+            if not followed:
                 break
-            probability = self.WEIGHT * self.counts[size][end] / before + (1 - self.WEIGHT) * probability
+            probability = self.WEIGHT * self.counts[end] / followed + (1 - self.WEIGHT) * probability
         return probability

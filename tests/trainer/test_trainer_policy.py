@@ -364,5 +364,15 @@ def test_the_reference_finds_its_own_text_likely_and_noise_unlikely() -> None:
     assert reference.perplexity([""]) is None
 
 
+def test_the_references_probabilities_add_up_to_one_after_whatever_was_read() -> None:
+    """Also after what ends a document, and so was seen without a successor."""
+    reference = NgramModel([b"abcab", b"xy", b"z", b""])
+    for read in (b"", b"a", b"ab", b"bc", b"xy", b"y", b"z", b"??", b"?a"):
+        assert sum(reference._probability(read + bytes([byte])) for byte in range(256)) == pytest.approx(1)
+    assert reference._probability(b"abc") == pytest.approx(
+        0.75 * 1 + 0.25 * (0.75 * 1 + 0.25 * (0.75 / 8 + 0.25 / 256))
+    )
+
+
 def test_a_prompt_ends_where_the_assistant_begins() -> None:
     assert render_prompt(CHOICES[0].prompt)[-1] == 259
