@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
 
     from sidecar.sinks import late
     from sidecar.sinks.audit import audit
-    from sidecar.sinks.manager import identity_of_machine
+    from sidecar.sinks.factory import identity_of_machine
     from sidecar.store import Store
 
     config = shared.load(options).config

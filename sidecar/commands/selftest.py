@@ -182,7 +182,7 @@ def _shutdown(made: "Trial") -> str:
 def _privacy(made: "Trial") -> str:
     """What real wandb wrote is read back."""
     from sidecar.sinks.audit import audit
-    from sidecar.sinks.manager import identity_of_machine
+    from sidecar.sinks.factory import identity_of_machine
 
     report = audit(made.config.data_directory, RUN, identity_of_machine(), Path(made.environ["WANDB_DIR"]))
     if not report.clean:

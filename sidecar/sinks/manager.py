@@ -6,31 +6,23 @@ Never: blocks its callers (they are the intake), or lets one sink's trouble reac
 
 import contextlib
 import logging
-import os
-import random
-import socket
 import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from sidecar import wire
 from sidecar.errors import UserError
-from sidecar.follow import Follower
 from sidecar.journal import JournalReader
 from sidecar.sinks import egress, registry
-from sidecar.sinks.base import Sink, SinkContext, Unavailable, reason_of
-from sidecar.sinks.cursors import Cursor, Cursors, cannot_be_used
-from sidecar.sinks.deadletters import DeadLetters
+from sidecar.sinks.base import Unavailable, reason_of
+from sidecar.sinks.cursors import Cursors, cannot_be_used
+from sidecar.sinks.factory import RunnerFactory
 from sidecar.sinks.health import joined
-from sidecar.sinks.isolate import IsolatedSink
 from sidecar.sinks.period import CONFIGURED, split
-from sidecar.sinks.privacy import Gate, Identity
 from sidecar.sinks.runner import SinkRunner
-from sidecar.sinks.source import Policy, Source
+from sidecar.sinks.source import Policy
 from sidecar.sinks.trouble import DISK_ERRORS, Trouble
 from sidecar.store import Store
 from sidecar.telemetry import SinkHealth, Telemetry
@@ -58,7 +50,7 @@ class SinkManager:
         """Sinks that wait for rank 0, and since when."""
         self._unbound: dict[str, wire.Hello] = {}
         """By run: of the lowest rank whose sinks could not be started for an error of the disk."""
-        self._gates: dict[tuple[str, str], Gate] = {}
+        self._factory = RunnerFactory(config, store, self._policy)
         self._orders: list[tuple[str, str]] = []
         """Runs and sinks that another process asked for, and that are not yet bound."""
         self._manifests = egress.Manifests(Path(config.dir))
@@ -148,7 +140,7 @@ class SinkManager:
                 log.warning("sink %s of run %s did not end in time", runner.name, runner.run_id)
                 runner.abandon()
         self._ticker.join(max(0.0, deadline - time.monotonic()))
-        self._manifests.write(self._gates)
+        self._manifests.write(self._factory.gates)
         self._publish()
         if self._cursors is not None and all(runner.ended for runner in runners):
             self._cursors.close()
@@ -243,7 +235,7 @@ class SinkManager:
             self._disabled(name, f"disabled: {RUNNERS_MAX} sinks are running already")
             return None
         try:
-            runner = self._make(run_id, name, existing.health if existing else None)
+            runner = self._factory.make(run_id, name, self._open_cursors(), existing.health if existing else None)
         except UserError as error:
             self._disabled(name, f"disabled: {error.cause}; {error.remedy}")
             return None
@@ -261,54 +253,6 @@ class SinkManager:
             runner = self._runners.get((run_id, name))
             if runner is not None and runner.has_news:
                 self._start(run_id, name)
-
-    def _make(self, run_id: str, name: str, health: SinkHealth | None) -> SinkRunner:
-        kind = registry.load(name)
-        data_dir = Path(self._config.dir)
-        allow = list(self._config.allow)
-        context = SinkContext(sink=name, data_dir=str(data_dir), options=self._options(name), allow=allow)
-        isolated = getattr(kind, "isolated", False)
-        sink: Sink
-        if isolated:
-            sink = IsolatedSink(registry.target_of(name), context, getattr(kind, "environment", ()))
-        else:
-            sink = kind(context)  # type: ignore[call-arg]
-        gate = None
-        if getattr(kind, "leaves_machine", True):
-            files = getattr(kind, "sends_files", False)
-            gate = self._gates.get((run_id, name)) or Gate(
-                run_id, name, allow, self._config.allow_config, identity_of_machine(), sends_files=files,
-                before=egress.of_sink(data_dir, run_id, name),
-            )  # fmt: skip
-            self._gates[run_id, name] = gate
-        policy = self._policy_of(kind)
-        return SinkRunner(
-            run_id, name, sink, lambda start: self._open_source(run_id, start, policy), self._open_cursors(),
-            DeadLetters(data_dir / "dead-letters", run_id, name), gate=gate, policy=policy,
-            health=health, random=random.random,
-        )  # fmt: skip
-
-    def _policy_of(self, kind: type[Sink]) -> Policy:
-        """The period is for what leaves the machine; spellings and one rank are for what people look at."""
-        own: dict[str, Any] = {} if getattr(kind, "leaves_machine", True) else {"period_steps": None}
-        if not getattr(kind, "spelled", True):
-            own["names"] = None
-        for field in ("one_rank", "one_row_per_step"):
-            own[field] = getattr(kind, field, False)
-        return msgspec.structs.replace(self._policy, **own)
-
-    def _options(self, name: str) -> dict[str, Any]:
-        """The configuration's fields that begin with the sink's name: wandb_entity is {"entity": ...} for wandb."""
-        fields = getattr(type(self._config), "__struct_fields__", None) or vars(self._config)
-        prefix = f"{name}_"
-        found = {
-            field.removeprefix(prefix): getattr(self._config, field) for field in fields if field.startswith(prefix)
-        }
-        return {key: value for key, value in found.items() if value is not None}
-
-    def _open_source(self, run_id: str, start: Cursor, policy: Policy) -> Source:
-        path = self._store.path(run_id)
-        return Source(lambda number: Follower(path, run_id, number_max=number), start, policy)
 
     def _open_cursors(self) -> Cursors:
         if self._cursors is None:
@@ -338,7 +282,7 @@ class SinkManager:
                     self._publish()
                     self._trouble.over(self._not_running())
                 if time.monotonic() >= next_manifest:
-                    self._manifests.write(self._gates)
+                    self._manifests.write(self._factory.gates)
                     next_manifest = time.monotonic() + MANIFEST_SECONDS
             except Exception as error:  # noqa: BLE001 - task boundary: one failed reading must not end the ticker.
                 with self._lock:
@@ -394,16 +338,3 @@ class SinkManager:
             by_name.setdefault(name, []).append(runner.health)
         for name, healths in by_name.items():
             self._telemetry.sinks[name] = healths[0] if len(healths) == 1 else joined(healths)
-
-
-def identity_of_machine() -> Identity:
-    """The words by which this user and host could be recognised."""
-    words = [socket.gethostname(), socket.gethostname().partition(".")[0]]
-    try:
-        import pwd
-
-        entry = pwd.getpwuid(os.getuid())
-        words += [entry.pw_name, entry.pw_gecos.partition(",")[0], os.path.basename(entry.pw_dir)]
-    except (ImportError, KeyError):
-        pass
-    return Identity.of(*words, *(os.environ.get(name, "") for name in ("USER", "LOGNAME")))
