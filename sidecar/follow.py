@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sidecar.journal import Checkpoint, JournalReader, Record
 from sidecar.rows import Projector, Row
-from sidecar.state import dump, load
+from sidecar.state import RunState, dump, load
 
 log = logging.getLogger("sidecar.follow")
 
@@ -25,10 +25,13 @@ class Follower:
         (``from_checkpoint=False``, or there is none) at the first row that is still there."""
         self.reader = JournalReader(path)
         checkpoint = self.reader.checkpoint(number_max) if from_checkpoint else None
-        checkpoint = checkpoint or self.reader.first_checkpoint()
-        if checkpoint is None and self.reader.last_row() == 0:  # All events were removed: start after them.
-            checkpoint = self.reader.checkpoint()
-        self.projector = Projector(run_id, load(checkpoint.state) if checkpoint else None)
+        state = _state_of(checkpoint)
+        if state is None:
+            checkpoint = self.reader.first_checkpoint()
+            if checkpoint is None and self.reader.last_row() == 0:  # All events were removed: start after them.
+                checkpoint = self.reader.checkpoint()
+            state = _state_of(checkpoint)
+        self.projector = Projector(run_id, state)
         self.checkpoint_history = checkpoint.history if checkpoint else None
         self.row = checkpoint.row if checkpoint else 0
         """The last row read."""
@@ -83,3 +86,12 @@ class Follower:
         self._greeted.add(session)
         if (found := self.reader.greeting_of(session)) is not None:
             self.projector.greet(*found)
+
+
+def _state_of(checkpoint: Checkpoint | None) -> RunState | None:
+    """None where a sidecar of another version wrote it and this one cannot read it: its events are folded again."""
+    try:
+        return load(checkpoint.state) if checkpoint else None
+    except ValueError as error:
+        log.warning("a checkpoint cannot be read, so what came before it is read again: %s", error)
+        return None

@@ -303,6 +303,21 @@ def test_a_damaged_checkpoint_is_not_begun_from(tmp_path: Path) -> None:
         assert reader.first_checkpoint() is None
 
 
+def test_a_checkpoint_of_another_version_is_not_begun_from(tmp_path: Path) -> None:
+    """A field whose type has changed must cost some folding, not the view of the run."""
+    journal = fill(tmp_path / "j")
+    with contextlib.closing(Follower(tmp_path / "j", "r")) as follower:
+        expected = [row for _, rows in follower.read(100) for row in rows]
+    journal.checkpoint(Checkpoint(4, 24, msgspec.msgpack.encode({"run_id": "r", "tokens": "many"}), None))
+    with contextlib.closing(Follower(tmp_path / "j", "r")) as follower:
+        assert [row for _, rows in follower.read(100) for row in rows] == expected
+    journal.drop_through(4)
+    with contextlib.closing(Follower(tmp_path / "j", "r")) as follower:
+        assert (follower.row, follower.number) == (4, 24)  # What sinks have delivered is counted from the beginning.
+        assert [row.step for _, rows in follower.read(100) for row in rows if row.kind == "step"] == [*range(12, 30)]
+    journal.close()
+
+
 def test_a_salvaged_journal_keeps_what_stands_for_the_events_that_retention_removed(tmp_path: Path) -> None:
     journal = fill(tmp_path / "j", frames=120, events=8)
     journal.checkpoint(Checkpoint(40, 320, b"state-40", None))
