@@ -301,7 +301,8 @@ def _hardware(out: RunSnapshot, state: RunState) -> None:
     out.host = dict(state.host)
     attributed = _attributed_gpus(state)
     for uuid, gpu in sorted(state.gpus.items(), key=_gpu_order):
-        out.gpus.append({"uuid": uuid, **gpu.readings, "attributed": uuid in attributed})
+        is_attributed = gpu.readings.get("parent_uuid", uuid) in attributed  # A MIG slice is its GPU's.
+        out.gpus.append({"uuid": uuid, **gpu.readings, "attributed": is_attributed})
     out.energy_joules = _energy_joules(attributed.values())
     present = [gpu for gpu in out.gpus if not gpu.get("lost")]
     lost = f"all {len(out.gpus)} GPUs are lost" if out.gpus else "no GPU reading has been received"

@@ -285,6 +285,8 @@ def test_a_mig_slice_stands_for_its_gpu() -> None:
     slices = {"uuid": "A-1", "parent_uuid": "A", "processes": [{"pid": 900, "trainer_pid": 70}]}
     before, after = (gpu("A", 100.0), slices, gpu("B", 200.0)), (gpu("A", 110.0), slices, gpu("B", 220.0))
     assert energy(Process(), before, after) == 10.0
+    shown = {each["uuid"]: each["attributed"] for each in hardware(Process(), before, after).gpus}
+    assert shown == {"A": True, "A-1": True, "B": False}
 
 
 def test_json_has_null_and_a_state_where_a_value_is_not_finite() -> None:

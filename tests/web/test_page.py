@@ -104,6 +104,7 @@ def test_every_section_shows_the_published_values(full: Server, browser: Browser
         ("#legend-states", "productive"), ("#legend-phases", "backward"), ("#mixture", "fineweb-edu"),
         ("#mixture", "12.04 epochs"), ("#ranks", "node-0"), ("#gpus", "GPU 3"), ("#gpus", "sw power cap"),
         ("#gpus > :nth-child(4)", "not used by this run"),
+        ("#gpu-note", "this run uses 3 of 4 GPUs, 1.923 kW together"),
         ("#host-tiles", "41 %"), ("#sinks", "wandb login"), ("#sinks", "40 rows"), ("#self", "bad magic 2"),
         ("#link-text", "live"), ("#all", "custom/metric_39"), ("#config", "124,000,000"),
     ):

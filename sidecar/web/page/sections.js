@@ -182,8 +182,9 @@ function rankRow(s, r, median, fastest, ahead) {
 
 function renderHardware(s) {
   const gpus = s.gpus || [], host = s.host || {};
-  const watts = gpus.reduce((sum, g) => sum + (g.power_watts || 0), 0);
-  say("gpu-note", gpus.length ? `${gpus.length} GPU${gpus.length > 1 ? "s" : ""}${watts ? `, ${short(watts, "W")} together` : ""}` : `no GPU: ${s.gpu?.reason || "no reading yet"}`);
+  const own = gpus.filter((g) => g.attributed !== false), watts = own.reduce((sum, g) => sum + (g.power_watts || 0), 0);
+  const number = own.length < gpus.length ? `this run uses ${own.length} of ${gpus.length} GPUs` : `${gpus.length} GPU${gpus.length > 1 ? "s" : ""}`;
+  say("gpu-note", gpus.length ? `${number}${watts ? `, ${short(watts, "W")} together` : ""}` : `no GPU: ${s.gpu?.reason || "no reading yet"}`);
   put("gpus", gpus.slice(0, GPUS_MAX).map(gpuCard));
   put("host-tiles", [
     tile("host CPU", percent(host.cpu_percent, 0), isNumber(host.cpu_count) ? `${count(host.cpu_count)} cores` : ""),
