@@ -22,7 +22,6 @@ from trainer.tokenizer import IDENTITY
 from trainer.weights import DEFAULT_FOLDER
 
 PROMPTS_MAX = 3
-REPLY_TOKENS = 32
 TRUNCATED_SHARE_MAX = 0.02
 """More truncated conversations than this are worth a remark."""
 
@@ -60,12 +59,11 @@ class ChatStage(Stage):
 
     def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
         numbers = super().validate(model, iters, world)
-        limits: dict[str, Any] = {
-            "max_examples": self.eval_examples,
-            "reply_tokens": min(REPLY_TOKENS, model.config.seq_len // 4),
-        }
         with self.autocast():
-            return numbers | evaluate_tasks(model, self.eval_tasks, world, seed=self.seed, **limits)
+            return numbers | evaluate_tasks(
+                model, self.eval_tasks, world, max_examples=self.eval_examples, seed=self.seed,
+                reply_tokens=max(1, model.config.seq_len // 4),
+            )  # fmt: skip
 
     def _prepared(self, config: MidtrainConfig, mixture: TaskMixture[Example]) -> tuple[Prepared, bool]:
         def make() -> Prepared:

@@ -22,8 +22,6 @@ from trainer.tasks.formats import is_correct
 from trainer.tokenizer import PAD
 
 CHUNK = 64
-REPLY_TOKENS = 96
-PROGRAM_TOKENS = 200
 
 
 def evaluate_tasks(
@@ -35,10 +33,11 @@ def evaluate_tasks(
     seed: int = 0,
     allow_code: bool = False,
     pass_k_samples: int = 4,
-    reply_tokens: int = REPLY_TOKENS,
+    reply_tokens: int | None = None,
 ) -> dict[str, float]:
     """Accuracy on the first ``max_examples`` examples of each task that has answers; for programs, and only with
-    ``allow_code``, pass@1 and pass@``pass_k_samples``."""
+    ``allow_code``, pass@1 and pass@``pass_k_samples``. Replies may have ``reply_tokens``; None: half of the context."""
+    reply_tokens = reply_tokens or max(1, model.config.seq_len // 2)
     numbers: dict[str, float] = {}
     accuracies, normalized = [], []
     with evaluation_mode(model):
@@ -83,7 +82,7 @@ def _score(model: GPT, examples: Sequence[Example], seed: int, pass_k_samples: i
         return Score()
     if examples[0].tests:
         k = pass_k_samples
-        passing = [count_passing_programs(model, example, k, seed) for example in examples]
+        passing = [count_passing_programs(model, example, k, seed, reply_tokens) for example in examples]
         return Score(
             correct=sum(estimate_pass_at_k(k, n, 1) for n in passing),
             passed=sum(estimate_pass_at_k(k, n, k) for n in passing),
@@ -112,9 +111,7 @@ def multiple_choice_correct(model: GPT, examples: Sequence[Example]) -> list[boo
     return correct
 
 
-def exact_match_correct(
-    model: GPT, examples: Sequence[Example], seed: int, reply_tokens: int = REPLY_TOKENS
-) -> list[bool]:
+def exact_match_correct(model: GPT, examples: Sequence[Example], seed: int, reply_tokens: int) -> list[bool]:
     """Is the number behind #### in the greedy reply the right one?"""
     correct = []
     for first in range(0, len(examples), CHUNK):
@@ -125,10 +122,10 @@ def exact_match_correct(
     return correct
 
 
-def count_passing_programs(model: GPT, example: Example, samples: int, seed: int) -> int:
+def count_passing_programs(model: GPT, example: Example, samples: int, seed: int, reply_tokens: int) -> int:
     """How many of ``samples`` programs that the model writes pass the example's tests."""
     prompt = chat.render_prompt(example.prompt)
-    replies = generate_replies(model, [prompt] * samples, PROGRAM_TOKENS, seed=seed, temperature=0.8)
+    replies = generate_replies(model, [prompt] * samples, reply_tokens, seed=seed, temperature=0.8)
     question = example.prompt[-1].content
     return sum(sandbox.passes(f"{question}{chat.reply_of(reply)}\n{example.tests}\n") for reply in replies)
 

@@ -300,8 +300,22 @@ def test_a_number_is_right_by_exact_match_however_it_was_reached(monkeypatch) ->
     replies = ["#### 4", "because 5-1=4 #### 4.0", "2+2=4", "#### 44"]
     said = [[*reply.encode(), ASSISTANT_END] for reply in replies]
     monkeypatch.setattr("trainer.task_eval.generate_replies", lambda *_, **__: said)
-    assert exact_match_correct(GPT(TINY), asked, seed=0) == [True, True, False, False]
+    assert exact_match_correct(GPT(TINY), asked, seed=0, reply_tokens=9) == [True, True, False, False]
     assert evaluate_tasks(GPT(TINY), {"GSM8K": asked}, HERE, max_examples=4)["eval/gsm8k_acc"] == 0.5
+
+
+def test_replies_have_half_of_the_context_to_reach_their_answer_in(monkeypatch) -> None:
+    """GSM8K's solutions take some 300 bytes, HumanEval's 200: a fixed small limit would make every answer wrong."""
+    room: list[int] = []
+    monkeypatch.setattr(
+        "trainer.task_eval.generate_replies", lambda _, asked, n, **__: room.append(n) or [[]] * len(asked)
+    )
+    tasks = {"GSM8K": [ask("?", "#### 1", answer="1")], "HumanEval": [ask("?", "", tests="x")]}
+    for seq_len in (64, 2048):
+        model = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=16, seq_len=seq_len))
+        evaluate_tasks(model, tasks, HERE, max_examples=1, allow_code=True)
+    evaluate_tasks(model, {"GSM8K": tasks["GSM8K"]}, HERE, max_examples=1, reply_tokens=7)
+    assert room == [32, 32, 1024, 1024, 7]
 
 
 def test_accuracy_is_normalised_against_guessing_and_averaged_over_tasks() -> None:
@@ -329,7 +343,7 @@ def test_programs_are_judged_by_running_them_and_only_on_demand(monkeypatch) -> 
     monkeypatch.setattr(
         "trainer.task_eval.generate_replies", lambda *_, **__: [[*b"    return 1\n"], [*b"    return 2\n"]]
     )
-    assert count_passing_programs(GPT(TINY), problem, samples=2, seed=0) == 1
+    assert count_passing_programs(GPT(TINY), problem, samples=2, seed=0, reply_tokens=9) == 1
     assert evaluate_tasks(GPT(TINY), {"HumanEval": [problem]}, HERE, max_examples=1) == {}
     options = {"max_examples": 1, "allow_code": True, "pass_k_samples": 2}
     numbers = evaluate_tasks(GPT(TINY), {"HumanEval": [problem]}, HERE, **options)
