@@ -8,6 +8,7 @@ the same transaction as its events, so "committed" and "will not be taken twice"
 """
 
 import contextlib
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
@@ -244,7 +245,7 @@ class JournalReader:
         self.bad_records = 0
         """Records that are no event of this version even after their bad values were dropped."""
         address = path.absolute().as_uri()  # Quoted: a "#" or "?" in the path would end it otherwise.
-        options = "mode=ro&immutable=1" if is_settled else "mode=ro"
+        options = "mode=ro&immutable=1" if is_settled or _is_archived(path) else "mode=ro"
         self._db = sqlite3.connect(f"{address}?{options}", uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
         self._parts: dict[int, list[bytes]] = {}
         self._streams_by_id: dict[int, tuple[int, int]] = {}  # stream id -> (rank, session)
@@ -370,6 +371,16 @@ class JournalReader:
                 yield Record(row, rank, session, seq, received_ns, repaired)
             elif session not in self._parts:
                 self.bad_records += 1
+
+
+def _is_archived(path: Path) -> bool:
+    """Whether SQLite could not put its files beside the journal, as on a read-only mount, and need not."""
+    if os.access(path.parent, os.W_OK):
+        return False
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size == 0
+    except FileNotFoundError:
+        return True
 
 
 def _streams(db: sqlite3.Connection, where: str = "", values: tuple[Any, ...] = ()) -> list[Stream]:

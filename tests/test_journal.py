@@ -116,6 +116,19 @@ def test_a_closed_journal_is_one_file_even_while_somebody_has_it_open(tmp_path: 
     assert steps_in(tmp_path / "copy") == list(range(120))
 
 
+def test_an_archived_journal_is_read_where_no_file_can_be_put_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read-only mount, told as such here; SQLite's own files would be put there otherwise."""
+    journal = fill(tmp_path / "j")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert steps_in(tmp_path / "j") == list(range(30)), "what is in its log only is read, too"
+    journal.close()
+    with contextlib.closing(JournalReader(tmp_path / "j")) as reader:
+        assert len(list(reader.records())) == 30
+        assert [path.name for path in tmp_path.iterdir()] == ["j"]
+
+
 def test_a_process_is_known_by_its_own_hello_however_often_the_run_was_restarted(tmp_path: Path) -> None:
     """A job that crashes at once and is started again, for hours: more processes than any state keeps in mind."""
     journal, stayed = Journal(tmp_path / "j"), []
