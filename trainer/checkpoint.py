@@ -35,7 +35,7 @@ def save(path: Path, state: dict[str, Any]) -> int:
 
 def newest(where: str, stage: str) -> Path:
     """The checkpoint at ``where``, or the newest in that folder or in the stage's own there. Raises UserError."""
-    path = Path(where).expanduser()
+    path = Path(where)
     if path.is_dir():
         path = newest_in(path) or newest_in(path / stage) or path
     if not path.is_file():

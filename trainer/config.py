@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 GENERATION_PROMPTS = ("To be or not to be", "Once upon a time", "In a galaxy far, far away")
+PATHS = ("data", "data_config", "from_weight", "out", "prepared", "resume")
+"""Flags in which a leading ~ is the home folder."""
 BACKENDS = ("wandb", "tensorboard", "none")
 
 

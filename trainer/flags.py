@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from trainer.config import CONFIGS, Config, PipelineConfig
+from trainer.config import CONFIGS, PATHS, Config, PipelineConfig
 from trainer.errors import UsageError
 
 C = TypeVar("C", bound=Config)
@@ -64,6 +64,7 @@ def merged(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
                 origins.pop(other, None)
         values |= layer
         origins |= dict.fromkeys(layer, origin)
+    values |= {name: os.path.expanduser(values[name]) for name in PATHS if name in values}
     return values, origins
 
 

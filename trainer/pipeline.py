@@ -50,7 +50,7 @@ def _checkpoints(folder: str | None) -> dict[str, Path]:
     """The newest checkpoint of each stage that has one."""
     if folder is None:
         return {}
-    newest = {name: checkpoint.newest_in(Path(folder).expanduser() / name) for name in STAGES}
+    newest = {name: checkpoint.newest_in(Path(folder) / name) for name in STAGES}
     return {name: path for name, path in newest.items() if path is not None}
 
 

@@ -39,7 +39,7 @@ def find_weights(config: Config) -> Weights | None:
     name = config.from_weight
     if not name:
         return None
-    path = Path(config.out or DEFAULT_FOLDER) / name if name in STAGES else Path(name).expanduser()
+    path = Path(config.out or DEFAULT_FOLDER) / name if name in STAGES else Path(name)
     newest = checkpoint.newest_in(path) if path.is_dir() else path
     if newest is None or not newest.is_file():
         remedy = f"train that stage first: python -m trainer {name} --out {config.out or DEFAULT_FOLDER}"

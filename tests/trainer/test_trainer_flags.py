@@ -108,6 +108,19 @@ def test_of_steps_and_epochs_the_one_that_is_given_more_directly_holds(
     assert len(config.origins) == 1
 
 
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(tmp_path: Path, monkeypatch) -> None:
+    """A shell replaces it in --out ~/runs, but neither in --out=~/runs nor in a file."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("TRAINER_PREPARED", "~/tokens")
+    (tmp_path / "t.toml").write_text('data_config = "~/data.yaml"\n[sft]\nresume = "~/runs"')
+    words = ["--out=~/runs", "--from_weight", "midtrain", f"--config={tmp_path}/t.toml", "--generation_prompts", "~"]
+    config = parse(SftConfig, "sft", words)
+    home = "/home/someone"
+    assert (config.out, config.prepared) == (f"{home}/runs", f"{home}/tokens")
+    assert (config.data_config, config.resume) == (f"{home}/data.yaml", f"{home}/runs")
+    assert (config.from_weight, config.generation_prompts) == ("midtrain", ("~",))
+
+
 def test_steps_and_epochs_together_are_refused(capsys) -> None:
     assert main(["pretrain", "--steps", "3", "--epochs", "1"]) == 2
     assert "both say how long to train" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def locate(path: str | None, *, files_max: int | None = None, without_hub: str =
             if without_hub != "builtin":
                 raise
             return Location(remarks=(f"{error.cause}: the standard library instead",))
-    place = Path(path).expanduser()
+    place = Path(path)
     if not place.exists():
         raise UserError(f"no such file or folder: {path}", "give --data a folder of text or a parquet, or leave it out")
     place = text_folder(place) or place

@@ -64,7 +64,7 @@ def pipeline_config(config: PipelineConfig, name: str, group: str | None) -> Con
     layers = [("pipeline", in_pipeline), given("file"), ("file", own), given("environment"), given("flag")]
     values, origins = merged(layers)
     if name == "pretrain" and "data" not in own and config.data and config.data != "hub":
-        values["data"] = config.data if text_folder(Path(config.data).expanduser()) else None
+        values["data"] = config.data if text_folder(Path(config.data)) else None
     values["run"] = f"{config.run}-{name}" if config.run and config.run != "dummy" else config.run or name
     values |= {"group": group, "run_id": None, "from_weight": None}
     stage = kind(**values, origins={"run": "pipeline", "group": "pipeline", **origins})

@@ -93,7 +93,7 @@ def _sources(stage: str, data: str | None, data_config: str | None, report: Data
         return _on_the_hub(recipe)
     if hub.is_address(data):
         raise UserError(f"nothing says of what format {data} is", "name it in a file for --data_config")
-    return _found(stage, Path(data).expanduser(), recipe) if data else []
+    return _found(stage, Path(data), recipe) if data else []
 
 
 def _built_in(recipe: Recipe, report: DataReport) -> list[Task[Any]]:
@@ -106,7 +106,7 @@ def _built_in(recipe: Recipe, report: DataReport) -> list[Task[Any]]:
 
 def _configured(stage: str, file: str, report: DataReport) -> list[Source]:
     """The datasets of a data config that the stage can use: one file may serve several stages."""
-    sources, formats = read_sources(Path(file).expanduser(), FORMATS), RECIPES[stage].formats
+    sources, formats = read_sources(Path(file), FORMATS), RECIPES[stage].formats
     usable = [source for source in sources if source.format in formats]
     if not usable:
         raise UserError(f"{file} names no dataset that {stage} can use", f"add one of the formats {', '.join(formats)}")
