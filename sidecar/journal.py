@@ -331,7 +331,7 @@ class JournalReader:
             return self._db.execute(query, (after_row, limit)).fetchall()
         last = self.last_row()
         found = [*islice(damage.readable_rows(self._db, "frames", after_row, last), limit)]
-        self.damaged_rows += (found[-1][0] if len(found) == limit else last) - after_row - len(found)
+        self.damaged_rows += (found[-1][0] if found else last) - after_row - len(found)
         return found
 
     def _newest_checkpoint(self, where: str, values: tuple[Any, ...]) -> Checkpoint | None:
