@@ -8,8 +8,8 @@ dataset, log), its pump, and the sidecar itself, which is stopped (SIGSTOP) wher
 second: short, because the machine changes its speed all the time; longer than the periods of what the sidecar does, all
 of which it does at once when it goes on, so that a monitored block holds rather more of it than a second has.
 So far as the other runs foretell how long a step takes (its batch may be longer), that is divided out. Neighbouring
-blocks are compared as benchmarks/paired.py says. Runs are added until the bounds are narrow or the time is up; the growth
-itself has no say in when to stop, which would bias it.
+blocks are compared as benchmarks/paired.py says. Runs are added until the bounds are narrow or the time is up; the
+growth itself has no say in when to stop, which would bias it.
 
 A *whole* run with all calls shows how much CPU time the sidecar really takes. If the monitored blocks held less of it,
 the rest is added to the growth, as though the step had waited for all of it.
@@ -207,8 +207,8 @@ def report(stage: str, runs: Sequence[Run], whole: Run) -> None:
         print(f"  {name:38} {value}")
     within, everything = sidecar_percent(runs), sidecar_percent([whole])
     missing = max(0.0, everything - within)
-    print(f"  sidecar's CPU time, of one core: {everything:.2f} % in a whole run, {within:.2f} % in the monitored blocks"
-          f"; {missing:.2f} % is added")  # fmt: skip
+    print(f"  sidecar's CPU time, of one core: {everything:.2f} % in a whole run, {within:.2f} % in the monitored "
+          f"blocks; {missing:.2f} % is added")  # fmt: skip
     total = paired.Growth(*(percent + missing for percent in found.capped))
     paired.print_decision(f"{stage}: growth of a step by all of its monitoring", total, TARGET_PERCENT)
 
