@@ -20,7 +20,7 @@ class NonFiniteGuard:
         """``policy``: "skip" or "stop"."""
         self.policy, self.on_cpu = policy, device.type == "cpu"
         self.skipped, self.in_a_row, self.longest = (torch.zeros((), device=device) for _ in range(3))
-        """Steps skipped in all, up to now without a break, and at most without a break."""
+        """Skipped steps: in all, in the row that ends now, and in the longest row."""
         self._before = 0
 
     def step(self, optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:
