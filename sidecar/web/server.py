@@ -2,7 +2,7 @@
 
 Given: an ASGI application and a listening socket. Hands on: answers, until it is stopped.
 Never: leaves the sidecar without HTTP after a fault, wakes without a request more than once a second, or holds a
-connection whose request does not end.
+connection whose request does not end, or whose answer nobody takes.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ log = logging.getLogger("sidecar.web")
 CONNECTIONS_MAX = 256
 BACKLOG = 256  # Connections that wait to be accepted.
 REQUEST_HEAD_SECONDS = 10.0
+ANSWER_STALLED_SECONDS = 60.0  # Without a byte of it taken.
 KEEP_ALIVE_SECONDS = 20.0  # Longer than the usual scrape interval of 15 s: scrapers keep their connection.
 TICK_SECONDS = 1.0  # Each renews the Date header. uvicorn's own ticks are ten a second: 0.2 % of a core.
 RESTART_SECONDS = 1.0
@@ -91,9 +92,10 @@ class _Uvicorn(uvicorn.Server):
 
 
 class _BoundedH11(H11Protocol):
-    """uvicorn waits for ever for the end of a request's head; this closes after REQUEST_HEAD_SECONDS."""
+    """uvicorn waits for ever for the end of a request's head, and for a reader to take its answer. This does not."""
 
     _head_timer: asyncio.TimerHandle | None = None
+    _answer_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -109,7 +111,31 @@ class _BoundedH11(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
+        self._stop_answer_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_progress(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._stop_answer_timer()
+        super().resume_writing()
+
+    def _expect_progress(self, left_bytes: int) -> None:
+        self._answer_timer = self.loop.call_later(ANSWER_STALLED_SECONDS, self._check_progress, left_bytes)
+
+    def _check_progress(self, left_before_bytes: int) -> None:
+        left_bytes = self.transport.get_write_buffer_size()
+        if left_bytes < left_before_bytes:
+            self._expect_progress(left_bytes)
+        else:  # close() would wait for the reader as well.
+            self.transport.abort()
+
+    def _stop_answer_timer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
 
     def _watch(self) -> None:
         waiting = self.cycle is None or self.cycle.response_complete
@@ -132,6 +158,7 @@ class _BoundedH11(H11Protocol):
 def _config(app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app, loop="asyncio", http=_BoundedH11, ws="none", lifespan="off", log_config=None, access_log=False,
+        log_level="error",  # Its warnings are about what strangers send: a scan of ports would fill the log.
         server_header=False, proxy_headers=False, limit_concurrency=CONNECTIONS_MAX, backlog=BACKLOG,
         timeout_keep_alive=int(KEEP_ALIVE_SECONDS), timeout_graceful_shutdown=2,
         h11_max_incomplete_event_size=HEADERS_BYTES_MAX,

@@ -1,5 +1,6 @@
 """The HTTP server as a whole: what strangers send it, who gets the port, and what ends it."""
 
+import contextlib
 import socket
 import time
 
@@ -44,6 +45,43 @@ def test_a_request_that_never_ends_is_closed(serve, monkeypatch: pytest.MonkeyPa
                 connection.sendall(b"t")
             while connection.recv(65_536):
                 pass
+
+
+def test_an_answer_that_nobody_takes_is_dropped_and_a_slow_reader_is_not(
+    serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "ANSWER_STALLED_SECONDS", 1.0)
+    run = make_snapshot(config={"large": "x" * 20_000_000})  # More than the system takes for a reader.
+    port = serve(FakeViews(run)).port
+
+    def asked() -> socket.socket:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_000_000)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return connection
+
+    with asked() as stuck, asked() as slow:
+        received = 0
+        for _ in range(25):  # In all longer than any one pause may be.
+            received += len(slow.recv(500_000))
+            time.sleep(0.05)
+        while part := slow.recv(1_000_000):
+            received += len(part)
+        assert received > 20_000_000
+        taken = 0
+        with contextlib.suppress(ConnectionResetError):
+            while part := stuck.recv(1_000_000):
+                taken += len(part)
+        assert taken < 20_000_000
+
+
+def test_strangers_cannot_fill_the_log(serve, caplog: pytest.LogCaptureFixture) -> None:
+    port = serve(FakeViews(make_snapshot())).port
+    ask(port, b"\x16\x03\x01\x02\x00")
+    ask(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n")
+    assert caplog.text == ""
 
 
 def test_a_taken_port_gives_the_next_free_one() -> None:
