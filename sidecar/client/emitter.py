@@ -306,7 +306,7 @@ def _make_ring(hello: wire.Hello, endpoint: str) -> ring_file.Ring:
                     directory, name, hello=encoded, session=hello.session, rank=hello.rank, capacity=capacity
                 )
     warn(
-        "sidecar: no place for a ring in %s: what is not sent yet would be lost with this process; see `sidecar doctor`",
+        "sidecar: no place for a ring in %s: what is not sent yet is lost if this process dies; see `sidecar doctor`",
         " or ".join(map(str, ring_directories())),
     )
     return ring_file.create_in_memory(ring_file.CAPACITY_BYTES_DEFAULT)

@@ -112,8 +112,8 @@ def test_fewer_than_six_pairs_have_no_bounds() -> None:
 def test_a_rare_and_dear_cost_is_in_the_plain_mean_though_not_in_the_capped_one() -> None:
     rng = random.Random(3)
     blocks = [
-        paired.Block(is_monitored, [1 + rng.random() / 100 + (1.0 if is_monitored and i == 3 else 0.0) for i in range(8)])
-        for is_monitored in [next(kinds) for kinds in [paired.alternation(5)] for _ in range(80)]
+        paired.Block(kind, [1 + rng.random() / 100 + (1.0 if kind and i == 3 else 0.0) for i in range(8)])
+        for kind in [next(kinds) for kinds in [paired.alternation(5)] for _ in range(80)]
     ]
     assert paired.growth(paired.pair_ratios(blocks, paired.capped_mean)).high < 3.0
     assert paired.mean_growth(paired.pair_ratios(blocks, statistics.fmean)).low > 10.0
