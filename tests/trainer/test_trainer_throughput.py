@@ -1,5 +1,6 @@
 """What makes it fast is an option that works on any machine, and changes the numbers by rounding at most."""
 
+import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -28,6 +29,7 @@ from trainer.model import GPT, ModelConfig
 from trainer.optimizer import build_optimizer
 from trainer.schedule import Schedule
 from trainer.stages import load_stage
+from trainer.stages.ppo import ReplyBatch
 from trainer.step_metrics import StepMetrics
 from trainer.throughput import ThroughputMeter
 
@@ -197,6 +199,22 @@ def test_the_sidecars_flops_are_those_torch_counts_within_three_percent_under_it
         figure = mfu.model_of(known).flops_per_token
         assert figure == flops_per_token(model)
         assert figure + again == pytest.approx(counted, rel=0.03)
+
+
+@pytest.mark.parametrize("stage", ["dpo", "ppo"])
+def test_what_a_stage_says_its_step_costs_is_what_torch_counts_within_three_percent(stage: str) -> None:
+    """DPO's frozen reference reads each pair, too; a reply that PPO trains on was read when it was drawn."""
+    model, tokens = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=64, seq_len=32)), torch.randint(0, 256, (4, 32))
+    made = load_stage(stage).__new__(load_stage(stage))
+    made.beta, made.chosen_weight, made.config = 0.1, 0.0, CONFIGS[stage]()
+    floats = dict.fromkeys(("logps", "values", "advantages", "returns"), torch.zeros(4, 32))
+    learner, batch = made.wrap_model(model), ReplyBatch(tokens, tokens, extra=floats)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        made.loss(learner, batch)[0].backward()
+    assert made.flops(model, batch) == pytest.approx(counter.get_total_flops(), rel=0.03)
+    if stage == "ppo":
+        rollout = dataclasses.replace(batch, rollout_tokens=batch.tokens)
+        assert made.flops(model, rollout) == 2 * made.flops(model, batch), "drawn, judged by both models"
 
 
 @pytest.mark.parametrize(
