@@ -67,7 +67,8 @@ class History:
         """Thin the named series to a common axis of at most ``points`` places.
 
         Returns {"x": [...], "series": {name: {"values", "min", "max", "states"}}}; all lists are as long as x.
-        ``values`` is the mean of the finite values at that place, null where there is none; ``states`` is null or,
+        ``values`` is the mean of the finite values at that place, null where there is none. Where a run went back and
+        did steps again, it is the mean of the last time; the extremes are those of all times. ``states`` is null or,
         per place, null | "nan" | "inf" | "-inf". Unknown names are left out. Raises ValueError for an unknown axis.
         """
         if x not in AXES:
@@ -168,12 +169,18 @@ def _places(columns: "Iterable[array[float]]", points: int) -> _Places:
 def _thin(series: Series, column: "array[float]", places: _Places) -> dict[str, Any]:
     size = len(places.shown)
     low, high, total, count = [math.inf] * size, [-math.inf] * size, [0.0] * size, [0] * size
-    flags = [0] * size
+    flags, passes = [0] * size, [0] * size
+    current, before = 0, 0
     for at, lowest, highest, sum_, values, flag in zip(
         map(places.at, column), series.low, series.high, series.total, series.count, series.flags, strict=True
     ):
         if at is None:  # The place is unknown, e.g. tokens before the first derived row.
             continue
+        if at < before:
+            current += 1
+        before = at
+        if passes[at] != current:
+            passes[at], total[at], count[at] = current, 0.0, 0
         if lowest < low[at]:
             low[at] = lowest
         if highest > high[at]:

@@ -163,6 +163,21 @@ def test_a_resumed_run_that_repeats_steps_stays_in_order() -> None:
     assert answer["series"]["m"]["values"] == [float(i) for i in range(12)]
 
 
+@pytest.mark.parametrize("points", [500, 40])
+def test_steps_done_again_show_the_values_of_the_last_time_and_the_extremes_of_all(points: int) -> None:
+    """A run that diverged and was taken back to a checkpoint: the mean of both attempts is a loss that never was."""
+    history = History()
+    for step in [*range(100)]:
+        history.add(row(step, {"m": 50.0 if step >= 60 else 5.0}))
+    for step in [*range(60, 80)]:
+        history.add(row(step, {"m": 4.0}))
+    answer = history.query(["m"], points)
+    shown = {x: at for at, x in enumerate(answer["x"])}
+    series = answer["series"]["m"]
+    assert [series["values"][shown[step]] for step in (59, 79, 99)] == [5.0, 4.0, 50.0]
+    assert (series["min"][shown[79]], series["max"][shown[79]]) == (4.0, 50.0)
+
+
 def test_readers_on_other_threads_see_whole_series() -> None:
     history = History(buckets_max=64)
     errors: list[Exception] = []
