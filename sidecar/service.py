@@ -80,7 +80,7 @@ class Service:
         )
         self._intake = Intake(self._store, self._telemetry, streams_max=config.streams_max, runs_max=config.runs_max)
         self._pipeline = Pipeline(self._store, self._telemetry, snapshot_steps=config.snapshot_steps)
-        self._sinks = SinkManager(config, self._store, self._telemetry)
+        self._sinks = SinkManager(config, self._store, self._telemetry, resumes=True)
         self._sampler = Sampler(self._telemetry, self._journal_hardware, config.sample_seconds, config.disks)
         self._trainers = Trainers()
         self._endpoint_lock: int | None = None

@@ -22,7 +22,7 @@ from sidecar.sinks.factory import RunnerFactory
 from sidecar.sinks.health import joined
 from sidecar.sinks.period import CONFIGURED, split
 from sidecar.sinks.runner import SinkRunner
-from sidecar.sinks.source import Policy
+from sidecar.sinks.source import ENDS, Policy
 from sidecar.sinks.trouble import DISK_ERRORS, Trouble
 from sidecar.store import Store
 from sidecar.telemetry import SinkHealth, Telemetry
@@ -31,13 +31,17 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 MANIFEST_SECONDS = 10.0
+RESUMED_RUNS_MAX = 16
 RUNNERS_MAX = 512
 
 
 class SinkManager:
     """``config`` needs: dir, sinks, allow_sinks, sink_period_steps, allow, allow_config and the sinks' own fields."""
 
-    def __init__(self, config: Any, store: Store, telemetry: Telemetry, *, policy: Policy | None = None) -> None:
+    def __init__(
+        self, config: Any, store: Store, telemetry: Telemetry, *, policy: Policy | None = None, resumes: bool = False
+    ) -> None:
+        """``resumes``: send what an earlier sidecar of this directory had not, of runs that have ended since."""
         self._config, self._store, self._telemetry = config, store, telemetry
         self._policy = policy or Policy(
             period_steps=getattr(config, "sink_period_steps", 1), names=getattr(config, "names", None)
@@ -46,11 +50,14 @@ class SinkManager:
         self._lock = threading.RLock()
         self._runners: dict[tuple[str, str], SinkRunner] = {}
         self._wanted: dict[str, list[str]] = {}
+        self._chosen: set[str] = set()
+        """Runs whose processes were heard of. A sink may be wanted for others: it was added late, or goes on."""
         self._waiting: dict[tuple[str, str], float] = {}
         """Sinks that wait for rank 0, and since when."""
         self._unbound: dict[str, wire.Hello] = {}
         """By run: of the lowest rank whose sinks could not be started for an error of the disk."""
         self._factory = RunnerFactory(config, store, self._policy)
+        self._resumes = resumes
         self._orders: list[tuple[str, str]] = []
         """Runs and sinks that another process asked for, and that are not yet bound."""
         self._manifests = egress.Manifests(Path(config.dir))
@@ -154,8 +161,10 @@ class SinkManager:
     # --- choosing
 
     def _bind(self, hello: wire.Hello) -> None:
-        if hello.run_id not in self._wanted:
-            self._wanted[hello.run_id] = self._choose(hello)
+        if hello.run_id not in self._chosen:
+            late = self._wanted.get(hello.run_id, [])
+            self._wanted[hello.run_id] = list(dict.fromkeys([*self._choose(hello), *late]))
+            self._chosen.add(hello.run_id)
         for name in self._wanted[hello.run_id]:
             key = (hello.run_id, name)
             if hello.rank == 0 or key in self._runners or not self._only_rank_0(name):
@@ -271,6 +280,9 @@ class SinkManager:
             try:
                 self._measure_lags()
                 cursors = self._open_cursors()
+                if self._resumes:
+                    self._orders += self._left_by_earlier_ones(cursors)
+                    self._resumes = False
                 bound = list(cursors.all())  # Without our lock, for which the intake waits: these may wait for a disk.
                 self._orders += cursors.take_orders()
                 with self._lock:
@@ -316,6 +328,19 @@ class SinkManager:
             except UserError as error:
                 self._disabled(name, f"disabled: {error.cause}; {error.remedy}")
             del self._orders[0]  # Where the disk is full it stays, and is tried again.
+
+    def _left_by_earlier_ones(self, cursors: Cursors) -> list[tuple[str, str]]:
+        """Of the runs that ended last, those that a sink has not got whole. A run that goes on says so itself."""
+        ended = [run for run in self._store.runs()[:RESUMED_RUNS_MAX] if run.state in ENDS]
+        found = []
+        for run in ended:
+            with contextlib.suppress(*DISK_ERRORS), contextlib.closing(JournalReader(run.path)) as reader:
+                last_row = reader.last_row()
+                found += [
+                    (run.run_id, name) for name, cursor in cursors.of_run(run.run_id).items()
+                    if cursor.row < last_row and name in registry.known()
+                ]  # fmt: skip
+        return found
 
     def _measure_lags(self) -> None:
         """For sinks that are stuck and cannot say how far behind they are."""

@@ -19,11 +19,14 @@ from sidecar.sinks import manager as manager_module
 from sidecar.sinks.base import Report, Sink, Unavailable
 from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.sinks.deadletters import DeadLetters
+from sidecar.sinks.manager import SinkManager
 from sidecar.sinks.runner import SinkRunner
 from sidecar.sinks.source import Policy, Source
+from sidecar.snapshot import RunSummary
+from sidecar.telemetry import Telemetry
 
 from . import stand_ins
-from .harness import FAST, START_NS, STEP_NS, Manager, Run, until
+from .harness import FAST, START_NS, STEP_NS, Manager, Run, config, until
 from .stand_ins import delivered, order
 
 pytestmark = pytest.mark.usefixtures("stand_ins")
@@ -83,6 +86,27 @@ def test_a_late_sink_is_remembered_over_a_restart(tmp_path: Path) -> None:
     with Manager(run) as manager:
         manager.drain()
     assert steps_of(delivered(tmp_path, "second")) == list(range(10))
+
+
+def test_a_sidecar_started_again_sends_what_the_one_before_had_not_of_a_run_that_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager_module, "TICK_SECONDS", 0.02)
+    over, going_on = Run(tmp_path), Run(tmp_path, "run-2", session=8)
+    for run in (over, going_on):
+        run.steps(0, 9)
+    over.finish()
+    ended = RunSummary("run-1", "demo", "d12", "pretrain", "finished", 9, START_NS)
+    over.journal.put_summary(msgspec.msgpack.encode(ended))
+    for run_id in ("run-1", "run-2"):
+        Cursors(tmp_path / "cursors.sqlite").request(run_id, "recorder")
+    manager = SinkManager(config(tmp_path, "second"), over.store, Telemetry(), policy=FAST, resumes=True)
+    until(lambda: (found := manager.health("run-1", "recorder")) is not None and found.lag_events == 0)
+    assert manager.health("run-2", "recorder") is None, "its processes say themselves that they are there"
+    manager.run_started(over.hello)
+    until(lambda: steps_of(delivered(tmp_path, "second")) == list(range(10)))  # Configured, and not left out.
+    manager.close(20.0)
+    assert steps_of(delivered(tmp_path, "recorder")) == list(range(10))
 
 
 def test_an_outage_delays_but_loses_nothing_and_says_why(tmp_path: Path) -> None:
