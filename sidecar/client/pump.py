@@ -25,7 +25,7 @@ TICK_SECONDS = 0.25  # Each wakes the trainer and has the sidecar commit: ten a 
 BACKLOG_TICK_SECONDS = 0.002
 FLUSH_TICK_SECONDS = 0.005
 FRAMES_PER_TICK_MAX = 8  # About 1 ms of work: the training thread shares the interpreter lock with us.
-FRAMES_IN_FLIGHT_MAX = 64  # Also of one tick where the ring is half full: then a loss is nearer than a slow step.
+FRAMES_IN_FLIGHT_MAX = 64
 SILENCE_SECONDS_MIN = 1.0  # Nothing acknowledged for so long, four ticks: ask again. Doubles up to the maximum.
 SILENCE_SECONDS_MAX = 5.0
 HELLO_SECONDS = 0.5
@@ -136,17 +136,17 @@ class Pump:
         self._finish_flush(now)
 
     def _pause(self) -> None:
+        half_full = self._ring.is_half_full
+        unsent_events = self._ring.head_seq - self._seq
         if self._flush_until is not None:
             self._sleeper.wait(FLUSH_TICK_SECONDS)
-        elif self.connected and (self._unsent_events > wire.FRAME_EVENTS_MAX or self._ring.is_half_full):
+        elif self.connected and half_full and unsent_events and len(self._in_flight) < FRAMES_IN_FLIGHT_MAX:
+            return  # A loss is nearer than a slow step.
+        elif self.connected and (half_full or unsent_events > wire.FRAME_EVENTS_MAX):
             self._sleeper.wait(BACKLOG_TICK_SECONDS)
         else:
             self._ring.alert_when_half_full(self._sleeper.wake)
             self._sleeper.wait(TICK_SECONDS)
-
-    @property
-    def _unsent_events(self) -> int:
-        return self._ring.head_seq - self._seq
 
     def _finish_flush(self, now: float) -> None:
         if self._flush_until is None:
@@ -211,7 +211,7 @@ class Pump:
 
     def _send_frames(self, socket: "zmq.Socket[bytes]", now: float) -> None:
         ring, hello = self._ring, self._hello
-        for _ in range(FRAMES_IN_FLIGHT_MAX if ring.is_half_full else FRAMES_PER_TICK_MAX):
+        for _ in range(FRAMES_PER_TICK_MAX):
             if self._seq >= ring.head_seq or len(self._in_flight) >= FRAMES_IN_FLIGHT_MAX:
                 return
             records, position = ring.read(

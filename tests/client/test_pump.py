@@ -109,11 +109,32 @@ def test_several_requests_to_go_back_are_followed_once(bench: Bench) -> None:
     assert bench.tick(pumps.BACKLOG_TICK_SECONDS) == []
 
 
-def test_a_tick_is_short_until_half_of_the_ring_waits(bench: Bench) -> None:
-    bench.emit(500)
-    assert len(bench.tick()) == pumps.FRAMES_PER_TICK_MAX
-    bench.emit(500)
-    assert len(bench.tick(pumps.BACKLOG_TICK_SECONDS)) > pumps.FRAMES_PER_TICK_MAX
+@pytest.mark.parametrize(
+    ("events", "rest"), [(0, TICK), (100, TICK), (300, pumps.BACKLOG_TICK_SECONDS), (500, None), (1000, None)]
+)
+def test_a_pump_rests_the_less_the_more_waits_and_not_at_all_when_half_of_the_ring_does(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, events: int, rest: float | None
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(bench.pump._sleeper, "wait", rests.append)
+    monkeypatch.setattr(pumps, "FRAMES_PER_TICK_MAX", 4)
+    bench.emit(events)
+    assert len(bench.tick()) <= 4
+    bench.emit(events // 4)
+    bench.pump._pause()
+    assert rests == ([] if rest is None else [rest])
+
+
+def test_a_pump_whose_window_is_full_rests_until_there_may_be_an_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(bench.pump._sleeper, "wait", rests.append)
+    monkeypatch.setattr(pumps, "FRAMES_IN_FLIGHT_MAX", 8)
+    bench.emit(1000)
+    bench.tick()
+    bench.pump._pause()
+    assert rests == [pumps.BACKLOG_TICK_SECONDS]
 
 
 def test_an_acknowledgement_of_what_was_never_sent_frees_nothing(bench: Bench) -> None:
