@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.client import facts as facts_module
 from sidecar.client.facts import model_facts
 from sidecar.derive import mfu
 
@@ -171,3 +172,20 @@ def test_parameters_that_deepspeed_keeps_elsewhere_have_their_whole_size() -> No
         parameter.data = torch.empty(0)
     assert model_facts(model, None) == whole
     assert whole["params"] == 8 * 4 + 4 * 8 + 8
+
+
+@pytest.mark.parametrize(("precision", "capability", "device", "given", "expected"), [
+    ("high", (9, 0), "cuda:0", {}, "tf32"),
+    ("highest", (9, 0), "cuda:0", {}, "float32"),
+    ("high", (7, 0), "cuda:0", {}, "float32"),  # Volta has no TF32.
+    ("high", (9, 0), "cpu", {}, "float32"),
+    ("high", (9, 0), "cuda:0", {"dtype": "bfloat16"}, "bfloat16"),  # Under autocast, which we cannot see.
+])  # fmt: skip
+def test_float32_counts_as_tf32_where_torch_computes_it_so(
+    monkeypatch: pytest.MonkeyPatch, precision: str, capability: tuple[int, int], device: str,
+    given: dict[str, str], expected: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(facts_module, "_device", lambda model: {"device": device})
+    assert model_facts(torch.nn.Linear(2, 2), given)["dtype"] == expected
