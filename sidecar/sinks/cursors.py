@@ -4,12 +4,16 @@ Given: (run, sink, journal row, row number). Hands on: the same, after a restart
 Never: moves a cursor before the rows were delivered; that is its callers' promise, kept in runner.py.
 """
 
+import contextlib
 import logging
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from sidecar.sinks.base import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +34,15 @@ class Cursor(NamedTuple):
 
 
 class Cursors:
-    """Thread-safe. A crash loses at most the last moves (repeated batches), never a consistent file."""
+    """Thread-safe. A crash loses at most the last moves (repeated batches), never a consistent file.
+
+    Every method raises Unavailable, with the remedy, when the file cannot be read or written.
+    """
 
     def __init__(self, path: Path) -> None:
         """A damaged file is put aside: every sink then gets its runs from the first row, and most know what they have.
         Raises sqlite3.Error or OSError when the file cannot be opened or written."""
-        self._lock = threading.Lock()
+        self._path, self._lock = path, threading.Lock()
         try:
             self._db = _opened(path)
         except sqlite3.OperationalError:  # Locked, or no space or permission: there is nothing wrong with the file.
@@ -49,30 +56,30 @@ class Cursors:
             self._db = _opened(path)
 
     def get(self, run: str, sink: str) -> Cursor:
-        with self._lock:
-            found = self._db.execute(
+        with self._locked() as db:
+            found = db.execute(
                 "SELECT row, number FROM cursors WHERE run = ? AND sink = ?", (run, sink)
             ).fetchone()
         return Cursor(*found) if found else Cursor()
 
     def move(self, run: str, sink: str, cursor: Cursor) -> None:
-        with self._lock:
-            self._db.execute(
+        with self._locked() as db:
+            db.execute(
                 "INSERT INTO cursors (run, sink, row, number) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (run, sink) DO UPDATE SET row = excluded.row, number = excluded.number",
                 (run, sink, cursor.row, cursor.number),
             )
 
     def paused(self, run: str, sink: str) -> bool:
-        with self._lock:
-            found = self._db.execute(
+        with self._locked() as db:
+            found = db.execute(
                 "SELECT paused FROM cursors WHERE run = ? AND sink = ?", (run, sink)
             ).fetchone()
         return bool(found and found[0])
 
     def pause(self, run: str, sink: str, paused: bool) -> None:
-        with self._lock:
-            self._db.execute(
+        with self._locked() as db:
+            db.execute(
                 "INSERT INTO cursors (run, sink, row, number, paused) VALUES (?, ?, 0, 0, ?) "
                 "ON CONFLICT (run, sink) DO UPDATE SET paused = excluded.paused",
                 (run, sink, int(paused)),
@@ -80,45 +87,45 @@ class Cursors:
 
     def all(self) -> dict[tuple[str, str], Cursor]:
         """Every (run, sink) there is."""
-        with self._lock:
-            rows = self._db.execute("SELECT run, sink, row, number FROM cursors").fetchall()
+        with self._locked() as db:
+            rows = db.execute("SELECT run, sink, row, number FROM cursors").fetchall()
         return {(run, sink): Cursor(row, number) for run, sink, row, number in rows}
 
     def request(self, run: str, sink: str) -> bool:
         """Ask that this run be sent to this sink from its first row. False: it is, or was, already."""
-        with self._lock:
-            done = self._db.execute(
+        with self._locked() as db:
+            done = db.execute(
                 "INSERT OR IGNORE INTO cursors (run, sink, row, number) VALUES (?, ?, 0, 0)", (run, sink)
             )
         return done.rowcount > 0
 
     def order(self, run: str, sink: str) -> None:
         """Ask the sidecar that serves this directory to deliver now, whatever the run's age."""
-        with self._lock:
-            self._db.execute("INSERT OR IGNORE INTO orders VALUES (?, ?)", (run, sink))
+        with self._locked() as db:
+            db.execute("INSERT OR IGNORE INTO orders VALUES (?, ?)", (run, sink))
 
     def take_orders(self) -> list[tuple[str, str]]:
-        with self._lock:
-            taken: list[tuple[str, str]] = self._db.execute("DELETE FROM orders RETURNING run, sink").fetchall()
+        with self._locked() as db:
+            taken: list[tuple[str, str]] = db.execute("DELETE FROM orders RETURNING run, sink").fetchall()
         return taken
 
     def of_run(self, run: str) -> dict[str, Cursor]:
         """Every sink that this run was ever sent to: retention must not pass the lowest of them."""
-        with self._lock:
-            rows = self._db.execute("SELECT sink, row, number FROM cursors WHERE run = ?", (run,)).fetchall()
+        with self._locked() as db:
+            rows = db.execute("SELECT sink, row, number FROM cursors WHERE run = ?", (run,)).fetchall()
         return {sink: Cursor(row, number) for sink, row, number in rows}
-
-    def forget(self, run: str, sink: str | None = None) -> None:
-        """Start over for this run (and sink): the next delivery begins at row 0."""
-        with self._lock:
-            if sink is None:
-                self._db.execute("DELETE FROM cursors WHERE run = ?", (run,))
-            else:
-                self._db.execute("DELETE FROM cursors WHERE run = ? AND sink = ?", (run, sink))
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._lock:
+                yield self._db
+        except sqlite3.Error as error:
+            raise Unavailable(cannot_be_used(self._path, error)) from error
 
 
 def cannot_be_used(path: Path, error: Exception) -> str:

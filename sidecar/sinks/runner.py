@@ -353,9 +353,13 @@ class SinkRunner:
 
     def _unconfirm(self, reason: str) -> None:
         """Move the cursor back to what the far end is known to have. A repeat is recognised there by its number."""
-        handed_over = self._cursors.get(self.run_id, self.name).number
-        if self._confirmed is None or self._confirmed >= handed_over:
-            return
-        self._cursors.move(self.run_id, self.name, Cursor(0, self._confirmed))
+        confirmed = self._confirmed
+        try:
+            if confirmed is None or confirmed >= self._cursors.get(self.run_id, self.name).number:
+                return
+            self._cursors.move(self.run_id, self.name, Cursor(0, confirmed))
+        except Unavailable as error:
+            log.error("sink %s of run %s is known to have %s rows, which cannot be noted: %s", self.name, self.run_id,
+                      confirmed, error)  # fmt: skip
         self.health.state = "failing"
         self.health.reason = f"not all rows are confirmed ({reason}); `sidecar sync {self.run_id}` sends the rest"

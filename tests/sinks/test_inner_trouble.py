@@ -152,6 +152,43 @@ def test_cursors_that_cannot_be_opened_are_said_and_the_sinks_start_once_they_ca
     assert [step for step, _ in values_of(tmp_path, "jsonl")] == list(range(5))
 
 
+def test_a_disk_that_fills_up_under_the_cursors_is_an_outage_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full: list[int] = []
+
+    class Full:
+        """A connection whose file cannot grow."""
+
+        def __init__(self, db: sqlite3.Connection) -> None:
+            self.db = db
+
+        def execute(self, statement: str, values: Any = ()) -> Any:
+            if full and statement.startswith("INSERT"):
+                raise sqlite3.OperationalError("database or disk is full")
+            return self.db.execute(statement, values)
+
+        def close(self) -> None:
+            self.db.close()
+
+    opened: Callable[[Path], sqlite3.Connection] = cursors_module._opened
+    monkeypatch.setattr(cursors_module, "_opened", lambda path: Full(opened(path)))
+    run = Run(tmp_path)
+    policy = Policy(pace_seconds=0.0, poll_seconds=0.05, linger_seconds=60.0, poison_attempts=1)
+    with Manager(run, "jsonl", policy=policy) as manager:
+        run.steps(0, 4)
+        manager.drain()
+        full.append(1)
+        run.steps(5, 9)
+        manager.manager.notify("run-1")
+        until(lambda: manager.health("jsonl").failures_total >= 2)
+        assert "cursors.sqlite cannot be used (database or disk is full); make room" in manager.health("jsonl").reason
+        full.clear()
+        manager.drain()
+        assert (manager.health("jsonl").state, manager.health("jsonl").dead_letters_total) == ("ok", 0)
+    assert [step for step, _ in values_of(tmp_path, "jsonl")] == list(range(10))
+
+
 def test_a_run_whose_journal_is_gone_keeps_no_other_run_from_a_sink_added_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
