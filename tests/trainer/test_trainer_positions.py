@@ -38,13 +38,6 @@ def test_any_cursor_has_an_example_and_its_task_also_beyond_the_end(sizes, seed:
     assert mixed[cursor + len(mixed)] == mixed[cursor]
 
 
-@given(STAGES, RANKS)
-def test_ranks_share_a_pass_without_overlap_or_gap(sizes: dict[str, int], world_size: int) -> None:
-    mixed = mixture(sizes, 0)
-    cursors = [cursor for rank in range(world_size) for cursor in mixed.of_rank(rank, world_size)]
-    assert sorted(cursors) == list(range(len(mixed)))
-
-
 @given(STAGES, st.integers())
 def test_shuffling_moves_no_global_random_number(sizes: dict[str, int], seed: int) -> None:
     before = random.getstate()

@@ -346,12 +346,6 @@ def test_reading_past_the_end_begins_anew_and_the_source_follows() -> None:
         assert MIXTURE.source(cursor + 8) == "ab"[task]
 
 
-def test_ranks_read_disjoint_cursors() -> None:
-    read_by = [set(MIXTURE.of_rank(rank, 3)) for rank in range(3)]
-    assert set.union(*read_by) == set(range(8))
-    assert sum(map(len, read_by)) == 8
-
-
 def test_an_empty_mixture_has_nothing_to_give() -> None:
     with pytest.raises(IndexError):
         TaskMixture({"a": []})[0]

@@ -103,10 +103,6 @@ class TaskMixture(Generic[E]):
         """The name of the task that the example at ``cursor`` comes from."""
         return self.names[self._place(cursor)[0]]
 
-    def of_rank(self, rank: int, world_size: int) -> range:
-        """The cursors that one of ``world_size`` ranks reads in a pass: every world_size-th, none twice."""
-        return range(rank, len(self), world_size)
-
     def _place(self, cursor: int) -> tuple[int, int]:
         if not self.index_map:
             raise IndexError("an empty mixture has no examples")
