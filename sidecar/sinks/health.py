@@ -3,19 +3,29 @@
 Given: the health of each of its runners. Hands on: one health for `/status`. Never: changes one of them.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 
 from sidecar.telemetry import SinkHealth
 
+RUN_CHARS_MAX = 60
 
-def joined(healths: list[SinkHealth]) -> SinkHealth:
-    """The last one's state, unless another fails; the sums of the counts; the longest wait."""
-    newest = healths[-1]
-    shown = newest if newest.state == "failing" else next((h for h in healths if h.state == "failing"), newest)
+
+def joined(by_run: Mapping[str, SinkHealth]) -> SinkHealth:
+    """The last one's state, unless another fails, whose run is named then; the sums of the counts; the longest wait."""
+    healths = list(by_run.values())
+    newest = shown = healths[-1]
+    reason = newest.reason
+    failing = next((run_id for run_id, health in by_run.items() if health.state == "failing"), None)
+    if failing is not None and newest.state != "failing":
+        shown = by_run[failing]
+        reason = f"run {failing[:RUN_CHARS_MAX]}: {shown.reason}"
     lags = [health.lag_events for health in healths if health.lag_events is not None]
     ages = [health.lag_seconds for health in healths if health.lag_seconds is not None]
     return msgspec.structs.replace(
         shown,
+        reason=reason,
         url=newest.url,
         delivered_rows=sum(health.delivered_rows for health in healths),
         lag_events=sum(lags) if lags else None,

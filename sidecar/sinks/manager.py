@@ -357,9 +357,11 @@ class SinkManager:
                     runner.health.lag_events = runner.health.lag_seconds = None
 
     def _publish(self) -> None:
-        """One SinkHealth per sink name: that of its newest run, with the counts of all."""
-        by_name: dict[str, list[SinkHealth]] = {}
-        for (_, name), runner in self._runners.items():
-            by_name.setdefault(name, []).append(runner.health)
-        for name, healths in by_name.items():
-            self._telemetry.sinks[name] = healths[0] if len(healths) == 1 else joined(healths)
+        """One SinkHealth per sink name: that of the run heard of last, with the counts of all."""
+        by_name: dict[str, dict[str, SinkHealth]] = {}
+        late_first = sorted(self._runners.items(), key=lambda item: item[0][0] in self._chosen)
+        for (run_id, name), runner in late_first:
+            by_name.setdefault(name, {})[run_id] = runner.health
+        for name, by_run in by_name.items():
+            (first, *more) = by_run.values()
+            self._telemetry.sinks[name] = joined(by_run) if more else first

@@ -271,7 +271,29 @@ def test_a_manifest_is_written_when_it_has_changed_only(tmp_path: Path) -> None:
 def test_the_health_of_several_runs_has_the_sums_of_all_counts() -> None:
     one = SinkHealth(delivered_rows=1, lag_events=2, failures_total=3, restarts_total=4, dead_letters_total=5,
                      lost_rows_total=6, lag_seconds=7.0)  # fmt: skip
-    both = health.joined([one, SinkHealth(state="ok", delivered_rows=10)])
+    both = health.joined({"a": one, "b": SinkHealth(state="ok", delivered_rows=10)})
     assert (both.delivered_rows, both.lag_events, both.failures_total, both.restarts_total) == (11, 2, 3, 4)
     assert (both.dead_letters_total, both.lost_rows_total, both.lag_seconds) == (5, 6, 7.0)
-    assert health.joined([SinkHealth(), SinkHealth(state="disabled")]).lag_events is None
+    assert health.joined({"a": SinkHealth(), "b": SinkHealth(state="disabled")}).lag_events is None
+
+
+def test_trouble_of_an_earlier_run_is_shown_with_its_name_and_the_address_of_the_newest() -> None:
+    failing = SinkHealth(state="failing", reason="the disk is full", url="http://a")
+    shown = health.joined({"a": failing, "b": SinkHealth(state="ok", reason="sent", url="http://b")})
+    assert (shown.state, shown.reason, shown.url) == ("failing", "run a: the disk is full", "http://b")
+    shown = health.joined({"a": SinkHealth(), "b": failing})
+    assert (shown.state, shown.reason, shown.url) == ("failing", "the disk is full", "http://a")
+
+
+def test_a_sink_added_late_to_an_old_run_does_not_stand_for_the_one_that_goes_on(
+    tmp_path: Path, stand_ins: None
+) -> None:
+    old, new = Run(tmp_path), Run(tmp_path, "run-2", session=8)
+    Cursors(tmp_path / "cursors.sqlite").pause("run-1", "recorder", True)
+    with Manager(new, "recorder") as manager:
+        new.steps(0, 4)
+        manager.drain()
+        manager.manager.add(old.run_id, "recorder")
+        until(lambda: manager.manager.health("run-1", "recorder").state == "paused")
+        manager.manager._publish()
+        assert manager.health("recorder").state == "ok"
