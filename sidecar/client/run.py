@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from sidecar import wire
-from sidecar.client import exits, values
+from sidecar.client import values
 from sidecar.client.emitter import Emitter
 from sidecar.client.histogram import Bins
 from sidecar.client.instruments import Instruments, NoProbe
@@ -57,7 +57,6 @@ class Run:
         self._instruments = Instruments(self)
         _live.append(self)
         _finish_with_worker()
-        exits.watch(_progress)
 
     def step(
         self,
@@ -326,13 +325,12 @@ def _finish_all_of_worker() -> None:
 
 
 def _finish_all_at_exit() -> None:
-    reason = exits.reason_to_fail()
+    """An exception that ended the program is known here. ``sys.exit(3)`` is not: the interpreter forgets a SystemExit
+    before it calls us, and a training process' sys.exit is not ours to replace. The launcher sees the exit code."""
+    # In an interactive session, where sys.ps1 is set, any earlier line or cell may have left its error behind.
+    error = None if hasattr(sys, "ps1") else getattr(sys, "last_type", None)
     for run in list(_live):
-        run.finish("failed", reason=reason) if reason else run.finish()
-
-
-def _progress() -> object:
-    return [(run.id, run._last_step) for run in _live]
+        run.finish("failed", reason=error.__name__) if error else run.finish()
 
 
 os.register_at_fork(after_in_child=_forget_all_after_fork)
