@@ -29,7 +29,7 @@ def test_rows_real_wandb_drops_are_kept_as_late(captured, listener) -> None:
 
 @pytest.mark.parametrize(
     ("end", "code", "state"),
-    [("pass", 0, "finished"), ("raise ValueError('x')", 1, "failed"), ("import sys; sys.exit(3)", 3, "failed"),
+    [("pass", 0, "finished"), ("raise ValueError('x')", 1, "failed"), ("import sys; sys.exit(3)", 3, "finished"),
      ("wandb.finish(exit_code=2)", 0, "failed"), ("wandb.teardown()", 0, "finished")],
 )  # fmt: skip
 def test_a_script_that_does_not_finish_its_run_loses_no_row(end, code, state, captured, listener) -> None:
