@@ -45,24 +45,26 @@ def weight_metrics(model: Any) -> dict[str, float]:
     """Of parameters whose name holds "weight". Empty when there is none."""
     import torch
 
-    names, sizes, sums = [], [], []
+    from sidecar.client.probe_stats import pooled
+
+    names, sizes, numbers = [], [], []
     for name, parameter in model.named_parameters():
-        if "weight" in name:
-            data = parameter.detach().to(torch.float64 if parameter.device.type == "cpu" else torch.float32)
+        if "weight" in name and parameter.numel():  # DeepSpeed ZeRO-3 leaves nothing of those it keeps elsewhere.
+            data = parameter.detach()
+            data = data if data.dtype == torch.float64 else data.float()
+            mean = data.mean()
             names.append(name)
             sizes.append(parameter.numel())
-            sums += [_whole(data.sum()), _whole((data * data).sum())]
+            numbers += [_whole(mean), _whole(torch.linalg.vector_norm(data - mean))]
     if not names:
         return {}
-    found = _read(sums)
-    totals, squares = found[0::2], found[1::2]
-    count = sum(sizes)
-    mean = sum(totals) / count
-    metrics = {"weights/global_mean": mean, "weights/global_std": max(0.0, sum(squares) / count - mean * mean) ** 0.5}
+    found = _read(numbers)
+    means = found[0::2]
+    variances = [norm * norm / size for norm, size in zip(found[1::2], sizes, strict=True)]
+    metrics = dict(zip(("weights/global_mean", "weights/global_std"), pooled(sizes, means, variances), strict=True))
     for index in range(0, len(names), WEIGHT_EVERY)[:LAYERS_MAX]:
-        layer_mean = totals[index] / sizes[index]
-        metrics[f"weights/{names[index]}/mean"] = layer_mean
-        metrics[f"weights/{names[index]}/std"] = max(0.0, squares[index] / sizes[index] - layer_mean**2) ** 0.5
+        metrics[f"weights/{names[index]}/mean"] = means[index]
+        metrics[f"weights/{names[index]}/std"] = variances[index] ** 0.5
     return metrics
 
 

@@ -42,6 +42,17 @@ def test_gradient_and_weight_metrics_are_those_of_the_model(logger, last) -> Non
     assert "gradients/0.weight" in found
 
 
+def test_the_deviation_of_weights_around_one_is_not_lost_in_rounding(logger, last) -> None:
+    norm = torch.nn.LayerNorm(4096)
+    with torch.no_grad():
+        norm.weight += 1e-4 * torch.randn(4096, generator=torch.Generator().manual_seed(1))
+    logger.log_weight_metrics(norm)
+    expected = norm.weight.double().std(correction=0).item()
+    found = last(logger.run)
+    assert found["weights/weight/std"] == pytest.approx(expected, rel=1e-3)
+    assert found["weights/global_std"] == pytest.approx(expected, rel=1e-3)
+
+
 def test_data_metrics_are_exact_on_ten_samples(logger, last) -> None:
     logger.log_data_quality_metrics(
         total_samples=10, avg_quality_score=0.7, language_distribution={"python": 6, "rust": 4}, avg_code_length=120.0,
