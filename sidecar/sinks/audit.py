@@ -7,6 +7,7 @@ outlet keeps no copy (OTLP, a third party's) there is only the gate's count, and
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ class Audit(msgspec.Struct):
 def audit(
     data_dir: Path, run_id: str, identity: Identity, wandb_dir: Path | None = None, tensorboard_dir: Path | None = None
 ) -> Audit:
-    """Raises ImportError without wandb, OSError when a file cannot be read."""
+    """Raises ImportError without wandb, or without pyarrow where there is Parquet; OSError when a file cannot be read.
+    """
     report = Audit(run_id, manifests=egress.read(data_dir, run_id))
     _wandb(report, data_dir, identity, wandb_dir)
     local = {
@@ -132,8 +134,9 @@ def _stayed(report: Audit, sink: str, place: Path, identity: Identity) -> str:
     """Texts and settings may be in what stays here; keys, and names of this user or machine, need not be."""
     if not place.exists():
         return "stays on this machine; nothing of it is here any more"
-    suffix = {"tensorboard": "**/*.tfevents.*"}.get(sink, f"{file_stem(report.run_id)}.{sink}*")
-    found = sorted(path for path in place.glob(suffix) if path.is_file())
+    stem = file_stem(report.run_id)
+    patterns = {"tensorboard": "**/*.tfevents.*", "parquet": f"{stem}.parquet/*.parquet"}
+    found = sorted(path for path in place.glob(patterns.get(sink, f"{stem}.{sink}*")) if path.is_file())
     for path in found:
         report.findings += [f"{path.name}: {reason}" for reason in _scan(path, identity)]
     return f"stays on this machine; {len(found)} files searched for keys and for names of this user and machine"
@@ -141,15 +144,32 @@ def _stayed(report: Audit, sink: str, place: Path, identity: Identity) -> str:
 
 def _scan(path: Path, identity: Identity) -> set[str]:
     reasons, before, left = set(), "", SCAN_BYTES_MAX
-    with path.open("rb") as file:
-        while left > 0 and (chunk := file.read(CHUNK)):
-            text, left = before + chunk.decode("utf-8", errors="replace"), left - CHUNK
-            low = text.lower()
-            reasons |= {"names this user or machine" for word in identity.words if _names(word, low)}
-            if has_known_prefix(text):
-                reasons.add("holds what looks like a key")
-            before = text[-OVERLAP:]
+    for chunk in _parquet_chunks(path) if path.suffix == ".parquet" else _chunks(path):
+        text, left = before + chunk, left - len(chunk)
+        low = text.lower()
+        reasons |= {"names this user or machine" for word in identity.words if _names(word, low)}
+        if has_known_prefix(text):
+            reasons.add("holds what looks like a key")
+        before = text[-OVERLAP:]
+        if left <= 0:
+            break
     return reasons
+
+
+def _chunks(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk.decode("utf-8", errors="replace")
+
+
+def _parquet_chunks(path: Path) -> Iterator[str]:
+    """What is no number in its rows: compressed, they cannot be searched as they lie there."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=["name", "text"]):
+            for column in batch.columns:
+                yield "\n".join(value for value in column.unique().to_pylist() if value is not None)
 
 
 def _read(path: Path, report: Audit, gate: Gate, identity: Identity, allow: frozenset[str]) -> None:

@@ -71,14 +71,14 @@ def test_each_outlet_says_what_was_read_and_what_could_not_be(tmp_path: Path, st
 
 def test_a_key_or_a_name_in_what_stays_here_is_a_finding_without_the_word_itself(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    with Manager(run, "tensorboard", "csv") as manager:
+    with Manager(run, "tensorboard", "csv", "parquet") as manager:
         run.steps(0, 1)
         run.emit(wire.Text(run.now_ns, 0, 1, "sample", "canary-user has hf_" + "a1" * 20))
         manager.drain()
     found = "\n".join(auditing.audit(tmp_path, "run-1", NOBODY).findings)
     assert "run-1.csv: holds what looks like a key" in found
     assert "run-1.csv: names this user or machine" in found
-    assert found.count("tfevents") == 2
+    assert found.count("tfevents") == found.count(".parquet: ") == 2
     assert "hf_" not in found
     assert "canary-user" not in found
 
