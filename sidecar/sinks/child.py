@@ -30,7 +30,9 @@ def main(descriptor: int) -> None:
             reply: isolate.Done | isolate.Failed = done
         except Exception as error:  # noqa: BLE001 - the sink's task boundary: the parent decides what to do.
             reply = _failure(error)
-        isolate.send(sock, isolate.encode_reply(reply))
+        if not _sent(sock, reply):
+            request = None
+            break
     _close(sink, sock if request is not None else None)
 
 
@@ -73,8 +75,17 @@ def _close(sink: Sink | None, sock: socket.socket | None) -> None:
     except Exception as error:  # noqa: BLE001 - the task boundary again.
         reply = _failure(error)
     if sock is not None:
-        isolate.send(sock, isolate.encode_reply(reply))
+        _sent(sock, reply)
     os._exit(0)
+
+
+def _sent(sock: socket.socket, reply: isolate.Done | isolate.Failed) -> bool:
+    """False when the parent is gone."""
+    try:
+        isolate.send(sock, isolate.encode_reply(reply))
+    except OSError:
+        return False
+    return True
 
 
 def _end_with_parent(parent: int) -> None:

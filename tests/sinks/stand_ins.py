@@ -35,6 +35,8 @@ class Recorder(Sink):
             time.sleep(3600)
         if self._obeys("die"):
             os.kill(os.getpid(), signal.SIGKILL)
+        while self._obeys("wait"):
+            time.sleep(0.02)
         if self._obeys("outage"):
             raise ConnectionError("no route")
         for row in rows:
@@ -51,6 +53,9 @@ class Recorder(Sink):
 class Isolated(Recorder):
     isolated: ClassVar[bool] = True
     environment: ClassVar[tuple[str, ...]] = ("RECORDER_*",)
+
+    def close(self) -> None:
+        self._opened.with_suffix(".closed").touch()
 
 
 class Remote(Recorder):

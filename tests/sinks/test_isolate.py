@@ -127,6 +127,20 @@ def test_closing_is_bounded_when_the_child_hangs(tmp_path: Path) -> None:
         until(lambda: not alive(pid), 10.0)
 
 
+def test_a_child_whose_parent_is_gone_when_it_answers_closes_its_sink_all_the_same(tmp_path: Path) -> None:
+    sink = a_sink(tmp_path)
+    sink.open(RunInfo("run-1"))
+    order(tmp_path, "isolated", "wait")
+    assert sink._socket is not None
+    assert sink._process is not None
+    isolate.send(sink._socket, isolate._encoder.encode(isolate.Deliver(0, [a_row(1)])))
+    sink._socket.close()
+    order(tmp_path, "isolated", "")
+    until(lambda: (tmp_path / "isolated.closed").exists())
+    assert sink._process.wait(10.0) == 0
+    assert [row[0] for row in delivered(tmp_path, "isolated")] == [0]
+
+
 def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
     program = (
         "import sys, time\n"
