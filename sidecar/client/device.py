@@ -7,7 +7,7 @@ graph being captured). The tensor may be overwritten as soon as the call returns
 
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from sidecar.client.pending import PendingValue
@@ -81,20 +81,21 @@ class DeviceScalars:
             given_up += 1
         return given_up
 
-    def arrived(self) -> list[tuple[int, dict[str, Any]]]:
+    def arrived(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(seq, values) of the records whose values have arrived, oldest first; stops at the first still under way."""
-        done: list[tuple[int, dict[str, Any]]] = []
         while (entry := self._oldest()) is not None:
             seq, names, transfer = entry
             try:
                 if not transfer.ready():
                     self.outstanding.appendleft(entry)
-                    break
+                    return
                 found: dict[str, Any] = dict(zip(names, transfer.values(), strict=True))
             except Exception:  # noqa: BLE001 - A device that has failed: these will never come, the record goes on without.
                 found = dict.fromkeys(names)
-            done.append((seq, found))
-        return done
+            except BaseException:  # Ctrl-C while we asked: the next call asks again.
+                self.outstanding.appendleft(entry)
+                raise
+            yield seq, found
 
     def _oldest(self) -> tuple[int, list[str], Transfer] | None:
         try:

@@ -61,6 +61,25 @@ def test_device_values_asked_for_by_several_threads_arrive_once_each() -> None:
     assert sorted(found, key=lambda entry: entry[0]) == [(n, {"loss": float(n)}) for n in range(count)]
 
 
+def test_ctrl_c_while_a_device_is_asked_loses_no_value() -> None:
+    class Interrupted(Transfer):
+        interrupt = True
+
+        def ready(self) -> bool:
+            if self.interrupt:
+                self.interrupt = False
+                raise KeyboardInterrupt
+            return True
+
+    scalars = DeviceScalars()
+    scalars.outstanding.extend([(1, ["loss"], Transfer(1)), (2, ["loss"], Interrupted(2))])
+    found: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        found.extend(seq for seq, _ in scalars.arrived())
+    assert found == [1]
+    assert list(scalars.arrived()) == [(2, {"loss": 2.0})]
+
+
 class InterruptedLock:
     """Ctrl-C comes right after the lock was taken, before anybody could know."""
 
