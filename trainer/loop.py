@@ -79,8 +79,7 @@ class Loop:
         self.guard = NonFiniteGuard(config.nan_loss, world.device)
         self.started_from = weights.origin if weights else None
         self.resumed_id: str | None = None
-        if config.resume:
-            self._resume(config.resume)
+        self.resumed_from = self._resume(config.resume) if config.resume else None
         self.first_step = self.step
         on_gpu = world.device.type == "cuda"
         if on_gpu or config.prefetch:
@@ -117,6 +116,7 @@ class Loop:
             f"{config.batch_size * config.grad_accum * world.size} x {facts['seq_len']} tokens from "
             f"{self.stage.data_facts['dataset/name']} on {world.size} x {facts['device_name']} ({facts['dtype']})"
             + (f", starting from {self.started_from}" if self.started_from else "")
+            + (f", resumed from {self.resumed_from} at step {self.step}" if self.resumed_from else "")
         )
         for remark in (*self.stage.remarks, *monitoring.remarks(config)):
             self.console.say(f"  {remark}")
@@ -291,7 +291,7 @@ class Loop:
             **self.stage.resume_facts,
         }
 
-    def _resume(self, where: str) -> None:
+    def _resume(self, where: str) -> Path:
         path = checkpoint.newest(where, self.stage.name)
         state = checkpoint.load_file(path, *self._state("", {}, {}))
         checkpoint.check_matches(state, self._identity(), str(path))
@@ -306,6 +306,7 @@ class Loop:
         self.stage.load_rank_state({name: parts[self.world.rank] for name, parts in state["data_of_ranks"].items()})
         self.guard.restore(state["skipped_steps"])
         self.step, self.resumed_id = state["step"], state["run_id"]
+        return path
 
     # -- ranks ---------------------------------------------------------------------------------------------------------
 
@@ -317,7 +318,7 @@ class Loop:
         return DistributedDataParallel(
             model,
             device_ids=[self.world.local_rank] if self.world.device.type == "cuda" else None,
-            broadcast_buffers=False,  # They are the rotary tables: constants.
+            forward_sync_buffers=False,  # They are the rotary tables: constants.
             gradient_as_bucket_view=True,  # Else every gradient is kept, and copied, twice.
         )
 

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,10 @@ def test_resuming_crosses_the_end_of_an_epoch_exactly(trained, tmp_path: Path) -
     assert rest.losses == whole.losses[15:]
 
 
-def test_a_resumed_run_keeps_its_id_and_a_folder_means_its_newest_checkpoint(trained, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_id_and_a_folder_means_its_newest_checkpoint(trained, tmp_path: Path, capsys) -> None:
     trained(steps=4, out=str(tmp_path), checkpoint_freq=2, run_id="r-17")
-    resumed = trained(steps=6, resume=str(tmp_path))
+    resumed = trained(steps=6, resume=str(tmp_path), quiet=False)
+    assert re.search(r"resumed from \S+ at step 4$", capsys.readouterr().out, re.MULTILINE)
     assert resumed.begun["run_id"] == "r-17"
     assert resumed.steps[0]["step"] == 5
     assert resumed.logged("dataset/train_size") == [], "said once per run"
