@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from sidecar import leftovers
+from sidecar.rendezvous import default_endpoint
 
 KEPT = {"SIDECAR_TEST_KEEP"}
+USERS_ENDPOINT = default_endpoint()  # Before any test changes the environment.
 RING_SECONDS = 60.0
 """A younger ring may be one that another worker's sidecar is about to fetch."""
 
@@ -49,7 +51,8 @@ def rings_removed(rings_before: frozenset[Path]) -> Iterator[None]:
     """
     yield
     found = leftovers.leftovers(time.time())
-    leftovers.remove([one for one in found if one.path not in rings_before and one.age_seconds > RING_SECONDS])
+    others = rings_before | {one.path for one in leftovers.of_endpoint(found, USERS_ENDPOINT)}
+    leftovers.remove([one for one in found if one.path not in others and one.age_seconds > RING_SECONDS])
 
 
 @pytest.hookimpl(hookwrapper=True)
