@@ -59,7 +59,7 @@ class WebServer:
         self._bound.close()
 
     def _run(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             try:
                 with self._bound.dup() as listening:  # uvicorn closes what it is given, but not after every fault.
                     asyncio.run(self._server.serve(sockets=[listening]))
@@ -69,8 +69,7 @@ class WebServer:
             if self._stopping.is_set() or not self._has_started:
                 return
             log.error("the HTTP server ended and begins anew: %r", self._failure)
-            if self._stopping.wait(RESTART_SECONDS):
-                return
+            self._stopping.wait(RESTART_SECONDS)
             self._server = _Uvicorn(self._config)
 
 
