@@ -22,6 +22,7 @@ from sidecar.config import Config
 from sidecar.errors import Exit, UserError
 from sidecar.export_format import FIXED_COLUMNS, column_of
 from sidecar.follow import Follower
+from sidecar.journal_format import WrongFormat
 from sidecar.rows import Row
 from sidecar.sinks.long import finite_or_word
 from sidecar.state import RunState
@@ -82,7 +83,10 @@ def open_run(config: Config, word: str) -> OpenRun:
         known = ", ".join(run.run_id for run in store.runs()[:5])
         remedy = f"there are: {known}" if known else "name the directory the run was written to with --dir"
         raise UserError(f"no run {word!r} in {config.dir}", remedy, Exit.NO_DATA)
-    return OpenRun(entry)
+    try:
+        return OpenRun(entry)
+    except WrongFormat as error:
+        raise UserError(str(error), error.remedy, Exit.NO_DATA) from None
 
 
 def write_jsonl(run: OpenRun, out: IO[bytes], *, derived: bool) -> None:

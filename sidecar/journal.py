@@ -20,28 +20,12 @@ import msgspec
 
 from sidecar import damage, wire
 from sidecar.decoding import decode
+from sidecar.journal_format import CLEAN_KEY, FORMAT, SCHEMA, check_format
 
-FORMAT = 1
 READ_ROWS = 128  # Rows fetched per read transaction: short ones let SQLite check-point its log.
 BUSY_SECONDS = 10.0
-CLEAN_KEY = "closed_in_order"
 SUMMARY_KEY = "summary"
 USAGE_PRAGMAS = ("page_count", "freelist_count", "page_size")
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS streams (
-    id INTEGER PRIMARY KEY, rank INTEGER NOT NULL, session INTEGER NOT NULL UNIQUE,
-    next_seq INTEGER NOT NULL DEFAULT 0, received_ns INTEGER NOT NULL, hello BLOB
-);
-CREATE TABLE IF NOT EXISTS frames (
-    row INTEGER PRIMARY KEY AUTOINCREMENT, stream INTEGER NOT NULL, first_seq INTEGER NOT NULL,
-    count INTEGER NOT NULL, received_ns INTEGER NOT NULL, crc INTEGER NOT NULL, records BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS checkpoints (
-    row INTEGER PRIMARY KEY, number INTEGER NOT NULL, crc INTEGER NOT NULL, state BLOB NOT NULL, history BLOB
-);
-"""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_records = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -95,11 +79,13 @@ class Stream:
 
 
 class Journal:
-    """The one writer of a run's journal. Raises sqlite3.Error from the constructor when the file is not usable."""
+    """The one writer of a run's journal. The constructor raises sqlite3.Error when the file is not usable, WrongFormat
+    among them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False)
+        check_format(self._db, path)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")  # Acknowledged means on the disk.
         self._db.executescript(SCHEMA)
@@ -235,7 +221,10 @@ class Journal:
 
 
 class JournalReader:
-    """Reads a journal that may still be written, in this or another process. Raises sqlite3.Error if it cannot."""
+    """Reads a journal that may still be written, in this or another process.
+
+    Raises sqlite3.Error if it cannot; WrongFormat, which is one, already from the constructor.
+    """
 
     def __init__(self, path: Path, *, is_settled: bool = False) -> None:
         """``is_settled``: nobody writes to it while it is read. That is quicker, and leaves no files beside it."""
@@ -247,6 +236,7 @@ class JournalReader:
         address = path.absolute().as_uri()  # Quoted: a "#" or "?" in the path would end it otherwise.
         options = "mode=ro&immutable=1" if is_settled or _is_archived(path) else "mode=ro"
         self._db = sqlite3.connect(f"{address}?{options}", uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+        check_format(self._db, path)
         self._parts: dict[int, list[bytes]] = {}
         self._streams_by_id: dict[int, tuple[int, int]] = {}  # stream id -> (rank, session)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 
 from sidecar.journal import Journal, JournalFull, JournalGone
+from sidecar.journal_format import WrongFormat
 from sidecar.store import Store
 from sidecar.telemetry import Telemetry
 
@@ -18,6 +19,7 @@ log = logging.getLogger("sidecar.intake")
 IDLE_SECONDS = 60.0  # A run that was silent for so long makes room for another when there are too many.
 REMEDIES: dict[type[Exception], str] = {
     JournalFull: "free some space",
+    WrongFormat: WrongFormat.remedy,
     JournalGone: "restart the sidecar when its folder is there again",
 }
 OTHER_REMEDY = "see to the disk, it is tried again each time"

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from sidecar.damage import DAMAGE, readable_rows
-from sidecar.journal import CLEAN_KEY, SCHEMA
+from sidecar.journal_format import CLEAN_KEY, SCHEMA, WrongFormat, check_format
 
 log = logging.getLogger("sidecar.salvage")
 
@@ -23,7 +23,7 @@ def ensure_sound(path: Path) -> int | None:
     """Check a journal that was not closed in order. None: it is sound, or does not exist yet; else how many good rows
     were saved of it.
 
-    Raises OSError when the damaged file cannot be moved away.
+    Raises OSError when the damaged file cannot be moved away, and WrongFormat for one that is not ours to judge.
     """
     if not path.exists() or path.stat().st_size == 0 or _is_sound(path):
         return None
@@ -41,10 +41,13 @@ def ensure_sound(path: Path) -> int | None:
 def _is_sound(path: Path) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(path)) as database:
+            check_format(database, path)
             with contextlib.suppress(sqlite3.OperationalError):  # No such table: empty, or damaged, as the check says.
                 if database.execute("SELECT 1 FROM meta WHERE key = ?", (CLEAN_KEY,)).fetchone():
                     return True
             return database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+    except WrongFormat:
+        raise
     except DAMAGE:
         return False
 

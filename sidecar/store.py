@@ -7,6 +7,7 @@ without making it harmless, or lets two sidecars write to one folder.
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import sqlite3
 import threading
@@ -18,8 +19,11 @@ import msgspec
 from sidecar.errors import Exit, UserError
 from sidecar.filesystems import network_file_system
 from sidecar.journal import SUMMARY_KEY, Journal, JournalReader
+from sidecar.journal_format import WrongFormat
 from sidecar.salvage import ensure_sound
 from sidecar.snapshot import RunSummary
+
+log = logging.getLogger("sidecar.store")
 
 SUFFIX = ".sqlite"
 STAMP_NS = 2_000_000_000  # A file changed less long ago may change again without a new time of change.
@@ -43,6 +47,8 @@ class Store:
         self._lock_fd: int | None = None
         self._entries: dict[Path, tuple[Stamp, RunEntry | None]] = {}
         """What was read of each journal, and the stamp it had then."""
+        self._refused: set[Path] = set()
+        """Journals of another format, each logged once."""
         self._entries_lock = threading.Lock()
 
     def prepare(self) -> None:
@@ -112,7 +118,8 @@ class Store:
         return Journal(path)
 
     def runs(self) -> list[RunEntry]:
-        """All runs, the one last started first. A journal that cannot be read is listed as damaged. Thread-safe."""
+        """All runs, the one last started first. A journal that cannot be read is listed as damaged, or as unreadable
+        when a sidecar of another version wrote it. Thread-safe."""
         with self._entries_lock:
             found = {path: self._entry(path) for path in self._runs.glob(f"*{SUFFIX}")}
             self._entries = {path: known for path, known in self._entries.items() if path in found}
@@ -128,6 +135,9 @@ class Store:
         for entry in runs:
             if entry.name == word:
                 return entry
+        for entry in runs:
+            if entry.path == self.path(word):  # It cannot be read, so it is listed by the name of its file.
+                return entry
         return runs[0] if word == "latest" and runs else None
 
     def _entry(self, path: Path) -> RunEntry | None:
@@ -135,7 +145,13 @@ class Store:
         stamp = _stamp(path)
         if path in self._entries and self._entries[path][0] == stamp:
             return self._entries[path][1]
-        entry = _read_entry(path, is_settled=not stamp[-1])
+        try:
+            entry = _read_entry(path, is_settled=not stamp[-1])
+        except WrongFormat as error:
+            entry = RunEntry(path.stem, state="unreadable", path=path)
+            if path not in self._refused:
+                self._refused.add(path)
+                log.warning("%s; %s", error, error.remedy)
         if time.time_ns() - max(stamp[0], stamp[2]) > STAMP_NS:
             self._entries[path] = stamp, entry
         return entry
@@ -161,6 +177,8 @@ def _read_entry(path: Path, *, is_settled: bool) -> RunEntry | None:
                 stored = msgspec.msgpack.decode(blob, type=RunSummary)
                 return RunEntry(**msgspec.structs.asdict(stored), path=path)
             hellos = reader.hellos()
+    except WrongFormat:
+        raise
     except (sqlite3.Error, ValueError):  # ValueError: bytes that are no MessagePack, or no UTF-8.
         return RunEntry(path.stem, state="damaged", path=path)
     if not hellos:

@@ -19,6 +19,7 @@ from sidecar.damage import damaged_text
 from sidecar.derive.snapshot import snapshot
 from sidecar.errors import Exit, UserError
 from sidecar.follow import Follower
+from sidecar.journal_format import WrongFormat
 from sidecar.store import SUFFIX, RunEntry, Store
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,11 @@ def load_runs(
         found = [run for run in found if run.project in projects or not run.project]
     if directory is not None and (projects or words or not tuple(paths)):
         for entry in _entries(Store(directory), projects, words, in_files):
-            loaded = _journal(entry.path, entry.run_id, wanted, now)
+            try:
+                loaded = _journal(entry.path, entry.run_id, wanted, now)
+            except UserError as error:
+                log.warning("passed over: %s", error.cause)
+                continue
             if loaded is not None:
                 found.append(loaded)
     found = _distinct(run for run in found if run.rows_total)
@@ -180,6 +185,8 @@ def _journal(path: Path, run_id: str, also: tuple[str, ...], now_ns: int) -> Run
                 collector.feed(record, rows, captured=captured)
             collector.run.damaged_rows = follower.reader.damaged_rows
             run = collector.finish(follower.projector, snapshot(follower.projector.state, now_ns=now_ns))
+    except WrongFormat as error:
+        raise UserError(str(error), error.remedy, Exit.NO_DATA) from None
     except (sqlite3.Error, msgspec.MsgspecError):
         return None
     if run.damaged_rows:
