@@ -28,6 +28,11 @@ def passed_over() -> Iterator[None]:
             raise
 
 
+def is_in_use(error: Exception) -> bool:
+    """Nothing is wrong with the file: somebody else holds a lock on it."""
+    return _name(error).startswith(IN_USE)
+
+
 def readable_rows(
     database: sqlite3.Connection, table: str, after: int = -1, last: int | None = None
 ) -> Iterator[tuple[Any, ...]]:
@@ -39,7 +44,7 @@ def readable_rows(
             cursor = database.execute(f"SELECT * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT 1", (after,))
             row = cursor.fetchone()
         except DAMAGE as error:
-            if isinstance(error, sqlite3.ProgrammingError) or _name(error).startswith(IN_USE):
+            if isinstance(error, sqlite3.ProgrammingError) or is_in_use(error):
                 raise
             after, failures = after + skip, failures + 1
             skip = 1 if failures < SINGLE_ROWS else min(2 * skip, SKIP_ROWS_MAX)

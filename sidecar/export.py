@@ -24,6 +24,7 @@ from sidecar.export_format import FIXED_COLUMNS, column_of
 from sidecar.follow import Follower
 from sidecar.journal_format import WrongFormat
 from sidecar.rows import Row
+from sidecar.salvage import settle
 from sidecar.sinks.long import finite_or_word
 from sidecar.state import RunState
 from sidecar.store import RunEntry, Store
@@ -83,6 +84,7 @@ def open_run(config: Config, word: str) -> OpenRun:
         known = ", ".join(run.run_id for run in store.runs()[:5])
         remedy = f"there are: {known}" if known else "name the directory the run was written to with --dir"
         raise UserError(f"no run {word!r} in {config.dir}", remedy, Exit.NO_DATA)
+    settle(entry.path)
     try:
         return OpenRun(entry)
     except WrongFormat as error:

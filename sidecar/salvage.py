@@ -1,4 +1,4 @@
-"""A journal that was not closed in order: checked when it is opened again, and what is good in it saved.
+"""A journal that was not closed in order: made one file again, checked when it is opened again, and what is good saved.
 
 Given: the path of a journal. Hands on: a journal that can be opened. Never: deletes a damaged file (it goes to the
 quarantine folder beside it), or gives up the good records before and after a bad one.
@@ -10,13 +10,14 @@ import sqlite3
 import time
 from pathlib import Path
 
-from sidecar.damage import DAMAGE, readable_rows
+from sidecar.damage import DAMAGE, is_in_use, readable_rows
 from sidecar.journal_format import CLEAN_KEY, SCHEMA, WrongFormat, check_format
 
 log = logging.getLogger("sidecar.salvage")
 
 QUARANTINE = "quarantine"
 SUFFIXES = ("", "-wal", "-shm")
+BUSY_SECONDS = 10.0  # Another process may be settling it.
 
 
 def ensure_sound(path: Path) -> int | None:
@@ -38,9 +39,23 @@ def ensure_sound(path: Path) -> int | None:
     return frames
 
 
+def settle(path: Path) -> None:
+    """Copy into the journal what a killed sidecar left in the log beside it, so that a copy of the one file has
+    everything. Does nothing while anybody has the journal open, or where it cannot be written."""
+    log_file = path.with_name(f"{path.name}-wal")
+    with contextlib.suppress(OSError, *DAMAGE):
+        if not log_file.stat().st_size:
+            return
+        address = f"{path.absolute().as_uri()}?mode=rw"
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=0.0, isolation_level=None)) as database:
+            database.execute("PRAGMA locking_mode=EXCLUSIVE")  # Fails at the first access while others have it open.
+            check_format(database, path)
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def _is_sound(path: Path) -> bool:
     try:
-        with contextlib.closing(sqlite3.connect(path)) as database:
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as database:
             check_format(database, path)
             with contextlib.suppress(sqlite3.OperationalError):  # No such table: empty, or damaged, as the check says.
                 if database.execute("SELECT 1 FROM meta WHERE key = ?", (CLEAN_KEY,)).fetchone():
@@ -48,7 +63,9 @@ def _is_sound(path: Path) -> bool:
             return database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
     except WrongFormat:
         raise
-    except DAMAGE:
+    except DAMAGE as error:
+        if is_in_use(error):
+            raise
         return False
 
 

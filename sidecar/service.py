@@ -98,7 +98,7 @@ class Service:
             http_socket = self._bind_http()
             endpoint = self._bind_events()
             self._connect_parts(endpoint)
-            threading.Thread(target=self._store.runs, name="runs", daemon=True).start()  # The first time takes longest.
+            threading.Thread(target=self._read_store, name="runs", daemon=True).start()  # The first time takes longest.
             web = WebServer(create_app(self._pipeline.views, self._security), http_socket)
             web.start()
             core = threading.Thread(target=self._serve_events, name="intake", daemon=True)
@@ -173,6 +173,10 @@ class Service:
             return False
         self._endpoint_lock = fd
         return True
+
+    def _read_store(self) -> None:
+        self._store.settle()
+        self._store.runs()
 
     def _connect_parts(self, endpoint: str) -> None:
         self._recovery = Recovery(self._intake, self._telemetry, endpoint)

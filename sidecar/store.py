@@ -20,7 +20,7 @@ from sidecar.errors import Exit, UserError
 from sidecar.filesystems import network_file_system
 from sidecar.journal import SUMMARY_KEY, Journal, JournalReader
 from sidecar.journal_format import WrongFormat
-from sidecar.salvage import ensure_sound
+from sidecar.salvage import ensure_sound, settle
 from sidecar.snapshot import RunSummary
 
 log = logging.getLogger("sidecar.store")
@@ -116,6 +116,11 @@ class Store:
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         return Journal(path)
+
+    def settle(self) -> None:
+        """Make each journal that a killed sidecar left behind one file, so that it can be copied as such."""
+        for path in self._runs.glob(f"*{SUFFIX}"):
+            settle(path)
 
     def runs(self) -> list[RunEntry]:
         """All runs, the one last started first. A journal that cannot be read is listed as damaged, or as unreadable

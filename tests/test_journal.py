@@ -5,14 +5,16 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
+from sidecar import salvage, wire
 from sidecar import store as stores
-from sidecar import wire
+from sidecar.cli import main
 from sidecar.decoding import decode
 from sidecar.errors import UserError
 from sidecar.filesystems import network_file_system
@@ -277,16 +279,58 @@ def test_a_journal_that_is_no_database_is_put_aside_not_deleted(tmp_path: Path) 
     assert kept.read_bytes().startswith(b"not a database")
 
 
-def test_a_journal_killed_in_the_middle_of_writing_is_sound(tmp_path: Path) -> None:
+def fill_and_be_killed(path: Path) -> None:
     code = f"""
 import os, sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
 from tests.test_journal import fill
-fill(Path({str(tmp_path / "j")!r}))
+fill(Path({str(path)!r}))
 os.kill(os.getpid(), 9)
 """
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=False)
+
+
+@pytest.mark.parametrize("look", [
+    pytest.param(lambda folder: Store(folder).settle(), id="a-later-sidecar"),
+    pytest.param(lambda folder: main(["export", "r", "--dir", str(folder), "-o", str(folder / "out")]), id="export"),
+])  # fmt: skip
+def test_what_a_killed_sidecar_left_in_the_log_is_in_the_one_file_once_somebody_has_looked(
+    tmp_path: Path, look: Callable[[Path], object]
+) -> None:
+    """Of a run that nobody resumes the journal is never opened for writing again, and people copy the one file."""
+    store = Store(tmp_path)
+    store.prepare()
+    path, copy = store.path("r"), tmp_path / "copy"
+    log_file = path.with_name(f"{path.name}-wal")
+    fill_and_be_killed(path)
+    with contextlib.closing(JournalReader(path)) as reader:
+        assert reader.last_row() == 10
+        look(tmp_path)
+        assert log_file.stat().st_size, "somebody has it open"
+        assert len(list(reader.records())) == 30
+    look(tmp_path)
+    assert not log_file.exists() or not log_file.stat().st_size
+    copy.write_bytes(path.read_bytes())
+    assert steps_in(copy) == list(range(30))
+
+
+def test_a_journal_that_another_process_holds_locked_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_and_be_killed(tmp_path / "j")
+    monkeypatch.setattr(salvage, "BUSY_SECONDS", 0.0)
+    with contextlib.closing(sqlite3.connect(tmp_path / "j")) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("PRAGMA wal_checkpoint")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            ensure_sound(tmp_path / "j")
+    assert not (tmp_path / QUARANTINE).exists()
+    assert steps_in(tmp_path / "j") == list(range(30))
+
+
+def test_a_journal_killed_in_the_middle_of_writing_is_sound(tmp_path: Path) -> None:
+    fill_and_be_killed(tmp_path / "j")
     assert ensure_sound(tmp_path / "j") is None
     assert steps_in(tmp_path / "j") == list(range(30))
 
