@@ -4,6 +4,7 @@ Given: run ids; what failed. Hands on: journals, opened on first use; ``Telemetr
 Never: raises for a file that cannot be used, or closes a journal that somebody still waits for.
 """
 
+import contextlib
 import logging
 import sqlite3
 import time
@@ -56,6 +57,8 @@ class OpenJournals:
                 return None
             self._journals[run_id] = journal
             self._used[run_id] = time.monotonic()
+            with contextlib.suppress(sqlite3.Error):  # Retention measures all of them now and then.
+                self._health.bytes = (self._health.bytes or 0) + journal.used_bytes()
         return journal
 
     def has_room_for(self, run_id: str, busy: Collection[str]) -> bool:

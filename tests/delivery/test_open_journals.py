@@ -50,3 +50,14 @@ def test_a_journal_that_cannot_be_opened_is_told_and_costs_nothing_else(
     assert journals.open("good", busy=()) is not None
     assert journals.open("other", busy={"good"}) is None  # No room.
     journals.close()
+
+
+def test_what_the_open_journals_take_on_the_disk_is_known_once_one_is_open(tmp_path: Path) -> None:
+    store, telemetry = Store(tmp_path), Telemetry()
+    store.prepare()
+    journals = OpenJournals(store, telemetry, runs_max=2)
+    assert telemetry.journal.bytes is None
+    for run_id in ("a", "b", "a"):
+        journals.open(run_id, busy=())
+    assert telemetry.journal.bytes == sum(journal.used_bytes() for _, journal in journals) > 0
+    journals.close()
