@@ -9,6 +9,8 @@ Never: leaves half a file (files.py), or runs code from one (weights_only).
 
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,9 +61,33 @@ def load_file(path: Path, *needed: str) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a checkpoint that can be read", "take an earlier one from the same folder"
         ) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= {*needed}:
-        raise UserError(f"{path} is not a checkpoint of this version of the trainer", "take one that it wrote")
+    found = state["format"] if isinstance(state, dict) and type(state.get("format")) is int else None
+    if found not in (None, FORMAT):
+        raise UserError(
+            f"{path} is a checkpoint of format {found}, this trainer reads {FORMAT}",
+            "take the version of the trainer that wrote it",
+        )
+    with understood(path):
+        if missing := [key for key in needed if key not in state]:
+            raise ValueError(f"no {missing[0]!r}")
+        if found is None:
+            raise ValueError("no 'format'")
     return state
+
+
+@contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """What is wrong with the content of ``path``, of whatever kind, as a UserError."""
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # Of a file made by hand, any part may be anything.
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{path} is not a checkpoint of this version of the trainer: {type(error).__name__}: {reason}",
+            "take one that it wrote",
+        ) from error
 
 
 def check_matches(state: dict[str, Any], expected: dict[str, Any], where: str) -> None:

@@ -66,10 +66,21 @@ class World:
         return [part.cpu() for part in parts]
 
 
+def out_of_memory(error: BaseException, device: torch.device, when: str = "") -> UserError | None:
+    """What to tell the user if ``error`` says that there is no memory left; else None."""
+    if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        return None  # The last is how torch says it of a CPU, in a RuntimeError.
+    return UserError(
+        f"{device} is out of memory{when}",
+        "make the model or --batch_size smaller; for training, raise --grad_accum by as much, or add "
+        "--checkpoint_activations",
+    )
+
+
 @contextmanager
 def process_group(device: str = "auto", threads: int | None = None) -> Iterator[World]:
-    """Join the process group if there is one, leave it at the end. Raises UserError for a device that is not there, or
-    ranks that cannot meet."""
+    """Join the process group if there is one, leave it at the end. Raises UserError for a device that is not there or
+    runs out of memory, or ranks that cannot meet."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here", "leave --device out, or say --device cpu")
     on_gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"
@@ -94,6 +105,10 @@ def process_group(device: str = "auto", threads: int | None = None) -> Iterator[
         yield World(rank, local_rank, size, place)
         if size > 1:
             dist.barrier()  # A rank that leaves while another still talks makes gloo abort the process at its exit.
+    except Exception as error:
+        if told := out_of_memory(error, place):
+            raise told from error
+        raise
     finally:
         if size > 1:
             gc.collect()  # DDP sits in reference cycles that would keep the group's threads alive until then.

@@ -15,6 +15,8 @@ from trainer.model import GPT
 
 PEAK_SECONDS = 0.3
 """How long the measurement of the peak takes; it is steady within a few percent."""
+ROWS_MAX, WIDTH_MAX = 2048, 1024
+"""Larger products are no faster, but take memory and time."""
 
 
 def flops_per_token(model: GPT) -> float:
@@ -55,6 +57,7 @@ def measured_peak_flops(rows: int, width: int, dtype: torch.dtype, seconds: floa
     whoever else is at work on the machine just now must not make the peak look low and MFU impossibly high: with two
     busy loops beside it, two threads by the wall clock were seen to reach a third of their speed, this figure 95 %.
     """
+    rows, width = min(rows, ROWS_MAX), min(width, WIDTH_MAX)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

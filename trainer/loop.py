@@ -23,13 +23,13 @@ from trainer import checkpoint, monitoring, run_history
 from trainer.config import Config
 from trainer.console import NORMAL, QUIET, VERBOSE, Console
 from trainer.data.batch import Batch
-from trainer.distributed import World
+from trainer.distributed import World, out_of_memory
 from trainer.errors import UserError
 from trainer.flops import peak_flops
 from trainer.generate import generate_samples, sample_names
 from trainer.model import GPT
 from trainer.nonfinite import NonFiniteGuard
-from trainer.optimizer import build_optimizer
+from trainer.optimizer import build_optimizer, restore_optimizer
 from trainer.sample_metrics import sample_metrics
 from trainer.schedule import learning_rate_at, plan
 from trainer.stage import Autocast, Stage
@@ -48,11 +48,7 @@ def train(stage: Stage, config: Config, world: World, weights: Weights | None = 
         loop.announce()
         loop.run_to_the_end()
     except BaseException as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            error = UserError(
-                f"{world.device} is out of memory at step {loop.step + 1}",
-                "lower --batch_size and raise --grad_accum by as much, or add --checkpoint_activations",
-            )
+        error = out_of_memory(error, world.device, f" at step {loop.step + 1}") or error
         loop.close(failure=error.cause if isinstance(error, UserError) else type(error).__name__)
         raise error
     loop.close()
@@ -295,18 +291,22 @@ class Loop:
         path = checkpoint.newest(where, self.stage.name)
         state = checkpoint.load_file(path, *self._state("", {}, {}))
         checkpoint.check_matches(state, self._identity(), str(path))
+        with checkpoint.understood(path):
+            self._restore(state, path)
+        return path
+
+    def _restore(self, state: dict[str, Any], path: Path) -> None:
         if state["step"] >= self.schedule.total_steps:
             raise UserError(
                 f"{path} is already at step {state['step']} of {self.schedule.total_steps}", "give more --steps"
             )
         self.gpt.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         checkpoint.restore_random_state(state["random"], self.world)
         self.stage.load_state(state["data"])
         self.stage.load_rank_state({name: parts[self.world.rank] for name, parts in state["data_of_ranks"].items()})
         self.guard.restore(state["skipped_steps"])
         self.step, self.resumed_id = state["step"], state["run_id"]
-        return path
 
     # -- ranks ---------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from trainer.distributed import World, process_group
 from trainer.errors import UserError
 from trainer.run import train_stage
 from trainer.stages import STAGES, load_stage, pipeline_config
-from trainer.weights import Weights, find_weights
+from trainer.weights import Weights, find_weights, weights_of
 
 
 def run(config: PipelineConfig) -> None:
@@ -57,7 +57,8 @@ def _checkpoints(folder: str | None) -> dict[str, Path]:
 def _finished(path: Path, name: str) -> Weights | None:
     """The weights of a stage, if it has reached its last step."""
     state = checkpoint.load_file(path, "step", "total_steps", "model", "weights")
-    return Weights(name, state["model"], state["weights"]) if state["step"] >= state["total_steps"] else None
+    with checkpoint.understood(path):
+        return weights_of(state, path, name) if state["step"] >= state["total_steps"] else None
 
 
 def _launch_number() -> str:

@@ -11,6 +11,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+import torch
 from torch import Tensor
 
 from trainer import checkpoint
@@ -53,7 +55,20 @@ def find_weights(config: Config) -> Weights | None:
             f"{newest} was trained with the tokenizer {state.get('tokenizer')!r}, this trainer has {IDENTITY!r}",
             "start from weights that this trainer made",
         )
-    return Weights(name, state["model"], state["weights"])
+    return weights_of(state, newest, name)
+
+
+def weights_of(state: dict[str, Any], path: Path, origin: str) -> Weights:
+    """Those in a checkpoint. Raises UserError unless they are of the shape that it says they have."""
+    with checkpoint.understood(path):
+        config = msgspec.convert(state["model"], ModelConfig)
+        if missing := [field.name for field in dataclasses.fields(config) if field.name not in state["model"]]:
+            raise ValueError(f"no {missing[0]!r} in 'model'")
+        with torch.device("meta"):  # Shapes alone: no memory, no random numbers.
+            shapes = {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
+        if shapes != {name: tensor.shape for name, tensor in state["weights"].items()}:
+            raise ValueError("'weights' are not of the shape that 'model' says")
+    return Weights(origin, dataclasses.asdict(config), state["weights"])
 
 
 def config_for(config: C, weights: Weights | None) -> C:

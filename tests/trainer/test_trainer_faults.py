@@ -84,6 +84,43 @@ def test_a_checkpoint_without_what_is_needed_is_refused(tmp_path: Path) -> None:
         checkpoint.load_file(tmp_path / "a.pt", "weights", "optimizer")
 
 
+BAD_PARTS = {
+    "model": [{}, None, [1], {"vocab_size": 320, "n_layer": "1"}], "weights": [{}, None, {"head.weight": 3}],
+    "optimizer": [{}, None, {"state": {}, "param_groups": []}], "random": [{}, {"cpu": []}], "data": [{}, "x"],
+    "step": ["x", None], "skipped_steps": ["x"], "data_of_ranks": [None, {"x": []}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", BAD_PARTS)
+def test_a_checkpoint_made_by_hand_is_refused_whatever_is_wrong_in_it(part: str, trained, tmp_path: Path) -> None:
+    trained(out=str(tmp_path), steps=1)
+    path = checkpoint.newest(str(tmp_path), "pretrain")
+    state = checkpoint.load_file(path)
+    for value in BAD_PARTS[part]:
+        checkpoint.save(path, {**state, part: value})
+        with pytest.raises(UserError, match=f"{path} (is not a checkpoint|was written with)"):
+            trained(resume=str(path), steps=2)
+        if part in ("model", "weights"):
+            with pytest.raises(UserError, match=f"{path} is not a checkpoint of this version"):
+                trained(from_weight=str(path), steps=1)
+
+
+def test_moments_of_another_shape_never_reach_the_fused_optimizer(trained, tmp_path: Path) -> None:
+    trained(out=str(tmp_path), steps=1)
+    path = checkpoint.newest(str(tmp_path), "pretrain")
+    state = checkpoint.load_file(path)
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
+    checkpoint.save(path, state)
+    with pytest.raises(UserError, match="moments are not of the shape"):
+        trained(resume=str(path), steps=2)
+
+
+def test_a_checkpoint_of_a_newer_format_says_so(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a.pt", {"format": checkpoint.FORMAT + 1})
+    with pytest.raises(UserError, match=f"is a checkpoint of format {checkpoint.FORMAT + 1}, this trainer reads"):
+        checkpoint.load_file(tmp_path / "a.pt")
+
+
 def test_the_newest_checkpoint_is_that_of_the_highest_step(tmp_path: Path) -> None:
     for name in ("checkpoint_999999.pt", "checkpoint_1000000.pt", "checkpoint_latest.pt"):
         (tmp_path / name).touch()

@@ -10,6 +10,7 @@ import torch
 from fake_run import Recorder
 
 import sidecar
+from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.nonfinite import NonFiniteGuard
 
@@ -201,6 +202,13 @@ def test_a_device_without_memory_for_the_batch_is_a_cause_and_a_remedy(trained, 
         trained(steps=1)
     assert "--checkpoint_activations" in caught.value.remedy
     assert told == [{"state": "failed", "reason": "cpu is out of memory at step 1"}]
+
+
+def test_a_model_that_does_not_fit_into_memory_is_a_cause_and_a_remedy() -> None:
+    with pytest.raises(UserError, match="cpu is out of memory"), process_group("cpu"):
+        torch.empty(2**60)
+    with pytest.raises(RuntimeError, match="of another kind"), process_group("cpu"):
+        raise RuntimeError("of another kind")
 
 
 def test_a_disk_that_refuses_mid_run_does_not_end_training(trained, tmp_path: Path, monkeypatch, capsys) -> None:
