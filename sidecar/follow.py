@@ -4,13 +4,21 @@ Given: the path of a journal. Hands on: records with the rows they became, in or
 Never: writes, waits for more, or gives other rows to whoever reads later or in other batches.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from sidecar.journal import Checkpoint, JournalReader, Record
+import msgspec
+
+from sidecar import wire
+from sidecar.damage import DAMAGE, damaged_text
+from sidecar.derive.anomalies import alert
+from sidecar.journal import SUMMARY_KEY, Checkpoint, JournalReader, Record
 from sidecar.rows import Projector, Row
-from sidecar.state import RunState, dump, load
+from sidecar.snapshot import RunSummary
+from sidecar.state import ENDS, LIVE, RunState, current_ranks, dump, load
+from sidecar.streams import count_alive
 
 log = logging.getLogger("sidecar.follow")
 
@@ -39,6 +47,10 @@ class Follower:
         """How many rows of output there have been since the run began."""
         self.faults_total = 0
         """Records that the fold failed on: a mistake of ours. They are left out, for every reader alike."""
+        self._damaged_rows = 0
+        """How many the state knows of."""
+        self._spoken_row = 0
+        """The last row that a training process sent."""
         self._greeted: set[int] = set()
         """Sessions whose Hello was passed on."""
         self._greet_first()
@@ -61,8 +73,12 @@ class Follower:
                 rows = []
             self.number += len(rows)
             self.row = record.row
+            if record.rank != wire.SIDECAR_RANK:
+                self._spoken_row = record.row
             yield record, rows
         self.row = max(self.row, last)
+        if self.reader.damaged_rows > self._damaged_rows and not self.behind_rows():
+            self._note_damage()
 
     def checkpoint(self, history: bytes | None = None) -> Checkpoint | None:
         """The fold so far. None in the middle of a record that came in parts."""
@@ -75,6 +91,24 @@ class Follower:
 
     def close(self) -> None:
         self.reader.close()
+
+    def _note_damage(self) -> None:
+        """Tell the state what is missing. Where that is how the run ended, the stored summary still says it."""
+        state, self._damaged_rows = self.projector.state, self.reader.damaged_rows
+        text = damaged_text(self._damaged_rows)
+        last_ns = max((rank.last_time_ns for rank in state.ranks.values()), default=0)
+        alert(state, "journal_damaged", "warning", text, state.step, last_ns)
+        if self.reader.last_damaged_row > self._spoken_row and (end := self._stored_end()):
+            for rank in current_ranks(state):
+                if rank.state in LIVE:
+                    rank.state, rank.reason = end, text
+            count_alive(state)
+
+    def _stored_end(self) -> str | None:
+        with contextlib.suppress(*DAMAGE, ValueError):
+            stored = msgspec.msgpack.decode(self.reader.get(SUMMARY_KEY) or b"", type=RunSummary)
+            return stored.state if stored.state in ENDS else None
+        return None
 
     def _greet_first(self) -> None:
         """The first Hello says which run this is, before there is any record."""

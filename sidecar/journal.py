@@ -231,6 +231,8 @@ class JournalReader:
         self.path = path
         self.damaged_rows = 0
         """Rows that are damaged, left out."""
+        self.last_damaged_row = 0
+        """The newest of them; 0 when there are none."""
         self.bad_records = 0
         """Records that are no event of this version even after their bad values were dropped."""
         address = path.absolute().as_uri()  # Quoted: a "#" or "?" in the path would end it otherwise.
@@ -321,8 +323,18 @@ class JournalReader:
             return self._db.execute(query, (after_row, limit)).fetchall()
         last = self.last_row()
         found = [*islice(damage.readable_rows(self._db, "frames", after_row, last), limit)]
-        self.damaged_rows += (found[-1][0] if found else last) - after_row - len(found)
+        newest = end = found[-1][0] if found else last
+        for row, *_ in reversed(found):
+            if row != newest:
+                break
+            newest -= 1
+        if damaged := end - after_row - len(found):
+            self._note_damaged(damaged, newest)
         return found
+
+    def _note_damaged(self, rows: int, newest: int) -> None:
+        self.damaged_rows += rows
+        self.last_damaged_row = max(self.last_damaged_row, newest)
 
     def _newest_checkpoint(self, where: str, values: tuple[Any, ...]) -> Checkpoint | None:
         """The newest of these that is not damaged."""
@@ -345,7 +357,7 @@ class JournalReader:
         self, row: int, rank: int, session: int, first_seq: int, received_ns: int, crc: int, blob: bytes
     ) -> Iterator[Record]:
         if zlib.crc32(blob) != crc:
-            self.damaged_rows += 1
+            self._note_damaged(1, row)
             return
         for seq, data in enumerate(_decode_records(blob), first_seq):
             try:

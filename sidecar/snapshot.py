@@ -106,6 +106,7 @@ class RankView(msgspec.Struct):
     pid: int | None = None
     gpu_uuids: list[str] = []
     reason: str | None = None
+    exit_code: int | None = None
 
 
 class DatasetView(msgspec.Struct):
@@ -136,7 +137,7 @@ class GpuState(msgspec.Struct):
 
 class Alert(msgspec.Struct):
     name: str = ""
-    """loss_nonfinite, loss_spike, grad_explosion, stalled, mfu_above_one, events_lost, rank_lost, rank_silent ..."""
+    """loss_nonfinite, loss_spike, grad_explosion, stalled, mfu_above_one, events_lost, rank_lost, rank_silent, journal_damaged ..."""
     severity: str = "warning"
     """info | warning | critical"""
     message: str = ""
@@ -156,6 +157,8 @@ class RunSnapshot(msgspec.Struct):
     state: str = "starting"
     """starting | running | stalled | finished | failed | lost"""
     verdict: str = ""
+    exit_code: int | None = None
+    """Of the command under ``sidecar run``, when it was not 0 and the run is what ended with it."""
     started_at: str | None = None
     started_ns: int | None = None
     elapsed_seconds: float | None = None

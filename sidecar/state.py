@@ -17,6 +17,8 @@ from sidecar import wire
 
 LIVE = ("starting", "running")
 """States of a rank whose process may still speak."""
+ENDS = ("lost", "failed", "finished")
+"""States of a rank whose process is gone, the worst first: that is the run's."""
 
 NAMES_MAX = 10_000
 RANKS_MAX = 4_096
@@ -84,6 +86,8 @@ class RankState(msgspec.Struct):
     """The run's attempt this rank is in; restarts of all ranks together are one new attempt."""
     state: str = "starting"
     reason: str | None = None
+    exit_code: int | None = None
+    """Of the command that it belonged to, where a launcher has told."""
     host: str | None = None
     pid: int | None = None
     gpu_uuids: list[str] = []
@@ -358,6 +362,11 @@ def current_ranks(state: RunState) -> list[RankState]:
         rank for rank in state.ranks.values()
         if rank.rank < state.world_size or rank.attempt == state.attempt or rank.state in LIVE
     ]  # fmt: skip
+
+
+def exit_code_of(state: RunState) -> int | None:
+    """With what the command ended that the run belonged to; None when no launcher has told."""
+    return next((rank.exit_code for rank in current_ranks(state) if rank.exit_code is not None), None)
 
 
 def count(state: RunState, reason: str, by: int = 1) -> None:

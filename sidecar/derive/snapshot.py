@@ -30,7 +30,7 @@ from sidecar.snapshot import (
     StepHistogram,
     StepTime,
 )
-from sidecar.state import LIVE, STEP_BOUNDS, Gpu, RankState, RunState, current_ranks
+from sidecar.state import ENDS, LIVE, STEP_BOUNDS, Gpu, RankState, RunState, current_ranks, exit_code_of
 
 SPEED_UNKNOWN = "two steps are needed to know the speed"
 
@@ -107,7 +107,8 @@ def _liveness(
             late_seconds = out.last_step_age_seconds
     else:
         states = {rank.state for rank in ranks}
-        out.state = next(word for word in ("lost", "failed", "finished") if word in states)
+        out.state = next(word for word in ENDS if word in states)
+        out.exit_code = exit_code_of(state)
     _time_spent(out, state, lead, now_ns)
     return late_seconds
 
@@ -337,6 +338,7 @@ def _rank(rank: RankState, now_ns: int) -> RankView:
         rank.rank, rank.reached if rank.reached >= 0 else None, _age(now_ns, rank.last_step_received_ns), rank.state,
         rank.session, rank.sessions, rank.open_phases[0][0] if rank.open_phases else None,
         step_seconds=rank.step_seconds, host=rank.host, pid=rank.pid, gpu_uuids=rank.gpu_uuids, reason=rank.reason,
+        exit_code=rank.exit_code,
     )
     start = rank.mark_before or rank.mark
     if start is not None and rank.last_mono_ns is not None and rank.last_mono_ns > start[0] and rank.tokens_total:

@@ -17,12 +17,12 @@ def verdict(run: RunSnapshot, late_seconds: float | None = None) -> str:
     if word == "lost":
         gone = [rank.rank for rank in run.ranks if rank.state == "lost"]
         who = "the trainer process is gone" if len(run.ranks) == 1 else _gone(gone)
-        return f"Lost: {who} without saying goodbye{_at(run)}."
-    if word == "failed":
-        reason = next((rank.reason for rank in run.ranks if rank.state == "failed" and rank.reason), None)
-        return f"Failed{_at(run)}" + (f": {reason}." if reason else ".")
-    if word == "finished":
-        return f"Finished{_at(run)}{_facts(run)}."
+        told = next((rank.reason for rank in run.ranks if rank.state == "lost" and rank.exit_code is not None), None)
+        return f"Lost: {who} without saying goodbye{_at(run)}" + (f"; {told}." if told else ".")
+    if word in ("failed", "finished"):
+        reason = next((rank.reason for rank in run.ranks if rank.state == word and rank.reason), None)
+        facts = _facts(run) if word == "finished" else ""
+        return f"{word.capitalize()}{_at(run)}{facts}" + (f": {reason}." if reason else ".")
     gone = [rank.rank for rank in run.ranks if rank.state == "lost"]
     missing = f" {_gone(gone).capitalize()}." if gone else ""
     if late_seconds is not None:

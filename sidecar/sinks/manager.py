@@ -22,8 +22,9 @@ from sidecar.sinks.factory import RunnerFactory
 from sidecar.sinks.health import joined
 from sidecar.sinks.period import CONFIGURED, split
 from sidecar.sinks.runner import SinkRunner
-from sidecar.sinks.source import ENDS, Policy
+from sidecar.sinks.source import Policy
 from sidecar.sinks.trouble import DISK_ERRORS, Trouble
+from sidecar.state import ENDS
 from sidecar.store import Store
 from sidecar.telemetry import SinkHealth, Telemetry
 

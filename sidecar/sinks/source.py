@@ -15,10 +15,7 @@ from sidecar.rows import Row, RunInfo
 from sidecar.sinks.cursors import Cursor
 from sidecar.sinks.period import Period
 from sidecar.sinks.steps import StepJoiner
-from sidecar.state import current_ranks
-
-ENDS = ("lost", "failed", "finished")
-"""States of a rank whose process is gone, the worst first: that is the run's."""
+from sidecar.state import ENDS, current_ranks
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
