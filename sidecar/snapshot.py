@@ -137,7 +137,8 @@ class GpuState(msgspec.Struct):
 
 class Alert(msgspec.Struct):
     name: str = ""
-    """loss_nonfinite, loss_spike, grad_explosion, stalled, mfu_above_one, events_lost, rank_lost, rank_silent, journal_damaged ..."""
+    """loss_nonfinite, loss_spike, grad_explosion, stalled, mfu_above_one, events_lost, rank_lost, rank_silent,
+    journal_damaged ..."""
     severity: str = "warning"
     """info | warning | critical"""
     message: str = ""
