@@ -12,12 +12,12 @@ from trainer import chat, tasks
 from trainer.config import ChatConfig, MidtrainConfig
 from trainer.data.conversations import Conversations, Prepared, cached, prepare
 from trainer.data.quality import Quality, statistics
+from trainer.data.report import DataReport
 from trainer.distributed import World
 from trainer.model import GPT
 from trainer.stage import Stage
 from trainer.task_eval import evaluate_tasks
 from trainer.tasks.example import Example, Task, TaskMixture
-from trainer.tasks.rows import DataReport
 from trainer.tokenizer import IDENTITY
 from trainer.weights import DEFAULT_FOLDER
 

@@ -73,6 +73,7 @@ class Config:
     screen: bool = flag(
         True, "leave out text with secrets, malware or copyleft licences in it", off="keep it all", group="data"
     )
+    bad_rows: str = flag("skip", "rows that cannot be understood", group="data", choices=("skip", "refuse"))
     data_bytes: int = flag(4_000_000, "read at most this many bytes of text", group="data")
     val_fraction: float = flag(0.1, "share of the data held out for validation", group="data", range=PROPER_SHARE)
 
@@ -170,7 +171,6 @@ class ChatConfig(Config):
 
     data: str | None = flag(None, DATA_HELP, group="data")
     data_config: str | None = flag(None, "YAML, TOML or JSON that names the data sets", group="data")
-    bad_rows: str = flag("skip", "rows that cannot be understood", group="data", choices=("skip", "refuse"))
     eval_examples: int = flag(50, "questions per task at a validation", group="cadence")
     generation_prompts: tuple[str, ...] = flag(
         (), "what samples begin with, separated by | [a question of each set]", group="cadence",
@@ -248,6 +248,7 @@ class GenerateConfig(Config):
         "hub_files",
         "without_hub",
         "screen",
+        "bad_rows",
         "val_fraction",
     }
     from_weight: str | None = flag("sft", "weights to speak with: a stage's in --out, or a path", group="model")

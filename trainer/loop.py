@@ -72,6 +72,7 @@ class Loop:
         self.optimizer = build_optimizer(self.raw_model, config)
         self.step = 0
         """Optimizer steps done, skipped ones included."""
+        self.said: tuple[str, ...] = ()
         self.guard = NonFiniteGuard(config.nan_loss, world.device)
         self.started_from = weights.origin if weights else None
         self.resumed_id: str | None = None
@@ -114,8 +115,15 @@ class Loop:
             + (f", starting from {self.started_from}" if self.started_from else "")
             + (f", resumed from {self.resumed_from} at step {self.step}" if self.resumed_from else "")
         )
-        for remark in (*self.stage.remarks, *monitoring.remarks(config)):
-            self.console.say(f"  {remark}")
+        self._say_remarks()
+
+    def _say_remarks(self) -> None:
+        """Those that were not said before."""
+        remarks = (*self.stage.remarks, *monitoring.remarks(self.config))
+        for remark in remarks:
+            if remark not in self.said:
+                self.console.say(f"  {remark}")
+        self.said = remarks
 
     def run_to_the_end(self) -> None:
         total = self.schedule.total_steps
@@ -216,6 +224,7 @@ class Loop:
         if self.world.is_main:
             self.run.log(numbers, step=self.step)
         self.console.validation(self.step, numbers)
+        self._say_remarks()
 
     def _generate_samples(self) -> None:
         if not self.world.is_main:

@@ -48,7 +48,7 @@ class Stage:
     resume_facts: dict[str, Any] = {}
     """Flags of the stage that must be the same when it resumes."""
     remarks: tuple[str, ...] = ()
-    """Lines for the console: what the user should know about the data."""
+    """Lines for the console: what the user should know about the data. May change at a validation."""
 
     def wrap_model(self, model: GPT) -> nn.Module:
         """The module to train: the model, or a module around it.
@@ -81,7 +81,7 @@ class Stage:
         return None
 
     def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
-        """val/* and eval/* metrics, the same on every rank."""
+        """val/* and eval/* metrics (and data/* that have changed), the same on every rank."""
         return evaluate(model, self.held_out(iters, world), world, self.autocast)
 
     def held_out(self, iters: int, world: World) -> Iterator[Batch]:

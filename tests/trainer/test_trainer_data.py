@@ -13,6 +13,7 @@ from trainer.data import parquet
 from trainer.data.batch import Batch
 from trainer.data.corpus import shuffled_by_name
 from trainer.data.quality import Quality
+from trainer.data.report import DataReport
 from trainer.data.stream import ParquetStream
 from trainer.data.windows import TokenWindows, concatenate
 from trainer.errors import UserError
@@ -20,10 +21,10 @@ from trainer.tokenizer import BOS, ByteTokenizer
 
 
 def load(
-    path: Path | None, bytes_max: int = 10**6, val_fraction: float = 0.2, quality: Quality | None = None
+    path: Path | None, bytes_max: int = 10**6, val_fraction: float = 0.2, report: DataReport | None = None
 ) -> data.Corpus:
     place = data.locate(None if path is None else str(path))
-    return data.load(place, bytes_max=bytes_max, val_fraction=val_fraction, quality=quality or Quality())
+    return data.load(place, bytes_max=bytes_max, val_fraction=val_fraction, report=report or DataReport())
 
 
 def write_fineweb(path: Path, texts: list[str | None], **options: object) -> Path:
@@ -77,9 +78,13 @@ def test_files_that_are_not_text_are_counted_and_left_out(tmp_path: Path) -> Non
     }.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / ".hidden").write_text("secret")
-    loaded = load(tmp_path)
+    report = DataReport()
+    loaded = load(tmp_path, report=report)
     assert {*loaded.train, *loaded.val} == {b"one", "zw\u00f6lf".encode()}
-    assert loaded.skipped == 2
+    assert report.count == 2
+    assert sorted(report.named) == [f"{name}: not UTF-8 text, or not to be read" for name in ("c.bin", "d.txt")]
+    with pytest.raises(UserError, match="not UTF-8 text"):
+        load(tmp_path, report=DataReport(refuse=True))
 
 
 def test_the_limit_cuts_between_characters(tmp_path: Path) -> None:
@@ -356,12 +361,58 @@ def test_shards_without_any_row_are_refused(tmp_path: Path) -> None:
         stream([tmp_path / "0.parquet"])
 
 
-def test_a_damaged_page_is_noticed_where_the_shard_has_checksums(tmp_path: Path) -> None:
-    text = "a page of text " * 20
-    path = write_fineweb(tmp_path / "0.parquet", [text], write_page_checksum=True, compression="none")
-    path.write_bytes(path.read_bytes().replace(text.encode(), text.replace("page", "pace").encode()))
-    with pytest.raises(UserError, match="cannot read"):
-        parquet.group_texts(path, 0, Quality())
+def damaged_shard(path: Path, rows: int = 12, wrong: int = 5) -> Path:
+    """Four rows to a group; a byte of row number ``wrong`` (from 0) is not as its page's checksum says."""
+    texts = [f"row {row:02d} of it " * 9 for row in range(rows)]
+    write_fineweb(path, texts, row_group_size=4, write_page_checksum=True, compression="none", use_dictionary=False)
+    path.write_bytes(path.read_bytes().replace(f"row {wrong:02d}".encode(), f"raw {wrong:02d}".encode()))
+    return path
+
+
+def test_a_damaged_page_costs_its_row_group_and_is_counted_and_named_or_refused(tmp_path: Path) -> None:
+    path = damaged_shard(tmp_path / "0.parquet")
+    report = DataReport()
+    assert [row["text"][4:6] for _, row in parquet.rows(path, report)] == [
+        "00",
+        "01",
+        "02",
+        "03",
+        "08",
+        "09",
+        "10",
+        "11",
+    ]
+    assert report.count == 4
+    assert report.sentence().startswith("skipped 4 bad row(s): 0.parquet:5: damaged, with 4 row(s) of row group 1: ")
+    report, loaded = DataReport(), load(path)
+    assert len(parquet.documents(path, 10**6, report, Quality())) == len(loaded.train + loaded.val) == report.count * 2
+    report = DataReport()
+    assert parquet.group_texts(path, 1, report, Quality(), slice(1, None, 2)) == []
+    assert report.count == 2, "of the rows that were wanted"
+    with pytest.raises(UserError, match=r"0.parquet:5: damaged, with 4 row\(s\)"):
+        load(path, report=DataReport(refuse=True))
+
+
+def test_a_row_of_parquet_that_is_not_utf_8_costs_itself_alone(tmp_path: Path) -> None:
+    texts = pyarrow.array([b"one", b"\xff\xfe", b"three"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet")
+    report = DataReport()
+    assert [row["text"] for _, row in parquet.rows(tmp_path / "a.parquet", report)] == ["one", "three"]
+    assert report.lines() == ("skipped 1 bad row(s): a.parquet:2: not UTF-8",)
+
+
+def test_a_stream_counts_each_damaged_row_once_and_goes_on(trained, tmp_path: Path, capsys) -> None:
+    (tmp_path / "shards").mkdir()
+    for name in ("0", "1"):
+        damaged_shard(tmp_path / "shards" / f"{name}.parquet")
+    flags = {"data": str(tmp_path / "shards"), "steps": 8, "eval_freq": 4, "seq_len": 64, "batch_size": 8}
+    run = trained(**flags, quiet=False)
+    assert run.logged("data/unreadable") == [(0, 4), (4, 8), (8, 8)], "the one that validates, then the other"
+    out = capsys.readouterr().out
+    assert out.count("  skipped 4 bad row(s): 1.parquet:5: damaged") == 1
+    assert out.count("  skipped 8 bad row(s): 1.parquet:5: damaged") == 1
+    with pytest.raises(UserError, match="1.parquet:5: damaged"):
+        trained(**flags, bad_rows="refuse")
 
 
 @pytest.mark.parametrize("before", [0, 1, 7, 50, 110])

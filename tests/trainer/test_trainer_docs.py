@@ -13,9 +13,9 @@ import pytest
 from trainer import tasks
 from trainer.__main__ import COMMANDS, main
 from trainer.config import CONFIGS
+from trainer.data.report import DataReport
 from trainer.flags import parse
 from trainer.tasks.known_datasets import KNOWN_DATASETS
-from trainer.tasks.rows import DataReport
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/trainer.md").read_text()

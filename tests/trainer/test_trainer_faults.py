@@ -21,6 +21,7 @@ from trainer.data.batch import BatchSampler
 from trainer.data.conversations import Conversations, prepare
 from trainer.data.preferences import PreferencePairs
 from trainer.data.quality import Quality
+from trainer.data.report import DataReport
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.evaluate import TokenSums, summary
@@ -29,7 +30,7 @@ from trainer.model import GPT, ModelConfig
 from trainer.nonfinite import NonFiniteGuard
 from trainer.tasks import formats
 from trainer.tasks.example import Message, Preference, TaskMixture, ask
-from trainer.tasks.rows import DataReport, files_of
+from trainer.tasks.rows import files_of
 
 HERE = World(0, 0, 1, torch.device("cpu"))
 

@@ -15,11 +15,10 @@ from fake_hub import SHA, Hub, Repos, fake_hub
 from trainer import data, tasks
 from trainer.config import PipelineConfig
 from trainer.data import hub
-from trainer.data.quality import Quality
+from trainer.data.report import DataReport
 from trainer.errors import UserError
 from trainer.stages import STAGES, pipeline_config
 from trainer.tasks.known_datasets import KNOWN_DATASETS
-from trainer.tasks.rows import DataReport
 
 MESSAGE = pyarrow.struct([("content", pyarrow.string()), ("role", pyarrow.string())])
 MESSAGES = pyarrow.list_(MESSAGE)
@@ -165,11 +164,11 @@ def test_what_was_fetched_is_not_fetched_again_and_needs_no_hub_later(online: Hu
 def test_plain_text_takes_so_many_shards_as_asked_for_of_which_the_last_validates(online: Hub) -> None:
     place = data.locate("hub", files_max=3)
     assert [path.name for path in place.shards] == [f"shard_0000{n}.parquet" for n in (0, 1, 5)]
-    corpus = data.load(place, bytes_max=10**6, val_fraction=0.1, quality=Quality())
+    corpus = data.load(place, bytes_max=10**6, val_fraction=0.1, report=DataReport())
     assert corpus.name == "FineWeb-EDU"
     assert {text[:1] for text in corpus.val} == {b"5"}
     one = data.locate("hf://datasets/karpathy/fineweb-edu-100b-shuffle/shard_00002.parquet")
-    alone = data.load(one, bytes_max=10**6, val_fraction=0.1, quality=Quality())
+    alone = data.load(one, bytes_max=10**6, val_fraction=0.1, report=DataReport())
     assert (alone.name, len(alone.train), len(alone.val)) == ("fineweb-edu-100b-shuffle", 27, 3)
 
 
@@ -250,7 +249,7 @@ def test_nothing_of_the_hub_is_loaded_for_data_of_ones_own(repository: Path) -> 
     import subprocess
 
     code = (
-        "import sys; from trainer import data, tasks; from trainer.tasks.rows import DataReport; data.locate(None); "
+        "import sys; from trainer import data, tasks; from trainer.data.report import DataReport; data.locate(None); "
         "tasks.load('ppo', None, None, DataReport(), 0.1); "
         "print('huggingface_hub' in sys.modules, 'yaml' in sys.modules)"
     )

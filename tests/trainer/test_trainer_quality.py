@@ -15,10 +15,11 @@ from trainer import data, tasks
 from trainer.__main__ import main
 from trainer.data import parquet
 from trainer.data.quality import LANGUAGES_MAX, Quality, blocked, statistics
+from trainer.data.report import DataReport
 from trainer.data.stream import ParquetStream
 from trainer.errors import UserError
 from trainer.tasks import formats, is_held_out
-from trainer.tasks.rows import LINE_BYTES_MAX, DataReport, read
+from trainer.tasks.rows import LINE_BYTES_MAX, read
 
 SUM = {"question": "Ann has 2 and gets 3. How many?", "answer": "2+3=5\n#### 5"}
 DIRTY = {
@@ -133,7 +134,7 @@ def test_a_folder_of_sources_says_its_languages(tmp_path: Path) -> None:
     for name in ("a.py", "b.py", "c.rs", "d.unknown"):
         (tmp_path / name).write_text("text")
     quality = Quality()
-    data.load(data.locate(str(tmp_path)), bytes_max=100, val_fraction=0.3, quality=quality)
+    data.load(data.locate(str(tmp_path)), bytes_max=100, val_fraction=0.3, report=DataReport(quality=quality))
     assert quality.languages == {"python": 2, "rust": 1}
 
 
@@ -146,7 +147,7 @@ def test_a_stream_leaves_out_what_is_blocked_and_goes_on_where_it_stood(tmp_path
     restored = ParquetStream(shards, name="s", seq_len=8, batch_size=2)
     restored.load_state(loader.state())
     assert restored.next_batch().inputs.equal(loader.next_batch().inputs)
-    assert b"/dev/tcp" in b"".join(parquet.group_texts(shards[0], 0, Quality(screen=False)))
+    assert b"/dev/tcp" in b"".join(parquet.group_texts(shards[0], 0, DataReport(), Quality(screen=False)))
 
 
 def test_a_stream_without_any_text_ends_in_one_line_and_not_in_a_loop(tmp_path: Path) -> None:
@@ -234,8 +235,9 @@ def empty_validation(folder: Path) -> None:
     [
         (broken_parquet, "ppo --data {}", "cannot read .*gsm8k.parquet"),
         (numbers_for_text, "pretrain --data {}", "column 'text' .* is of int64"),
-        (not_utf_8, "pretrain --data {}", "cannot read .*texts.parquet: .*utf-8"),
-        (broken_pages, "pretrain --data {}", "cannot read .*2.parquet"),
+        (not_utf_8, "pretrain --data {}", r"too few .*skipped 9 bad row\(s\): texts.parquet:1: not UTF-8"),
+        (not_utf_8, "pretrain --data {} --bad_rows refuse", "texts.parquet:1: not UTF-8"),
+        (broken_pages, "pretrain --data {}", r"2.parquet leaves the validation split empty; skipped 40 bad row\(s\)"),
         (other_columns, "ppo --data {}", "no row is of the format 'gsm8k': gsm8k.parquet:3: no field 'answer'"),
         (corrupt_line, "ppo --data {} --bad_rows refuse", "gsm8k.jsonl:2: not JSON"),
         (one_row, "ppo --data {}", "has 1 usable"),

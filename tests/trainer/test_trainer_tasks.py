@@ -18,10 +18,11 @@ from trainer import chat, tasks
 from trainer.data.batch import IGNORE
 from trainer.data.conversations import Conversations, pack, prepare
 from trainer.data.preferences import PreferencePairs
+from trainer.data.report import DataReport
 from trainer.errors import UserError
 from trainer.tasks import builtin, formats
 from trainer.tasks.example import Message, Preference, TaskMixture, ask
-from trainer.tasks.rows import DataReport, read
+from trainer.tasks.rows import read
 from trainer.tokenizer import ASSISTANT_END, ASSISTANT_START, BOS, PAD, USER_END, USER_START
 
 SMOLTALK = {

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from trainer.data import hub
 from trainer.data.corpus import Corpus, is_hidden, text_folder
 from trainer.data.quality import Quality
+from trainer.data.report import DataReport
 from trainer.errors import UserError
 
 FINEWEB = f"{hub.SCHEME}karpathy/fineweb-edu-100b-shuffle/*.parquet"
@@ -50,27 +51,35 @@ def locate(path: str | None, *, files_max: int | None = None, without_hub: str =
     return Location(shards[0] if shards else place)
 
 
-def load(place: Location, *, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
+def load(place: Location, *, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
     """Documents of the standard library, of text files, or of parquet; of several shards only those that validate.
     Raises UserError."""
+    try:
+        corpus = _read(place, bytes_max, val_fraction, report)
+    except UserError as error:
+        if not report.count:
+            raise
+        raise UserError(f"{error.cause}; {report.sentence()}", error.remedy) from error
+    is_whole = sum(map(len, corpus.train + corpus.val)) < bytes_max - 3  # A cut may leave out a character of 4 bytes.
+    if place.path is None or place.shards or is_whole:
+        return corpus
+    return replace(corpus, remarks=(f"{bytes_max / 1e6:g} MB of {corpus.name} are used: --data_bytes takes more",))
+
+
+def _read(place: Location, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
     from trainer.data import parquet, text
 
     if place.path is None:
-        return text.standard_library(bytes_max, val_fraction, quality)
+        return text.standard_library(bytes_max, val_fraction, report)
     if place.shards:
-        val = parquet.documents(place.shards[-1], max(1, int(bytes_max * val_fraction)), Quality(quality.screen))
+        last, room = place.shards[-1], max(1, int(bytes_max * val_fraction))
+        val = parquet.documents(last, room, report, Quality(report.quality.screen))
         if not val:
-            raise UserError(
-                f"{place.shards[-1]} leaves the validation split empty", "the last shard validates: it must hold text"
-            )
+            raise UserError(f"{last} leaves the validation split empty", "the last shard validates: it must hold text")
         return Corpus(place.name or place.path.resolve().name, [], val)
     if place.path.suffix == ".parquet":
-        corpus = parquet.load(place.path, place.name, bytes_max, val_fraction, quality)
-    else:
-        corpus = text.load(place.path, bytes_max, val_fraction, quality)
-    if sum(map(len, corpus.train + corpus.val)) < bytes_max - 3:  # It may be cut in front of a character of 4 bytes.
-        return corpus
-    return replace(corpus, remarks=(f"{bytes_max / 1e6:g} MB of {corpus.name} are used: --data_bytes takes more",))
+        return parquet.load(place.path, place.name, bytes_max, val_fraction, report)
+    return text.load(place.path, bytes_max, val_fraction, report)
 
 
 def _from_hub(path: str, files_max: int | None) -> Location:

@@ -23,8 +23,6 @@ class Corpus:
     train: list[bytes]
     """One UTF-8 document each."""
     val: list[bytes]
-    skipped: int = 0
-    """Files or rows that are not text."""
     remarks: tuple[str, ...] = ()
     """Lines for the console."""
 

@@ -4,6 +4,7 @@
     python -m trainer pretrain --data ./000_00000.parquet      one shard: some of its rows validate
 
 Given: a .parquet file or a folder of them. Hands on: a Corpus; several shards are read as a stream (stream.py).
+Rows on damaged pages are reported, and those after them in the same row group; the next row group is read again.
 Never: loads a whole shard (it reads batch by batch, up to the limit), or imports pyarrow unless parquet is asked for.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 
 from trainer.data.corpus import Corpus, split_documents
 from trainer.data.quality import Quality
+from trainer.data.report import DataReport
 from trainer.errors import UserError
 
 COLUMN = "text"
@@ -21,9 +23,9 @@ METADATA = ("language", "score", "license")
 """Columns about a document, where a shard has them."""
 
 
-def load(shard: Path, name: str | None, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
+def load(shard: Path, name: str | None, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
     """One shard, split by row. Raises UserError: pyarrow missing, a corrupt or empty shard, no column of texts."""
-    train, val = split_documents(documents(shard, bytes_max, quality), val_fraction, str(shard))
+    train, val = split_documents(documents(shard, bytes_max, report, report.quality), val_fraction, str(shard))
     return Corpus(name or shard.resolve().stem, train, val)
 
 
@@ -41,29 +43,31 @@ def text_bytes(shard: Path) -> int:
         return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == COLUMN)
 
 
-def group_texts(shard: Path, group: int, quality: Quality, rows: slice = slice(None)) -> list[bytes]:
-    """The documents in those rows of one row group that ``quality`` keeps; rows without text are left out."""
+def group_texts(
+    shard: Path, group: int, report: DataReport, quality: Quality, wanted: slice = slice(None)
+) -> list[bytes]:
+    """The documents in the ``wanted`` rows of one row group that ``quality`` keeps; rows without text are left out."""
     with _opened(shard) as file:
         if group >= file.metadata.num_row_groups:
             return []
-        found = file.read_row_group(group, columns=_columns_of(file)).to_pylist()[rows]
+        found = [row for _, row in _rows_of_group(file, shard.name, group, report, _columns_of(file), wanted)]
     return [text for row in found if (text := _text_of(row)) and _is_kept(text, row, quality)]
 
 
-def rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Every row with all its columns, one batch in memory at a time."""
+def rows(file: Path, report: DataReport) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where it is, and the row with all its columns, for every row; one batch in memory at a time."""
     with _opened(file, needed=None) as opened:
-        for batch in opened.iter_batches():
-            yield from batch.to_pylist()
+        for group in range(opened.metadata.num_row_groups):
+            yield from _rows_of_group(opened, file.name, group, report)
 
 
-def documents(shard: Path, bytes_max: int, quality: Quality) -> list[bytes]:
+def documents(shard: Path, bytes_max: int, report: DataReport, quality: Quality) -> list[bytes]:
     """The first documents of a shard that ``quality`` keeps, up to so many bytes; one batch in memory at a time."""
     read: list[bytes] = []
     size = 0
     with _opened(shard) as file:
-        for batch in file.iter_batches(columns=_columns_of(file)):
-            for row in batch.to_pylist():
+        for group in range(file.metadata.num_row_groups):
+            for _, row in _rows_of_group(file, shard.name, group, report, _columns_of(file)):
                 text = _text_of(row)[: bytes_max - size]
                 if text and _is_kept(text, row, quality):
                     read.append(text)
@@ -71,6 +75,39 @@ def documents(shard: Path, bytes_max: int, quality: Quality) -> list[bytes]:
                 if size >= bytes_max:
                     return read
     return read
+
+
+def _rows_of_group(
+    file: Any, name: str, group: int, report: DataReport, columns: list[str] | None = None, wanted: slice = slice(None)
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("NAME:NUMBER", row) of the ``wanted`` rows of a row group, numbered from 1 throughout the file. Rows that cannot
+    be read are reported: one that is not UTF-8, and on a damaged page all that follow in the group."""
+    import pyarrow
+
+    *before, size = (file.metadata.row_group(number).num_rows for number in range(group + 1))
+    numbers, first, place = range(size)[wanted], sum(before) + 1, 0
+    try:
+        for batch in file.iter_batches(row_groups=[group], columns=columns):
+            for row in _decoded(batch):
+                if place in numbers and row is None:
+                    report.add(f"{name}:{first + place}", "not UTF-8")
+                elif place in numbers and row is not None:
+                    yield f"{name}:{first + place}", row
+                place += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        if lost := sum(number >= place for number in numbers):
+            reason = str(error).splitlines()[0]
+            report.add(f"{name}:{first + place}", f"damaged, with {lost} row(s) of row group {group}: {reason}", lost)
+
+
+def _decoded(batch: Any) -> list[dict[str, Any] | None]:
+    """None for a row with text that is not UTF-8."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        if batch.num_rows == 1:
+            return [None]
+        return [row for place in range(batch.num_rows) for row in _decoded(batch.slice(place, 1))]
 
 
 def _columns_of(file: Any) -> list[str]:

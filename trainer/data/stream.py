@@ -19,6 +19,7 @@ from torch import Tensor
 from trainer.data import parquet
 from trainer.data.batch import Batch
 from trainer.data.quality import Quality
+from trainer.data.report import DataReport
 from trainer.data.windows import concatenate
 from trainer.errors import UserError
 
@@ -41,13 +42,13 @@ class Position:
 class ParquetStream:
     def __init__(
         self, shards: Sequence[Path], *, name: str, seq_len: int, batch_size: int, rank: int = 0, world_size: int = 1,
-        screen: bool = True,
+        report: DataReport | None = None,
     ) -> None:  # fmt: skip
-        """``screen``: leave out text that quality.py blocks.
+        """``report``: counts the rows that cannot be read, once; its screen leaves out text that quality.py blocks.
 
         Raises UserError: a shard that cannot be read, or no rows at all.
         """
-        self.name, self.seq_len, self.batch_size, self.screen = name, seq_len, batch_size, screen
+        self.name, self.seq_len, self.batch_size, self.report = name, seq_len, batch_size, report or DataReport()
         self.groups = _share_of(rank, world_size, shards)
         if not self.groups:
             raise UserError(f"the shards of {name} have no rows", "give --data shards that hold text")
@@ -89,7 +90,8 @@ class ParquetStream:
         at = self._next
         if self._texts is None:
             shard, group, rows = self.groups[at.group]
-            self._texts = parquet.group_texts(shard, group, Quality(self.screen), rows)
+            report = self.report if at.epoch == self._began_in else DataReport(self.report.refuse)
+            self._texts = parquet.group_texts(shard, group, report, Quality(self.report.quality.screen), rows)
         if at.document < len(self._texts):
             self._found = True
             tokens = concatenate([self._texts[at.document]])[self._skip :]

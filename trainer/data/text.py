@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trainer.data.corpus import Corpus, shuffled_by_name, split_documents
-from trainer.data.quality import Quality
+from trainer.data.report import DataReport
 from trainer.errors import UserError
 
 NOT_THE_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "encodings"})
@@ -28,45 +28,47 @@ LANGUAGES = {
 """Of files by their ending; others do not say."""
 
 
-def standard_library(bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
+def standard_library(bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
     root = Path(sysconfig.get_paths()["stdlib"])
     files = _files(root, lambda name: name.endswith(".py"), NOT_THE_LIBRARY)
-    return _read("python-stdlib", root, files, bytes_max, val_fraction, quality)
+    return _read("python-stdlib", root, files, bytes_max, val_fraction, report)
 
 
-def load(path: Path, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
+def load(path: Path, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
     """Raises UserError if ``path`` is neither a text file nor a readable folder of them."""
     if not path.is_dir():
-        return _one_file(path, bytes_max, val_fraction, quality)
+        return _one_file(path, bytes_max, val_fraction, report)
     if not os.access(path, os.R_OK | os.X_OK):
         raise UserError(f"no permission to read {path}", "change its permissions, or give --data another folder")
     files = _files(path, lambda name: True, frozenset())
-    return _read(path.resolve().name or "text", path, files, bytes_max, val_fraction, quality)
+    return _read(path.resolve().name or "text", path, files, bytes_max, val_fraction, report)
 
 
-def _one_file(path: Path, bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
+def _one_file(path: Path, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
     text = _text_of(path, bytes_max)
     if text is None:
         raise UserError(f"{path} is not UTF-8 text, nor a .parquet file", "give --data one of these, or a folder")
-    if not quality.keep(text, LANGUAGES.get(path.suffix)):
+    if not report.quality.keep(text, LANGUAGES.get(path.suffix)):
         raise UserError(f"{path} has text that must not be trained on", "give --data another file, or --no-screen")
     return Corpus(path.stem, *split_documents([text], val_fraction, str(path)))
 
 
-def _read(name: str, root: Path, files: Iterator[str], bytes_max: int, val_fraction: float, quality: Quality) -> Corpus:
+def _read(
+    name: str, root: Path, files: Iterator[str], bytes_max: int, val_fraction: float, report: DataReport
+) -> Corpus:
     documents: list[bytes] = []
-    bytes_read = skipped = 0
+    bytes_read = 0
     for relative in shuffled_by_name(list(files)):
         if bytes_read >= bytes_max:
             break
         document = _text_of(root / relative, bytes_max - bytes_read)
         if document is None:
-            skipped += 1
-        elif document and quality.keep(document, LANGUAGES.get(Path(relative).suffix)):
+            report.add(relative, "not UTF-8 text, or not to be read")
+        elif document and report.quality.keep(document, LANGUAGES.get(Path(relative).suffix)):
             documents.append(document)
             bytes_read += len(document)
     train, val = split_documents(documents, val_fraction, str(root))
-    return Corpus(name, train, val, skipped)
+    return Corpus(name, train, val)
 
 
 def _files(root: Path, wanted: Callable[[str], bool], pruned: frozenset[str]) -> Iterator[str]:

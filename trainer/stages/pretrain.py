@@ -16,9 +16,11 @@ from trainer import data
 from trainer.config import Config
 from trainer.data import parquet
 from trainer.data.quality import Quality, statistics
+from trainer.data.report import DataReport
 from trainer.data.stream import ParquetStream
 from trainer.data.windows import TokenWindows, concatenate
 from trainer.distributed import World
+from trainer.model import GPT
 from trainer.sample_metrics import NgramModel
 from trainer.stage import Stage
 
@@ -29,14 +31,18 @@ class Pretraining(Stage):
     def __init__(self, config: Config, world: World) -> None:
         share = {"batch_size": config.batch_size, "rank": world.rank, "world_size": world.size}
         place = data.locate(config.data, files_max=config.hub_files, without_hub=config.without_hub)
-        quality, shards = Quality(config.screen), place.shards[:-1]
-        corpus = data.load(place, bytes_max=config.data_bytes, val_fraction=config.val_fraction, quality=quality)
-        self.remarks = (*place.remarks, *corpus.remarks)
+        self.report = report = DataReport(config.bad_rows == "refuse", quality=Quality(config.screen))
+        corpus = data.load(place, bytes_max=config.data_bytes, val_fraction=config.val_fraction, report=report)
+        self.corpus_remarks = (*place.remarks, *corpus.remarks)
+        self.remarks = (*self.corpus_remarks, *report.lines())
+        self.unreadable = report.count
+        shards = place.shards[:-1]
         self.is_stream = bool(shards)
         train: TokenWindows | ParquetStream
         if shards:
-            train = ParquetStream(shards, name=corpus.name, seq_len=config.seq_len, screen=config.screen, **share)
-            parquet.group_texts(shards[0], 0, quality)  # Of a stream, data/* describe what comes first.
+            train = ParquetStream(shards, name=corpus.name, seq_len=config.seq_len, report=report, **share)
+            # Of a stream, data/* describe what comes first.
+            parquet.group_texts(shards[0], 0, DataReport(report.refuse), report.quality)
         else:
             tokens = concatenate(corpus.train)
             train = TokenWindows(tokens, name=corpus.name, seq_len=config.seq_len, seed=config.seed, **share)
@@ -50,10 +56,19 @@ class Pretraining(Stage):
         self.data_facts = {
             "dataset/name": corpus.name,
             **statistics([config.seq_len], train.count, val.count),
-            **quality.metrics(),
-            "data/unreadable": corpus.skipped,
+            **report.quality.metrics(),
+            "data/unreadable": self.unreadable,
             **({"dataset/train_shards": len(shards)} if shards else {}),
         }
+
+    def validate(self, model: GPT, iters: int, world: World) -> dict[str, float]:
+        """Of a stream, also the rows that could not be read so far: training meets them only now."""
+        numbers = super().validate(model, iters, world)
+        if self.is_stream:
+            self.remarks = (*self.corpus_remarks, *self.report.lines())
+            [met] = world.sum_over_ranks(self.report.count - self.unreadable)
+            numbers["data/unreadable"] = self.unreadable + met
+        return numbers
 
     def sample_perplexity(self, texts: list[str]) -> float | None:
         return self.ngram.perplexity(texts) if self.ngram else None

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 from trainer.data import hub
 from trainer.data.corpus import split
+from trainer.data.report import DataReport
 from trainer.errors import UserError
 from trainer.tasks import builtin
 from trainer.tasks.data_config import Source, read_sources
 from trainer.tasks.example import Task
 from trainer.tasks.formats import FORMATS
 from trainer.tasks.known_datasets import KNOWN_DATASETS, KnownDataset
-from trainer.tasks.rows import DataReport, files_of, keep, read
+from trainer.tasks.rows import files_of, keep, read
 
 HELD_OUT = {"test", "val", "valid", "validation", "dev", "eval"}
 """A file is for validation if its name, or that of a folder around it, has one of these words."""

@@ -6,19 +6,18 @@ Never: stops at a bad line unless told to, or reads files of other kinds.
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from trainer.data.corpus import is_hidden
 from trainer.data.quality import Quality
+from trainer.data.report import DataReport
 from trainer.errors import UserError
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".json", ".parquet")
 NOT_ROWS = ("dataset_infos.json", "dataset_info.json", "state.json")
 """Metadata that the datasets library and the hub keep beside the rows."""
-NAMED_MAX = 3
 LINE_BYTES_MAX = 16 * 1024 * 1024
 """A longer line is not a row, but a file that lost its line breaks."""
 
@@ -28,39 +27,6 @@ class Readable(Protocol):
 
 
 T = TypeVar("T", bound=Readable)
-
-
-@dataclass
-class DataReport:
-    """Unusable rows: all are counted, the first few named. ``refuse``: the first one raises."""
-
-    refuse: bool = False
-    count: int = 0
-    named: list[str] = field(default_factory=list)
-    quality: Quality = field(default_factory=Quality)
-    """About the rows that were usable."""
-    remarks: list[str] = field(default_factory=list)
-    """Other lines for the console about where the data come from."""
-
-    def add(self, where: str, reason: str) -> None:
-        """Raises UserError if bad rows are refused."""
-        if self.refuse:
-            raise UserError(f"{where}: {reason}", "correct that line, or skip such lines with --bad_rows skip")
-        self.count += 1
-        if len(self.named) < NAMED_MAX:
-            self.named.append(f"{where}: {reason}")
-
-    def reset(self) -> None:
-        """Forget the rows read so far: they will not be used."""
-        self.count, self.named, self.quality = 0, [], Quality(self.quality.screen)
-
-    def sentence(self) -> str:
-        more = "" if self.count <= NAMED_MAX else f" and {self.count - NAMED_MAX} more"
-        return f"skipped {self.count} bad row(s): {'; '.join(self.named)}{more}"
-
-    def lines(self) -> tuple[str, ...]:
-        """For the console."""
-        return (*self.remarks, *((self.sentence(),) if self.count else ()))
 
 
 def files_of(path: Path) -> list[Path]:
@@ -99,8 +65,7 @@ def _rows(file: Path, report: DataReport) -> Iterator[tuple[str, Row]]:
     if file.suffix == ".parquet":
         from trainer.data import parquet
 
-        for number, row in enumerate(parquet.rows(file), start=1):
-            yield f"{file.name}:{number}", row
+        yield from parquet.rows(file, report)
         return
     try:
         for number, row in _parsed(file):
