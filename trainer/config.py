@@ -73,7 +73,7 @@ class Config:
     screen: bool = flag(
         True, "leave out text with secrets, malware or copyleft licences in it", off="keep it all", group="data"
     )
-    bad_rows: str = flag("skip", "rows that cannot be understood", group="data", choices=("skip", "refuse"))
+    bad_rows: str = flag("skip", "rows that cannot be read or understood", group="data", choices=("skip", "refuse"))
     data_bytes: int = flag(4_000_000, "read at most this many bytes of text", group="data")
     val_fraction: float = flag(0.1, "share of the data held out for validation", group="data", range=PROPER_SHARE)
 
