@@ -30,7 +30,7 @@ log = logging.getLogger("sidecar.intake")
 
 MESSAGES_PER_ROUND_MAX = 256
 ROUND_SECONDS_MAX = 0.02  # Also the shortest time between commits: at most 50 a second.
-POLL_SECONDS = 0.5  # What the sidecar itself has to journal waits so long, while no trainer speaks.
+POLL_SECONDS = 1.0  # Readings wait so long for a trainer's batch to ride on: two ticks of its pump, so that one comes.
 LOSS_LOG_SECONDS = 60.0  # Losses are counted each time, and logged this often.
 SEQ_MAX = 2**62
 LOSS_REASON = "ring_overwritten"
@@ -106,12 +106,14 @@ class Intake:
         self._waker.wake()
 
     def submit(self, run_id: str, event: wire.Event) -> None:
-        """Journal an event of the sidecar's own in the next round. Thread-safe.
+        """Journal an event of the sidecar's own: readings with a trainer's next batch, all else at once. Thread-safe.
 
         Where rounds take so long that too many wait (a disk that hangs), the oldest is given up and counted.
         """
         if not self._submissions.put(run_id, event):
             self._telemetry.events_lost_total["journal_stalled"] += 1
+        if not isinstance(event, wire.Hardware):
+            self._waker.wake()
 
     def open_run(self, run_id: str) -> Journal | None:
         """The journal of a run, opened on first use. None when there are too many, or the file is not usable."""
@@ -148,11 +150,8 @@ class Intake:
 
     def round(self, poll_seconds: float = POLL_SECONDS) -> bool:
         """Receive for a while, commit once, acknowledge, hand on. True when anything came."""
-        now = time.monotonic()
-        if self._listener.adjust(now):
-            self._reject("descriptors_short")
         received = 0
-        if self._wait(min(poll_seconds, self._listener.seconds_to_check(now))):
+        if self._wait(poll_seconds):
             received = self._receive(MESSAGES_PER_ROUND_MAX)
             while received < MESSAGES_PER_ROUND_MAX:  # A message after a silence waits for no others.
                 left = self._committed + ROUND_SECONDS_MAX - time.monotonic()
@@ -164,10 +163,17 @@ class Intake:
 
     def _wait(self, seconds: float) -> bool:
         """Until a message is here (True), or the time is up, or somebody wakes us."""
-        ready = dict(self._poller.poll(math.ceil(seconds * 1000)))
-        if self._waker.fileno() in ready:
-            self._waker.clear()
-        return self._socket in ready
+        ends = time.monotonic() + seconds
+        while True:
+            now = time.monotonic()
+            if self._listener.adjust(now):
+                self._reject("descriptors_short")
+            left = max(0.0, ends - now)
+            ready = dict(self._poller.poll(math.ceil(1000 * min(left, self._listener.seconds_to_check(now)))))
+            if self._waker.fileno() in ready:
+                self._waker.clear()
+            if ready or left == 0.0:
+                return self._socket in ready
 
     def _receive(self, count_max: int) -> int:
         """Take what is here already, for no longer than a round may last. Returns how many messages that was."""

@@ -12,10 +12,9 @@ from sidecar import descriptors
 
 log = logging.getLogger("sidecar.intake")
 
-CHECK_SECONDS = 0.1  # Between two counts of the descriptors in use.
+CHECK_SECONDS = 0.1  # Between two counts of the descriptors in use, at least.
 RESERVE_MAX = 2_048  # More than libzmq accepts in that time; of a small limit, half is kept free.
-CHECK_SECONDS_MAX = 0.5  # Between two counts when so many are left that they suffice for that time, too.
-PLENTY = RESERVE_MAX * (1 + CHECK_SECONDS_MAX / CHECK_SECONDS)
+CHECK_SECONDS_MAX = 1.0
 
 
 class Listener:
@@ -34,7 +33,7 @@ class Listener:
         if not self._can_exhaust or now < self._next_check:
             return False
         left = descriptors.left()
-        self._next_check = now + (CHECK_SECONDS_MAX if left > PLENTY else CHECK_SECONDS)
+        self._next_check = now + _seconds_they_suffice(left)
         if self._listening and left < self._reserve:
             log.warning("%d file descriptors left: no trainer is accepted until there are more; see ulimit -n", left)
             self._socket.unbind(self._endpoint)
@@ -54,3 +53,8 @@ class Listener:
     def _listen(self) -> None:
         self._socket.bind(self._endpoint)
         self._listening = True
+
+
+def _seconds_they_suffice(left: int) -> float:
+    """How long it takes at the least until no more than the reserve is left."""
+    return min(max(CHECK_SECONDS, CHECK_SECONDS * (left - RESERVE_MAX) / RESERVE_MAX), CHECK_SECONDS_MAX)

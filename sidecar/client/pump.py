@@ -21,12 +21,12 @@ from sidecar import descriptors, wire
 from sidecar.rendezvous import secure_client
 from sidecar.ring import Ring
 
-TICK_SECONDS = 0.25  # Each wakes the trainer and has the sidecar commit: ten a second cost 0.3 % of a core more.
+TICK_SECONDS = 0.5  # Each wakes the trainer and has the sidecar commit: ten a second cost 0.5 % of a core more.
 BACKLOG_TICK_SECONDS = 0.002
 FLUSH_TICK_SECONDS = 0.005
 FRAMES_PER_TICK_MAX = 8  # About 1 ms of work: the training thread shares the interpreter lock with us.
 FRAMES_IN_FLIGHT_MAX = 64
-SILENCE_SECONDS_MIN = 1.0  # Nothing acknowledged for so long, four ticks: ask again. Doubles up to the maximum.
+SILENCE_SECONDS_MIN = 2.0  # Nothing acknowledged for so long, four ticks: ask again. Doubles up to the maximum.
 SILENCE_SECONDS_MAX = 5.0
 HELLO_SECONDS = 0.5
 REFUSED_SECONDS = 30.0

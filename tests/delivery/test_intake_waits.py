@@ -41,8 +41,8 @@ def test_a_waker_forgets_how_often_it_was_woken() -> None:
 
 
 @pytest.mark.parametrize(("left", "seconds"), [
-    (listener.PLENTY + 1, listener.CHECK_SECONDS_MAX),
-    (listener.PLENTY, listener.CHECK_SECONDS),
+    (100 * listener.RESERVE_MAX, listener.CHECK_SECONDS_MAX),
+    (5 * listener.RESERVE_MAX, 4 * listener.CHECK_SECONDS),  # As long as accepting four times the reserve takes.
     (listener.RESERVE_MAX + 1, listener.CHECK_SECONDS),
 ])  # fmt: skip
 def test_descriptors_are_counted_the_more_often_the_fewer_are_left(

@@ -110,9 +110,9 @@ def test_a_disk_that_fails_to_sync_is_not_acknowledged_and_tried_again(
     try:
         assert wait_until(lambda: bool(rings_of(endpoint)) and acknowledged(endpoint) > 0)
         (kept / "fail").touch()
-        time.sleep(0.3)  # What was under way is over.
+        time.sleep(1.2)  # What was under way is over: the trainer looks for acknowledgements at its next tick.
         promised = acknowledged(endpoint)
-        time.sleep(0.6)
+        time.sleep(1.2)
         assert acknowledged(endpoint) == promised
         (kept / "fail").unlink()
         assert wait_until(lambda: acknowledged(endpoint) > promised + 500)
