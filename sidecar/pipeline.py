@@ -20,9 +20,9 @@ from sidecar.telemetry import Telemetry
 
 log = logging.getLogger("sidecar.pipeline")
 
-PUBLISH_SECONDS = 0.25  # What is new, while somebody reads.
-PUBLISH_UNREAD_SECONDS = 0.7  # Else: training pays for each. With the pump's 0.25, /status is never behind by a second.
-READING_SECONDS = 2.5  # An open page asks after each publication, so more often than this.
+PUBLISH_SECONDS_MIN = 0.25  # Between two publications, however many ask for one.
+PUBLISH_SECONDS_MAX = 1.0  # While nobody asks: training pays for each. What follows from time and steps waits for it.
+REFRESH_SECONDS_MAX = 0.5  # A reader waits so long for a publication, then takes the one before.
 CHECKPOINT_EVENTS = 50_000  # Half a second of folding: what a restart has to do again at most.
 CHECKPOINT_AT_STOP_EVENTS = 1_000
 FOLLOWED_RUNS_MAX = 64  # Beyond this, runs that have ended leave memory; their journals are read when somebody asks.
@@ -37,14 +37,12 @@ class Views:
         """Grows at each publication."""
         self.followed: dict[str, FollowedRun] = {}
         """Runs followed live, by id, the one last started last. The pipeline replaces it as a whole."""
+        self.are_behind: Callable[[], bool] = lambda: False
+        """Whether ``refresh`` has anything to do."""
+        self.refresh: Callable[[], None] = lambda: None
+        """Have what is committed published now. Waits for it, never long. Set by the pipeline, as ``are_behind`` is."""
         self._store = store
         self._past = PastRuns(store)
-        self._read_at = float("-inf")
-
-    @property
-    def are_read(self) -> bool:
-        """Whether anybody has asked for a run in the last READING_SECONDS."""
-        return time.monotonic() - self._read_at < READING_SECONDS
 
     def run_ids(self) -> list[str]:
         """Runs followed live, the one last started first."""
@@ -80,7 +78,6 @@ class Views:
         return entries
 
     def _find(self, run_id: str | None) -> FollowedRun | None:
-        self._read_at = time.monotonic()
         if run_id is None:
             ids = self.run_ids()
             if ids:
@@ -102,8 +99,11 @@ class Pipeline:
         self._published = 0.0
         self._started: dict[str, int] = {}
         self._grown: set[str] = set()
-        self._news = threading.Condition()
+        self._wanted = False
         self._stopping = False
+        lock = threading.Lock()
+        self._news, self._publication = threading.Condition(lock), threading.Condition(lock)
+        self.views.are_behind, self.views.refresh = self._is_behind, self._refresh
         self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
 
     def start(self) -> None:
@@ -126,12 +126,9 @@ class Pipeline:
             self._news.notify()
 
     def notify(self, run_id: str) -> None:
-        """More of this run is committed. Thread-safe."""
+        """More of this run is committed: it will be seen at the next publication. Thread-safe."""
         with self._news:
-            if run_id not in self._grown:
-                self._grown.add(run_id)
-                if self.views.are_read:  # Else it will be seen when the next publication is due.
-                    self._news.notify()
+            self._grown.add(run_id)
 
     def live_run_ids(self) -> list[str]:
         """Runs that are training now: the ones hardware readings belong to. Thread-safe."""
@@ -147,6 +144,17 @@ class Pipeline:
     @property
     def _runs(self) -> dict[str, FollowedRun]:
         return self.views.followed
+
+    def _is_behind(self) -> bool:
+        has_news = self._started or self._grown or any(run.dirty for run in self._runs.values())
+        return bool(has_news) and time.monotonic() - self._published >= PUBLISH_SECONDS_MIN
+
+    def _refresh(self) -> None:
+        with self._news:
+            if self._is_behind() and not self._stopping:
+                self._wanted = True
+                self._news.notify()
+                self._publication.wait_for(lambda: not self._wanted, REFRESH_SECONDS_MAX)
 
     def _run(self) -> None:
         while True:
@@ -212,11 +220,13 @@ class Pipeline:
         if now >= self._publish_due():
             self._published = now
             self._publish(time.time_ns())
+            with self._news:
+                self._wanted = False
+                self._publication.notify_all()
 
     def _publish_due(self) -> float:
         """Monotonic time of the next publication."""
-        has_news = self._grown or any(run.dirty for run in self._runs.values())
-        return self._published + (PUBLISH_SECONDS if has_news and self.views.are_read else PUBLISH_UNREAD_SECONDS)
+        return self._published + (PUBLISH_SECONDS_MIN if self._wanted else PUBLISH_SECONDS_MAX)
 
     def _publish(self, now_ns: int) -> None:
         for run_id, run in self._runs.items():

@@ -59,6 +59,10 @@ class Views(Protocol):
 
     def is_loaded(self, run_id: str | None = None) -> bool: ...
 
+    def are_behind(self) -> bool: ...
+
+    def refresh(self) -> None: ...
+
     def runs(self) -> list[Any]: ...
 
 
@@ -92,8 +96,14 @@ class Dispatcher:
         """For what needs no run's journal."""
         return await self._quick.run(function, *arguments)
 
+    async def refresh(self) -> None:
+        """Have published what is not yet. A reader waits for it rather than be shown what was up to a second ago."""
+        if self._views.are_behind():
+            await self._quick.run(self._views.refresh)
+
     async def run_for(self, run_id: str | None, function: Callable[..., Result], *arguments: Any) -> Result:
         """For what needs this run. Raises Busy when too many requests wait for journals already."""
+        await self.refresh()
         is_loaded = await self._quick.run(self._views.is_loaded, run_id)
         return await (self._quick if is_loaded else self._journals).run(function, *arguments)
 
@@ -240,6 +250,7 @@ def _add_metrics(app: FastAPI, exposition: Exposition, dispatcher: Dispatcher) -
         """Prometheus text, or OpenMetrics for clients that ask for it."""
         accept = ",".join(request.headers.getlist("accept"))
         encoding = ",".join(request.headers.getlist("accept-encoding"))
+        await dispatcher.refresh()
         rendered = exposition.ready(accept, encoding)
         if rendered is None:
             rendered = await dispatcher.run(exposition.serve, accept, encoding)

@@ -27,12 +27,13 @@ HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-bu
 
 StatusOf = Callable[[str | None], dict[str, Any]]
 RunFor = Callable[..., Awaitable[Any]]
-"""Given a run id, a function and its arguments: calls it in a thread. May raise Busy."""
+"""Given a run id, a function and its arguments: has news published, then calls it in a thread. May raise Busy."""
 
 
 class Frame(NamedTuple):
     serial: int
     made_at: float
+    """When it was asked for last."""
     version: int
     whole: dict[str, Any]
     snapshot: bytes
@@ -52,17 +53,15 @@ class Hub:
         self.refused_total = 0
 
     async def frame(self, run_id: str | None) -> Frame:
-        """The newest state of a run, renewed at most every PERIOD_SECONDS and only after a publish. May raise Busy,
-        if there is none yet."""
+        """The newest state of a run, asked for at most every PERIOD_SECONDS. May raise Busy, if there is none yet."""
         now = asyncio.get_running_loop().time()
         making = self._making.setdefault(run_id, asyncio.Lock())  # One for each run: none waits for another.
         async with making:
             known = self._frames.get(run_id)
-            version = self._version_of()
-            if known is not None and (known.version == version or now - known.made_at < PERIOD_SECONDS * 0.9):
+            if known is not None and now - known.made_at < PERIOD_SECONDS * 0.9:
                 return known
             try:
-                made = await self._run_for(run_id, self._make, run_id, known, now, version)
+                made = await self._run_for(run_id, self._make, run_id, known, now)
             except Busy:
                 if known is None:
                     raise
@@ -73,7 +72,10 @@ class Hub:
             self._frames[run_id] = made
             return made
 
-    def _make(self, run_id: str | None, known: Frame | None, now: float, version: int) -> Frame:
+    def _make(self, run_id: str | None, known: Frame | None, now: float) -> Frame:
+        version = self._version_of()
+        if known is not None and known.version == version:
+            return known._replace(made_at=now)
         whole = self._status_of(run_id)
         for metric in whole.get("metrics", {}).values():
             metric.pop("age_seconds", None)

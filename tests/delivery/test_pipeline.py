@@ -2,7 +2,6 @@
 
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,44 +86,56 @@ def test_a_record_that_cannot_be_folded_costs_that_record_alone(
     assert scene.telemetry.frames_rejected_total == {"internal_error": 2}
 
 
-def test_news_are_published_more_often_while_somebody_reads(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("asks", "seconds"), [
+    (False, pipeline.PUBLISH_SECONDS_MAX),
+    (True, pipeline.PUBLISH_SECONDS_MIN),
+])  # fmt: skip
+def test_news_are_published_now_and_then_and_soon_for_who_asks(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, asks: bool, seconds: float
 ) -> None:
     now = 1_000.0
     monkeypatch.setattr(pipeline.time, "monotonic", lambda: now)
+    monkeypatch.setattr(pipeline, "REFRESH_SECONDS_MAX", 0.0)  # The turns are taken here, not meanwhile.
     scene.emit("a", step(0))
     scene.turn()
-
-    def published_after(seconds: float) -> int:
-        """How often, with a step every tenth of a second."""
-        nonlocal now
-        before, ends = scene.views.version, now + seconds
-        while now < ends - 0.01:
-            now += 0.1
-            scene.emit("a", step(int(10 * now)))
-            for run in scene.views.followed.values():
-                run.behind = True  # So that the pipeline does not wait for the next publication.
-            scene.pipeline._wait_for_news()
-            scene.pipeline._turn()
-        return scene.views.version - before
-
-    unread = published_after(60.0) / 60.0
-    scene.views.snapshot("a")
-    read = published_after(pipeline.READING_SECONDS) / pipeline.READING_SECONDS
-    assert read > 2 * unread
-    assert published_after(60.0) / 60.0 == pytest.approx(unread, rel=0.1)
-    assert unread > 1.0  # An event waits a quarter of a second in the pump, and is in /status within one.
+    before, took = scene.views.version, 1_000
+    for number in range(took):
+        now += 0.01
+        scene.emit("a", step(number))
+        if asks:
+            scene.views.refresh()
+        for run in scene.views.followed.values():
+            run.behind = True  # So that the pipeline does not wait for the next publication.
+        scene.pipeline._wait_for_news()
+        scene.pipeline._turn()
+    assert scene.views.version - before == pytest.approx(0.01 * took / seconds, abs=2)
 
 
-def test_the_first_reader_for_long_has_news_published_soon(scene: Scene) -> None:
+def test_who_asks_is_shown_what_has_just_been_committed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "PUBLISH_SECONDS_MIN", 0.0)
+    monkeypatch.setattr(pipeline, "PUBLISH_SECONDS_MAX", 3_600.0)
+    monkeypatch.setattr(pipeline, "REFRESH_SECONDS_MAX", 30.0)
     scene.emit("a", step(0))
-    scene.turn()
-    scene.pipeline._published = time.monotonic() - pipeline.PUBLISH_SECONDS
-    scene.emit("a", step(1))
-    due = scene.pipeline._publish_due()
-    scene.views.snapshot("a")
-    assert scene.pipeline._publish_due() < due
-    assert scene.pipeline._publish_due() <= time.monotonic()
+    scene.pipeline.start()
+    for number in range(1, 20):
+        scene.emit("a", step(number))
+        assert scene.views.are_behind()
+        scene.views.refresh()
+        shown = scene.views.snapshot("a")
+        assert shown is not None
+        assert shown.step == number
+    assert not scene.views.are_behind()
+    version = scene.views.version
+    scene.views.refresh()
+    assert scene.views.version == version  # Nothing is new.
+    scene.pipeline.stop(30.0)
+
+
+def test_nobody_waits_for_a_pipeline_that_hangs(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "REFRESH_SECONDS_MAX", 0.01)
+    scene.emit("a", step(0))
+    scene.views.refresh()  # No thread takes turns here.
+    assert scene.views.are_behind()
 
 
 def test_a_journal_that_cannot_be_read_holds_up_no_other_run(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,12 +38,22 @@ class FakeViews:
         self.snapshots = {snapshot.run_id: snapshot for snapshot in snapshots}
         self.histories: dict[str, History] = {}
         self.earlier: list[Any] = []
+        self.unpublished: RunSnapshot | None = None
 
     def publish(self, *snapshots: RunSnapshot) -> None:
         for snapshot in snapshots:
             newest_first = self.snapshots if snapshot.run_id in self.snapshots else {snapshot.run_id: snapshot}
             self.snapshots = newest_first | self.snapshots | {snapshot.run_id: snapshot}
         self.version += 1
+
+    def are_behind(self) -> bool:
+        return self.unpublished is not None
+
+    def refresh(self) -> None:
+        """Publish what a test has held back in ``unpublished``."""
+        held_back, self.unpublished = self.unpublished, None
+        if held_back is not None:
+            self.publish(held_back)
 
     def run_ids(self) -> list[str]:
         return list(self.snapshots)

@@ -114,6 +114,14 @@ def test_status_is_composed_once_per_publish(views: FakeViews, client: Client) -
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("path", ["/status", "/metrics", "/api/v1/runs/nanochat-d12-1", "/status?format=text"])
+def test_what_is_not_published_yet_is_published_for_who_asks(views: FakeViews, client: Client, path: str) -> None:
+    assert "12841" not in client.get(path).text.replace(",", "")
+    views.unpublished = make_snapshot(step=12_841)
+    assert "12841" in client.get(path).text.replace(",", "")
+    assert views.unpublished is None
+
+
 def test_history_comes_thinned_with_its_extremes(views: FakeViews, client: Client) -> None:
     views.histories["nanochat-d12-1"] = make_history(3_000)
     path = "/api/v1/runs/nanochat-d12-1/history"

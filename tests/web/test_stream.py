@@ -77,7 +77,7 @@ def test_a_reader_gets_the_whole_then_only_what_changed(serve) -> None:
         arriving = events(response)
         kind, whole = next(arriving)
         assert (kind, whole["step"], whole["project"]) == ("snapshot", 100, "nanochat")
-        views.publish(make_snapshot(step=101))
+        views.unpublished = make_snapshot(step=101)  # The stream asks for it to be published.
         kind, change = next(arriving)
         assert (kind, change["step"]) == ("delta", 101)
         assert "config" not in change
