@@ -32,6 +32,8 @@ class Reading(msgspec.Struct):
     available: bool
     reason: str | None = None
     gpus: list[Fields] = []
+    stands_until: float = float("-inf")
+    """Monotonic seconds: before then, no other answer is to be had."""
 
 
 class _Device(msgspec.Struct):
@@ -65,7 +67,7 @@ class Nvml:
         if now_seconds >= self._next_scan:
             self._scan(now_seconds)
         if not self._open:
-            return Reading(False, self._reason, self._missing([]))
+            return Reading(False, self._reason, self._missing([]), self._next_scan)
         gpus = [self._read_device(device) for device in self._devices]
         gpus += self._missing(gpus)
         lost = [str(gpu["index"]) for gpu in gpus if gpu.get("lost")]

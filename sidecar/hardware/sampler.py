@@ -22,8 +22,8 @@ from sidecar.telemetry import CollectorHealth, GpuHealth, Telemetry
 
 log = logging.getLogger(__name__)
 
-SPACING_SECONDS = 0.25
-"""Snapshots requested faster than this become one, for the latest step."""
+SNAPSHOT_SECONDS_MAX = 1.0
+"""A snapshot waits so long for a reading by the clock to be taken with it. Of several that wait, it is the latest's."""
 GPU_DEADLINE_SECONDS = 0.5
 GPU_DEADLINE_FIRST_SECONDS = 5.0
 """The first answer may take seconds: without persistence mode the driver only starts with the first call."""
@@ -52,6 +52,7 @@ class Sampler:
         self._wake = threading.Condition()
         self._stopping = False
         self._step: int | None = None
+        self._snapshot_due = 0.0
         self._trainers: frozenset[int] = frozenset()
         self._trainers_changed = False
         self._thread = threading.Thread(target=self._run, name="hardware", daemon=True)
@@ -65,6 +66,8 @@ class Sampler:
     def request_snapshot(self, step: int) -> None:
         """Take a reading for ``step`` soon. Returns at once; a newer request replaces one still waiting."""
         with self._wake:
+            if self._step is None:
+                self._snapshot_due = time.monotonic() + SNAPSHOT_SECONDS_MAX
             self._step = step
             self._wake.notify()
 
@@ -88,25 +91,24 @@ class Sampler:
             self._gpus.stop(timeout_seconds)
 
     def _run(self) -> None:
-        due = earliest = time.monotonic()
+        due = time.monotonic()
         while True:
-            stopping, step = self._wait(due, earliest)
+            stopping, step = self._wait(due)
             if stopping:
                 return
             started = time.monotonic()
-            earliest = started + SPACING_SECONDS
             due = next_due(due, started, self._period_seconds)
             try:
                 self._emit(self._read(step))
             except Exception:  # The boundary of this thread: one bad reading must not end all readings.
                 log.exception("a hardware reading was lost")
 
-    def _wait(self, due: float, earliest: float) -> tuple[bool, int | None]:
-        """Sleep until a reading is due or a snapshot may be taken. Returns (stopping, step asked for)."""
+    def _wait(self, due: float) -> tuple[bool, int | None]:
+        """Sleep until a reading is due, by the clock or for a snapshot. Returns (stopping, step asked for)."""
         with self._wake:
             while not self._stopping:
                 now = time.monotonic()
-                until = due if self._step is None else min(due, earliest)
+                until = due if self._step is None else min(due, self._snapshot_due)
                 if now >= until:
                     break
                 self._wake.wait(until - now)
@@ -185,11 +187,13 @@ class GpuReader:
         self._thread.start()
 
     def request(self) -> None:
-        """Begin a reading, unless the previous one is still in progress."""
+        """Begin a reading, unless the previous one is still in progress, or still stands."""
         with self._changed:
+            now = time.monotonic()
             self._late = self._began is not None
-            if not self._late:
-                self._reading, self._wanted, self._began = None, True, time.monotonic()
+            stands = self._reading is not None and now < self._reading.stands_until
+            if not self._late and not stands:
+                self._reading, self._wanted, self._began = None, True, now
                 self._changed.notify_all()
 
     def answer(self) -> Reading | None:

@@ -194,7 +194,7 @@ def test_a_driver_unloaded_mid_run_and_loaded_again_is_followed(gpus: FakeGpus) 
 
 def test_a_driver_that_is_not_loaded_is_a_reason_not_an_error(gpus: FakeGpus) -> None:
     gpus.path.unlink()
-    assert read() == Reading(False, NO_DRIVER, [])
+    assert read() == Reading(False, NO_DRIVER, [], stands_until=30.0)
 
 
 def test_a_driver_without_a_gpu_is_a_reason(gpus: FakeGpus) -> None:
@@ -204,7 +204,7 @@ def test_a_driver_without_a_gpu_is_a_reason(gpus: FakeGpus) -> None:
 
 def test_missing_bindings_are_a_reason(gpus: FakeGpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert read() == Reading(False, NO_BINDINGS, [])
+    assert read() == Reading(False, NO_BINDINGS, [], stands_until=30.0)
 
 
 def test_no_error_of_init_or_count_is_raised(gpus: FakeGpus) -> None:

@@ -128,6 +128,35 @@ def test_a_snapshot_is_taken_for_the_step_asked_for_without_waiting_for_the_cloc
     assert [reading.step for reading in readings.all] == [None, 10, 20]
 
 
+def test_a_snapshot_rides_on_a_reading_by_the_clock(
+    start: Callable[..., Sampler], readings: Readings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler_module, "SNAPSHOT_SECONDS_MAX", 3600.0)
+    sampler = start(period_seconds=0.02, nvml=NoGpus())
+    readings.count(1)
+    sampler.request_snapshot(10)
+    sampler.request_snapshot(20)
+    readings.wait(lambda reading: reading.step == 20)
+    readings.count(len(readings.all) + 2)
+    assert [reading.step for reading in readings.all if reading.step is not None] == [20]
+
+
+def test_a_driver_that_is_not_there_is_not_asked_again_while_its_answer_stands(
+    start: Callable[..., Sampler], readings: Readings
+) -> None:
+    asked: list[float] = []
+
+    class Absent(Nvml):
+        def read(self, now_seconds: float) -> Reading:
+            asked.append(now_seconds)
+            stands = len(asked) == 2
+            return Reading(False, f"answer {len(asked)}", stands_until=float("inf") if stands else now_seconds)
+
+    start(nvml=Absent())
+    readings.count(6)
+    assert len(asked) == 2
+
+
 def test_requests_that_come_too_fast_become_one_snapshot_of_the_latest_step(
     start: Callable[..., Sampler], readings: Readings
 ) -> None:
