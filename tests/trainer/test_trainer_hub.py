@@ -271,6 +271,31 @@ def test_a_copy_of_a_repository_is_read_as_the_hub_would_be(tmp_path: Path) -> N
     assert found == {"MMLU": (7, 3), "GSM8K": (5, 2), "preferences": (9, 2)}
 
 
+def test_rows_that_a_repository_has_twice_are_read_once(tmp_path: Path) -> None:
+    """As in HuggingFaceTB/smoltalk: a folder of everything beside one for each subset."""
+    talk = {"messages": TALK, "source": "everyday"}
+    subsets = {"all": (5, 3), "everyday": (3, 2), "rewrites": (2, 1)}
+    for subset, (train, test) in subsets.items():
+        for name, content in split_files(f"data/{subset}/{{}}", "smoltalk", [talk] * train, [talk] * test).items():
+            path = tmp_path / "smoltalk" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    assert sizes(tasks.load("midtrain", str(tmp_path), None, DataReport(), 0.2)) == {"SmolTalk": (5, 3)}
+    config = tmp_path / "sets.toml"
+    for place in ("smoltalk", "smoltalk/data/*", "smoltalk/data/*/*.parquet"):
+        config.write_text(f'datasets = [{{name = "talk", format = "smoltalk", path = "{place}"}}]')
+        assert sizes(tasks.load("sft", None, str(config), DataReport(), 0.2)) == {"talk": (5, 3)}, place
+    config.write_text('datasets = [{name = "talk", format = "smoltalk", path = "smoltalk/data/everyday"}]')
+    assert sizes(tasks.load("sft", None, str(config), DataReport(), 0.2)) == {"talk": (3, 2)}
+
+
+def test_only_the_hubs_own_shards_of_the_same_split_count_as_copies() -> None:
+    shards = ["all/dev-00000-of-00001.parquet", "law/dev-00000-of-00001.parquet", "law/train-00000-of-00001.parquet"]
+    assert hub.without_copies(shards) == [shards[0], shards[2]]
+    own = ["all/train.jsonl", "mine/train.jsonl", "train-00000-of-00001.parquet", "all/train-00000-of-00001.parquet"]
+    assert hub.without_copies(own) == own
+
+
 def test_every_set_on_the_hub_has_something_to_validate_by() -> None:
     for known in KNOWN_DATASETS.values():
         assert (known.repo is None) == (known.val is None)

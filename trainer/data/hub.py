@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from trainer.errors import UserError
@@ -21,6 +21,7 @@ from trainer.errors import UserError
 SCHEME = "hf://datasets/"
 ADDRESS = re.compile(re.escape(SCHEME) + r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<files>.+))?")
 DATA_FILES = "*.parquet", "*.jsonl", "*.json"
+SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
 TIMEOUT_SECONDS = 10.0
 
 
@@ -87,7 +88,8 @@ def fetch(address: Address, files_max: int | None = None) -> list[Path]:
 
 def chosen(names: Iterable[str], address: Address, files_max: int | None) -> list[str]:
     """Raises UserError if no file matches."""
-    found = sorted(name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in address.files))
+    matching = (name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in address.files))
+    found = sorted(without_copies(matching))
     if not found:
         raise UserError(
             f"{address.repo} has no file {' or '.join(address.files)}", "check the part of the address after its name"
@@ -95,6 +97,19 @@ def chosen(names: Iterable[str], address: Address, files_max: int | None) -> lis
     if files_max is not None and len(found) > files_max:
         found = [*found[: files_max - 1], found[-1]]
     return found
+
+
+def without_copies(names: Iterable[str]) -> list[str]:
+    """Each row once: data sets such as SmolTalk have them in shards of a folder "all", and again by subset in the
+    folders beside it. Those are left out, split by split."""
+    paths = {name: PurePosixPath(name) for name in names}
+    splits = {name: found[1] for name, path in paths.items() if (found := SHARD.fullmatch(path.name))}
+    whole = {(paths[name].parent.parent, split) for name, split in splits.items() if paths[name].parent.name == "all"}
+    return [
+        name
+        for name, path in paths.items()
+        if path.parent.name in ("", "all") or (path.parent.parent, splits.get(name)) not in whole
+    ]
 
 
 def _cached(library: Any, address: Address) -> dict[str, Path]:

@@ -179,8 +179,10 @@ def _files(where: str | None) -> dict[Path, str]:
         return {file: file.name for file in hub.fetch(hub.parse(where))}
     root = Path(where)
     if not root.exists() and (matches := sorted(glob.glob(where, recursive=True))):
-        return {file: file.name for match in matches for file in files_of(Path(match))}
-    return {file: str(file.relative_to(root)) if file != root else file.name for file in files_of(root)}
+        found = {file: file.name for match in matches for file in files_of(Path(match))}
+    else:
+        found = {file: str(file.relative_to(root)) if file != root else file.name for file in files_of(root)}
+    return {file: found[file] for file in map(Path, hub.without_copies(map(str, found)))}
 
 
 def is_held_out(path: str) -> bool:
