@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from trainer.config import CONFIGS, PipelineConfig
 from trainer.errors import UsageError, UserError
-from trainer.flags import SHOW_CONFIG, describe, parse
+from trainer.flags import SHOW_CONFIG, describe, parse, unknown_variables
 from trainer.stages import STAGES, pipeline_config
 
 
@@ -56,6 +56,8 @@ def run_command(arguments: Sequence[str]) -> None:
         raise UsageError(f"there is no stage called {name!r}", f"choose one of: {', '.join(COMMANDS)}")
     words = [word for word in arguments[1:] if word != "--"]  # torchrun -m trainer sft -- --run x
     config = parse(CONFIGS[name], name, words)
+    for line in unknown_variables() if is_main_process() else ():
+        print(f"trainer: {line}", file=sys.stderr)
     if not {*SHOW_CONFIG}.isdisjoint(words):
         print(describe_pipeline(config) if isinstance(config, PipelineConfig) else describe(config))
         return
@@ -68,6 +70,10 @@ def describe_pipeline(config: PipelineConfig) -> str:
     """The values of each stage, under its name."""
     stages = {name: pipeline_config(config, name, group=config.group) for name in STAGES}
     return "\n\n".join(f"[{name}]\n{describe(stage)}" for name, stage in stages.items())
+
+
+def is_main_process() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def end_on_sigterm() -> None:
@@ -96,11 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run_command(arguments)
     except UserError as error:
-        rank = int(os.environ.get("RANK", 0))
-        if rank == 0:
+        if is_main_process():
             print(f"trainer: {error.cause}\n  try: {error.remedy}", file=sys.stderr)
         elif not isinstance(error, UsageError):  # Wrong flags are wrong on every rank; other errors may be one rank's.
-            print(f"trainer: rank {rank}: {error.cause}", file=sys.stderr)
+            print(f"trainer: rank {os.environ['RANK']}: {error.cause}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         print("trainer: interrupted", file=sys.stderr)

@@ -3,7 +3,8 @@
     TRAINER_BATCH_SIZE=8 python -m trainer sft --config my.toml --epochs 1
 
 Given: the words after the command's name. Hands on: one frozen Config.
-Never: guesses at a misspelt flag or key. Nothing else in the trainer reads the environment for settings.
+Never: guesses at a misspelt flag or key; of a variable it says so. Nothing else in the trainer reads the environment
+for settings.
 
 Every flag has a variable TRAINER_<FLAG>; customary ones (WANDB_PROJECT, EVAL_FREQ ...) count, too.
 A file is TOML: flags at the top hold for every command that has them, those under [sft] for that one.
@@ -29,6 +30,7 @@ Layer = tuple[str, Mapping[str, Any]]
 """(origin, values)"""
 TRUE, FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 LISTS = "|"
+PREFIX = "TRAINER_"
 SHOW_CONFIG = ("--show_config", "--show-config")
 
 
@@ -217,9 +219,20 @@ def _closest(word: str, names: Iterable[str]) -> str | None:
 # -- the environment and the file --------------------------------------------------------------------------------------
 
 
+def unknown_variables() -> list[str]:
+    """A line for each variable TRAINER_... that no command has a use for: it may be misspelt."""
+    fields = (field for kind in CONFIGS.values() for field in kind.flags().values())
+    known = {"TRAINER_CONFIG", *(f"{PREFIX}{name.upper()}" for field in fields for name in _names(field))}
+    lines = []
+    for variable in sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+        close = _closest(variable, known)
+        lines.append(f"{variable} is not a variable of the trainer" + (f": did you mean {close}?" if close else ""))
+    return lines
+
+
 def _from_environment(kind: type[Config]) -> Iterator[tuple[str, Any]]:
     for field in kind.flags().values():
-        own = [f"TRAINER_{name.upper()}" for name in _names(field) if len(name) > 1]
+        own = [f"{PREFIX}{name.upper()}" for name in _names(field) if len(name) > 1]
         for variable in (*own, *field.metadata["env"].split()):
             if os.environ.get(variable):
                 yield field.name, _converted(os.environ[variable], field, variable)

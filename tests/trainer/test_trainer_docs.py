@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/trainer.md").read_text()
 SMALL = {
     "STEPS": "2", "N_LAYER": "1", "N_HEAD": "2", "N_EMBD": "32", "BATCH_SIZE": "4", "THREADS": "1", "EVAL_ITERS": "1",
-    "JUDGE_EXAMPLES": "2", "MAX_REPLY": "6", "MAX_TOKENS": "4", "DATA_BYTES": "300000", "GENERATION_PROMPTS": "a",
+    "EVAL_EXAMPLES": "2", "MAX_REPLY": "6", "MAX_TOKENS": "4", "DATA_BYTES": "300000", "GENERATION_PROMPTS": "a",
 }  # fmt: skip
 OPTION = re.compile(r"^ {4,}((?:sidecar run -- |torchrun [\w=. -]+ )?(?:python )?-m trainer .*)$", re.MULTILINE)
 

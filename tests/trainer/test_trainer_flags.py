@@ -382,6 +382,25 @@ def test_prompts_of_ones_own_replace_the_documents(trained) -> None:
     assert run.texts[0][2].startswith("def ")
 
 
+@pytest.mark.parametrize(
+    ("variable", "line"),
+    [
+        ("TRAINER_BATCHSIZE", "TRAINER_BATCHSIZE is not a variable of the trainer: did you mean TRAINER_BATCH_SIZE?"),
+        ("TRAINER_ZZZZZZZZZZ", "TRAINER_ZZZZZZZZZZ is not a variable of the trainer"),
+        ("TRAINER_PPO_EPOCHS", None),
+        ("TRAINER_CONFIG", None),
+        ("TRAINER_MAX_ITERS", None),
+    ],
+)
+def test_a_variable_that_is_no_flags_is_named_in_one_line(variable: str, line: str | None, monkeypatch, capsys) -> None:
+    monkeypatch.setenv(variable, "" if variable == "TRAINER_CONFIG" else "4")
+    assert main(["sft", "--show_config"]) == 0, "another command's flag is no mistake"
+    assert capsys.readouterr().err == (f"trainer: {line}\n" if line else "")
+    monkeypatch.setenv("RANK", "1")
+    assert main(["sft", "--show_config"]) == 0
+    assert capsys.readouterr().err == "", "once, not by every rank"
+
+
 def test_a_bare_double_dash_before_the_flags_is_passed_over(capsys) -> None:
     assert main(["sft", "--", "--run", "x", "--show_config"]) == 0
     assert "'x'" in capsys.readouterr().out
