@@ -6,31 +6,43 @@ Given: messages. Hands on: (token ids, loss mask); the mask is True on the assis
 Never: lets text produce a special token: text is bytes, 0 to 255, and special tokens begin at 256.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from trainer.tasks.example import Message
 from trainer.tokenizer import ASSISTANT_END, ASSISTANT_START, BOS, USER_END, USER_START, ByteTokenizer
 
 TURNS = {"user": (USER_START, USER_END), "assistant": (ASSISTANT_START, ASSISTANT_END)}
-TEMPLATE = 1
+TEMPLATE = 2
 """To be raised when ``render`` changes: prepared tokens of another template are not used again."""
 _tokenizer = ByteTokenizer()
 
 
 def render(messages: Iterable[Message]) -> tuple[list[int], list[bool]]:
-    """A system message goes in front of the user's next words: this template has no special token for it."""
-    tokens, loss_mask, system = [BOS], [False], ""
-    for message in messages:
-        if message.role == "system":
-            system += f"{message.content}\n\n"
-            continue
-        start, end = TURNS[message.role]
-        text = _tokenizer.encode(system + message.content if message.role == "user" else message.content)
-        is_reply = message.role == "assistant"
+    tokens, loss_mask = [BOS], [False]
+    for role, content in _turns(messages):
+        start, end = TURNS[role]
+        text, is_reply = _tokenizer.encode(content), role == "assistant"
         tokens += [start, *text, end]
         loss_mask += [False, *[is_reply] * len(text), is_reply]
-        system = "" if message.role == "user" else system
     return tokens, loss_mask
+
+
+def _turns(messages: Iterable[Message]) -> Iterator[Message]:
+    """This template has no special token for a system message: it goes in front of the user's next words, or stands in
+    their place where the user says nothing."""
+    system: list[str] = []
+    for message in messages:
+        if message.role == "system":
+            system.append(message.content)
+            continue
+        if message.role == "user":
+            message = Message("user", "\n\n".join((*system, message.content)))
+        elif system:
+            yield Message("user", "\n\n".join(system))
+        yield message
+        system = []
+    if system:
+        yield Message("user", "\n\n".join(system))
 
 
 def render_prompt(messages: Sequence[Message]) -> list[int]:

@@ -366,6 +366,23 @@ def test_a_system_message_stands_before_the_users_words() -> None:
     assert bytes(t for t in tokens if t < 256) == b"S\n\nua"
 
 
+def test_a_system_message_without_words_of_the_user_stands_in_their_place() -> None:
+    alone = [BOS, USER_START, *b"S\n\nT", USER_END]
+    system = [Message("system", "S"), Message("system", "T")]
+    assert chat.render_prompt(system) == [*alone, ASSISTANT_START]
+    assert chat.render([*system, Message("assistant", "a")])[0] == [*alone, ASSISTANT_START, *b"a", ASSISTANT_END]
+    tokens, learn = chat.render([Message("user", "u"), Message("assistant", "a"), Message("system", "S")])
+    assert bytes(t for t in tokens if t < 256) == b"uaS"
+    assert not learn[-1]
+
+
+@given(st.lists(st.builds(Message, ROLES, st.text())))
+def test_no_word_of_any_conversation_is_lost(messages: list[Message]) -> None:
+    text = b"".join(message.content.encode("utf-8", "surrogatepass") for message in messages)
+    tokens, _ = chat.render(messages)
+    assert bytes(t for t in tokens if t < 256).replace(b"\n", b"") == text.replace(b"\n", b"")
+
+
 def test_a_prompt_is_the_beginning_of_the_whole_and_a_reply_ends_at_its_mark() -> None:
     example = ask("q", "r")
     prompt, whole = chat.render_prompt(example.prompt), chat.render(example.messages)[0]
