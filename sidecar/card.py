@@ -4,13 +4,12 @@ Given: the run's last status, its first loss, where its data is. Hands on: lines
 Never: prints by itself, or makes up a number that is not known.
 """
 
-import contextlib
 import shlex
-import signal
 from collections.abc import Mapping
 from typing import Any
 
 from sidecar.banner import clock, human, sink_lines
+from sidecar.command_end import in_words
 from sidecar.config import Config
 
 LINES_MAX = 20
@@ -23,7 +22,7 @@ def card(
     rows = [
         ("run", _title(status)),
         ("verdict", status.get("verdict")),
-        ("command", _how_it_ended(exit_code)),
+        ("command", in_words(exit_code) if exit_code else ""),
         ("steps", _steps(status)),
         ("tokens", _tokens(status)),
         ("speed", _speed(status)),
@@ -60,16 +59,6 @@ def _command(name: str, run_id: str, config: Config) -> str:
 def _title(status: Mapping[str, Any]) -> str:
     words = [status.get("run_id"), status.get("project"), status.get("name"), status.get("stage")]
     return "  ".join(str(word) for word in words if word)
-
-
-def _how_it_ended(exit_code: int) -> str:
-    """The run's own state may be "finished" all the same: what fails may be another process, or come later."""
-    if not exit_code:
-        return ""
-    name = ""
-    with contextlib.suppress(ValueError):
-        name = f" ({signal.Signals(exit_code - 128).name})"
-    return f"ended with exit code {exit_code}{name}"
 
 
 def _steps(status: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ POLL_SECONDS = 0.1
 ENDED = frozenset({"finished", "failed", "lost"})
 IDLE_SINKS = frozenset({"disabled", "paused"})
 NOTHING_SECONDS = 0.5  # No status after this long: the command never called sidecar.init.
+TOLD_SECONDS_MAX = 5.0  # A sidecar of an older version never takes the news.
 FIRST_RECORDS_MAX = 2000
 
 Status = Mapping[str, Any]
@@ -27,11 +28,13 @@ def wait(
     *,
     pause: Callable[[float], bool],
     serving: bool,
+    told: Callable[[], bool] = lambda: True,
 ) -> dict[str, Any]:
     """Wait until the run has ended, its sinks have everything, and whoever scrapes /metrics has done so once more.
 
     ``pause`` sleeps, and returns True when the user asked to hurry. ``serving`` is False when the sidecar was not
-    started by this launch and goes on: then the end of the run is enough.
+    started by this launch and goes on: then the end of the run is enough. ``told``: does the sidecar know how the
+    command ended, or need not?
     """
     began = time.monotonic()
     last: dict[str, Any] = {}
@@ -46,7 +49,8 @@ def wait(
             scrapes = scrapes_of(last)
             scrapes_at_end = scrapes if scrapes_at_end is None else scrapes_at_end
             scraped = not scrapes_at_end or scrapes > scrapes_at_end
-            if not serving or (drained(last) and scraped):
+            knows = told() or elapsed >= TOLD_SECONDS_MAX
+            if knows and (not serving or (drained(last) and scraped)):
                 return last
         if elapsed >= grace_seconds or pause(min(POLL_SECONDS, grace_seconds - elapsed)):
             return last

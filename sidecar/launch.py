@@ -8,11 +8,13 @@ of the user's, or waits for anything without a limit.
 import contextlib
 import os
 import secrets
+import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from sidecar import banner, card, drain, launched, live, rendezvous, supervise
+from sidecar import banner, card, command_end, drain, launched, live, rendezvous, supervise
 from sidecar.child import Child, resolve
 from sidecar.config import Config, Loaded, default_data_directory
 from sidecar.errors import Exit, UserError, one_line
@@ -111,18 +113,35 @@ class Launch:
     def _end(self, child: Child, code: int) -> None:
         """Wait for what is in flight, read the last status, stop the sidecar, print the summary card."""
         ours = self._service is not None
-        mine = drain.wait(self._status, self._config.grace_seconds, pause=child.pause, serving=ours)
-        found = launched.newest_run(self._config.data_directory, self._launch_id, self._began_ns)
-        status = mine or drain.from_journal(self._config, found or self.run_id)
+        news = self._leave_news(child, code)
+        status = drain.wait(
+            self._status, self._config.grace_seconds, pause=child.pause, serving=ours,
+            told=lambda: news is None or not news.exists(),
+        )  # fmt: skip
         at = self._where()
         if self._config.keep and ours:
             self._say([f"the sidecar stays (pid {at.pid}, {at.http}): end it with kill {at.pid}"])
         elif not self._stop():
             self._say(["the sidecar did not end in time and was killed; its journal is complete"])
-        run_id = status.get("run_id")
-        if not self._quiet and run_id:
+        if not self._quiet:
+            self._print_card(status, code)
+
+    def _print_card(self, status: dict[str, Any], code: int) -> None:
+        if code or not status:  # What the journal says of the end is newer than that status.
+            found = launched.newest_run(self._config.data_directory, self._launch_id, self._began_ns)
+            status = status | drain.from_journal(self._config, status.get("run_id") or found or self.run_id)
+        if run_id := status.get("run_id"):
             sync = card.sync_command(self._config, run_id, status)
             self._print_all(card.card(self._config, status, drain.first_loss(self._config, run_id), sync, code))
+
+    def _leave_news(self, child: Child, code: int) -> Path | None:
+        """How the command ended, for the sidecar, where that makes a difference."""
+        if not code:
+            return None
+        end = command_end.CommandEnd(
+            self._launch_id, socket.gethostname(), child.pid, self._began_ns, time.time_ns(), time.monotonic_ns(), code
+        )
+        return command_end.leave(self._config.data_directory, end)
 
     def _stop(self) -> bool:
         return self._service is None or self._service.stop()

@@ -1,6 +1,6 @@
 """Which run a launch is at. Its trainer may choose the run id itself, and may begin several runs, one after another.
 
-Given: a data directory, a launch id. Hands on: the id of the run that this launch began last.
+Given: a data directory, a launch id. Hands on: the Hellos of its processes; the id of the run that it began last.
 Never: writes, or reads journals that were not written to since the launch.
 """
 
@@ -16,9 +16,14 @@ from sidecar.wire import Hello
 
 def newest_run(directory: Path, launch_id: str, since_ns: int) -> str | None:
     """None before the first process of the launch has introduced itself."""
-    hellos = [hello for path in _written_since(directory / "runs", since_ns) for hello in _hellos(path)]
-    ours = [hello for hello in hellos if hello.launch_id == launch_id and hello.time_ns >= since_ns]
+    ours = [hello for _, hello in hellos(directory, launch_id, since_ns)]
     return max(ours, key=lambda hello: hello.time_ns).run_id if ours else None
+
+
+def hellos(directory: Path, launch_id: str, since_ns: int) -> list[tuple[Path, Hello]]:
+    """Of the launch's processes that have started since then, each with its run's journal."""
+    found = [(path, hello) for path in _written_since(directory / "runs", since_ns) for hello in _hellos(path)]
+    return [(path, hello) for path, hello in found if hello.launch_id == launch_id and hello.time_ns >= since_ns]
 
 
 def _written_since(folder: Path, since_ns: int) -> Iterator[Path]:

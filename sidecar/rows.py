@@ -11,7 +11,7 @@ import msgspec
 
 from sidecar import wire
 from sidecar.fold import Record, apply, greet, plain_step, ready_records, step_ended
-from sidecar.state import RunState
+from sidecar.state import RunState, exit_code_of
 from sidecar.wire import NAME_BYTES_MAX, SIDECAR_RANK, Hello, Value
 
 
@@ -53,6 +53,8 @@ class RunInfo(msgspec.Struct):
     hosts: list[str] = []
     end: str | None = None
     """finished | failed | lost; None while it goes on."""
+    exit_code: int | None = None
+    """Of the command that ended with the run; None when no launcher has told."""
     node: int | None = None
     """Lowest rank of this node, where that is not 0: then another node has the run as a whole."""
     alerts: list[tuple[str, str, str, int | None]] = []
@@ -125,7 +127,7 @@ def run_info(state: RunState) -> RunInfo:
         state.run_id, state.project, state.name, state.stage, state.group, list(state.tags), state.notes,
         state.entity, dict(state.config), dict(state.facts), state.total_steps, state.world_size, state.started_ns,
         state.launch_id, state.sinks, state.captured, state.client, list(state.hosts),
-        summary=dict(state.summary),
+        exit_code=exit_code_of(state), summary=dict(state.summary),
     )
 
 

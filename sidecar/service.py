@@ -25,6 +25,7 @@ import zmq
 import sidecar
 from sidecar import descriptors, wire
 from sidecar.atomic_file import write_atomic
+from sidecar.command_end import EndedCommands
 from sidecar.config import Config
 from sidecar.errors import Exit, UserError
 from sidecar.hardware.sampler import Sampler
@@ -83,6 +84,9 @@ class Service:
         self._sinks = SinkManager(config, self._store, self._telemetry, resumes=True)
         self._sampler = Sampler(self._telemetry, self._journal_hardware, config.sample_seconds, config.disks)
         self._trainers = Trainers()
+        self._ended_commands = EndedCommands(
+            config.data_directory, self._intake.submit, partial(self._intake.round, poll_seconds=0.0)
+        )
         self._endpoint_lock: int | None = None
         self._announced = False
 
@@ -224,16 +228,22 @@ class Service:
                     log.exception("a round of the intake failed")
 
     def _check_trainers(self) -> None:
-        for hello in self._recovery.scan():
-            self._trainers.ended(hello)
-            reason = "the training process is gone"  # Ignored where the process had said goodbye.
-            ended = wire.RankEnded(time.time_ns(), time.monotonic_ns(), hello.rank, hello.session, reason)
-            self._intake.submit(hello.run_id, ended)
+        self._note_ends()
         pids = self._trainers.pids()
         self._sampler.set_trainers(pids)
         if not pids and self._launcher_is_gone():
             log.warning("the launcher is gone, and no training process is left")
             self._stop.set()
+
+    def _note_ends(self) -> None:
+        """Of training processes that said no goodbye, and of commands that a launcher waited for."""
+        commands = self._ended_commands.waiting()
+        for hello in self._recovery.scan():
+            self._trainers.ended(hello)
+            reason = "the training process is gone"  # Ignored where the process had said goodbye.
+            ended = wire.RankEnded(time.time_ns(), time.monotonic_ns(), hello.rank, hello.session, reason)
+            self._intake.submit(hello.run_id, ended)
+        self._ended_commands.take(commands)
 
     def _launcher_is_gone(self) -> bool:
         launcher = os.environ.get(LAUNCHER_VARIABLE, "")
@@ -268,6 +278,7 @@ class Service:
         intake_is_ours = not core.is_alive()
         if intake_is_ours:
             self._drain_intake()
+            self._note_ends()
         else:
             log.error("the intake does not end, perhaps for a slow disk: what is not committed stays with the trainers")
         self._pipeline.stop(DRAIN_SECONDS_MAX)

@@ -187,7 +187,7 @@ def _activate(state: RunState, record: Record, rank: RankState | None) -> RankSt
             rank.rejected_before[reason] = rank.rejected_before.get(reason, 0) + total
     rank.session = record.session
     rank.sessions += 1
-    rank.state, rank.reason = "starting", None
+    rank.state, rank.reason, rank.exit_code = "starting", None, None
     rank.reached, rank.last_mono_ns, rank.first_step = -1, None, None
     rank.open_ns, rank.open_phases, rank.mark, rank.mark_before = 0, [], None, None
     rank.held, rank.incomplete, rank.rejected = [], {}, {}
@@ -269,7 +269,9 @@ def _from_sidecar(state: RunState, record: Record) -> Iterator[Ready]:
         rank = state.ranks.get(event.rank)
         if rank is not None and rank.session == event.session:
             yield from _release(rank, everything=True)
-            if rank.state in LIVE:
+            if event.exit_code is not None:
+                _command_ended(rank, event.exit_code, event.reason)
+            elif rank.state in LIVE:
                 rank.state = "lost"
                 rank.reason = event.reason or None
                 count_alive(state)
@@ -284,6 +286,17 @@ def _from_sidecar(state: RunState, record: Record) -> Iterator[Ready]:
         _hardware(state, event)
         joins.settle(state, record.received_ns)
         yield SIDECAR, record.seq, event
+
+
+def _command_ended(rank: RankState, exit_code: int, reason: str) -> None:
+    """The process may live on all the same. What it said of a failure itself is worth more than the exit code."""
+    if rank.state in LIVE:
+        return
+    rank.exit_code = exit_code
+    if rank.state != "failed":
+        rank.reason = reason or None
+    if rank.state == "finished" and exit_code:
+        rank.state = "failed"
 
 
 def _hardware(state: RunState, event: wire.Hardware) -> None:

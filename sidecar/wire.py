@@ -183,12 +183,17 @@ class Gap(Event, tag="gap"):
 
 
 class RankEnded(Event, tag="rank_ended"):
-    """Written by the sidecar: a training process is gone without having said Finished."""
+    """Written by the sidecar: a training process is gone without having said Finished.
+
+    With ``exit_code``, something else: how the command of a ``sidecar run`` ended, of which this process was the last,
+    or one of them. That ends no process, but makes a failure of what looked like a good end.
+    """
 
     rank: int = 0
     session: int = 0
     reason: str = ""
     exit_code: int | None = None
+    """As a shell reports it: 128 + n after signal n."""
 
 
 AnyEvent = Union[

@@ -326,7 +326,7 @@ def _finish_all_of_worker() -> None:
 
 def _finish_all_at_exit() -> None:
     """An exception that ended the program is known here. ``sys.exit(3)`` is not: the interpreter forgets a SystemExit
-    before it calls us, and a training process' sys.exit is not ours to replace. The launcher sees the exit code."""
+    before it calls us, and a training process' sys.exit is not ours to replace. The launcher tells the sidecar."""
     # In an interactive session, where sys.ps1 is set, any earlier line or cell may have left its error behind.
     error = None if hasattr(sys, "ps1") else getattr(sys, "last_type", None)
     for run in list(_live):

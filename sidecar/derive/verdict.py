@@ -17,8 +17,7 @@ def verdict(run: RunSnapshot, late_seconds: float | None = None) -> str:
     if word == "lost":
         gone = [rank.rank for rank in run.ranks if rank.state == "lost"]
         who = "the trainer process is gone" if len(run.ranks) == 1 else _gone(gone)
-        told = next((rank.reason for rank in run.ranks if rank.state == "lost" and rank.exit_code is not None), None)
-        return f"Lost: {who} without saying goodbye{_at(run)}" + (f"; {told}." if told else ".")
+        return f"Lost: {who} without saying goodbye{_at(run)}{_causes(run)}."
     if word in ("failed", "finished"):
         reason = next((rank.reason for rank in run.ranks if rank.state == word and rank.reason), None)
         facts = _facts(run) if word == "finished" else ""
@@ -39,6 +38,13 @@ def _stalled(run: RunSnapshot) -> str:
     if run.last_step_age_seconds is None:
         return f"Stalled: no first step yet{limit}{where}."
     return f"Stalled: no step for {run.last_step_age_seconds:.0f} s{limit}{_at(run)}{where}."
+
+
+def _causes(run: RunSnapshot) -> str:
+    """What else is known of the end: torchrun, say, terminates the other ranks when one has failed."""
+    failed = next((f"; rank {one.rank} failed: {one.reason}" for one in run.ranks if one.state == "failed"), "")
+    told = next((f"; {one.reason}" for one in run.ranks if one.state == "lost" and one.exit_code is not None), "")
+    return failed + told
 
 
 def _at(run: RunSnapshot) -> str:

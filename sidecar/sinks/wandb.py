@@ -134,8 +134,7 @@ class WandbSink(Sink):
             self._summarise()
             if self._files is not None:
                 self._files.close()
-            failed = self._info is not None and self._info.end in ("failed", "lost")
-            self._run.finish(exit_code=1 if failed else 0)  # Online it raises when not all was sent.
+            self._run.finish(exit_code=_exit_code(self._info))  # Online it raises when not all was sent.
             if self._mode == "online" and (self._found is None or self._logged >= self._found):
                 self._note_sent(wandb_log.logs(self._base, self._run.id))
         finally:
@@ -332,6 +331,12 @@ def _define_axes(run: Any) -> None:
     for axis in AXES:
         run.define_metric(axis)
     run.define_metric("*", step_metric=STEP)
+
+
+def _exit_code(info: RunInfo | None) -> int:
+    if info is None or info.end not in ("failed", "lost"):
+        return 0
+    return info.exit_code or 1
 
 
 def _config(info: RunInfo) -> dict[str, Any]:

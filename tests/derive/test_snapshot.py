@@ -177,6 +177,48 @@ def test_the_end_of_a_run_and_how_it_came() -> None:
     assert lost.verdict == "Lost: the trainer process is gone without saying goodbye at step 5."
 
 
+def command_ended(p: Process, exit_code: int = 3) -> Record:
+    reason = f"the command ended with exit code {exit_code}"
+    return by_sidecar(wire.RankEnded(0, 0, rank=p.rank, session=p.session, reason=reason, exit_code=exit_code))
+
+
+def test_an_exit_code_makes_a_failure_of_a_goodbye_and_adds_to_what_else_is_known() -> None:
+    p = Process()
+    records = steps(p, 5)
+    good = [*records, p.record(wire.Finished)]
+    shown = seen([*good, command_ended(p)], p.hello())
+    assert (shown.state, shown.exit_code) == ("failed", 3)
+    assert shown.verdict == "Failed at step 5: the command ended with exit code 3."
+    assert (shown.ranks[0].state, shown.ranks[0].exit_code) == ("failed", 3)
+    shown = seen([*records, p.record(wire.Finished, state="failed", reason="OOM"), command_ended(p, 1)], p.hello())
+    assert (shown.state, shown.verdict, shown.exit_code) == ("failed", "Failed at step 5: OOM.", 1)
+    shown = seen([*records, by_sidecar(wire.RankEnded(0, 0, rank=0, session=7)), command_ended(p)], p.hello())
+    assert (shown.state, shown.exit_code) == ("lost", 3)
+    assert shown.verdict == (
+        "Lost: the trainer process is gone without saying goodbye at step 5; the command ended with exit code 3."
+    )
+
+
+def test_an_exit_code_ends_no_process_that_lives_on_and_none_that_came_after() -> None:
+    first, second = Process(), Process(session=8, at=60.0, mono=160.0)
+    assert seen([*steps(first, 5), command_ended(first)], first.hello()).state == "running"
+    records = [*steps(first, 5), first.record(wire.Finished), command_ended(first), second.step(6)]
+    shown = seen(records, first.hello(), second.hello())
+    assert (shown.state, shown.exit_code, shown.ranks[0].exit_code) == ("running", None, None)
+    shown = seen([*records, second.record(wire.Finished), command_ended(first)], first.hello(), second.hello())
+    assert (shown.state, shown.exit_code) == ("finished", None)
+
+
+def test_a_rank_that_failed_is_named_beside_those_that_were_terminated_for_it() -> None:
+    ranks = [Process(0, 1), Process(1, 2)]
+    records = [p.step(1) for p in ranks] + [ranks[1].record(wire.Finished, state="failed", reason="ValueError")]
+    records += [by_sidecar(wire.RankEnded(0, 0, rank=0, session=1)), *(command_ended(p, 1) for p in ranks)]
+    assert seen(records, *(p.hello(world_size=2) for p in ranks)).verdict == (
+        "Lost: rank 0 is gone without saying goodbye at step 1; rank 1 failed: ValueError;"
+        " the command ended with exit code 1."
+    )
+
+
 def test_one_lost_rank_of_two_is_an_alert_while_the_other_goes_on() -> None:
     ranks = [Process(0, 1), Process(1, 2)]
     records = [r for i in range(5) for r in (ranks[0].step(i), ranks[1].step(i))]

@@ -51,6 +51,12 @@ class Run:
         }  # fmt: skip
         return wire.Step(self.now_ns, self.now_ns - START_NS, step, metrics | extra)
 
+    def command_ended(self, exit_code: int) -> None:
+        """What a launcher tells of it."""
+        self.journal.own_stream(99, self.now_ns)
+        event = wire.RankEnded(self.now_ns, 0, self.hello.rank, self.session, f"exit code {exit_code}", exit_code)
+        self.journal.append([Chunk(99, 0, self.now_ns, [wire.encode_event(event)])])
+
     def finish(self) -> None:
         self.emit(wire.Finished(self.now_ns, self.now_ns - START_NS))
 

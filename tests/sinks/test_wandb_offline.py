@@ -92,6 +92,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
             run.emit(wire.RunChanged(run.now_ns, 0, name="renamed", summary=summary))
             run.emit(wire.Finished(run.now_ns, run.now_ns - START_NS, "failed", "out of memory"))
             manager.drain()
+            run.command_ended(3)
+            manager.drain()
     (path,) = find(directory, "run-1")
     return Recorded(path, read_all(directory, "run-1")[0], health)
 
@@ -171,7 +173,16 @@ def test_hardware_arrives_as_system_metrics(recorded: Recorded) -> None:
 
 
 def test_a_run_that_failed_is_failed_at_wandb_too(recorded: Recorded) -> None:
-    assert recorded.file.exit_codes == [1]
+    assert recorded.file.exit_codes == [3], "its command's exit code"
+
+
+@pytest.mark.parametrize(
+    ("end", "exit_code", "sent"), [("finished", None, 0), ("failed", None, 1), ("lost", 137, 137), (None, None, 0)]
+)
+def test_the_exit_code_at_wandb_is_the_commands_where_it_is_known(
+    end: str | None, exit_code: int | None, sent: int
+) -> None:
+    assert wandb._exit_code(RunInfo("run-1", end=end, exit_code=exit_code)) == sent
 
 
 def test_nothing_about_user_machine_or_program_is_in_the_file(recorded: Recorded) -> None:

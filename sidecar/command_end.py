@@ -1,0 +1,176 @@
+"""How the command of a ``sidecar run`` ended, which inside a training process cannot be known: ``sys.exit(3)`` looks
+like a good end there.
+
+Given: from the launcher, the exit code, as a file in the data directory; the journals. Hands on: a RankEnded event for
+each training process that ended with the command. Never: needs a sidecar to be there (the next one on the directory
+takes the file), or blames a process for what happened after it.
+
+A command may start several training processes, at once or one after another, and do other work after them. Its exit
+code belongs to those that ended in its last moments. Where one of these is known to have failed or died, that is what
+the exit code tells, and the others stay as they are.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from sidecar import launched, wire
+from sidecar.atomic_file import write_atomic
+from sidecar.journal import JournalReader
+
+log = logging.getLogger("sidecar.command_end")
+
+Submit = Callable[[str, wire.Event], None]
+"""Queues an event for a run's journal."""
+
+FOLDER = "ended"
+SUFFIX = ".json"
+BYTES_MAX = 65_536
+OWN_SECONDS_MAX = 60.0  # From the goodbye of the command's own process to its end: flushing, exit handlers, devices.
+OTHER_SECONDS_MAX = 5.0  # From that of one below it (torchrun, a shell script), after which other work may have failed.
+TAIL_ROWS = 2_048
+
+
+class CommandEnd(msgspec.Struct, frozen=True):
+    launch_id: str
+    host: str
+    pid: int
+    """The command's own process; a training process where no torchrun or shell stands between."""
+    began_ns: int
+    """Of the launch, on the wall clock."""
+    ended_ns: int
+    ended_mono_ns: int
+    exit_code: int
+    """As a shell reports it: 128 + n after signal n."""
+
+
+class Process(msgspec.Struct):
+    """A training process that has ended."""
+
+    hello: wire.Hello
+    ended_ns: int
+    state: str
+    """finished | failed | lost"""
+
+
+def leave(directory: Path, end: CommandEnd) -> Path | None:
+    """For the sidecar of this directory, which removes the file once its journals have the news. None: there is no
+    space, or no permission."""
+    folder = directory / FOLDER
+    path = folder / f"{secrets.token_hex(8)}{SUFFIX}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(path, msgspec.json.encode(end), mode=0o600)
+        return path
+    return None
+
+
+class EndedCommands:
+    """For the thread of the intake."""
+
+    def __init__(self, directory: Path, submit: Submit, commit: Callable[[], object]) -> None:
+        """``commit`` writes what was queued."""
+        self._directory, self._submit, self._commit = directory, submit, commit
+        self._done: set[Path] = set()
+        """Files that were taken, and that could not be removed."""
+
+    def waiting(self) -> list[Path]:
+        """Ask before looking for dead processes: then those that ended before the command are found."""
+        try:
+            names = os.listdir(self._directory / FOLDER)
+        except OSError:
+            return []
+        paths = [self._directory / FOLDER / name for name in sorted(names) if name.endswith(SUFFIX)]
+        return [path for path in paths if path not in self._done]
+
+    def take(self, paths: list[Path]) -> None:
+        """Journal what these files say, then remove them."""
+        if not paths:
+            return
+        self._commit()  # Those found dead just now, so that the journals say so.
+        for path in paths:
+            for run_id, event in self._events(path):
+                self._submit(run_id, event)
+            self._commit()
+            self._done.add(path)
+            with contextlib.suppress(OSError):
+                path.unlink()
+                self._done.discard(path)
+
+    def _events(self, path: Path) -> list[tuple[str, wire.RankEnded]]:
+        try:
+            with path.open("rb") as file:
+                return events_of(self._directory, msgspec.json.decode(file.read(BYTES_MAX), type=CommandEnd))
+        except (OSError, ValueError) as error:
+            log.warning("%s cannot be read: %s", path, error)
+            return []
+
+
+def events_of(directory: Path, end: CommandEnd) -> list[tuple[str, wire.RankEnded]]:
+    """What to journal, by run."""
+    hellos = launched.hellos(directory, end.launch_id, end.began_ns)
+    begun_ns = max((hello.time_ns for _, hello in hellos), default=0)
+    last = [one for one in _ended(hellos) if one.ended_ns >= begun_ns and _is_recent(one, end)]
+    blamed = [process for process in last if process.state != "finished"] or last
+    reason = f"the command {in_words(end.exit_code)}"
+    return [
+        (
+            process.hello.run_id,
+            wire.RankEnded(
+                end.ended_ns, end.ended_mono_ns, process.hello.rank, process.hello.session, reason, end.exit_code
+            ),
+        )
+        for process in blamed
+    ]
+
+
+def in_words(exit_code: int) -> str:
+    """ended with exit code 137 (SIGKILL)"""
+    name = ""
+    with contextlib.suppress(ValueError):
+        name = f" ({signal.Signals(exit_code - 128).name})"
+    return f"ended with exit code {exit_code}{name}"
+
+
+def _is_recent(process: Process, end: CommandEnd) -> bool:
+    own = process.hello.pid == end.pid and process.hello.host == end.host
+    limit_seconds = OWN_SECONDS_MAX if own else OTHER_SECONDS_MAX
+    return (end.ended_ns - process.ended_ns) / 1e9 <= limit_seconds
+
+
+def _ended(hellos: list[tuple[Path, wire.Hello]]) -> Iterator[Process]:
+    """The newest process of each rank of each run, if it has ended."""
+    newest: dict[tuple[Path, int], wire.Hello] = {}
+    for path, hello in hellos:
+        known = newest.get((path, hello.rank))
+        if known is None or hello.time_ns > known.time_ns:
+            newest[path, hello.rank] = hello
+    for path in {path for path, _ in newest}:
+        ends = _ends(path)
+        for (of, _), hello in newest.items():
+            if of == path and hello.session in ends:
+                yield Process(hello, *ends[hello.session])
+
+
+def _ends(path: Path) -> dict[int, tuple[int, str]]:
+    """When and how the processes ended whose end is in the last rows of a journal, by session."""
+    ends: dict[int, tuple[int, str]] = {}
+    try:
+        with closing(JournalReader(path)) as reader:
+            for record in reader.records(after_row=max(0, reader.last_row() - TAIL_ROWS)):
+                event = record.event
+                if isinstance(event, wire.Finished):
+                    ends[record.session] = event.time_ns, "failed" if event.state == "failed" else "finished"
+                elif isinstance(event, wire.RankEnded) and event.exit_code is None:
+                    ends.setdefault(event.session, (event.time_ns, "lost"))
+    except (sqlite3.Error, OSError, ValueError) as error:
+        log.warning("%s cannot be read: %s", path, error)
+    return ends

@@ -1,0 +1,159 @@
+"""Whose the exit code of a command is: what a sidecar journals of the launcher's word, from journals made by hand."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sidecar import command_end, wire
+from sidecar.command_end import CommandEnd, EndedCommands, events_of, leave
+from sidecar.journal import Chunk, Journal
+from sidecar.store import Store
+
+SECOND = 1_000_000_000
+BEGAN_NS = 1_000 * SECOND
+ENDED_NS = BEGAN_NS + 7_200 * SECOND
+END = CommandEnd("launch", "here", 100, BEGAN_NS, ENDED_NS, 5, 3)
+
+
+class Journals:
+    """The runs of a data directory. Times are seconds before the end of the command."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._store = Store(directory)
+        self._store.prepare()
+        self.open: dict[str, Journal] = {}
+        self.sessions = 0
+
+    def process(self, run: str, *, begun: float, ended: float | None, how: str = "finished", rank: int = 0,
+                pid: int = 7, launch_id: str = "launch") -> int:  # fmt: skip
+        """A training process and its end: finished, failed, lost, or None for one that lives on."""
+        self.sessions += 1
+        session = self.sessions
+        journal = self.open.get(run) or self._store.journal(run)
+        self.open[run] = journal
+        hello = wire.Hello(
+            run_id=run, rank=rank, session=session, time_ns=ENDED_NS - int(begun * SECOND), mono_ns=1, project="p",
+            pid=pid, host="here", launch_id=launch_id,
+        )  # fmt: skip
+        journal.greet(hello, 1)
+        if ended is not None:
+            end_ns = ENDED_NS - int(ended * SECOND)
+            if how == "lost":
+                journal.own_stream(99, 1)
+                self._append(journal, 99, wire.RankEnded(end_ns, 1, rank=rank, session=session))
+            else:
+                self._append(journal, session, wire.Finished(end_ns, 1, how))
+        return session
+
+    def _append(self, journal: Journal, session: int, event: wire.Event) -> None:
+        first = journal.streams[session].next_seq
+        journal.append([Chunk(session, first, 1, [wire.encode_event(event)])])
+
+    def blamed(self, end: CommandEnd = END) -> list[tuple[str, int]]:
+        return sorted((run, event.rank) for run, event in events_of(self.directory, end))
+
+
+@pytest.fixture
+def journals(tmp_path: Path) -> Iterator[Journals]:
+    made = Journals(tmp_path)
+    yield made
+    for journal in made.open.values():
+        journal.close()
+
+
+def test_the_process_that_ended_with_the_command_gets_its_exit_code(journals: Journals) -> None:
+    session = journals.process("r", begun=60, ended=1)
+    [(run, event)] = events_of(journals.directory, END)
+    assert (run, event.session, event.time_ns, event.exit_code) == ("r", session, ENDED_NS, 3)
+    assert event.reason == "the command ended with exit code 3"
+
+
+@pytest.mark.parametrize(("pid", "host", "seconds"), [(100, "here", 59), (7, "here", 4)])
+def test_how_long_before_the_end_a_goodbye_may_be(journals: Journals, pid: int, host: str, seconds: int) -> None:
+    """The command's own process says it, then frees its devices. After one below it other work may have failed."""
+    journals.process("r", begun=1000, ended=seconds, pid=pid)
+    assert journals.blamed() == [("r", 0)]
+    later = ENDED_NS + 2 * SECOND
+    assert journals.blamed(CommandEnd("launch", host, 100, BEGAN_NS, later, 5, 3)) == []
+
+
+def test_a_process_id_of_another_host_is_not_the_commands_own(journals: Journals) -> None:
+    journals.process("r", begun=1000, ended=30, pid=100)
+    assert journals.blamed(CommandEnd("launch", "there", 100, BEGAN_NS, ENDED_NS, 5, 3)) == []
+
+
+def test_of_runs_one_after_another_only_the_last_is_blamed(journals: Journals) -> None:
+    journals.process("long ago", begun=7000, ended=3600)
+    journals.process("just before", begun=10, ended=3)
+    journals.process("last", begun=2, ended=1)
+    assert journals.blamed() == [("last", 0)]
+
+
+def test_all_ranks_that_said_goodbye_are_blamed_together(journals: Journals) -> None:
+    for rank in range(3):
+        journals.process("r", begun=100, ended=1 + rank / 10, rank=rank)
+    assert journals.blamed() == [("r", 0), ("r", 1), ("r", 2)]
+
+
+@pytest.mark.parametrize("how", ["failed", "lost"])
+def test_a_process_that_failed_by_itself_explains_the_exit_code_and_the_others_stay_finished(
+    journals: Journals, how: str
+) -> None:
+    journals.process("good", begun=100, ended=1)
+    journals.process("r", begun=100, ended=1, rank=0)
+    journals.process("r", begun=100, ended=2, rank=1, how=how)
+    assert journals.blamed() == [("r", 1)]
+
+
+def test_a_failure_of_long_ago_explains_nothing(journals: Journals) -> None:
+    journals.process("old", begun=7000, ended=3600, how="lost")
+    journals.process("restarted", begun=50, ended=40, how="lost")
+    journals.process("restarted", begun=30, ended=1)
+    assert journals.blamed() == [("restarted", 0)]
+
+
+def test_processes_of_other_launches_and_those_that_live_on_are_left_alone(journals: Journals) -> None:
+    journals.process("other", begun=100, ended=1, launch_id="another")
+    journals.process("before", begun=8000, ended=1)
+    journals.process("lives on", begun=100, ended=None)
+    assert journals.blamed() == []
+
+
+def test_a_file_is_removed_once_its_news_is_committed_and_is_taken_once_where_it_cannot_be(
+    journals: Journals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journals.process("r", begun=60, ended=1)
+    done: list[str] = []
+    path = leave(journals.directory, END)
+    assert path is not None
+
+    def commit() -> None:
+        done.append("commit" if path.exists() else "too late")
+
+    ended = EndedCommands(journals.directory, lambda run_id, event: done.append(run_id), commit)
+    ended.take(ended.waiting())
+    assert (done, path.exists()) == (["commit", "r", "commit"], False)
+    leave(journals.directory, END)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda path: (_ for _ in ()).throw(PermissionError()))
+        ended.take(ended.waiting())
+    assert ended.waiting() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"launch_id": 5}', b"\xff" * 100])
+def test_a_file_that_makes_no_sense_is_removed_and_nobody_is_blamed(tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / command_end.FOLDER
+    folder.mkdir()
+    (folder / "x.json").write_bytes(content)
+    submitted: list[object] = []
+    ended = EndedCommands(tmp_path, lambda *news: submitted.append(news), lambda: None)
+    ended.take(ended.waiting())
+    assert (submitted, list(folder.iterdir())) == ([], [])
+
+
+def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / command_end.FOLDER).write_text("a file")
+    assert leave(tmp_path, END) is None
+    assert EndedCommands(tmp_path, lambda *_: None, lambda: None).waiting() == []
