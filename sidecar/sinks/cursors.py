@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS cursors (
     run TEXT NOT NULL, sink TEXT NOT NULL, row INTEGER NOT NULL, number INTEGER NOT NULL,
-    paused INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (run, sink)
+    paused INTEGER NOT NULL DEFAULT 0, confirmed INTEGER, PRIMARY KEY (run, sink)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS orders (run TEXT NOT NULL, sink TEXT NOT NULL, PRIMARY KEY (run, sink)) WITHOUT ROWID;
 """
@@ -85,6 +85,16 @@ class Cursors:
                 (run, sink, int(paused)),
             )
 
+    def confirm(self, run: str, sink: str, number: int) -> None:
+        """Rows numbered below this are known to have arrived. Only for sinks that can tell."""
+        with self._locked() as db:
+            db.execute("UPDATE cursors SET confirmed = ? WHERE run = ? AND sink = ?", (number, run, sink))
+
+    def unconfirmed(self) -> set[tuple[str, str]]:
+        """Every (run, sink) that was handed rows of which it is not known that they arrived."""
+        with self._locked() as db:
+            return set(db.execute("SELECT run, sink FROM cursors WHERE confirmed < number").fetchall())
+
     def all(self) -> dict[tuple[str, str], Cursor]:
         """Every (run, sink) there is."""
         with self._locked() as db:
@@ -139,6 +149,9 @@ def _opened(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
         db.executescript(SCHEMA)
+        if "confirmed" not in {column for _, column, *_ in db.execute("PRAGMA table_info(cursors)")}:
+            with contextlib.suppress(sqlite3.OperationalError):  # Another process has just added it.
+                db.execute("ALTER TABLE cursors ADD COLUMN confirmed INTEGER")  # Made by an earlier version.
     except sqlite3.Error:
         db.close()
         raise

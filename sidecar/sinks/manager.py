@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 1.0
 MANIFEST_SECONDS = 10.0
 RESUMED_RUNS_MAX = 16
+SILENT_SECONDS = 30.0  # Processes that go on have introduced themselves again long before.
 RUNNERS_MAX = 512
 
 
@@ -42,7 +43,8 @@ class SinkManager:
     def __init__(
         self, config: Any, store: Store, telemetry: Telemetry, *, policy: Policy | None = None, resumes: bool = False
     ) -> None:
-        """``resumes``: send what an earlier sidecar of this directory had not, of runs that have ended since."""
+        """``resumes``: send what an earlier sidecar of this directory had not, of runs that have ended since, and in a
+        while of those that nobody speaks for: their host crashed."""
         self._config, self._store, self._telemetry = config, store, telemetry
         self._policy = policy or Policy(
             period_steps=getattr(config, "sink_period_steps", 1), names=getattr(config, "names", None)
@@ -58,7 +60,9 @@ class SinkManager:
         self._unbound: dict[str, wire.Hello] = {}
         """By run: of the lowest rank whose sinks could not be started for an error of the disk."""
         self._factory = RunnerFactory(config, store, self._policy)
-        self._resumes = resumes
+        began = time.monotonic()
+        self._resumes = [(began, ENDS), (began + SILENT_SECONDS, None)] if resumes else []
+        """When runs in which of these states (None: in any) are taken up that an earlier sidecar left."""
         self._orders: list[tuple[str, str]] = []
         """Runs and sinks that another process asked for, and that are not yet bound."""
         self._manifests = egress.Manifests(Path(config.dir))
@@ -166,6 +170,9 @@ class SinkManager:
             late = self._wanted.get(hello.run_id, [])
             self._wanted[hello.run_id] = list(dict.fromkeys([*self._choose(hello), *late]))
             self._chosen.add(hello.run_id)
+            for name in self._wanted[hello.run_id]:
+                if runner := self._runners.get((hello.run_id, name)):
+                    runner.expects_more = True
         for name in self._wanted[hello.run_id]:
             key = (hello.run_id, name)
             if hello.rank == 0 or key in self._runners or not self._only_rank_0(name):
@@ -252,6 +259,7 @@ class SinkManager:
         except (ValueError, OSError) as error:  # A bad option, or its folder cannot be made.
             self._disabled(name, f"disabled: {reason_of(error)}")
             return None
+        runner.expects_more = run_id in self._chosen
         self._open_cursors().request(run_id, name)  # So that it counts as unsent from now on.
         self._runners[key] = runner
         runner.start()
@@ -281,9 +289,9 @@ class SinkManager:
             try:
                 self._measure_lags()
                 cursors = self._open_cursors()
-                if self._resumes:
-                    self._orders += self._left_by_earlier_ones(cursors)
-                    self._resumes = False
+                if self._resumes and time.monotonic() >= self._resumes[0][0]:
+                    self._orders += self._left_by_earlier_ones(cursors, self._resumes[0][1])
+                    del self._resumes[0]
                 bound = list(cursors.all())  # Without our lock, for which the intake waits: these may wait for a disk.
                 self._orders += cursors.take_orders()
                 with self._lock:
@@ -330,16 +338,18 @@ class SinkManager:
                 self._disabled(name, f"disabled: {error.cause}; {error.remedy}")
             del self._orders[0]  # Where the disk is full it stays, and is tried again.
 
-    def _left_by_earlier_ones(self, cursors: Cursors) -> list[tuple[str, str]]:
-        """Of the runs that ended last, those that a sink has not got whole. A run that goes on says so itself."""
-        ended = [run for run in self._store.runs()[:RESUMED_RUNS_MAX] if run.state in ENDS]
-        found = []
-        for run in ended:
+    def _left_by_earlier_ones(self, cursors: Cursors, states: tuple[str, ...] | None) -> list[tuple[str, str]]:
+        """Of the runs that were started last, those that a sink has not got whole, as far as is known. A run that goes
+        on says so itself."""
+        unconfirmed, found = cursors.unconfirmed(), []
+        for run in self._store.runs()[:RESUMED_RUNS_MAX]:
+            if run.run_id in self._chosen or (states is not None and run.state not in states):
+                continue
             with contextlib.suppress(*DISK_ERRORS), contextlib.closing(JournalReader(run.path)) as reader:
                 last_row = reader.last_row()
                 found += [
                     (run.run_id, name) for name, cursor in cursors.of_run(run.run_id).items()
-                    if cursor.row < last_row and name in registry.known()
+                    if name in registry.known() and (cursor.row < last_row or (run.run_id, name) in unconfirmed)
                 ]  # fmt: skip
         return found
 

@@ -9,6 +9,7 @@ same row gets the same number in every life, and only rows numbered at or above 
 knows what arrived at the far end (``Report.acknowledged``) may move the start back: that repairs a dead uploader.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -58,6 +59,8 @@ class SinkRunner:
     ) -> None:
         self.run_id, self.name = run_id, name
         self.health = health or SinkHealth()
+        self.expects_more = True
+        """False: nobody has spoken for this run since the sidecar started, so what is in the journal is all of it."""
         self._sink, self._open_source, self._cursors, self._dead_letters = sink, open_source, cursors, dead_letters
         self._gate, self._policy = gate, policy or Policy()
         self._random, self._now_ns, self._wait = random, now_ns, wait
@@ -70,6 +73,8 @@ class SinkRunner:
         self._wake, self._stop = threading.Event(), threading.Event()
         self._notified = self._caught_up_with = 0
         self._confirmed: int | None = None
+        self._noted: int | None = None
+        """The same as stored with the cursor."""
         self._outage = False
         self._more = False
         """Was the last batch a full one? Then there is more, and no reason to let a batch gather."""
@@ -155,10 +160,12 @@ class SinkRunner:
         self._finish()
 
     def _is_over(self) -> bool:
-        """The run has ended and all of it was delivered, some time ago: the sink need not be kept open."""
+        """The run has ended, or nobody speaks for it, and all of it was delivered, some time ago: the sink need not be
+        kept open."""
         if self.health.state == "disabled":
             return True
-        if self._source is None or self._source.end is None or not self.drained or self._failures:
+        goes_on = self._source is None or (self._source.end is None and self.expects_more)
+        if goes_on or not self.drained or self._failures:
             self._over_since_ns = None
             return False
         self._over_since_ns = self._over_since_ns or self._now_ns()
@@ -275,7 +282,15 @@ class SinkRunner:
             self.health.state, self.health.reason = report.state, report.reason
         self.health.url = report.url or self.health.url
         if report.acknowledged is not None:
-            self._confirmed = report.acknowledged
+            self._note_confirmed(report.acknowledged)
+
+    def _note_confirmed(self, number: int) -> None:
+        """On the disk too, so that after a crash of everything it is known what may not have arrived."""
+        self._confirmed = number
+        if number != self._noted:
+            with contextlib.suppress(Unavailable):  # Tried again with the next report; until then it is too low.
+                self._cursors.confirm(self.run_id, self.name, number)
+                self._noted = number
 
     def _note_lost(self) -> None:
         if self._source is not None and self._source.lost_rows:
@@ -344,6 +359,8 @@ class SinkRunner:
             self._sink.close()
             if self._died:
                 self._unconfirm(self.health.reason or "it died")
+            elif self._confirmed is not None:
+                self._note_confirmed(self._cursors.get(self.run_id, self.name).number)
         except Exception as error:  # noqa: BLE001 - the sink's task boundary.
             self.health.failures_total += 1
             self._unconfirm(reason_of(error))

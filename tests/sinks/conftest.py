@@ -12,7 +12,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sinks of stand_ins.py under names of their own; children can import them."""
     monkeypatch.setenv("PYTHONPATH", str(HERE.parent))
     kinds = {"recorder": "Recorder", "second": "Recorder", "isolated": "Isolated"}
-    kinds |= {"remote": "Remote", "by_node": "ByNode"}
+    kinds |= {"remote": "Remote", "by_node": "ByNode", "uploader": "Uploader"}
     for name, kind in kinds.items():
         monkeypatch.setitem(registry.SINKS, name, f"{__package__}.stand_ins:{kind}")
 

@@ -1,6 +1,9 @@
 """What the runner promises: everything, in order, at least once, and no sink's trouble is another's."""
 
+import contextlib
 import random
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -23,6 +26,7 @@ from sidecar.sinks.manager import SinkManager
 from sidecar.sinks.runner import SinkRunner
 from sidecar.sinks.source import Policy, Source
 from sidecar.snapshot import RunSummary
+from sidecar.store import Store
 from sidecar.telemetry import Telemetry
 
 from . import stand_ins
@@ -107,6 +111,91 @@ def test_a_sidecar_started_again_sends_what_the_one_before_had_not_of_a_run_that
     until(lambda: steps_of(delivered(tmp_path, "second")) == list(range(10)))  # Configured, and not left out.
     manager.close(20.0)
     assert steps_of(delivered(tmp_path, "recorder")) == list(range(10))
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended-in-the-last-second", "never-ended"])
+def test_what_a_crash_of_the_host_left_unsent_is_sent_although_nobody_speaks_for_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """Its summary still says that it is running, and no process comes back to say anything else."""
+    monkeypatch.setattr(manager_module, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(manager_module, "SILENT_SECONDS", 0.2)
+    crashed, going_on = Run(tmp_path), Run(tmp_path, "run-2", session=8)
+    for run in (crashed, going_on):
+        run.steps(0, 9)
+        summary = RunSummary(run.run_id, "demo", "d12", "pretrain", "running", 9, START_NS)
+        run.journal.put_summary(msgspec.msgpack.encode(summary))
+        Cursors(tmp_path / "cursors.sqlite").request(run.run_id, "recorder")
+    if ended:
+        crashed.finish()
+    policy = msgspec.structs.replace(FAST, linger_seconds=0.1)
+    manager = SinkManager(config(tmp_path, "second"), crashed.store, Telemetry(), policy=policy, resumes=True)
+    manager.run_started(going_on.hello)
+    until(lambda: (run_1 := manager._runners.get(("run-1", "recorder"))) is not None and run_1.ended)
+    assert manager.health("run-1", "recorder").lag_events == 0
+    assert not manager._runners["run-2", "recorder"].ended, "more will come of that one"
+    manager.close(20.0)
+    assert steps_of(delivered(tmp_path, "recorder")) == [*range(10), *range(10)]
+
+
+def test_rows_that_died_with_the_process_that_was_to_send_them_are_sent_by_the_next_sidecar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sink took them all, so by the cursor alone there is nothing left to do for a run that is over."""
+    monkeypatch.setattr(manager_module, "TICK_SECONDS", 0.02)
+    left, crashed = tmp_path / "left", tmp_path / "crashed"
+    run = Run(left)
+    run.steps(0, 9)
+    run.finish()
+    ended = RunSummary("run-1", "demo", "d12", "pretrain", "finished", 9, START_NS)
+    run.journal.put_summary(msgspec.msgpack.encode(ended))
+    with Manager(run, "uploader") as manager:
+        manager.drain()
+        assert not delivered(left, "uploader")
+        shutil.copytree(left, crashed)  # As a kill of everything at this moment leaves it.
+    policy, store = msgspec.structs.replace(FAST, linger_seconds=0.1), Store(crashed)
+    manager = SinkManager(config(crashed, "uploader"), store, Telemetry(), policy=policy, resumes=True)
+    until(lambda: (found := manager._runners.get(("run-1", "uploader"))) is not None and found.ended)
+    manager.close(20.0)
+    assert steps_of(delivered(crashed, "uploader")) == list(range(10))
+    assert Cursors(crashed / "cursors.sqlite").unconfirmed() == set(), "a third sidecar need not open it again"
+
+
+def test_cursors_of_an_earlier_version_are_taken_over(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "cursors.sqlite")) as database:
+        database.executescript("""
+            CREATE TABLE cursors (run TEXT NOT NULL, sink TEXT NOT NULL, row INTEGER NOT NULL, number INTEGER NOT NULL,
+            paused INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (run, sink)) WITHOUT ROWID;
+            INSERT INTO cursors (run, sink, row, number) VALUES ('r', 's', 3, 30);
+        """)
+    for _ in range(2):
+        with contextlib.closing(Cursors(tmp_path / "cursors.sqlite")) as cursors:
+            assert cursors.get("r", "s") == Cursor(3, 30)
+            assert cursors.unconfirmed() == set(), "nobody asked the far end"
+    with contextlib.closing(Cursors(tmp_path / "cursors.sqlite")) as cursors:
+        cursors.confirm("r", "s", 29)
+        assert cursors.unconfirmed() == {("r", "s")}
+        cursors.confirm("r", "s", 30)
+        assert cursors.unconfirmed() == set()
+
+
+def test_a_run_that_comes_back_after_its_rest_was_sent_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager_module, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(manager_module, "SILENT_SECONDS", 0.0)
+    run = Run(tmp_path)
+    run.steps(0, 9)
+    Cursors(tmp_path / "cursors.sqlite").request("run-1", "recorder")
+    policy = msgspec.structs.replace(FAST, linger_seconds=0.1)
+    manager = SinkManager(config(tmp_path, "recorder"), run.store, Telemetry(), policy=policy, resumes=True)
+    until(lambda: (found := manager._runners.get(("run-1", "recorder"))) is not None and found.ended)
+    manager.run_started(run.hello)
+    run.steps(10, 14)
+    manager.notify("run-1")
+    until(lambda: steps_of(delivered(tmp_path, "recorder")) == list(range(15)))
+    assert not manager._runners["run-1", "recorder"].ended
+    manager.close(20.0)
 
 
 def test_an_outage_delays_but_loses_nothing_and_says_why(tmp_path: Path) -> None:

@@ -1,19 +1,26 @@
 """Real wandb, online, against a server of ours that can fail in every way we know from the field."""
 
 import getpass
+import shutil
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fakes.wandb_server import KEY, WandbServer
 
 from sidecar import wire
 from sidecar.sinks import backoff, late, wandb_account
+from sidecar.sinks import manager as manager_module
+from sidecar.sinks.manager import SinkManager
+from sidecar.snapshot import RunSummary
+from sidecar.store import Store
+from sidecar.telemetry import Telemetry
 
-from .harness import Manager, Run, config, until
+from .harness import FAST, Manager, Run, config, until
 
 QUICK = {
     "wandb_internal": {
@@ -164,6 +171,32 @@ def test_what_could_not_be_uploaded_before_the_end_is_sent_by_a_later_sync(
     late.deliver_now(settings, run.store, [("run-1", "wandb")], timeout_seconds=60.0)
     assert global_steps(server) == list(range(10))
     assert late.unsent(run.store) == []
+
+
+def test_rows_of_an_ended_run_that_a_crash_of_the_host_kept_from_w_and_b_are_sent_by_the_next_sidecar(
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B had taken them, and was about to send them: by the cursor alone nothing is missing."""
+    monkeypatch.setattr(manager_module, "TICK_SECONDS", 0.05)
+    left, crashed = tmp_path / "left", tmp_path / "crashed"
+    run, patient = Run(left), QUICK | {"wandb_arrive_seconds": 60.0}
+    with Manager(run, "wandb", **patient) as manager:
+        run.steps(0, 4)
+        manager.drain()
+        until(lambda: len(global_steps(server)) == 5)
+        server.fault = "hang"
+        run.steps(5, 9)
+        run.finish()
+        ended = RunSummary("run-1", "demo", "d12", "pretrain", "finished", 9, 1)
+        run.journal.put_summary(msgspec.msgpack.encode(ended))
+        manager.drain()
+        shutil.copytree(left, crashed)  # As a kill of everything at this moment leaves it.
+        manager.manager.close(0.1)
+    server.fault = None
+    later = SinkManager(config(crashed, "wandb", **QUICK), Store(crashed), Telemetry(), policy=FAST, resumes=True)
+    until(lambda: global_steps(server) == list(range(10)), 60.0, lambda: str(later.health("run-1", "wandb")))
+    later.close(30.0)
+    assert global_steps(server) == list(range(10))
 
 
 def test_a_wrong_key_is_named_as_such(tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
