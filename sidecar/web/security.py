@@ -12,6 +12,7 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from email.utils import formatdate
 from typing import Any
 
 import msgspec
@@ -177,7 +178,8 @@ def _with_headers(send: Send) -> Send:
         if message["type"] == "http.response.start":
             ours = {name for name, _ in HEADERS}
             kept = [(name, value) for name, value in message.get("headers", []) if name.lower() not in ours]
-            message = {**message, "headers": [*kept, *HEADERS]}
+            date = (b"date", formatdate(usegmt=True).encode())
+            message = {**message, "headers": [*kept, *HEADERS, date]}
         await send(message)
 
     return guarded

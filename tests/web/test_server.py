@@ -3,12 +3,14 @@
 import contextlib
 import socket
 import time
+from email.utils import formatdate
+from functools import partial
 
 import httpx
 import pytest
 
 from sidecar.errors import Exit, UserError
-from sidecar.web import server
+from sidecar.web import security, server
 from sidecar.web.server import bind
 from tests.web.fake_views import FakeViews, make_snapshot
 
@@ -107,8 +109,6 @@ def test_a_fault_of_the_server_itself_is_logged_and_it_begins_anew_at_the_same_p
     serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(server, "RESTART_SECONDS", 0.01)
-    monkeypatch.setattr(server, "TICK_SECONDS", 0.01)
-    running = serve(FakeViews(make_snapshot()))
     faults = [RuntimeError("a fault of uvicorn"), SystemExit(3)]
     tick = server._Uvicorn.on_tick
 
@@ -118,6 +118,7 @@ def test_a_fault_of_the_server_itself_is_logged_and_it_begins_anew_at_the_same_p
         return await tick(self, counter)
 
     monkeypatch.setattr(server._Uvicorn, "on_tick", tick_or_fail)
+    running = serve(FakeViews(make_snapshot()))
     while faults:
         time.sleep(0.01)
     assert httpx.get(f"{running.url}/healthz", timeout=10).status_code == 200
@@ -141,8 +142,15 @@ def test_a_server_that_ends_while_it_starts_is_refused_in_words(
     assert refused.value.exit_code == Exit.FAILED
 
 
-def test_a_server_is_stopped_between_two_ticks(serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "TICK_SECONDS", 3600.0)
+def test_each_answer_says_when_it_was_given(serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = serve(FakeViews(make_snapshot()))
+    monkeypatch.setattr(security, "formatdate", partial(formatdate, 1_800_000_000))
+    for path in ("/healthz", "/nope", "/status"):
+        answer = httpx.get(f"{running.url}{path}", timeout=10)
+        assert answer.headers.get_list("date") == ["Fri, 15 Jan 2027 08:00:00 GMT"]
+
+
+def test_a_server_is_stopped_while_nobody_asks_for_anything(serve) -> None:
     running = serve(FakeViews(make_snapshot()))
     running.http.stop(30.0)
     assert not running.http._thread.is_alive()
