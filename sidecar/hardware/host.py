@@ -26,6 +26,9 @@ CHILDREN_SECONDS = 10.0
 """How often the trainers' children are searched for, which lists all of /proc."""
 CHILDREN_READ_SECONDS = 5.0
 """How often they are read: of 64 data loaders each reading takes 5 ms. The sums stand between two readings."""
+TOTALS_SECONDS = 5.0
+"""How often swap and the counters of disks and network are read: a good third of a reading, for what is looked at over
+minutes. They stand between two readings."""
 STATIC_SECONDS = 60.0
 """How often affinity and cgroup limits are read again."""
 
@@ -83,8 +86,9 @@ class Host:
         self._parents = _Parents()
         self._own = _Process(os.getpid())
         self._cpu = _Rate()
+        self._totals: Numbers = {}
         self._limits: Numbers = {}
-        self._limits_at = float("-inf")
+        self._totals_at = self._limits_at = float("-inf")
 
     def set_trainers(self, pids: Iterable[int]) -> None:
         """Watch these processes and no others. Pids that do not exist (here) are ignored."""
@@ -103,9 +107,9 @@ class Host:
     def read(self, now_seconds: float) -> Numbers:
         """``now_seconds``: monotonic time of this reading."""
         numbers: Numbers = {}
-        for read in (partial(self._cpu_use, now_seconds), _load, _memory, _swap, _disk_io, _network):
+        for read in (partial(self._cpu_use, now_seconds), _load, _memory):
             numbers |= _attempt(read)
-        numbers |= self._limits_of(now_seconds) | self._disks()
+        numbers |= self._totals_of(now_seconds) | self._limits_of(now_seconds) | self._disks()
         numbers |= _attempt(lambda: {f"sidecar_{name}": value for name, value in self._own.read(now_seconds).items()})
         return numbers | self._processes(now_seconds)
 
@@ -117,6 +121,12 @@ class Host:
         idle = times.idle + getattr(times, "iowait", 0.0)
         percent = self._cpu.percent(total - idle, total, now_seconds)
         return {} if percent is None else {"cpu_percent": min(percent, 100.0)}
+
+    def _totals_of(self, now_seconds: float) -> Numbers:
+        if now_seconds - self._totals_at >= TOTALS_SECONDS:
+            self._totals_at = now_seconds
+            self._totals = _attempt(_swap) | _attempt(_disk_io) | _attempt(_network)
+        return self._totals
 
     def _limits_of(self, now_seconds: float) -> Numbers:
         if now_seconds - self._limits_at >= STATIC_SECONDS:

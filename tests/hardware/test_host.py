@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from sidecar.hardware import host as host_module
 from sidecar.hardware.cgroup import cpu_limit, memory_limit_bytes
-from sidecar.hardware.host import CHILDREN_READ_SECONDS, CHILDREN_SECONDS, Host, _Parents
+from sidecar.hardware.host import CHILDREN_READ_SECONDS, CHILDREN_SECONDS, TOTALS_SECONDS, Host, _Parents
 
 OF_THE_HOST = {
     "cpu_percent", "cpu_count", "cpu_available", "load_1m", "load_5m", "load_15m", "memory_used_bytes",
@@ -302,3 +303,16 @@ def test_cpus_available_are_those_of_affinity_and_quota() -> None:
         pytest.skip("this platform has no affinity")
     numbers = Host().read(0.0)
     assert numbers["cpu_available"] <= len(os.sched_getaffinity(0)) <= numbers["cpu_count"]
+
+
+def test_totals_stand_between_two_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, read = Host(), 0
+
+    def disk_io() -> dict[str, float]:
+        nonlocal read
+        read += 1
+        return {"disk_read_bytes_total": read}
+
+    monkeypatch.setattr(host_module, "_disk_io", disk_io)
+    times = (0.0, 1.0, TOTALS_SECONDS - 0.1, TOTALS_SECONDS, TOTALS_SECONDS + 1.0)
+    assert [host.read(at)["disk_read_bytes_total"] for at in times] == [1, 1, 1, 2, 2]
