@@ -31,17 +31,18 @@ class ActorCritic(nn.Module):
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-probability of each target, (batch, time); 0 where the target is IGNORE."""
-    return _of_targets(torch.log_softmax(logits.float(), dim=-1), targets)
+    return logps_of_targets(torch.log_softmax(logits.float(), dim=-1), targets)
 
 
 def token_logps_and_entropies(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The same, and the entropy of the distribution it was drawn from, in nats; also 0 where the target is IGNORE."""
     logps = torch.log_softmax(logits.float(), dim=-1)
     entropies = -(logps.exp() * logps).sum(-1)
-    return _of_targets(logps, targets), torch.where(targets != IGNORE, entropies, 0.0)
+    return logps_of_targets(logps, targets), torch.where(targets != IGNORE, entropies, 0.0)
 
 
-def _of_targets(logps: Tensor, targets: Tensor) -> Tensor:
+def logps_of_targets(logps: Tensor, targets: Tensor) -> Tensor:
+    """The same from log-probabilities of all tokens, (batch, time, vocabulary)."""
     chosen = logps.gather(-1, targets.clamp(min=0)[..., None]).squeeze(-1)
     return torch.where(targets != IGNORE, chosen, 0.0)
 

@@ -67,7 +67,7 @@ def weights_of(state: dict[str, Any], path: Path, origin: str) -> Weights:
         with torch.device("meta"):  # Shapes alone: no memory, no random numbers.
             shapes = {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
         if shapes != {name: tensor.shape for name, tensor in state["weights"].items()}:
-            raise ValueError("'weights' are not of the shape that 'model' says")
+            raise ValueError("the weights are not those of this model")
     return Weights(origin, dataclasses.asdict(config), state["weights"])
 
 

@@ -189,6 +189,14 @@ def test_the_loss_and_rewards_of_dpo_are_those_of_the_formula() -> None:
     assert numbers["rewards/margin"].item() == pytest.approx(mean([good - bad for good, bad in rewards]), abs=1e-4)
     assert numbers["rewards/accuracy"].item() == mean([good > bad for good, bad in rewards])
     assert 0 < numbers["rewards/accuracy"].item() < 1, "else a wrong sign might hide"
+    divergences = []
+    for row in (row for pair in rows for row in pair):
+        ids, counts = render(row)
+        of_policy, of_reference = (torch.softmax(model(torch.tensor([ids]))[0].double(), -1)
+                                   for model in (policy, stage.reference))  # fmt: skip
+        kl = (of_policy * (of_policy / of_reference).log()).sum(-1).tolist()
+        divergences += [kl[at - 1] for at in range(len(ids)) if counts[at]]
+    assert numbers["dpo/kl"].item() == pytest.approx(mean(divergences), rel=1e-3)
 
 
 @pytest.mark.parametrize("batch_size", [4, 4000])

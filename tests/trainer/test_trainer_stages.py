@@ -164,12 +164,13 @@ def test_weights_that_are_missing_or_of_another_kind_are_refused_in_one_line(tra
     torch.save({**state, "tokenizer": "bpe, 50257"}, path)
     with pytest.raises(UserError, match="trained with the tokenizer 'bpe, 50257'"):
         trained("sft", out=str(tmp_path), from_weight="pretrain")
+    torch.save(state, path)
+    with pytest.raises(UserError, match="does not fit the weights of"):
+        trained("sft", from_weight=str(path), n_layer=3, origins={"n_layer": "flag"})
     state["weights"].pop("head.weight")
     torch.save(state, path)
     with pytest.raises(UserError, match="not those of this model"):
         trained("sft", from_weight=str(path))
-    with pytest.raises(UserError, match="does not fit the weights of"):
-        trained("sft", from_weight=str(path), n_layer=3, origins={"n_layer": "flag"})
 
 
 def test_a_step_without_finite_gradients_is_left_out_and_marked(trained, monkeypatch) -> None:
