@@ -24,8 +24,9 @@ class Manifests:
         self._data_dir = data_dir
         self._written: dict[str, list[Manifest]] = {}
 
-    def write(self, gates: Mapping[tuple[str, str], Gate]) -> None:
-        """``gates``: by run and sink."""
+    def write(self, gates: Mapping[tuple[str, str], Gate]) -> set[str]:
+        """``gates``: by run and sink. Returns the runs whose manifest could not be written now."""
+        failed = set()
         by_run: dict[str, list[Gate]] = {}
         for (run_id, _), gate in list(gates.items()):
             by_run.setdefault(run_id, []).append(gate)
@@ -37,6 +38,12 @@ class Manifests:
                     self._written[run_id] = manifests
             except (OSError, RuntimeError) as error:  # RuntimeError: the gate grew while we copied; next time.
                 log.debug("the egress manifest of %s is not written: %s", run_id, error)
+                failed.add(run_id)
+        return failed
+
+    def forget(self, run_id: str) -> None:
+        """What was written stays on the disk; a gate that is made again goes on from there."""
+        self._written.pop(run_id, None)
 
 
 def read(data_dir: Path, run_id: str) -> list[Manifest]:

@@ -12,8 +12,9 @@ from sidecar.telemetry import SinkHealth
 RUN_CHARS_MAX = 60
 
 
-def joined(by_run: Mapping[str, SinkHealth]) -> SinkHealth:
-    """The last one's state, unless another fails, whose run is named then; the sums of the counts; the longest wait."""
+def joined(by_run: Mapping[str, SinkHealth], before: SinkHealth | None = None) -> SinkHealth:
+    """The last one's state, unless another fails, whose run is named then; the sums of the counts, on top of those
+    ``before``; the longest wait."""
     healths = list(by_run.values())
     newest = shown = healths[-1]
     reason = newest.reason
@@ -21,17 +22,18 @@ def joined(by_run: Mapping[str, SinkHealth]) -> SinkHealth:
     if failing is not None and newest.state != "failing":
         shown = by_run[failing]
         reason = f"run {failing[:RUN_CHARS_MAX]}: {shown.reason}"
+    counted = [before, *healths] if before is not None else healths
     lags = [health.lag_events for health in healths if health.lag_events is not None]
     ages = [health.lag_seconds for health in healths if health.lag_seconds is not None]
     return msgspec.structs.replace(
         shown,
         reason=reason,
         url=newest.url,
-        delivered_rows=sum(health.delivered_rows for health in healths),
+        delivered_rows=sum(health.delivered_rows for health in counted),
         lag_events=sum(lags) if lags else None,
         lag_seconds=max(ages, default=None),
-        failures_total=sum(health.failures_total for health in healths),
-        restarts_total=sum(health.restarts_total for health in healths),
-        dead_letters_total=sum(health.dead_letters_total for health in healths),
-        lost_rows_total=sum(health.lost_rows_total for health in healths),
+        failures_total=sum(health.failures_total for health in counted),
+        restarts_total=sum(health.restarts_total for health in counted),
+        dead_letters_total=sum(health.dead_letters_total for health in counted),
+        lost_rows_total=sum(health.lost_rows_total for health in counted),
     )

@@ -21,6 +21,7 @@ from sidecar.sinks.cursors import Cursors, cannot_be_used
 from sidecar.sinks.factory import RunnerFactory
 from sidecar.sinks.health import joined
 from sidecar.sinks.period import CONFIGURED, split
+from sidecar.sinks.retired import Retired
 from sidecar.sinks.runner import SinkRunner
 from sidecar.sinks.source import Policy
 from sidecar.sinks.trouble import DISK_ERRORS, Trouble
@@ -66,6 +67,7 @@ class SinkManager:
         self._orders: list[tuple[str, str]] = []
         """Runs and sinks that another process asked for, and that are not yet bound."""
         self._manifests = egress.Manifests(Path(config.dir))
+        self._retired = Retired()
         self._trouble = Trouble(telemetry.sinks)
         self._cursors: Cursors | None = None
         self._closing = threading.Event()
@@ -96,6 +98,8 @@ class SinkManager:
                 runner = self._runners.get((run_id, name))
                 if runner is not None:
                     runner.notify()
+                else:
+                    self._retired.notify((run_id, name))
             if not self._closing.is_set():
                 with contextlib.suppress(*DISK_ERRORS):  # The ticker tries again.
                     self._restart_ended(run_id)
@@ -262,6 +266,7 @@ class SinkManager:
         runner.expects_more = run_id in self._chosen
         self._open_cursors().request(run_id, name)  # So that it counts as unsent from now on.
         self._runners[key] = runner
+        self._retired.started(key)
         runner.start()
         return runner
 
@@ -269,7 +274,7 @@ class SinkManager:
         """A run that was over has news."""
         for name in self._wanted.get(run_id, ()):
             runner = self._runners.get((run_id, name))
-            if runner is not None and runner.has_news:
+            if self._retired.is_wanted((run_id, name)) or (runner is not None and runner.has_news):
                 self._start(run_id, name)
 
     def _open_cursors(self) -> Cursors:
@@ -303,11 +308,25 @@ class SinkManager:
                     self._publish()
                     self._trouble.over(self._not_running())
                 if time.monotonic() >= next_manifest:
-                    self._manifests.write(self._factory.gates)
+                    self._retire()
                     next_manifest = time.monotonic() + MANIFEST_SECONDS
             except Exception as error:  # noqa: BLE001 - task boundary: one failed reading must not end the ticker.
                 with self._lock:
                     self._trouble.found(error, self._not_running())
+
+    def _retire(self) -> None:
+        """Write the manifests, and let go what is over, so that memory does not grow with the number of runs."""
+        with self._lock:
+            over = self._retired.due(self._runners, self._chosen)
+        failed = self._manifests.write(self._factory.gates)
+        with self._lock:
+            for key in over:
+                runner = self._runners[key]
+                if key[0] not in failed and runner.ended and not runner.has_news:
+                    self._retired.add(key, runner.health)
+                    del self._runners[key]
+                    self._factory.gates.pop(key, None)
+                    self._manifests.forget(key[0])
 
     def _bind_again(self) -> None:
         for run_id, hello in list(self._unbound.items()):
@@ -375,4 +394,5 @@ class SinkManager:
             by_name.setdefault(name, {})[run_id] = runner.health
         for name, by_run in by_name.items():
             (first, *more) = by_run.values()
-            self._telemetry.sinks[name] = joined(by_run) if more else first
+            before = self._retired.counts.get(name)
+            self._telemetry.sinks[name] = joined(by_run, before) if more or before else first
