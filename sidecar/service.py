@@ -40,6 +40,7 @@ from sidecar.sinks.manager import SinkManager
 from sidecar.store import Store
 from sidecar.telemetry import Telemetry
 from sidecar.trainers import Trainers, is_alive
+from sidecar.waker import Waker
 from sidecar.web.app import create_app
 from sidecar.web.security import Security, check_bind
 from sidecar.web.server import WebServer, bind
@@ -47,7 +48,6 @@ from sidecar.web.server import WebServer, bind
 log = logging.getLogger("sidecar.service")
 
 ANNOUNCE_SECONDS = 1.0
-SIGNAL_SECONDS = 1.0
 SCAN_SECONDS = 1.0  # How soon a dead trainer's tail is in the journal.
 RETENTION_SECONDS = 10.0
 PORTS_TRIED = 20
@@ -75,6 +75,7 @@ class Service:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._stop = threading.Event()
+        self._stopping = Waker()
         self._store = Store(config.data_directory)
         self._telemetry = Telemetry(
             started_ns=time.time_ns(), version=sidecar.__version__, pid=os.getpid(), data_dir=config.dir
@@ -109,8 +110,9 @@ class Service:
             self._pipeline.start()
             self._sampler.start()
             core.start()
-            while not self._stop.wait(SIGNAL_SECONDS):
-                pass  # The kernel may give a signal to another thread; its handler runs once this one wakes.
+            with self._stopping.woken_by_signals():
+                while not self._stop.is_set():
+                    self._stopping.wait()
             self._shut_down(core, web)
         finally:
             self._config.endpoints_file.unlink(missing_ok=True)
@@ -234,6 +236,7 @@ class Service:
         if not pids and self._launcher_is_gone():
             log.warning("the launcher is gone, and no training process is left")
             self._stop.set()
+            self._stopping.wake()
 
     def _note_ends(self) -> None:
         """Of training processes that said no goodbye, and of commands that a launcher waited for."""
@@ -287,7 +290,8 @@ class Service:
                 self._store_summary(run_id)
             self._intake.round(poll_seconds=0.0)
         deadline = time.monotonic() + DRAIN_SECONDS_MAX
-        while not self._sinks.drained() and time.monotonic() < deadline:
+        followed = self._pipeline.views.run_ids()  # What runs of earlier days owe, a later sidecar sends.
+        while not self._sinks.drained(followed) and time.monotonic() < deadline:
             time.sleep(0.05)
         self._sinks.close(timeout_seconds=DRAIN_SECONDS_MAX)
         web.stop(STOP_SECONDS_MAX)

@@ -1,11 +1,14 @@
-"""Ends another thread's wait for a socket, so that it need not look around many times a second.
+"""Ends another thread's wait, so that it need not look around many times a second.
 
-Given: calls of ``wake`` from any thread. Hands on: a descriptor that is readable until ``clear``.
+Given: calls of ``wake`` from any thread, or signals. Hands on: a descriptor that is readable until ``clear``.
 Never: blocks, or remembers how often it was woken.
 """
 
 import contextlib
 import os
+import select
+import signal
+from collections.abc import Iterator
 
 
 class Waker:
@@ -20,6 +23,22 @@ class Waker:
     def wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # The pipe is full of earlier calls.
             os.write(self._writer, b"\0")
+
+    @contextlib.contextmanager
+    def woken_by_signals(self) -> Iterator[None]:
+        """Within this, signals that have a handler wake, whichever thread gets them. For the main thread."""
+        previous = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(previous)
+
+    def wait(self) -> None:
+        """Until it is woken. Handlers of signals have run then."""
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        poll.poll()
+        self.clear()
 
     def clear(self) -> None:
         with contextlib.suppress(BlockingIOError):
