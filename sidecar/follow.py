@@ -29,10 +29,14 @@ class Follower:
     def __init__(
         self, path: Path, run_id: str, *, from_checkpoint: bool = True, number_max: int | None = None
     ) -> None:
-        """Start at the newest checkpoint (with ``number_max``: the newest not beyond that row of output), or
-        (``from_checkpoint=False``, or there is none) at the first row that is still there."""
+        """Start at the newest checkpoint if it has the series of charts, or (``from_checkpoint=False``, or it has not)
+        at the first row that is still there. With ``number_max`` no series are needed: start at the newest checkpoint
+        not beyond that row of output."""
         self.reader = JournalReader(path)
         checkpoint = self.reader.checkpoint(number_max) if from_checkpoint else None
+        if checkpoint is not None and checkpoint.history is None and number_max is None:
+            log.warning("the stored series of %s cannot be used, so its events are read again", path.name)
+            checkpoint = None
         state = _state_of(checkpoint)
         if state is None:
             checkpoint = self.reader.first_checkpoint()

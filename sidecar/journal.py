@@ -50,6 +50,7 @@ class Checkpoint(NamedTuple):
     """How many rows of output (sidecar.rows) had been projected by then."""
     state: bytes
     history: bytes | None
+    """The series of charts. None in all but the newest, and where they are damaged."""
 
 
 class Chunk(NamedTuple):
@@ -162,7 +163,7 @@ class Journal:
             self._db.execute("UPDATE checkpoints SET history = NULL WHERE history IS NOT NULL")
             self._db.execute(
                 "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)",
-                (row, number, zlib.crc32(state), state, history),
+                (row, number, zlib.crc32(state), state, None if history is None else _sealed(history)),
             )
 
     def drop_through(self, row: int) -> int:
@@ -345,7 +346,7 @@ class JournalReader:
                     found = "SELECT number, crc, state, history FROM checkpoints WHERE row = ?"
                     number, crc, state, history = self._db.execute(found, (row,)).fetchone()
                     if zlib.crc32(state) == crc:
-                        return Checkpoint(row, number, state, history)
+                        return Checkpoint(row, number, state, _unsealed(history))
         return None
 
     def _find_stream(self, stream: int) -> tuple[int, int]:
@@ -373,6 +374,17 @@ class JournalReader:
                 yield Record(row, rank, session, seq, received_ns, repaired)
             elif session not in self._parts:
                 self.bad_records += 1
+
+
+def _sealed(data: bytes) -> bytes:
+    """With its checksum, four bytes, at the end."""
+    return data + zlib.crc32(data).to_bytes(4, "big")
+
+
+def _unsealed(sealed: bytes | None) -> bytes | None:
+    """None where the checksum does not agree."""
+    data = sealed[:-4] if sealed else b""
+    return data if sealed and _sealed(data) == sealed else None
 
 
 def _is_archived(path: Path) -> bool:

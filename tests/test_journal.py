@@ -19,11 +19,13 @@ from sidecar.decoding import decode
 from sidecar.errors import UserError
 from sidecar.filesystems import network_file_system
 from sidecar.follow import Follower
+from sidecar.followed import PastRuns, follow
 from sidecar.journal import Checkpoint, Chunk, Journal, JournalFull, JournalReader
 from sidecar.salvage import QUARANTINE, ensure_sound
 from sidecar.snapshot import RunSummary
 from sidecar.state import PAST_SESSIONS_MAX, SESSIONS_WAITING_MAX
 from sidecar.store import SUMMARY_KEY, Store
+from sidecar.telemetry import Telemetry
 
 HELLO = wire.Hello(run_id="r", rank=0, session=7, time_ns=1, mono_ns=1, project="p")
 
@@ -361,12 +363,33 @@ def test_a_damaged_checkpoint_is_not_begun_from(tmp_path: Path) -> None:
         assert reader.first_checkpoint() is None
 
 
+@pytest.mark.parametrize("position", range(20, 420, 57))
+def test_damaged_series_are_noticed_and_drawn_anew_from_the_events(tmp_path: Path, position: int) -> None:
+    """A wrong number in them would be shown as if it had been logged."""
+    store = Store(tmp_path)
+    store.prepare()
+    journal = fill(store.path("r"))
+    run = follow(store, "r")
+    run.advance(Telemetry())
+    expected = run.history.query(["train/loss"], 100, "step")
+    journal.checkpoint(run.checkpoint(1))
+    journal.close()
+    run.follower.close()
+    with contextlib.closing(sqlite3.connect(store.path("r"), isolation_level=None)) as database:
+        (series,) = database.execute("SELECT history FROM checkpoints").fetchone()
+        series = series[:position] + bytes([series[position] ^ 4]) + series[position + 1 :]
+        database.execute("UPDATE checkpoints SET history = ?", (series,))
+    run = PastRuns(store).read("r")
+    assert run.history.query(["train/loss"], 100, "step") == expected
+    assert run.state.step == 29
+
+
 def test_a_checkpoint_of_another_version_is_not_begun_from(tmp_path: Path) -> None:
     """A field whose type has changed must cost some folding, not the view of the run."""
     journal = fill(tmp_path / "j")
     with contextlib.closing(Follower(tmp_path / "j", "r")) as follower:
         expected = [row for _, rows in follower.read(100) for row in rows]
-    journal.checkpoint(Checkpoint(4, 24, msgspec.msgpack.encode({"run_id": "r", "tokens": "many"}), None))
+    journal.checkpoint(Checkpoint(4, 24, msgspec.msgpack.encode({"run_id": "r", "tokens": "many"}), b""))
     with contextlib.closing(Follower(tmp_path / "j", "r")) as follower:
         assert [row for _, rows in follower.read(100) for row in rows] == expected
     journal.drop_through(4)
