@@ -13,7 +13,7 @@ from typing import Any
 from trainer import monitoring
 from trainer.chat_stage import load_tasks
 from trainer.config import Config, EvalConfig, GenerateConfig
-from trainer.console import Console, printable
+from trainer.console import QUIET, Console, printable
 from trainer.data.conversations import Conversations, prepare
 from trainer.distributed import World, process_group
 from trainer.errors import UserError
@@ -44,9 +44,10 @@ def evaluate(config: EvalConfig) -> None:
             )  # fmt: skip
         if world.is_main:
             run.log(numbers, step=0)
-            for remark in report.lines():
-                Console().say(remark)
-            print(json.dumps(numbers, indent=2))
+        console = Console.of(config, is_main=world.is_main)
+        for remark in report.lines():
+            console.say(remark)
+        console.say(json.dumps(numbers, indent=2), QUIET)
         run.finish()
 
 
@@ -61,9 +62,9 @@ def generate(config: GenerateConfig) -> None:
             model, prompts, max_tokens=config.max_tokens, seed=config.seed, temperature=config.temperature,
             chat=config.chat,
         )  # fmt: skip
-        if world.is_main:
-            for text in texts.values():
-                print("\n".join(printable(line) for line in text.split("\n")))
+        console = Console.of(config, is_main=world.is_main)
+        for text in texts.values():
+            console.say("\n".join(printable(line) for line in text.split("\n")), QUIET)
 
 
 def _loaded(config: Any, world: World) -> tuple[Any, Weights, GPT]:

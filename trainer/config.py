@@ -241,16 +241,9 @@ class EvalConfig(ChatConfig):
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(Config):
     unused = OF_TRAINING | {
-        "eval_iters",
-        "batch_size",
-        "data",
-        "data_bytes",
-        "hub_files",
-        "without_hub",
-        "screen",
-        "bad_rows",
+        "eval_iters", "batch_size", "data", "data_bytes", "hub_files", "without_hub", "screen", "bad_rows",
         "val_fraction",
-    }
+    }  # fmt: skip
     from_weight: str | None = flag("sft", "weights to speak with: a stage's in --out, or a path", group="model")
     generation_prompts: tuple[str, ...] = flag((), "the same for several, separated by |", group="cadence")
     prompt: str | None = flag(None, "what to continue, or to answer", group="cadence")

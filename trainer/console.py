@@ -14,7 +14,9 @@ import io
 import os
 import sys
 import time
-from typing import TextIO
+from typing import Self, TextIO
+
+from trainer.config import Config
 
 QUIET, NORMAL, VERBOSE = 0, 1, 2
 BAR, WIDTH, REDRAW_SECONDS = 40, 64, 0.2
@@ -27,6 +29,11 @@ class Console:
         self._drawn, self._is_drawn = 0.0, False
         if isinstance(self._stream, io.TextIOWrapper):
             self._stream.reconfigure(errors="backslashreplace")  # A model may write what the terminal cannot show.
+
+    @classmethod
+    def of(cls, config: Config, *, is_main: bool) -> Self:
+        """As loud as -q and -v say."""
+        return cls(is_main=is_main, level=QUIET if config.quiet else VERBOSE if config.verbose else NORMAL)
 
     def say(self, text: str, level: int = NORMAL) -> None:
         """Print one line if the user wants to hear as much."""

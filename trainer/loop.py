@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 import sidecar
 from trainer import checkpoint, monitoring, run_history
 from trainer.config import Config
-from trainer.console import NORMAL, QUIET, VERBOSE, Console
+from trainer.console import QUIET, VERBOSE, Console
 from trainer.data.batch import Batch
 from trainer.distributed import World, out_of_memory
 from trainer.errors import UserError
@@ -41,8 +41,7 @@ from trainer.weights import Weights, build_model
 
 def train(stage: Stage, config: Config, world: World, weights: Weights | None = None) -> GPT:
     """Everything from the first weights to the last checkpoint. Raises UserError before training starts."""
-    console = Console(is_main=world.is_main, level=QUIET if config.quiet else VERBOSE if config.verbose else NORMAL)
-    loop = Loop(stage, config, world, console, weights)
+    loop = Loop(stage, config, world, weights)
     loop.open()
     try:
         loop.announce()
@@ -56,10 +55,9 @@ def train(stage: Stage, config: Config, world: World, weights: Weights | None = 
 
 
 class Loop:
-    def __init__(
-        self, stage: Stage, config: Config, world: World, console: Console, weights: Weights | None = None
-    ) -> None:
-        self.stage, self.config, self.world, self.console = stage, config, world, console
+    def __init__(self, stage: Stage, config: Config, world: World, weights: Weights | None = None) -> None:
+        self.stage, self.config, self.world = stage, config, world
+        self.console = Console.of(config, is_main=world.is_main)
         self.schedule = plan(config, max(1, stage.batches_per_epoch // config.grad_accum))
         self.dtype = dtype_of(config, world)
         stage.autocast = autocast_to(self.dtype, world)

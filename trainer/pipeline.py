@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer import checkpoint, tasks
-from trainer.config import Config, PipelineConfig
-from trainer.distributed import World, process_group
+from trainer.config import PipelineConfig
+from trainer.console import Console
+from trainer.distributed import process_group
 from trainer.errors import UserError
 from trainer.run import train_stage
 from trainer.stages import STAGES, load_stage, pipeline_config
@@ -43,7 +44,8 @@ def run(config: PipelineConfig) -> None:
                 continue
             resume = str(found[name]) if name in found else None
             weights = train_stage(load_stage(name), dataclasses.replace(stage_config, resume=resume), world, weights)
-        _say(config, world, f"pipeline: {len(STAGES)} stages in {time.perf_counter() - began:.0f} s, group {group}")
+        done = f"pipeline: {len(STAGES)} stages in {time.perf_counter() - began:.0f} s, group {group}"
+        Console.of(config, is_main=world.is_main).say(done)
 
 
 def _checkpoints(folder: str | None) -> dict[str, Path]:
@@ -67,8 +69,3 @@ def _launch_number() -> str:
     if launch == "none":
         launch = os.environ.get("MASTER_PORT") or str(time.time())
     return f"{zlib.crc32(launch.encode()) % 1_000_000:06d}"
-
-
-def _say(config: Config, world: World, text: str) -> None:
-    if world.is_main and not config.quiet:
-        print(text, flush=True)

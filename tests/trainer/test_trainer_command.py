@@ -170,6 +170,23 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.parametrize("command", ["eval --eval_examples 1 --eval_iters 1", "generate --prompt é --max_tokens 3"])
+def test_a_result_that_nobody_reads_or_that_ascii_cannot_show_is_no_error(
+    command: str, trained, monkeypatch, tmp_path: Path
+) -> None:
+    trained(out=str(tmp_path), steps=1, seq_len=128)
+    words = [*command.split(), "--out", str(tmp_path), "--from_weight", "pretrain", "--threads", "1", "-q"]
+    with (tmp_path / "out").open("w", encoding="ascii") as ascii_only:
+        monkeypatch.setattr(sys, "stdout", ascii_only)
+        assert main(words) == 0
+    assert (tmp_path / "out").read_bytes().startswith((b"{", b"\\xe9"))
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(words) == 0
+
+
 def test_a_terminal_shows_how_far_it_is_and_a_file_gets_plain_lines() -> None:
     terminal, file = Terminal(), io.StringIO()
     for stream in (terminal, file):

@@ -17,7 +17,6 @@ from sidecar.client.facts import model_facts
 from sidecar.derive import mfu, peaks
 from trainer import monitoring
 from trainer.config import CONFIGS, Config
-from trainer.console import Console
 from trainer.data.batch import Batch
 from trainer.data.prefetch import Prefetcher
 from trainer.distributed import World, process_group
@@ -157,7 +156,7 @@ def test_nothing_in_a_step_waits_for_the_device(tiny, tiny_chat, monkeypatch, st
         made.updates, rows = 0, torch.ones(config.batch_size * config.rollout_batches, 16)
         floats = dict.fromkeys(("logps", "values", "advantages", "returns"), rows)
         made.experience = {"inputs": rows.long(), "targets": rows.long(), "dataset": rows[:, 0].long() * 0, **floats}
-    loop = Loop(made, config, there, Console(level=0))
+    loop = Loop(made, config, there)
     loop.open()
     loop.announce()
     for _ in range(2):

@@ -167,7 +167,7 @@ def _read(source: Source, report: DataReport, val_fraction: float, *, trains: bo
             f"{source.name} in {source.path} leaves the {'validation' if train else 'training'} split empty{skipped}",
             "add rows to it, or files of their own with val in the name",
         )
-    return Task(source.name, train, val, report.count - before)
+    return Task(source.name, train, val)
 
 
 def _files(where: str | None) -> dict[Path, str]:

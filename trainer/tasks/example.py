@@ -68,8 +68,6 @@ class Task(Generic[E]):
     name: str
     train: list[E]
     val: list[E]
-    skipped: int = 0
-    """Rows that could not be understood."""
 
 
 @dataclass
