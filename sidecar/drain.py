@@ -4,10 +4,12 @@ Given: a way to read the status, a limit. Hands on: the last status seen, or wha
 Never: waits longer than the limit, or longer than there is something to wait for.
 """
 
+import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from sidecar.config import Config
@@ -29,12 +31,13 @@ def wait(
     pause: Callable[[float], bool],
     serving: bool,
     told: Callable[[], bool] = lambda: True,
+    lacking: Callable[[], Mapping[str, bool] | None] = lambda: None,
 ) -> dict[str, Any]:
     """Wait until the run has ended, its sinks have everything, and whoever scrapes /metrics has done so once more.
 
     ``pause`` sleeps, and returns True when the user asked to hurry. ``serving`` is False when the sidecar was not
     started by this launch and goes on: then the end of the run is enough. ``told``: does the sidecar know how the
-    command ended, or need not?
+    command ended, or need not? ``lacking``: which sinks lack rows of the runs to wait for, as ``sinks_of`` tells.
     """
     began = time.monotonic()
     last: dict[str, Any] = {}
@@ -50,20 +53,56 @@ def wait(
             scrapes_at_end = scrapes if scrapes_at_end is None else scrapes_at_end
             scraped = not scrapes_at_end or scrapes > scrapes_at_end
             knows = told() or elapsed >= TOLD_SECONDS_MAX
-            if knows and (not serving or (drained(last) and scraped)):
+            if knows and (not serving or (scraped and drained(last, lacking()))):
                 return last
         if elapsed >= grace_seconds or pause(min(POLL_SECONDS, grace_seconds - elapsed)):
             return last
 
 
-def drained(status: Status) -> bool:
-    """Every sink has all rows, or will not get any. Of one that has not started yet that is not known."""
-    sinks = (status.get("sinks") or {}).values()
-    return all(_has_all(sink) for sink in sinks)
+def drained(status: Status, lacking: Mapping[str, bool] | None = None) -> bool:
+    """Every sink has all rows, or will not get any. Of one that has not started yet that is not known.
+
+    The status tells of all runs at once, those of earlier days included. ``lacking`` are the sinks of the runs to wait
+    for, and whether each lacks rows of these; without it any run is waited for.
+    """
+    sinks: Mapping[str, Any] = status.get("sinks") or {}
+    return all(_has_all(sink) or (lacking is not None and not lacking.get(name)) for name, sink in sinks.items())
 
 
 def _has_all(sink: Mapping[str, Any]) -> bool:
     return sink.get("state") in IDLE_SINKS or (sink.get("state") != "starting" and sink.get("lag_events") == 0)
+
+
+def sinks_of(directory: Path, journals: Mapping[str, Path]) -> dict[str, bool] | None:
+    """The sinks of these runs (ids with their journals), and whether each lacks rows of one of them. None: that cannot
+    be read at this moment."""
+    from sidecar.journal import JournalReader
+    from sidecar.sinks.base import Unavailable
+    from sidecar.sinks.cursors import Cursors
+
+    found: dict[str, bool] = {}
+    try:
+        with closing(Cursors(directory / "cursors.sqlite")) as cursors:
+            for run_id, journal in journals.items():
+                with closing(JournalReader(journal)) as reader:
+                    last_row = reader.last_row()
+                for sink, cursor in cursors.of_run(run_id).items():
+                    found[sink] = found.get(sink, False) or cursor.row < last_row
+    except (Unavailable, OSError, sqlite3.Error):
+        return None
+    return found
+
+
+def without_others(status: Status, configured: Iterable[str], own: Mapping[str, bool] | None) -> dict[str, Any]:
+    """The same status without the sinks that are there only for what runs of earlier days owe them."""
+    from sidecar.sinks.period import split
+
+    sinks = status.get("sinks")
+    if own is None or not sinks:
+        return dict(status)
+    named = {split(word)[0] for word in configured} | own.keys()
+    kept = {name: sink for name, sink in sinks.items() if name in named or sink.get("state") == "disabled"}
+    return {**status, "sinks": kept}
 
 
 def scrapes_of(status: Status) -> int:

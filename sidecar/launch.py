@@ -116,7 +116,7 @@ class Launch:
         news = self._leave_news(child, code)
         status = drain.wait(
             self._status, self._config.grace_seconds, pause=child.pause, serving=ours,
-            told=lambda: news is None or not news.exists(),
+            told=lambda: news is None or not news.exists(), lacking=self._sinks,
         )  # fmt: skip
         at = self._where()
         if self._config.keep and ours:
@@ -130,9 +130,16 @@ class Launch:
         if code or not status:  # What the journal says of the end is newer than that status.
             found = launched.newest_run(self._config.data_directory, self._launch_id, self._began_ns)
             status = status | drain.from_journal(self._config, status.get("run_id") or found or self.run_id)
+        status = drain.without_others(status, self._config.sinks, self._sinks())
         if run_id := status.get("run_id"):
             sync = card.sync_command(self._config, run_id, status)
             self._print_all(card.card(self._config, status, drain.first_loss(self._config, run_id), sync, code))
+
+    def _sinks(self) -> dict[str, bool] | None:
+        """The sinks of this launch's runs, and whether each lacks rows of theirs. None: not known."""
+        hellos = launched.hellos(self._config.data_directory, self._launch_id, self._began_ns)
+        journals = {hello.run_id: path for path, hello in hellos}
+        return drain.sinks_of(self._config.data_directory, journals) if journals else None
 
     def _leave_news(self, child: Child, code: int) -> Path | None:
         """How the command ended, for the sidecar, where that makes a difference."""

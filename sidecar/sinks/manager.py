@@ -8,7 +8,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +138,11 @@ class SinkManager:
                 passed.append(self._row_before(run_id, confirmed))
         return min(passed, default=None)
 
-    def drained(self) -> bool:
-        """Has every sink everything that it will get for now? A failing one has not."""
+    def drained(self, run_ids: Container[str] | None = None) -> bool:
+        """Has every sink everything that it will get for now, of these runs or of all? A failing one has not."""
         with self._lock:
-            return all(runner.drained for runner in self._runners.values())
+            runners = [runner for (run_id, _), runner in self._runners.items() if run_ids is None or run_id in run_ids]
+        return all(runner.drained for runner in runners)
 
     def close(self, timeout_seconds: float) -> None:
         """Let every sink deliver what is left and close, all at once, within the time; then give up on the rest."""

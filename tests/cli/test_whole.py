@@ -16,6 +16,7 @@ from cli_helpers import Command, wait_until_ready
 from sidecar import live
 from sidecar.config import load
 from sidecar.screen import BARS
+from sidecar.sinks import late
 
 TRAIN_FOR_LONG = "100000"
 
@@ -201,6 +202,24 @@ def test_a_signal_that_the_kernel_gives_to_another_thread_ends_the_sidecar(sidec
     other = max(threads - {service.pid})
     assert ctypes.CDLL(None).tgkill(service.pid, other, signal.SIGTERM) == 0
     assert finish(service)[0] == 0
+
+
+def test_what_an_earlier_run_owes_a_sink_is_not_waited_for(
+    sidecar: Command, script: Path, trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    late.request(trained, "r1", "tensorboard")
+    process = sidecar(
+        "run", "--grace", "600", "--sink", "jsonl", "--", sys.executable, str(script), "200",
+        SIDECAR_TENSORBOARD_DIR=str(tmp_path / "file"),
+    )  # fmt: skip
+    sinks = status_until(tmp_path / "data", "step")["sinks"]
+    while "tensorboard" not in sinks:
+        sinks = status_until(tmp_path / "data", "step")["sinks"]
+    assert sinks["tensorboard"]["state"] == "failing"
+    code, _, err = finish(process)
+    assert code == 0
+    assert [line.split()[1] for line in err.splitlines() if line.startswith("sink ")] == ["jsonl:"]
 
 
 def test_signal_during_the_grace_ends_it(sidecar: Command, script: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The last status of a launch whose sidecar does not answer."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from sidecar import drain, wire
 from sidecar.config import Config
 from sidecar.follow import Follower
+from sidecar.history import History
 from sidecar.journal import Chunk, JournalReader
+from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.store import Store
 
 
@@ -27,7 +30,7 @@ def test_the_status_of_a_long_run_is_read_from_its_last_checkpoint_on(
     emit(*range(100))
     follower = Follower(store.path("r"), "r")
     list(follower.read(100))
-    checkpoint = follower.checkpoint()
+    checkpoint = follower.checkpoint(History().dump())
     assert checkpoint is not None
     journal.checkpoint(checkpoint)
     follower.close()
@@ -50,3 +53,41 @@ def test_the_status_of_a_long_run_is_read_from_its_last_checkpoint_on(
 def test_a_run_without_a_journal_has_no_status_and_gets_none(tmp_path: Path) -> None:
     assert drain.from_journal(Config(dir=str(tmp_path)), "never") == {}
     assert not list(tmp_path.rglob("*.sqlite"))
+
+
+def test_only_the_runs_of_this_launch_are_waited_for(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    journals = {run_id: store.journal(run_id) for run_id in ("new", "old", "none")}
+    for journal in journals.values():
+        journal.own_stream(1, 1)
+        journal.append([Chunk(1, 0, 1, [b"a"]), Chunk(1, 1, 1, [b"b"])])
+    with closing(Cursors(tmp_path / "cursors.sqlite")) as cursors:
+        cursors.move("new", "jsonl", Cursor(2, 5))
+        cursors.move("new", "wandb", Cursor(1, 1))
+        cursors.request("old", "tensorboard")
+    new, old = ({run_id: store.path(run_id)} for run_id in ("new", "old"))
+    assert drain.sinks_of(tmp_path, new) == {"jsonl": False, "wandb": True}
+    assert drain.sinks_of(tmp_path, new | old) == {"jsonl": False, "wandb": True, "tensorboard": True}
+    assert drain.sinks_of(tmp_path, {"none": store.path("none")}) == {}
+    assert drain.sinks_of(tmp_path / "nowhere", new) is None
+    for journal in journals.values():
+        journal.close()
+
+
+BEHIND = {"state": "failing", "lag_events": 5}
+
+
+def test_a_sink_that_is_behind_is_waited_for_where_it_lacks_rows_of_ours() -> None:
+    status = {"sinks": {"wandb": BEHIND, "jsonl": {"state": "ok", "lag_events": 0}}}
+    assert not drain.drained(status)
+    assert not drain.drained(status, {"wandb": True})
+    assert drain.drained(status, {"wandb": False, "jsonl": True}), "what the status says of jsonl is enough"
+    assert drain.drained(status, {})
+
+
+def test_the_card_leaves_out_sinks_that_only_earlier_runs_have() -> None:
+    status = {"run_id": "r", "sinks": {"wandb": BEHIND, "csv": BEHIND, "otlp": BEHIND, "x": {"state": "disabled"}}}
+    assert drain.without_others(status, ["csv:10"], {"otlp": True})["sinks"].keys() == {"csv", "otlp", "x"}
+    assert drain.without_others(status, [], None) == status
+    assert drain.without_others({}, [], {}) == {}
