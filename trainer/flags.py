@@ -245,7 +245,7 @@ def _tables_of(file: str) -> dict[str, Any]:
         tables = tomllib.loads(Path(file).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}", "check the path of --config") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{file} is not TOML: {error}", "write flags as batch_size = 8") from error
     for name, value in tables.items():
         if isinstance(value, dict) and name not in CONFIGS:

@@ -176,6 +176,7 @@ def test_a_pipeline_takes_each_stages_table_of_the_file(tmp_path: Path, monkeypa
         ("steps = 3\nepochs = 1", "--steps and --epochs both say how long to train"),
         ("device = 'tpu'", "'tpu'"),
         ("= 3", "is not TOML"),
+        pytest.param(f"steps = {'[' * 100_000}", "is not TOML", id="deep"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(text: str, cause: str, tmp_path: Path) -> None:

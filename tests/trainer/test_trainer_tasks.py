@@ -233,6 +233,7 @@ def test_a_data_config_names_sets_formats_and_limits(tmp_path: Path) -> None:
     ("text", "cause"),
     [
         ("datasets = [", "not a data config"),
+        pytest.param(f"datasets = {'[' * 100_000}", "not a data config", id="deep"),
         ('[[datasets]]\nname = "a"\nformat = "xml"\npath = "a"', "unknown format 'xml'"),
         ('[[datasets]]\nname = "a"\nformat = "arc"\npath = "a"\nfrom = 1', "unknown key 'from'"),
         ("datasets = []", "names no datasets"),

@@ -38,7 +38,7 @@ def read_sources(file: Path, formats: Container[str]) -> list[Source]:
         sources = [_source(row, file.parent, formats) for row in rows]
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}", "check the path of --data_config") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"no key {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise UserError(f"{file} is not a data config: {reason}", REMEDY) from error
     if not sources:
