@@ -112,11 +112,14 @@ def test_one_file_of_text_validates_with_its_last_lines(tmp_path: Path) -> None:
 def test_a_remark_says_that_not_all_of_the_data_is_used(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\N{SNOWMAN}" * 1000)
     for path in (corpus, tmp_path / "a.txt", write_fineweb(tmp_path / "a.parquet", ["text"] * 500)):
-        assert load(path).remarks == ()
-        assert load(path, bytes_max=1000).remarks == (
-            f"0.001 MB of {load(path).name} are used: --data_bytes takes more",
-        )
-    assert load(None, bytes_max=1000).remarks == ()
+        whole, part = DataReport(), DataReport()
+        name = load(path, report=whole).name
+        load(path, bytes_max=1000, report=part)
+        assert whole.lines() == ()
+        assert part.lines() == (f"0.001 MB of {name} are used: --data_bytes takes more",)
+    library = DataReport()
+    load(None, bytes_max=1000, report=library)
+    assert library.lines() == ()
 
 
 def test_a_parquet_of_fineweb_shape_is_read_and_split_by_row(tmp_path: Path) -> None:

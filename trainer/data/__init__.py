@@ -5,7 +5,6 @@
 already split into training and validation. Several parquet shards are read as a stream, all but the last.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +53,7 @@ def locate(path: str | None, *, files_max: int | None = None, without_hub: str =
 def load(place: Location, *, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
     """Documents of the standard library, of text files, or of parquet; of several shards only those that validate.
     Raises UserError."""
+    report.remarks += place.remarks
     try:
         corpus = _read(place, bytes_max, val_fraction, report)
     except UserError as error:
@@ -61,9 +61,9 @@ def load(place: Location, *, bytes_max: int, val_fraction: float, report: DataRe
             raise
         raise UserError(f"{error.cause}; {report.sentence()}", error.remedy) from error
     is_whole = sum(map(len, corpus.train + corpus.val)) < bytes_max - 3  # A cut may leave out a character of 4 bytes.
-    if place.path is None or place.shards or is_whole:
-        return corpus
-    return replace(corpus, remarks=(f"{bytes_max / 1e6:g} MB of {corpus.name} are used: --data_bytes takes more",))
+    if not (place.path is None or place.shards or is_whole):
+        report.remarks.append(f"{bytes_max / 1e6:g} MB of {corpus.name} are used: --data_bytes takes more")
+    return corpus
 
 
 def _read(place: Location, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:

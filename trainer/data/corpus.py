@@ -23,8 +23,6 @@ class Corpus:
     train: list[bytes]
     """One UTF-8 document each."""
     val: list[bytes]
-    remarks: tuple[str, ...] = ()
-    """Lines for the console."""
 
 
 def shuffled_by_name(names: Sequence[str]) -> list[str]:

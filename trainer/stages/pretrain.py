@@ -33,10 +33,7 @@ class Pretraining(Stage):
         place = data.locate(config.data, files_max=config.hub_files, without_hub=config.without_hub)
         self.report = report = DataReport(config.bad_rows == "refuse", quality=Quality(config.screen))
         corpus = data.load(place, bytes_max=config.data_bytes, val_fraction=config.val_fraction, report=report)
-        self.corpus_remarks = (*place.remarks, *corpus.remarks)
-        self.remarks = (*self.corpus_remarks, *report.lines())
-        self.unreadable = report.count
-        shards = place.shards[:-1]
+        self.remarks, self.unreadable, shards = report.lines(), report.count, place.shards[:-1]
         self.is_stream = bool(shards)
         train: TokenWindows | ParquetStream
         if shards:
@@ -65,7 +62,7 @@ class Pretraining(Stage):
         """Of a stream, also the rows that could not be read so far: training meets them only now."""
         numbers = super().validate(model, iters, world)
         if self.is_stream:
-            self.remarks = (*self.corpus_remarks, *self.report.lines())
+            self.remarks = self.report.lines()
             [met] = world.sum_over_ranks(self.report.count - self.unreadable)
             numbers["data/unreadable"] = self.unreadable + met
         return numbers
