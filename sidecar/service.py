@@ -23,7 +23,8 @@ import msgspec
 import zmq
 
 import sidecar
-from sidecar import descriptors, wire
+from sidecar import abandoned, descriptors, wire
+from sidecar.abandoned import Abandoned
 from sidecar.atomic_file import write_atomic
 from sidecar.command_end import EndedCommands
 from sidecar.config import Config
@@ -85,6 +86,7 @@ class Service:
         self._sinks = SinkManager(config, self._store, self._telemetry, resumes=True)
         self._sampler = Sampler(self._telemetry, self._journal_hardware, config.sample_seconds, config.disks)
         self._trainers = Trainers()
+        self._abandoned = Abandoned(self._store, self._intake.submit)
         self._ended_commands = EndedCommands(
             config.data_directory, self._intake.submit, partial(self._intake.round, poll_seconds=0.0)
         )
@@ -181,8 +183,11 @@ class Service:
         return True
 
     def _read_store(self) -> None:
+        """What earlier sidecars left: once at the start, and again when all who live have spoken."""
         self._store.settle()
         self._store.runs()
+        if not self._stop.wait(abandoned.SILENT_SECONDS):
+            self._abandoned.end()
 
     def _connect_parts(self, endpoint: str) -> None:
         self._recovery = Recovery(self._intake, self._telemetry, endpoint)
@@ -204,6 +209,7 @@ class Service:
         self._pipeline.run_started(hello.run_id, hello.time_ns)
         self._sinks.run_started(hello)
         self._trainers.greet(hello)
+        self._abandoned.greet(hello)
 
     def _journal_hardware(self, reading: wire.Hardware) -> None:
         for run_id in self._pipeline.live_run_ids():

@@ -27,11 +27,12 @@ class Trainers:
 
     def pids(self) -> list[int]:
         """Of those that live now, in order; a process that has several runs is there once."""
-        self._known = {session: hello for session, hello in self._known.items() if _lives(hello)}
+        self._known = {session: hello for session, hello in self._known.items() if lives(hello)}
         return sorted({hello.pid for hello in self._known.values()})
 
 
-def _lives(hello: wire.Hello) -> bool:
+def lives(hello: wire.Hello) -> bool:
+    """Of a hello of this host: whether the very process that said it is still there."""
     started = process_started_seconds(hello.pid)
     return started > 0 and hello.pid_started in (0.0, started)
 
