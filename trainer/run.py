@@ -3,7 +3,6 @@
 Given: a stage and its flags, and the weights to start from. Hands on: the trained Weights.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -28,4 +27,4 @@ def train_stage(make_stage: MakeStage, config: Config, world: World, start: Weig
     config = config_for(config, start)
     stage = make_stage(config, world)
     model = train(stage, config, world, start)
-    return Weights(stage.name, dataclasses.asdict(model.config), model.state_dict())
+    return Weights(stage.name, model.config, model.state_dict())

@@ -31,8 +31,7 @@ C = TypeVar("C", bound=Config)
 class Weights(NamedTuple):
     origin: str
     """A stage or a path, for messages."""
-    shape: dict[str, Any]
-    """Fields of ModelConfig."""
+    config: ModelConfig
     tensors: dict[str, Tensor]
 
 
@@ -49,17 +48,16 @@ def find_weights(config: Config) -> Weights | None:
             f"no weights at {path}",
             remedy if name in STAGES else f"give a checkpoint_*.pt, or one of {', '.join(STAGES)}",
         )
-    state = checkpoint.load_file(newest, "model", "weights")
-    if state.get("tokenizer") != IDENTITY:
-        raise UserError(
-            f"{newest} was trained with the tokenizer {state.get('tokenizer')!r}, this trainer has {IDENTITY!r}",
-            "start from weights that this trainer made",
-        )
-    return weights_of(state, newest, name)
+    return weights_of(checkpoint.load_file(newest, "model", "weights"), newest, name)
 
 
 def weights_of(state: dict[str, Any], path: Path, origin: str) -> Weights:
-    """Those in a checkpoint. Raises UserError unless they are of the shape that it says they have."""
+    """Those in a checkpoint. Raises UserError: of another tokenizer, or not of the shape that it says they have."""
+    if state.get("tokenizer") != IDENTITY:
+        raise UserError(
+            f"{path} was trained with the tokenizer {state.get('tokenizer')!r}, this trainer has {IDENTITY!r}",
+            "start from weights that this trainer made",
+        )
     with checkpoint.understood(path):
         config = msgspec.convert(state["model"], ModelConfig)
         if missing := [field.name for field in dataclasses.fields(config) if field.name not in state["model"]]:
@@ -68,23 +66,22 @@ def weights_of(state: dict[str, Any], path: Path, origin: str) -> Weights:
             shapes = {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
         if shapes != {name: tensor.shape for name, tensor in state["weights"].items()}:
             raise ValueError("the weights are not those of this model")
-    return Weights(origin, dataclasses.asdict(config), state["weights"])
+    return Weights(origin, config, state["weights"])
 
 
 def config_for(config: C, weights: Weights | None) -> C:
     """The flags with the weights' shape. Raises UserError if a flag that was given contradicts it."""
     if weights is None:
         return config
-    for name in SHAPE:
-        if config.is_chosen(name) and getattr(config, name) != weights.shape[name]:
+    taken = {name: getattr(weights.config, name) for name in SHAPE}
+    for name, value in taken.items():
+        if config.is_chosen(name) and getattr(config, name) != value:
             raise UserError(
-                f"--{name} {getattr(config, name)} does not fit the weights of {weights.origin}, "
-                f"which have {weights.shape[name]}",
+                f"--{name} {getattr(config, name)} does not fit the weights of {weights.origin}, which have {value}",
                 f"leave --{name} out, or start from other weights",
             )
-    taken = {name: weights.shape[name] for name in SHAPE}
     if not config.is_chosen("seq_len"):  # Rotary positions have no weights: a longer context loads, too.
-        taken["seq_len"] = max(config.seq_len, weights.shape["seq_len"])
+        taken["seq_len"] = max(config.seq_len, weights.config.seq_len)
     return dataclasses.replace(config, **taken)
 
 

@@ -21,7 +21,7 @@ from trainer.evaluate import evaluation_mode
 from trainer.model import GPT
 from trainer.policy import logps_of_targets
 from trainer.stage import Stage, forward_flops, frozen_copy, masked_mean
-from trainer.tasks.example import Example, Message, Task, TaskMixture
+from trainer.tasks.example import TaskMixture
 
 
 class PreferenceTraining(Stage):
@@ -47,7 +47,7 @@ class PreferenceTraining(Stage):
             loaded, self.train_loader.lengths(), self.train_loader.count, self.val_loader.count, report
         )
         self.data_facts["dataset/dropped_samples"] = dropped = self.train_loader.dropped
-        self.prompts = sample_prompts([_as_questions(task) for task in loaded])
+        self.prompts = sample_prompts(loaded)
         self.remarks = report.lines()
         if dropped:
             self.remarks += (f"{dropped} pairs left out: longer than the context of {config.seq_len}",)
@@ -112,7 +112,3 @@ def _chosen_nll(logps: Tensor, counts: Tensor) -> Tensor:
     """Negative log-likelihood of the chosen replies per token, a mean over pairs. DPO's own loss does not mind if both
     replies become unlikely (Pang et al. 2024)."""
     return -(logps.chunk(2)[0].sum(-1) / counts.chunk(2)[0].sum(-1).clamp(min=1)).mean()
-
-
-def _as_questions(task: Task[Any]) -> Task[Example]:
-    return Task(task.name, [], [Example((*pair.prompt, Message("assistant", ""))) for pair in task.val[:1]])
