@@ -90,6 +90,8 @@ def resolve(command: list[str], environ: dict[str, str]) -> dict[str, str]:
     beside = os.path.dirname(sys.executable)
     if os.sep not in command[0] and shutil.which(command[0], path=beside):
         return environ | {"PATH": beside + os.pathsep + path}
+    if os.path.isdir(command[0]) and os.sep in command[0]:
+        raise UserError(f"{command[0]} is a directory", "name the program or script in it", Exit.NOT_EXECUTABLE)
     if os.path.exists(command[0]) and os.sep in command[0]:
         remedy = f"chmod +x {command[0]}, or start it with its interpreter: -- python {command[0]}"
         raise UserError(f"{command[0]} is not executable", remedy, Exit.NOT_EXECUTABLE)

@@ -40,6 +40,10 @@ COMMANDS = {
 """Each name is a module of sidecar.commands with DESCRIPTION, EXAMPLES, add_options(parser) and run(options)."""
 OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """What writing to standard output fails with; errors of files that we opened ourselves name the file."""
+PATH_ERRORS = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG}
+)
+"""What a path can be that somebody gave us, beside missing."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -128,17 +132,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         return 141
     except OSError as error:
-        if error.errno not in OUTPUT_ERRORS or error.filename is not None:
+        if error.errno not in OUTPUT_ERRORS | PATH_ERRORS:
             raise
-        _discard_output()
-        print(UserError(f"cannot write the output: {error.strerror}", "make room there, or write it elsewhere"),
-              file=sys.stderr)
+        print(_of_disk(error), file=sys.stderr)
         return Exit.NOT_WRITABLE
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("sidecar"):
             raise
         print(missing_package(error.name), file=sys.stderr)
         return Exit.MISSING
+
+
+def _of_disk(error: OSError) -> UserError:
+    if error.filename is not None:
+        remedy = "correct that path or its permissions, or choose another directory with --dir"
+        return UserError(f"cannot use {error.filename}: {error.strerror}", remedy)
+    _discard_output()
+    return UserError(f"cannot write the output: {error.strerror}", "make room there, or write it elsewhere")
 
 
 def _open_closed_streams() -> None:

@@ -74,11 +74,16 @@ def run_id(settings: config.Config, word: str | None) -> str | None:
 
 
 def check_sinks(settings: config.Config) -> None:
-    """Raises UserError when an outlet was named that does not exist: before anything is started."""
-    from sidecar.sinks import registry
+    """Raises UserError when an outlet, or a word of --allow, does not exist: before anything is started."""
+    from sidecar.sinks import privacy, registry
 
     try:
         registry.names(settings.sinks)
         registry.names(settings.allow_sinks or ())
     except registry.UnknownSink as error:
         raise UserError(error.cause, error.remedy) from None
+    try:
+        privacy.allow_words(settings.allow)
+    except ValueError as error:
+        cause, _, remedy = str(error).partition("; ")
+        raise UserError(cause, remedy) from None

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from sidecar import capture_env
+from sidecar import capture_env, wire
 from sidecar.commands import options as shared
 from sidecar.errors import UserError
 
@@ -13,6 +13,7 @@ EXAMPLES = [
     "sidecar run --sink wandb --name d12 -- torchrun --nproc-per-node 8 train.py",
 ]
 TAKES_COMMAND = True
+RUN_ID_BYTES_MAX = wire.NAME_BYTES_MAX - 8  # Further runs of the command are ID-2, ID-3 and so on.
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,8 @@ def run(options: argparse.Namespace) -> int:
 
     loaded = shared.load(options)
     shared.check_sinks(loaded.config)
+    if len((loaded.config.run_id or "").encode(errors="replace")) > RUN_ID_BYTES_MAX:
+        raise UserError(f"the run id is longer than {RUN_ID_BYTES_MAX} bytes", "choose a shorter one with --run-id")
     command, environ = options.command or [], dict(os.environ)
     capture = _capture(options, command, environ)
     if remote.is_remote(loaded.config.endpoint):

@@ -94,6 +94,17 @@ def test_mistakes_are_a_cause_and_a_remedy(
     assert fix in lines[1]
 
 
+@pytest.mark.parametrize("arguments", [["runs"], ["status"], ["export", "x"], ["keys"], ["viz"]])
+def test_a_path_that_cannot_be_used_is_two_lines_for_every_command(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main([*arguments, "--dir", str(tmp_path / ("x" * 300))])
+    lines = capsys.readouterr().err.splitlines()
+    assert (code, len(lines)) in ((73, 2), (3, 2)), lines
+    assert lines[0].startswith("error: ")
+    assert lines[1].startswith("fix: ")
+
+
 def test_corrupt_settings_file_is_two_lines_for_every_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

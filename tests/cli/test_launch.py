@@ -229,6 +229,9 @@ def test_sidecar_killed_while_training_is_started_again(tmp_path: Path) -> None:
         (["--sink", "wanbd", "--", "true"], 2, "unknown sink 'wanbd'"),
         (["--prot", "1", "--", "true"], 2, "unknown option: --prot"),
         (["train.py"], 2, "unknown option: train.py"),
+        (["--allow", "texts", "--", "true"], 2, "unknown allow word 'texts'"),
+        (["--run-id", "x" * 193, "--", "true"], 2, "the run id is longer than 192 bytes"),
+        (["--", "/"], 76, "/ is a directory"),
     ],
 )
 def test_mistakes_are_two_lines_and_a_documented_code(
