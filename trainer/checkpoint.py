@@ -8,6 +8,7 @@ Never: leaves half a file (files.py), or runs code from one (weights_only).
 """
 
 import re
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,15 @@ def save(path: Path, state: dict[str, Any]) -> int:
     with replacing(path) as file:
         _dump({"format": FORMAT, **state}, file)
     return path.stat().st_size
+
+
+def check_writable(folder: str) -> None:
+    """Raises UserError if no checkpoint could be written there."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}", "give --out a folder of your own") from error
 
 
 def newest(where: str, stage: str) -> Path:

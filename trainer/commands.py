@@ -19,8 +19,8 @@ from trainer.distributed import World, process_group
 from trainer.errors import UserError
 from trainer.evaluate import evaluate as validated
 from trainer.generate import generate_samples
-from trainer.loop import autocast_to, dtype_of
 from trainer.model import GPT
+from trainer.precision import autocast_to, dtype_of
 from trainer.run_history import RunHistory
 from trainer.task_eval import evaluate_tasks
 from trainer.tasks.example import TaskMixture

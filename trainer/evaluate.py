@@ -5,8 +5,8 @@ Never: moves a random number or leaves the model in another mode than it found i
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer.data.batch import IGNORE, Batch
 from trainer.distributed import World
+from trainer.precision import Autocast
 from trainer.tokenizer import BOS
 
 
@@ -53,10 +54,7 @@ def token_sums(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def evaluate(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    world: World,
-    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+    model: nn.Module, batches: Iterable[Batch], world: World, autocast: Autocast = nullcontext
 ) -> dict[str, float]:
     """Over all batches of all ranks; every token weighs the same. Empty if no target counts."""
     sums = torch.zeros(len(TokenSums._fields), dtype=torch.float64, device=world.device)

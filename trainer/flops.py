@@ -32,15 +32,6 @@ def flops_per_token(model: GPT) -> float:
     return 6.0 * model.matmul_params() + attention
 
 
-def product_dtype(dtype: torch.dtype, device: torch.device) -> str:
-    """What matrix products are computed in, which decides the peak: the loop lets float32 be TF32 where there is such a
-    thing (NVIDIA since Ampere), seven times faster."""
-    if dtype == torch.float32 and device.type == "cuda" and torch.version.hip is None:
-        if torch.cuda.get_device_capability(device) >= (8, 0):
-            return "tf32"
-    return str(dtype).removeprefix("torch.")
-
-
 def peak_flops(facts: dict[str, Any]) -> float | None:
     """Of one device: as measured, or as the sidecar's table has it; None if it is not known."""
     if "peak_flops" in facts:

@@ -6,9 +6,7 @@ Never: waits for the sidecar, or lets validation and samples change the training
 """
 
 import dataclasses
-import functools
 import math
-import tempfile
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -30,9 +28,10 @@ from trainer.generate import generate_samples, sample_names
 from trainer.model import GPT
 from trainer.nonfinite import NonFiniteGuard
 from trainer.optimizer import build_optimizer, restore_optimizer
+from trainer.precision import autocast_to, dtype_of
 from trainer.sample_metrics import sample_metrics
 from trainer.schedule import learning_rate_at, plan
-from trainer.stage import Autocast, Stage
+from trainer.stage import Stage
 from trainer.step_metrics import StepMetrics
 from trainer.throughput import ThroughputMeter
 from trainer.tokenizer import IDENTITY
@@ -86,7 +85,7 @@ class Loop:
         """Begin the run at the sidecar. Raises UserError if there can be none."""
         config, world = self.config, self.world
         if config.out:
-            _check_writable(config.out)
+            checkpoint.check_writable(config.out)
         self.facts = facts = monitoring.model_facts(self.gpt, config, world, self.dtype)
         settings = monitoring.run_config(self.gpt, config, self.schedule, world)
         settings |= {**self.stage.data_facts, "dataset_sizes": self.stage.dataset_sizes}
@@ -334,23 +333,3 @@ class Loop:
         if isinstance(self.model, DistributedDataParallel) and micro < self.config.grad_accum - 1:
             return self.model.no_sync()
         return nullcontext()
-
-
-def dtype_of(config: Config, world: World) -> torch.dtype:
-    """bfloat16 on GPUs. On most CPUs autocast is slower, so there it must be asked for."""
-    if config.dtype == "auto":
-        return torch.bfloat16 if world.device.type == "cuda" else torch.float32
-    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-
-
-def autocast_to(dtype: torch.dtype, world: World) -> Autocast:
-    """A context in which the forward pass computes in ``dtype``."""
-    return nullcontext if dtype == torch.float32 else functools.partial(torch.autocast, world.device.type, dtype=dtype)
-
-
-def _check_writable(folder: str) -> None:
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}", "give --out a folder of your own") from error

@@ -11,8 +11,9 @@ import torch
 import sidecar
 from trainer.config import Config
 from trainer.distributed import World
-from trainer.flops import cpu_name, flops_per_token, measured_peak_flops, product_dtype
+from trainer.flops import cpu_name, flops_per_token, measured_peak_flops
 from trainer.model import GPT
+from trainer.precision import product_dtype
 from trainer.run_history import RunHistory
 from trainer.schedule import Schedule
 

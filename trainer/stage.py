@@ -5,8 +5,8 @@ Never: steps an optimizer, or talks to the sidecar: loop.py does that for all st
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,8 +20,7 @@ from trainer.distributed import World
 from trainer.evaluate import evaluate
 from trainer.flops import flops_per_token
 from trainer.model import GPT
-
-Autocast = Callable[[], AbstractContextManager[Any]]
+from trainer.precision import Autocast
 
 
 class Stage:
