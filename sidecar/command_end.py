@@ -19,6 +19,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -39,16 +40,19 @@ OTHER_SECONDS_MAX = 5.0  # From that of one below it (torchrun, a shell script),
 TAIL_ROWS = 2_048
 
 
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
 class CommandEnd(msgspec.Struct, frozen=True):
     launch_id: str
     host: str
-    pid: int
+    pid: Number
     """The command's own process; a training process where no torchrun or shell stands between."""
-    began_ns: int
+    began_ns: Number
     """Of the launch, on the wall clock."""
-    ended_ns: int
-    ended_mono_ns: int
-    exit_code: int
+    ended_ns: Number
+    ended_mono_ns: Number
+    exit_code: Number
     """As a shell reports it: 128 + n after signal n."""
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sidecar import command_end, wire
@@ -142,7 +143,10 @@ def test_a_file_is_removed_once_its_news_is_committed_and_is_taken_once_where_it
     assert ended.waiting() == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"launch_id": 5}', b"\xff" * 100])
+TOO_MUCH = msgspec.json.encode(msgspec.structs.replace(END, exit_code=2**63))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"launch_id": 5}', b"\xff" * 100, TOO_MUCH])
 def test_a_file_that_makes_no_sense_is_removed_and_nobody_is_blamed(tmp_path: Path, content: bytes) -> None:
     folder = tmp_path / command_end.FOLDER
     folder.mkdir()
