@@ -60,6 +60,10 @@ def attempt(check: Callable[[Config], Iterator[Finding]], config: Config) -> lis
     """Run one check. If it raises, that is a finding as well: the others must still run."""
     try:
         return list(check(config))
+    except PermissionError as error:
+        what = error.filename or "what it looks at"
+        return [Finding("error", check.__name__, f"cannot read {what}: {error.strerror}",
+                        "correct its permissions, or choose another directory with --dir")]  # fmt: skip
     except Exception as error:  # noqa: BLE001  # As the docstring says.
         return [Finding("error", check.__name__, f"cannot be checked: {error!r}", "report this, please")]
 

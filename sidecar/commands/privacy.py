@@ -36,7 +36,8 @@ def run(options: argparse.Namespace) -> int:
     entry = late.run_of(Store(config.data_directory), options.run)
     elsewhere = config.wandb_dir or os.environ.get("WANDB_DIR")
     folders = [Path(folder) if folder else None for folder in (elsewhere, config.tensorboard_dir)]
-    report = audit(config.data_directory, entry.run_id, identity_of_machine(), *folders)
+    with late.explained(config.data_directory):
+        report = audit(config.data_directory, entry.run_id, identity_of_machine(), *folders)
     if options.json:
         import msgspec
 

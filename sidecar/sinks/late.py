@@ -127,7 +127,7 @@ def deliver_now(
     manager = SinkManager(config, store, Telemetry())
     deadline = time.monotonic() + timeout_seconds
     try:
-        with _explained(Path(config.dir)):
+        with explained(Path(config.dir)):
             for run_id, sink in pairs:
                 manager.add(run_id, sink)
         while time.monotonic() < deadline:
@@ -162,12 +162,12 @@ def _health(manager: SinkManager, pairs: list[Pair]) -> dict[Pair, SinkHealth]:
 
 @contextlib.contextmanager
 def _cursors(data_dir: Path) -> Iterator[Cursors]:
-    with _explained(data_dir), contextlib.closing(Cursors(data_dir / "cursors.sqlite")) as cursors:
+    with explained(data_dir), contextlib.closing(Cursors(data_dir / "cursors.sqlite")) as cursors:
         yield cursors
 
 
 @contextlib.contextmanager
-def _explained(data_dir: Path) -> Iterator[None]:
+def explained(data_dir: Path) -> Iterator[None]:
     """The file of cursors cannot be opened or written: a cause and a remedy instead of SQLite's error."""
     try:
         yield

@@ -144,6 +144,15 @@ def test_a_check_that_breaks_is_a_finding_of_its_own(tmp_path: Path) -> None:
     assert "odd machine" in found.text
 
 
+def test_what_may_not_be_read_is_named_and_no_mistake_of_ours(tmp_path: Path) -> None:
+    def closed(_: Config):
+        raise PermissionError(13, "Permission denied", "/data/runs")
+
+    [found] = doctor.attempt(closed, Config(dir=str(tmp_path)))
+    assert (found.level, found.text) == ("error", "cannot read /data/runs: Permission denied")
+    assert "permissions" in found.fix
+
+
 def test_bench_overhead_prints_pairs_noise_and_interval(sidecar: Command) -> None:
     process = sidecar("bench", "overhead", "--pairs", "6", "--steps", "20", "--json")
     out, err = process.communicate(timeout=120)

@@ -155,3 +155,15 @@ def test_the_audit_says_what_it_finds_and_ends_with_1(
     assert printed.out.endswith("run-1: 1 findings\n")
     assert main(["privacy", "audit", "run-1", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["clean"] is False
+
+
+def test_the_audit_of_a_directory_whose_cursors_cannot_be_opened_is_two_lines(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (trained / "cursors.sqlite").unlink()
+    (trained / "cursors.sqlite").mkdir()
+    assert main(["privacy", "audit", "r1", "--dir", str(trained)]) != 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "cursors.sqlite cannot be used" in lines[0]
+    assert lines[1].startswith("fix: ")
