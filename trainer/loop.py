@@ -7,6 +7,7 @@ Never: waits for the sidecar, or lets validation and samples change the training
 
 import dataclasses
 import math
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -115,11 +116,12 @@ class Loop:
         self._say_remarks()
 
     def _say_remarks(self) -> None:
-        """Those that were not said before."""
+        """Those that were not said before; of the other ranks, what they alone have met in training."""
         remarks = (*self.stage.remarks, *monitoring.remarks(self.config))
-        for remark in remarks:
-            if remark not in self.said:
-                self.console.say(f"  {remark}")
+        for remark in (remark for remark in remarks if remark not in self.said):
+            self.console.say(f"  {remark}")
+            if self.step > self.first_step and not (self.world.is_main or self.config.quiet):
+                print(f"rank {self.world.rank}: {remark}", file=sys.stderr)
         self.said = remarks
 
     def run_to_the_end(self) -> None:

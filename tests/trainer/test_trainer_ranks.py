@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from lives import run_lives
 from test_trainer_command import flags_of
+from test_trainer_data import damaged_shard
 
 STAGES = ["pretrain", "midtrain", "sft", "dpo"]
 """PPO's ranks draw replies of their own: there is no one batch to compare with."""
@@ -40,11 +41,20 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> dict[str, t
             flags |= {"no-pack": True} if stage == "midtrain" else {}
             flags |= {"chosen_weight": 1.0} if stage == "dpo" else {}
             lives.append({"arguments": [stage, *flags_of(flags)], "ranks": ranks, "record": str(out)})
-    (folder / "poisoned").mkdir()
+    for name in ("poisoned", "damaged", "shards"):
+        (folder / name).mkdir()
+    for number in range(3):
+        damaged_shard(folder / "shards" / f"{number}.parquet")
+    damaged = [*lives[1]["arguments"], *flags_of({"data": folder / "shards", "seq_len": 32, "steps": 12})]
+    damaged.remove("--quiet")
+    lives.append({**lives[1], "record": str(folder / "damaged"), "arguments": damaged})
     lives.append({**lives[1], "record": str(folder / "poisoned"), "poison": [1, 2]})
     codes, said = run_lives(lives, folder)
-    assert codes == [*[[0], [0, 0]] * len(STAGES), [0, 0]], said
-    return {"poisoned": ([], [told(folder / "poisoned", rank)["steps"] for rank in range(2)])} | {
+    assert codes == [*[[0], [0, 0]] * len(STAGES), [0, 0], [0, 0]], said
+    return {
+        "poisoned": ([], [told(folder / "poisoned", rank)["steps"] for rank in range(2)]),
+        "damaged": (told(folder / "damaged", 0)["logs"], said.splitlines()),
+    } | {
         s: (told(folder / f"{s}1", 0)["steps"], [told(folder / f"{s}2", rank)["steps"] for rank in range(2)])
         for s in STAGES
     }
@@ -85,6 +95,13 @@ def test_micro_batches_follow_the_gradient_of_all_tokens_together(trained, stage
         assert four["samples"] == one["samples"]
         assert four["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert four["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+def test_damaged_rows_are_counted_over_all_ranks_and_named_by_those_that_met_them(pairs) -> None:
+    logs, said = pairs["damaged"]
+    counts = [numbers["data/unreadable"] for _, numbers in logs if "data/unreadable" in numbers]
+    assert counts == [4, 12], "those of the shard that validates, and of the others when they were read"
+    assert any("rank 1: skipped 8 bad row(s): 2.parquet:5: damaged, with 4 row(s)" in line for line in said)
 
 
 def test_two_ranks_count_each_sample_once_and_cannot_be_resumed_by_one(tmp_path: Path) -> None:
