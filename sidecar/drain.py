@@ -66,7 +66,14 @@ def drained(status: Status, lacking: Mapping[str, bool] | None = None) -> bool:
     for, and whether each lacks rows of these; without it any run is waited for.
     """
     sinks: Mapping[str, Any] = status.get("sinks") or {}
-    return all(_has_all(sink) or (lacking is not None and not lacking.get(name)) for name, sink in sinks.items())
+    return all(_has_all(sink) or (lacking is not None and _owes_only_others(sink, lacking.get(name)))
+               for name, sink in sinks.items())  # fmt: skip
+
+
+def _owes_only_others(sink: Mapping[str, Any], lacks: bool | None) -> bool:
+    """``lacks``: whether it lacks rows of the runs to wait for; None: it is not one of theirs. A sink that has just
+    taken the last of them may be shown as starting for a second longer, without its link."""
+    return not lacks and (lacks is None or sink.get("state") != "starting")
 
 
 def _has_all(sink: Mapping[str, Any]) -> bool:

@@ -91,3 +91,17 @@ def test_the_card_leaves_out_sinks_that_only_earlier_runs_have() -> None:
     assert drain.without_others(status, ["csv:10"], {"otlp": True})["sinks"].keys() == {"csv", "otlp", "x"}
     assert drain.without_others(status, [], None) == status
     assert drain.without_others({}, [], {}) == {}
+
+
+@pytest.mark.parametrize(("state", "lacks", "drained"), [
+    ("failing", False, True),  # For another run.
+    ("failing", True, False),
+    ("starting", None, True),  # Another run's altogether.
+    ("starting", False, False),  # The status is older than what the cursors say: what it comes to is not known yet.
+    ("ok", False, True),
+])  # fmt: skip
+def test_a_sink_that_has_all_of_this_launch_is_waited_for_until_it_says_how_it_is(
+    state: str, lacks: bool | None, drained: bool
+) -> None:
+    status = {"sinks": {"wandb": {"state": state, "lag_events": 3}}}
+    assert drain.drained(status, {} if lacks is None else {"wandb": lacks}) is drained
