@@ -71,17 +71,14 @@ def load_file(path: Path, *needed: str) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a checkpoint that can be read", "take an earlier one from the same folder"
         ) from error
-    found = state["format"] if isinstance(state, dict) and type(state.get("format")) is int else None
-    if found not in (None, FORMAT):
-        raise UserError(
-            f"{path} is a checkpoint of format {found}, this trainer reads {FORMAT}",
-            "take the version of the trainer that wrote it",
-        )
     with understood(path):
+        if state["format"] != FORMAT:
+            raise UserError(
+                f"{path} is a checkpoint of format {state['format']}, this trainer reads {FORMAT}",
+                "take the version of the trainer that wrote it",
+            )
         if missing := [key for key in needed if key not in state]:
             raise ValueError(f"no {missing[0]!r}")
-        if found is None:
-            raise ValueError("no 'format'")
     return state
 
 

@@ -96,8 +96,8 @@ def _rows_of_group(
                 place += 1
     except (pyarrow.ArrowException, OSError) as error:
         if lost := sum(number >= place for number in numbers):
-            reason = str(error).splitlines()[0]
-            report.add(f"{name}:{first + place}", f"damaged, with {lost} row(s) of row group {group}: {reason}", lost)
+            what = f"damaged, with {lost} row(s) of row group {group}: {_reason(error)}"
+            report.add(f"{name}:{first + place}", what, lost)
 
 
 def _decoded(batch: Any) -> list[dict[str, Any] | None]:
@@ -140,10 +140,14 @@ def _opened(shard: Path, needed: str | None = COLUMN) -> Iterator[Any]:
                 )
             yield file
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"cannot read {shard}: {reason}", "fetch the file again, or remove it from the folder"
+            f"cannot read {shard}: {_reason(error)}", "fetch the file again, or remove it from the folder"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Its first line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _pyarrow() -> tuple[Any, Any]:
