@@ -148,7 +148,7 @@ class DatasetTracker:
         run = rows.run_for(wandb_run)
         self._tracker.flush(run)
         if run._last_step is None:  # Nobody reports steps that would carry it.
-            run._emit_consumed(step, run._take_counts()[1])
+            run._emit_consumed(step, run._take_datasets())
         name = current_dataset_name or self._tracker.current
         if name:
             rows.log(run, {"dataset/current": name}, step, texts=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sidecar.client.run import Run
 
 STEP_CALLBACKS_MAX = 16  # Records that wait for the number of their step.
+LOOK_NS = 1_000_000_000
 BINS_MAX = 1024  # Histograms that a device has not finished.
 CLOSE_SECONDS = 2.0
 
@@ -30,7 +31,11 @@ class Instruments:
     def __init__(self, run: "Run") -> None:
         self._run = run
         self.busy = True
-        """Whether there is anything to do at the end of a step. True at first, to look once for a GPU."""
+        """Whether there is anything to do at the end of a step."""
+        self.may_have_gpu = True
+        """Whether phases are timed on a GPU. True at first, until the first step's end."""
+        self.look_ns = 0
+        """When to look for a GPU again, on the monotonic clock: a script may begin to use its own after some steps."""
         self.gpu_phases = cuda_phases.GpuPhases(run.rejected)
         self.dataset_losses: Any = None
         self._allocator: Any = None
@@ -39,18 +44,17 @@ class Instruments:
         self._closers: list[Callable[[], None]] = []
 
     def begin_gpu_phase(self, name: str, outer: cuda_phases.Span | None) -> cuda_phases.Span | None:
-        span = self.gpu_phases.begin(name, outer)
-        if span is not None:
-            self.busy = True  # A script may begin to use its GPU only after some steps.
-        return span
+        return self.gpu_phases.begin(name, outer)
 
-    def before_step(self, step: int, sent: dict[str, Any]) -> None:
-        """Add to a step's metrics what was measured beside it. Only called while ``busy``."""
+    def before_step(self, step: int, sent: dict[str, Any], mono_ns: int) -> None:
+        """Add to a step's metrics what was measured beside it. Only called while ``busy``, and when it is time to look
+        for a GPU."""
         if self.dataset_losses is not None:
             with self._guard("dataset_loss"):
                 sent.update(self.dataset_losses.take())
         if self._allocator is None:
             self._allocator = cuda_phases.cuda()
+            self.may_have_gpu, self.look_ns = self._allocator is not None, mono_ns + LOOK_NS
         if self._allocator is not None:
             with self._guard("gpu_phase"):  # A device that has failed must not take the step with it.
                 for name, value in self.gpu_phases.take().items():

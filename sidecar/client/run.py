@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from time import monotonic_ns, time_ns
 from types import TracebackType
@@ -48,9 +49,10 @@ class Run:
         self._emitter = Emitter(hello, endpoint)
         self.rejected = self._emitter.rejected
         """What could not be taken, by reason; also sent to the sidecar."""
-        self._phases: dict[str, float] = {}
+        self._phase_times: deque[tuple[str, float]] = deque()
+        """Of the step under way, not added up: that would take a lock each time."""
         self._datasets: dict[str, tuple[int, int]] = {}
-        self._counts = threading.RLock()  # Of these two; held for a microsecond, and by a signal handler as well.
+        self._counts = threading.RLock()  # Of this; held for a microsecond, and by a signal handler as well.
         self._open_phases = OpenPhases()
         self._finishing = False
         self._last_step: int | None = None
@@ -105,12 +107,11 @@ class Run:
                     values.count(self.rejected, "bad_step")
                     return
                 step = number
-            phases, datasets = self._phases, self._datasets
-            if phases or datasets:
-                phases, datasets = self._take_counts()
-            busy = self._instruments.busy
+            phases = self._take_phases() if self._phase_times else {}
+            datasets = self._take_datasets() if self._datasets else {}
+            busy = self._instruments.busy or mono_ns >= self._instruments.look_ns
             if busy:
-                self._instruments.before_step(step, sent)
+                self._instruments.before_step(step, sent, mono_ns)
             self._last_step = step
             self._emitter.emit(wire.Step(now_ns, mono_ns, step, sent, phases, datasets))
             if busy:
@@ -175,13 +176,15 @@ class Run:
 
     def dataset(self, name: str, *, samples: int = 0, tokens: int = 0) -> None:
         """What the current step consumed from a dataset, on this rank. Counted when the step ends."""
-        with self._guard("bad_dataset"):
+        try:
             name, more_samples, more_tokens = values.label(name), values.integer(samples), values.integer(tokens)
             with self._counts:
                 if name not in self._datasets and len(self._datasets) >= DATASETS_PER_STEP_MAX:
                     raise ValueError("too many datasets in one step")
                 old_samples, old_tokens = self._datasets.get(name, (0, 0))
                 self._datasets[name] = (old_samples + more_samples, old_tokens + more_tokens)
+        except Exception:  # noqa: BLE001 - As in step(): nothing escapes, everything is counted.
+            values.count(self.rejected, "bad_dataset")
 
     def dataset_loss(self, names: Sequence[str], losses: Any, mask: Any = None) -> None:
         """Losses of a micro-batch by dataset, from values the step has anyway; the sidecar joins all ranks.
@@ -267,22 +270,29 @@ class Run:
         """Hold a row that may still change, for the captures: it survives a kill, but is sent only once emitted."""
         self._emitter.hold(event)
 
-    def _add_phase(self, name: str, seconds: float) -> None:
-        with self._counts:
-            self._phases[name] = self._phases.get(name, 0.0) + seconds
+    def _add_up_phases(self) -> None:
+        self._phase_times.extend(self._take_phases().items())
 
-    def _take_counts(self) -> tuple[dict[str, float], dict[str, tuple[int, int]]]:
+    def _take_phases(self) -> dict[str, float]:
+        phases: dict[str, float] = {}
+        try:
+            while self._phase_times:
+                name, seconds = self._phase_times.popleft()
+                phases[name] = phases.get(name, 0.0) + seconds
+        except IndexError:  # Another thread has taken the last.
+            pass
+        return phases
+
+    def _take_datasets(self) -> dict[str, tuple[int, int]]:
         with self._counts:
-            taken = self._phases, self._datasets
-            self._phases, self._datasets = {}, {}
+            taken, self._datasets = self._datasets, {}
         return taken
 
     def _emit_leftovers(self) -> None:
         """Phases and consumption that no step carried away."""
-        phases, datasets = self._take_counts()
-        for name, seconds in phases.items():
+        for name, seconds in self._take_phases().items():
             self._emitter.emit(wire.PhaseExited(time_ns(), monotonic_ns(), self._last_step, name, seconds))
-        self._emit_consumed(self._last_step, datasets)
+        self._emit_consumed(self._last_step, self._take_datasets())
 
     def _emit_consumed(self, step: int | None, datasets: dict[str, tuple[int, int]]) -> None:
         if datasets:

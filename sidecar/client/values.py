@@ -168,7 +168,7 @@ def text(given: Any) -> str:
 def integer(given: Any) -> int:
     """A count. Raises Unsupported for what is on a device (reading it would wait) or does not fit 64 bits, and
     whatever ``int`` raises for what is no number."""
-    if is_on_device(given):
+    if type(given) is not int and is_on_device(given):
         raise Unsupported("device_tensor")
     number = int(given)
     return number if number in INT64 else _reject("integer_too_large")
@@ -176,6 +176,8 @@ def integer(given: Any) -> int:
 
 def label(name: Any) -> str:
     """A name as text that fits the wire, whatever was passed."""
+    if type(name) is str and len(name) <= NAME_BYTES_MAX and name.isascii():  # Nearly always.
+        return name
     try:
         found = name if type(name) is str else str(name)
         return found.encode(errors="replace")[:NAME_BYTES_MAX].decode(errors="ignore")

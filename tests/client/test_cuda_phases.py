@@ -131,9 +131,26 @@ def test_a_script_may_come_to_its_gpu_after_some_steps(run: Run, gpu: Gpu, monke
     with monkeypatch.context() as without:
         without.setattr(cuda_phases, "cuda", lambda: None)
         run.step(1)
+        assert run._instruments.may_have_gpu is False
         assert run._instruments.busy is False
-    one_step(run, gpu, 2)
-    assert of_kind(run, wire.Step)[1].metrics[wire.PENDING] == 2
+    one_step(run, gpu, 2)  # It is looked for about once a second: only what lies before costs nothing.
+    run._instruments.look_ns = 0
+    one_step(run, gpu, 3)
+    one_step(run, gpu, 4)
+    assert [event.metrics.get(wire.PENDING) for event in of_kind(run, wire.Step)] == [None, None, None, 2]
+
+
+def test_a_gpu_is_not_looked_for_in_each_phase(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(cuda_phases, "cuda", lambda: None)
+    monkeypatch.setattr(run._instruments.gpu_phases, "begin", lambda name, outer: asked.append(name))
+    run.step(1)
+    run._instruments.look_ns = 2**63
+    for step in range(2, 10):
+        with run.phase("forward"):
+            pass
+        run.step(step)
+    assert asked == []
 
 
 def test_micro_batches_add_up_and_nested_phases_count_once(run: Run, gpu: Gpu) -> None:

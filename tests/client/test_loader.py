@@ -60,7 +60,7 @@ def test_work_between_batches_is_not_waiting(run: Run, monkeypatch: pytest.Monke
         for _ in range(50):
             next(clock)
         break
-    assert run._phases == {"data_wait": 2.0}  # One second for the iterator, one for the batch.
+    assert run._take_phases() == {"data_wait": 2.0}  # One second for the iterator, one for the batch.
 
 
 def test_length_attributes_items_and_truth_are_the_loaders_own(run: Run) -> None:
@@ -162,6 +162,6 @@ def test_wrappers_of_optimizers_are_seen_through_and_others_counted(run: Run) ->
     wrapped = Wrapper()
     run.time_optimizer(wrapped)
     stepped(wrapped, parameter, torch)
-    assert "optimizer" in run._phases
+    assert "optimizer" in run._take_phases()
     run.time_optimizer(object()).remove()
     assert run.rejected == {"bad_optimizer": 1}

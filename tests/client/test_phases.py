@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from sidecar import wire
 from sidecar.client.run import Run
 from tests.client.test_run import of_kind
@@ -37,12 +39,25 @@ def test_a_phase_may_be_entered_again_and_inside_itself(run: Run) -> None:
     forward = run.phase("forward")
     with forward, run.phase("data_wait"):
         time.sleep(0.002)
-    first = run._phases["forward"]
-    with forward, forward:
-        pass
-    assert run._phases["forward"] >= first >= 0
-    assert run._phases["data_wait"] >= 0.002
+    once = run._take_phases()
+    assert once["data_wait"] >= 0.002 > once["forward"] >= 0
+    with forward, forward, forward, run.phase("data_wait"):
+        time.sleep(0.002)
+    assert len(run._phase_times) == 4
+    assert run._take_phases()["forward"] < 0.002
     assert run._open_phases.stack == []
+
+
+def test_phases_of_a_loop_that_ends_no_step_are_added_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.client.phase.PHASE_TIMES_MAX", 10)
+    monkeypatch.setattr("sidecar.client.phase.monotonic_ns", iter(range(0, 10**12, 10**9)).__next__)
+    for _ in range(50):
+        for name in ("forward", "backward"):
+            with run.phase(name):
+                pass
+        assert len(run._phase_times) <= 10
+    run.step(1)
+    assert of_kind(run, wire.Step)[0].phases == {"forward": 50.0, "backward": 50.0}
 
 
 def test_a_phase_that_is_left_without_being_entered_is_nothing(run: Run) -> None:
