@@ -56,7 +56,7 @@ PREFERENCES = _gauges(
     ("rewards/accuracy", "ratio", "Pairs in which the chosen reply has the higher reward"),
     ("val/rewards_margin", "", "rewards/margin of an evaluation"),
     ("val/rewards_accuracy", "ratio", "rewards/accuracy of an evaluation"),
-    ("dpo/kl", "nats", "Estimated divergence from the reference model"),
+    ("dpo/kl", "nats", "Divergence from the reference model, per token"),
     ("ppo/reward", "", "Mean reward of the replies"),
     ("ppo/response_length", "tokens", "Mean length of the replies"),
     ("ppo/kl", "nats", "Divergence of the policy from the reference model"),
