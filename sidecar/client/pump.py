@@ -23,6 +23,8 @@ from sidecar.ring import Ring
 
 TICK_SECONDS = 0.5  # Each wakes the trainer and has the sidecar commit: ten a second cost 0.5 % of a core more.
 BACKLOG_TICK_SECONDS = 0.002
+GREETING_TICK_SECONDS = 0.02  # Until the first answer, so that a new run is soon seen ...
+GREETING_SECONDS = 2.0  # ... but no longer: there may be no sidecar.
 FLUSH_TICK_SECONDS = 0.005
 FRAMES_PER_TICK_MAX = 8  # About 1 ms of work: the training thread shares the interpreter lock with us.
 FRAMES_IN_FLIGHT_MAX = 64
@@ -48,6 +50,7 @@ class Pump:
         self._in_flight: deque[tuple[int, int]] = deque()  # (seq, position) after each frame not yet acknowledged
         self._next_hello = self._last_progress = self._last_rewind = 0.0
         self._silence_seconds = SILENCE_SECONDS_MIN
+        self._greeting_until = 0.0
         self._flush_until: float | None = None
         self._stopping = False
         self._sleeper = _Sleeper()
@@ -107,6 +110,7 @@ class Pump:
             self._configure(socket)
             secure_client(socket, self._endpoint, os.environ)
             socket.connect(self._endpoint)
+            self._greeting_until = time.monotonic() + GREETING_SECONDS
             while not self._stopping:
                 self._tick(socket, time.monotonic())
                 self._pause()
@@ -144,6 +148,8 @@ class Pump:
             return  # A loss is nearer than a slow step.
         elif self.connected and (half_full or unsent_events > wire.FRAME_EVENTS_MAX):
             self._sleeper.wait(BACKLOG_TICK_SECONDS)
+        elif not self.connected and time.monotonic() < self._greeting_until:
+            self._sleeper.wait(GREETING_TICK_SECONDS)
         else:
             self._ring.alert_when_half_full(self._sleeper.wake)
             self._sleeper.wait(TICK_SECONDS)

@@ -1,6 +1,7 @@
 """The pump's side of the protocol, with a socket that records, and a clock of its own."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,23 @@ def test_a_pump_rests_the_less_the_more_waits_and_not_at_all_when_half_of_the_ri
     bench.emit(events // 4)
     bench.pump._pause()
     assert rests == ([] if rest is None else [rest])
+
+
+@pytest.mark.parametrize(("seconds_left", "rest"), [(100.0, pumps.GREETING_TICK_SECONDS), (-1.0, TICK)])
+def test_a_pump_looks_often_for_the_first_answer_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, seconds_left: float, rest: float
+) -> None:
+    bench = Bench()
+    rests: list[float] = []
+    monkeypatch.setattr(bench.pump._sleeper, "wait", rests.append)
+    bench.pump._greeting_until = time.monotonic() + seconds_left
+    bench.tick()
+    bench.pump._pause()
+    bench.answer(wire.Ack(7, 0))
+    assert bench.tick() == []
+    bench.pump._pause()
+    assert rests == [rest, TICK]
+    bench.ring.close()
 
 
 def test_a_pump_whose_window_is_full_rests_until_there_may_be_an_answer(
