@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         return 141
     except OSError as error:
-        if error.errno not in OUTPUT_ERRORS | PATH_ERRORS:
+        if error.errno not in (OUTPUT_ERRORS if error.filename is None else OUTPUT_ERRORS | PATH_ERRORS):
             raise
         print(_of_disk(error), file=sys.stderr)
         return Exit.NOT_WRITABLE
