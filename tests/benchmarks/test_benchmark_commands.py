@@ -17,6 +17,7 @@ STAGE = ["--trainer", "--stage", "dpo", "--minutes", "0", "--block-seconds", "0.
 VERDICT = r"^(ok  |MISS|undecided) .*: -?[\d.,e+-]+ .*\(target [<>]= "
 COMMANDS = {
     "step_cost": ["step_cost", "--blocks", "1"],
+    "cold_calls": ["cold_calls", "--steps", "3"],
     "inflation": ["inflation", "--pairs", "2", "--steps", "20"],
     "inflation-stage": ["inflation", *STAGE, "--trainer-arguments", TINY],
     "pipeline": ["pipeline", "--arguments", f"{TINY} --steps 8 --eval_examples 4 --max_reply 4 --eval_freq 4"],
