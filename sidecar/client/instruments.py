@@ -43,9 +43,6 @@ class Instruments:
         self._bins: deque[tuple[PendingNumbers, str, int | None]] = deque()
         self._closers: list[Callable[[], None]] = []
 
-    def begin_gpu_phase(self, name: str, outer: cuda_phases.Span | None) -> cuda_phases.Span | None:
-        return self.gpu_phases.begin(name, outer)
-
     def before_step(self, step: int, sent: dict[str, Any], mono_ns: int) -> None:
         """Add to a step's metrics what was measured beside it. Only called while ``busy``, and when it is time to look
         for a GPU."""

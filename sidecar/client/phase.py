@@ -51,7 +51,7 @@ class Phase:
         self._stack = stack = run._open_phases.stack
         if run._instruments.may_have_gpu:
             around = next((each._gpu for each in reversed(stack) if each._gpu is not None), None)
-            self._gpu = run._instruments.begin_gpu_phase(name, around)
+            self._gpu = run._instruments.gpu_phases.begin(name, around)
         stack.append(self)
         if name not in STEP_PHASES:
             with run._guard():
