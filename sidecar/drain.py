@@ -53,7 +53,7 @@ def wait(
             scrapes_at_end = scrapes if scrapes_at_end is None else scrapes_at_end
             scraped = not scrapes_at_end or scrapes > scrapes_at_end
             knows = told() or elapsed >= TOLD_SECONDS_MAX
-            if knows and (not serving or (scraped and drained(last, lacking()))):
+            if knows and (not serving or (scraped and (drained(last) or drained(last, lacking())))):
                 return last
         if elapsed >= grace_seconds or pause(min(POLL_SECONDS, grace_seconds - elapsed)):
             return last
