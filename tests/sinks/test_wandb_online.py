@@ -150,16 +150,21 @@ def test_a_server_that_is_down_from_the_start_gets_everything_later(
         until(lambda: global_steps(server) == list(range(5)), 60.0)
 
 
+def _hang_after_five_steps(run: Run, manager: Manager, server: WandbServer) -> None:
+    """Five steps have arrived; five more are in the journal, and the server answers no more."""
+    run.steps(0, 4)
+    manager.drain()
+    until(lambda: len(global_steps(server)) == 5)
+    server.fault = "hang"
+    run.steps(5, 9)
+
+
 def test_what_could_not_be_uploaded_before_the_end_is_sent_by_a_later_sync(
     tmp_path: Path, server: WandbServer
 ) -> None:
     run, patient = Run(tmp_path), QUICK | {"wandb_arrive_seconds": 60.0}
     with Manager(run, "wandb", **patient) as manager:
-        run.steps(0, 4)
-        manager.drain()
-        until(lambda: len(global_steps(server)) == 5)
-        server.fault = "hang"
-        run.steps(5, 9)
+        _hang_after_five_steps(run, manager, server)
         manager.manager.notify("run-1")
         until(lambda: manager.health("wandb").delivered_rows == 20)
         manager.manager.close(1.0)
@@ -181,11 +186,7 @@ def test_rows_of_an_ended_run_that_a_crash_of_the_host_kept_from_w_and_b_are_sen
     left, crashed = tmp_path / "left", tmp_path / "crashed"
     run, patient = Run(left), QUICK | {"wandb_arrive_seconds": 60.0}
     with Manager(run, "wandb", **patient) as manager:
-        run.steps(0, 4)
-        manager.drain()
-        until(lambda: len(global_steps(server)) == 5)
-        server.fault = "hang"
-        run.steps(5, 9)
+        _hang_after_five_steps(run, manager, server)
         run.finish()
         ended = RunSummary("run-1", "demo", "d12", "pretrain", "finished", 9, 1)
         run.journal.put_summary(msgspec.msgpack.encode(ended))
