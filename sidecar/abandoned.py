@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from sidecar import wire
-from sidecar.journal import JournalReader
+from sidecar.journal_reader import JournalReader
 from sidecar.store import Store
 from sidecar.trainers import lives
 

@@ -25,7 +25,7 @@ import msgspec
 
 from sidecar import launched, wire
 from sidecar.atomic_file import write_atomic
-from sidecar.journal import JournalReader
+from sidecar.journal_reader import JournalReader
 
 log = logging.getLogger("sidecar.command_end")
 

@@ -83,7 +83,7 @@ def _has_all(sink: Mapping[str, Any]) -> bool:
 def sinks_of(directory: Path, journals: Mapping[str, Path]) -> dict[str, bool] | None:
     """The sinks of these runs (ids with their journals), and whether each lacks rows of one of them. None: that cannot
     be read at this moment."""
-    from sidecar.journal import JournalReader
+    from sidecar.journal_reader import JournalReader
     from sidecar.sinks.base import Unavailable
     from sidecar.sinks.cursors import Cursors
 

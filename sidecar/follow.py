@@ -14,7 +14,8 @@ import msgspec
 from sidecar import wire
 from sidecar.damage import DAMAGE, damaged_text
 from sidecar.derive.anomalies import alert
-from sidecar.journal import SUMMARY_KEY, Checkpoint, JournalReader, Record
+from sidecar.journal_format import SUMMARY_KEY, Checkpoint
+from sidecar.journal_reader import JournalReader, Record
 from sidecar.rows import Projector, Row
 from sidecar.snapshot import RunSummary
 from sidecar.state import ENDS, LIVE, RunState, current_ranks, dump, load

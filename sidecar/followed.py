@@ -13,7 +13,8 @@ from sidecar import wire
 from sidecar.derive.snapshot import snapshot
 from sidecar.follow import Follower
 from sidecar.history import History
-from sidecar.journal import Checkpoint, Record
+from sidecar.journal_format import Checkpoint
+from sidecar.journal_reader import Record
 from sidecar.rows import Row
 from sidecar.snapshot import RunSnapshot
 from sidecar.state import RunState

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from sidecar.journal import JournalReader
+from sidecar.journal_reader import JournalReader
 from sidecar.store import SUFFIX
 from sidecar.wire import Hello
 

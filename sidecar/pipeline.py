@@ -13,7 +13,7 @@ import msgspec
 
 from sidecar.followed import FollowedRun, PastRuns, follow
 from sidecar.history import History
-from sidecar.journal import Checkpoint
+from sidecar.journal_format import Checkpoint
 from sidecar.snapshot import RunSnapshot, RunSummary
 from sidecar.store import RunEntry, Store
 from sidecar.telemetry import Telemetry

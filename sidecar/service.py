@@ -31,7 +31,8 @@ from sidecar.config import Config
 from sidecar.errors import Exit, UserError
 from sidecar.hardware.sampler import Sampler
 from sidecar.intake import Intake
-from sidecar.journal import Checkpoint, Journal
+from sidecar.journal import Journal
+from sidecar.journal_format import Checkpoint
 from sidecar.pipeline import Pipeline
 from sidecar.recovery import Recovery
 from sidecar.rendezvous import default_endpoint, endpoint_key, ipc_endpoint

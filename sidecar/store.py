@@ -18,8 +18,9 @@ import msgspec
 
 from sidecar.errors import Exit, UserError
 from sidecar.filesystems import network_file_system
-from sidecar.journal import SUMMARY_KEY, Journal, JournalReader
-from sidecar.journal_format import WrongFormat
+from sidecar.journal import Journal
+from sidecar.journal_format import SUMMARY_KEY, WrongFormat
+from sidecar.journal_reader import JournalReader
 from sidecar.salvage import ensure_sound, settle
 from sidecar.snapshot import RunSummary
 

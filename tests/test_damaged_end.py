@@ -9,7 +9,9 @@ import pytest
 
 from sidecar import wire
 from sidecar.followed import PastRuns
-from sidecar.journal import SUMMARY_KEY, Chunk, Journal, JournalReader
+from sidecar.journal import Chunk, Journal
+from sidecar.journal_format import SUMMARY_KEY
+from sidecar.journal_reader import JournalReader
 from sidecar.snapshot import RunSnapshot, RunSummary
 from sidecar.store import Store
 from tests.test_journal import HELLO, fill

@@ -18,7 +18,7 @@ FUNCTION_LINES_MAX = 70
 LAYERS = [
     {"wire", "ring", "rendezvous", "descriptors", "errors"},
     {"telemetry", "state", "snapshot", "metrics", "aliases", "config", "curve", "filesystems"},
-    {"derive", "fold", "history", "journal", "salvage", "streams"},
+    {"derive", "fold", "history", "journal", "journal_reader", "salvage", "streams"},
     {"rows", "store"},
     {"hardware", "intake", "recovery", "sinks", "web", "export", "charts"},
     {"pipeline"},

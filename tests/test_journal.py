@@ -20,7 +20,9 @@ from sidecar.errors import UserError
 from sidecar.filesystems import network_file_system
 from sidecar.follow import Follower
 from sidecar.followed import PastRuns, follow
-from sidecar.journal import Checkpoint, Chunk, Journal, JournalFull, JournalReader
+from sidecar.journal import Chunk, Journal, JournalFull
+from sidecar.journal_format import Checkpoint
+from sidecar.journal_reader import JournalReader
 from sidecar.salvage import QUARANTINE, ensure_sound
 from sidecar.snapshot import RunSummary
 from sidecar.state import PAST_SESSIONS_MAX, SESSIONS_WAITING_MAX

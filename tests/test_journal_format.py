@@ -11,8 +11,9 @@ from sidecar.charts.load import load_file, load_runs
 from sidecar.cli import main
 from sidecar.errors import Exit, UserError
 from sidecar.follow import Follower
-from sidecar.journal import SUMMARY_KEY, Journal, JournalReader
-from sidecar.journal_format import FORMAT, WrongFormat
+from sidecar.journal import Journal
+from sidecar.journal_format import FORMAT, SUMMARY_KEY, WrongFormat
+from sidecar.journal_reader import JournalReader
 from sidecar.open_journals import OpenJournals
 from sidecar.salvage import QUARANTINE
 from sidecar.snapshot import RunSummary

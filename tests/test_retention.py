@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sidecar.journal import Checkpoint
+from sidecar.journal_format import Checkpoint
 from sidecar.retention import make_room
 from tests.test_journal import fill, steps_in
 

@@ -12,7 +12,7 @@ import msgspec
 from sidecar import aliases, wire
 from sidecar.charts.pins import Pin, Pins
 from sidecar.charts.series import Grid, Point, Total, Track
-from sidecar.journal import Record
+from sidecar.journal_reader import Record
 from sidecar.rows import Projector, Row
 from sidecar.snapshot import RunSnapshot
 

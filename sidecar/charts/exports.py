@@ -20,7 +20,7 @@ from sidecar.charts.data import Collector, RunData
 from sidecar.derive.snapshot import snapshot
 from sidecar.errors import Exit, UserError
 from sidecar.export_format import FIXED_COLUMNS, metric_of
-from sidecar.journal import Record
+from sidecar.journal_reader import Record
 from sidecar.rows import Projector, Row
 
 SUFFIXES = (".jsonl", ".parquet")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sidecar.errors import Exit, UserError
-from sidecar.journal import JournalReader
+from sidecar.journal_reader import JournalReader
 from sidecar.sinks import registry, wandb_account, wandb_artifacts, wandb_log
 from sidecar.sinks.base import Unavailable
 from sidecar.sinks.cursors import Cursors, cannot_be_used

@@ -14,7 +14,7 @@ from typing import Any
 
 from sidecar import wire
 from sidecar.errors import UserError
-from sidecar.journal import JournalReader
+from sidecar.journal_reader import JournalReader
 from sidecar.sinks import egress, registry
 from sidecar.sinks.base import Unavailable, reason_of
 from sidecar.sinks.cursors import Cursors, cannot_be_used

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from sidecar.journal import JournalReader
+from sidecar.journal_reader import JournalReader
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks.backoff import delay_seconds
 from sidecar.sinks.base import Report, Sink, SinkDied, Unavailable, reason_of

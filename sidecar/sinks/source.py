@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from sidecar.follow import Follower
-from sidecar.journal import JournalReader
+from sidecar.journal_reader import JournalReader
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks.cursors import Cursor
 from sidecar.sinks.period import Period

@@ -15,7 +15,7 @@ import pytest
 
 from sidecar.capture_env import capture_environment
 from sidecar.intake import Intake
-from sidecar.journal import JournalReader
+from sidecar.journal_reader import JournalReader
 from sidecar.recovery import Recovery
 from sidecar.rendezvous import endpoint_key, ring_directories
 from sidecar.rows import Projector, Row

@@ -17,7 +17,8 @@ from sidecar.charts.series import BUCKETS_MAX, Grid, Point, Track, thin
 from sidecar.errors import UserError
 from sidecar.export import OpenRun
 from sidecar.follow import Follower
-from sidecar.journal import Journal, JournalReader
+from sidecar.journal import Journal
+from sidecar.journal_reader import JournalReader
 from sidecar.store import Store
 from tests.charts import synthetic
 from tests.charts.synthetic import SECOND, T0, Writer

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from sidecar import wire
 from sidecar.abandoned import Abandoned
 from sidecar.followed import PastRuns
-from sidecar.journal import SUMMARY_KEY, Chunk
+from sidecar.journal import Chunk
+from sidecar.journal_format import SUMMARY_KEY
 from sidecar.ring import process_started_seconds
 from sidecar.snapshot import RunSummary
 from sidecar.store import Store

@@ -9,7 +9,8 @@ from sidecar import drain, wire
 from sidecar.config import Config
 from sidecar.follow import Follower
 from sidecar.history import History
-from sidecar.journal import Chunk, JournalReader
+from sidecar.journal import Chunk
+from sidecar.journal_reader import JournalReader
 from sidecar.sinks.cursors import Cursor, Cursors
 from sidecar.store import Store
 

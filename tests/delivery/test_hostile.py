@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from sidecar import intake, open_journals, wire
 from sidecar.intake import Intake
-from sidecar.journal import Journal, JournalFull, JournalReader
+from sidecar.journal import Journal, JournalFull
+from sidecar.journal_reader import JournalReader
 from sidecar.store import Store
 from sidecar.submissions import READINGS_MAX
 from sidecar.telemetry import Telemetry

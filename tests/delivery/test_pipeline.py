@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sidecar import followed, pipeline, wire
-from sidecar.journal import Chunk, Journal, Record
+from sidecar.journal import Chunk, Journal
+from sidecar.journal_reader import Record
 from sidecar.pipeline import Pipeline
 from sidecar.rows import Projector
 from sidecar.store import Store

@@ -16,7 +16,7 @@ import pytest
 from sidecar import wire
 from sidecar.errors import UserError
 from sidecar.follow import Follower
-from sidecar.journal import Checkpoint
+from sidecar.journal_format import Checkpoint
 from sidecar.sinks import backoff, registry
 from sidecar.sinks import manager as manager_module
 from sidecar.sinks.base import Report, Sink, Unavailable
