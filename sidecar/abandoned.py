@@ -48,9 +48,15 @@ class Abandoned:
 
     def _end(self, hellos: list[wire.Hello]) -> None:
         newest = {hello.rank: hello for hello in hellos}
-        gone = [hello for hello in newest.values() if hello.host == socket.gethostname() and not lives(hello)]
+        over = {rank for rank, hello in newest.items() if _is_gone(hello)}
+        # Of such a rank all of them: the newest may have greeted only, so that an earlier one's state is shown.
+        gone = [hello for hello in hellos if hello.rank in over and _is_gone(hello)]
         if gone:
             log.warning("run %s had not ended when the sidecar did, and its processes are gone", gone[0].run_id)
         for hello in gone:
             ended = wire.RankEnded(time.time_ns(), time.monotonic_ns(), hello.rank, hello.session, REASON)
             self._submit(hello.run_id, ended)
+
+
+def _is_gone(hello: wire.Hello) -> bool:
+    return hello.host == socket.gethostname() and not lives(hello)

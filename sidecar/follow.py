@@ -67,8 +67,9 @@ class Follower:
             return
         self._greet_first()
         for record in self.reader.records(self.row, last - self.row):
-            if record.session not in self._greeted:
-                self._greet(record.session)
+            speaker = record.event.session if type(record.event) is wire.RankEnded else record.session
+            if speaker not in self._greeted:
+                self._greet(speaker)
             try:
                 rows = self.projector.feed(record)
             except Exception:  # noqa: BLE001 - Task boundary: one record must not end the view of its run.
@@ -121,7 +122,7 @@ class Follower:
             self.projector.greet(*first)
 
     def _greet(self, session: int) -> None:
-        """Pass on a stream's Hello, with its first record: a Hello has no effect before that."""
+        """Pass on a stream's Hello, with its first record or the news of its end: it has no effect before that."""
         self._greeted.add(session)
         if (found := self.reader.greeting_of(session)) is not None:
             self.projector.greet(*found)

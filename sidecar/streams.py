@@ -3,7 +3,8 @@
 Given: Hellos and journal records. Hands on: records whose turn it is; those the sidecar itself wrote are applied here.
 Never: waits by the clock.
 
-A Hello takes effect with the first record of its session. A record whose values are still being computed carries
+A Hello takes effect with the first record of its session; where a rank has sent none, with the news that its process
+is gone. A record whose values are still being computed carries
 PENDING; it and whatever follows it in its stream are held until a Completion brings them, at most 64 steps.
 """
 
@@ -60,7 +61,7 @@ Ready = tuple[RankState, int, Any]
 
 
 def greet(state: RunState, hello: wire.Hello, received_ns: int) -> None:
-    """A stream introduces itself. Idempotent; takes effect with the first record of its session."""
+    """A stream introduces itself. Idempotent; takes effect later, see above."""
     if not state.greeted:
         state.greeted = True
         state.greeted_ns = received_ns
@@ -112,7 +113,7 @@ def ready_records(state: RunState, record: Record) -> Iterator[Ready]:
             return
         if rank is not None:
             yield from _release(rank, everything=True)
-        rank = _activate(state, record, rank)
+        rank = _activate(state, record.rank, record.session, event)
     rank.last_received_ns = record.received_ns
     kind = type(event)
     if kind is wire.Step:
@@ -168,14 +169,14 @@ def _past_rank(rank: RankState, session: int) -> RankState:
     return RankState(rank.rank, session, state="past")
 
 
-def _activate(state: RunState, record: Record, rank: RankState | None) -> RankState:
-    """The first record of a session: its Hello takes effect; a second session of a rank is a restart."""
-    hello = state.pending_hellos.pop(record.session, None)
-    event = record.event
+def _activate(state: RunState, number: int, session: int, event: Any) -> RankState:
+    """The first event of a session: its Hello takes effect; a second session of a rank is a restart."""
+    hello = state.pending_hellos.pop(session, None)
+    rank = state.ranks.get(number)
     first = rank is None
     if rank is None:
-        rank = RankState(record.rank, attempt=state.attempt)
-        state.ranks[record.rank] = rank
+        rank = RankState(number, attempt=state.attempt)
+        state.ranks[number] = rank
         state.lead = min(state.ranks)
     else:
         started_ns = hello.time_ns if hello is not None else event.time_ns
@@ -185,7 +186,7 @@ def _activate(state: RunState, record: Record, rank: RankState | None) -> RankSt
         rank.past = [*rank.past[1 - PAST_SESSIONS_MAX :], rank.session]
         for reason, total in rank.rejected.items():
             rank.rejected_before[reason] = rank.rejected_before.get(reason, 0) + total
-    rank.session = record.session
+    rank.session = session
     rank.sessions += 1
     rank.state, rank.reason, rank.exit_code = "starting", None, None
     rank.reached, rank.last_mono_ns, rank.first_step = -1, None, None
@@ -266,7 +267,7 @@ def _from_sidecar(state: RunState, record: Record) -> Iterator[Ready]:
     event = record.event
     kind = type(event)
     if kind is wire.RankEnded:
-        rank = state.ranks.get(event.rank)
+        rank = state.ranks.get(event.rank) or _greeted_only(state, record)
         if rank is not None and rank.session == event.session:
             yield from _release(rank, everything=True)
             if event.exit_code is not None:
@@ -286,6 +287,16 @@ def _from_sidecar(state: RunState, record: Record) -> Iterator[Ready]:
         _hardware(state, event)
         joins.settle(state, record.received_ns)
         yield SIDECAR, record.seq, event
+
+
+def _greeted_only(state: RunState, record: Record) -> RankState | None:
+    """A process that is gone said who it was and nothing else, and nobody of its rank ever has: it is the rank."""
+    event = record.event
+    if event.session not in state.pending_hellos or len(state.ranks) >= RANKS_MAX:
+        return None
+    rank = _activate(state, event.rank, event.session, event)
+    rank.last_received_ns = record.received_ns
+    return rank
 
 
 def _command_ended(rank: RankState, exit_code: int, reason: str) -> None:

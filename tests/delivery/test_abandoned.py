@@ -14,7 +14,7 @@ from sidecar.followed import PastRuns
 from sidecar.journal import Chunk
 from sidecar.journal_format import SUMMARY_KEY
 from sidecar.ring import process_started_seconds
-from sidecar.snapshot import RunSummary
+from sidecar.snapshot import RunSnapshot, RunSummary
 from sidecar.store import Store
 from tests.test_journal import HELLO, step
 
@@ -23,31 +23,50 @@ GONE = replace(HELLO, host=socket.gethostname(), pid=os.getpid(), pid_started=1.
 LIVES = replace(GONE, pid_started=process_started_seconds(os.getpid()))
 
 
-def left(tmp_path: Path, hello: wire.Hello, state: str = "running") -> Store:
+def left(tmp_path: Path, hello: wire.Hello, state: str = "running", steps: int = 2) -> Store:
     store = Store(tmp_path)
     store.prepare()
     journal = store.journal("r")
     journal.greet(hello, 1)
-    journal.append([Chunk(7, 0, 1, [step(0), step(1)])])
+    journal.append([Chunk(7, 0, 1, [step(number) for number in range(steps)])])
     journal.put(SUMMARY_KEY, msgspec.msgpack.encode(RunSummary("r", "p", None, None, state, 1, 1)))
     journal.close()
     return store
 
 
-@pytest.mark.parametrize("state", ["starting", "running", "stalled"])
-def test_a_run_whose_processes_are_gone_is_lost_though_nobody_says_so(tmp_path: Path, state: str) -> None:
-    store = left(tmp_path, GONE, state)
+def after_the_end(store: Store) -> RunSnapshot:
+    """The run once `Abandoned` has done its work."""
     events: list[wire.Event] = []
     Abandoned(store, lambda run_id, event: events.append(event)).end()
-    (event,) = events
     journal = store.journal("r")
     journal.own_stream(9, 2)
-    journal.append([Chunk(9, 0, 2, [wire.encode_event(event)])])
+    journal.append([Chunk(9, 0, 2, [wire.encode_event(event) for event in events])])
     journal.close()
     run = PastRuns(store).read("r")
     assert run is not None
     assert run.snapshot is not None
-    assert (run.snapshot.state, run.snapshot.step) == ("lost", 1)
+    return run.snapshot
+
+
+@pytest.mark.parametrize("state", ["starting", "running", "stalled"])
+def test_a_run_whose_processes_are_gone_is_lost_though_nobody_says_so(tmp_path: Path, state: str) -> None:
+    shown = after_the_end(left(tmp_path, GONE, state))
+    assert (shown.state, shown.step) == ("lost", 1)
+
+
+def test_a_process_that_has_only_greeted_is_lost_like_any_other(tmp_path: Path) -> None:
+    shown = after_the_end(left(tmp_path, GONE, "starting", steps=0))
+    assert (shown.state, shown.verdict) == (
+        "lost", "Lost: the trainer process is gone without saying goodbye before the first step.")
+    assert shown.elapsed_seconds == pytest.approx(0.0, abs=1.0)
+
+
+def test_one_that_has_only_greeted_does_not_hide_that_its_predecessor_is_gone(tmp_path: Path) -> None:
+    store = left(tmp_path, GONE)
+    journal = store.journal("r")
+    journal.greet(replace(GONE, session=8, time_ns=2, mono_ns=2), 2)
+    journal.close()
+    assert after_the_end(store).state == "lost"
 
 
 @pytest.mark.parametrize(("hello", "state"), [

@@ -37,6 +37,20 @@ def test_flops_sent_step_by_step_go_back_with_the_tokens() -> None:
     assert (projector.state.tokens, projector.state.flops_total) == (80, 13e12)
 
 
+def test_a_process_that_greeted_only_and_is_gone_is_its_rank_unless_the_rank_has_spoken() -> None:
+    spoke, silent = Process(0, 1), Process(1, 2)
+    ended = wire.RankEnded(0, 0, rank=1, session=2, reason="gone")
+    projector, _ = projected([spoke.step(0), by_sidecar(ended)], spoke.hello(), silent.hello(host="h1"))
+    assert {number: (rank.state, rank.host) for number, rank in projector.state.ranks.items()} == {
+        0: ("running", None), 1: ("lost", "h1")}
+    assert snapshot(projector.state, now_ns=spoke.wall_ns).state == "running"
+
+    second = Process(0, 3, at=9.0)
+    ended = wire.RankEnded(0, 0, rank=0, session=3, reason="gone")
+    projector, _ = projected([spoke.step(0), by_sidecar(ended)], spoke.hello(), second.hello())
+    assert projector.state.ranks[0].state == "running"
+
+
 def test_a_rewind_is_exact_at_an_old_checkpoint_even_with_uneven_steps() -> None:
     first, second = Process(session=2), Process(session=3, at=9000.0)
     records, expected = [], 0
