@@ -347,6 +347,9 @@ class RunState(msgspec.Struct):
     datasets_total: dict[str, tuple[int, int]] = {}
     dataset_current: str | None = None
     gpus: dict[str, Gpu] = {}
+    gpus_settled: bool = False
+    """NVML has listed the run's processes, or listed none though the run had made steps: which GPUs are its own, or
+    that it will not be known, is settled."""
     host: dict[str, float] = {}
     alerts: list[AlertState] = []
     rejected: dict[str, int] = {}

@@ -34,6 +34,8 @@ MONO_NS_MAX = 2**59
 """18 years of uptime."""
 TIME_NS_MAX = 2**62
 """The year 2116."""
+LISTED_NS = 10_000_000_000
+"""The sampler knows for certain, so long after a process has introduced itself, whose it is that NVML lists."""
 DOWN_NS_MAX = 2**55
 """A year between two processes of a run; more is a broken clock."""
 
@@ -336,5 +338,8 @@ def _hardware(state: RunState, event: wire.Hardware) -> None:
             if gpu.energy_first_joules is None:
                 gpu.energy_first_joules = joules
             gpu.energy_last_joules = joules
+    state.gpus_settled = state.gpus_settled or any(gpu.is_used for gpu in state.gpus.values()) or any(
+        rank.steps_total and event.time_ns - rank.started_ns >= LISTED_NS for rank in state.ranks.values()
+    )
     if fresh:
         refresh_model(state)

@@ -304,7 +304,9 @@ def _hardware(out: RunSnapshot, state: RunState) -> None:
     for uuid, gpu in sorted(state.gpus.items(), key=_gpu_order):
         is_attributed = gpu.readings.get("parent_uuid", uuid) in attributed  # A MIG slice is its GPU's.
         out.gpus.append({"uuid": uuid, **gpu.readings, "attributed": is_attributed})
-    out.energy_joules = _energy_joules(attributed.values())
+    is_over = state.ranks and not state.alive
+    # Not while it loads: all GPUs would count until its own are known, and then a counter would go back.
+    out.energy_joules = _energy_joules(attributed.values()) if state.gpus_settled or is_over else None
     present = [gpu for gpu in out.gpus if not gpu.get("lost")]
     lost = f"all {len(out.gpus)} GPUs are lost" if out.gpus else "no GPU reading has been received"
     out.gpu = GpuState(bool(present), None if present else lost)

@@ -193,8 +193,8 @@ _ALL = (
         ("training_dataset_samples_total", "samples", ("run", "dataset"), "Samples consumed of the dataset",
          "run.dataset.mixture.samples_total"),
         ("training_energy_joules_total", "joules", RUN,
-         "Energy since the run began, of the GPUs on which NVML lists its processes; of all GPUs of the machine as "
-         "long as it lists none", "run.energy_joules"),
+         "Energy since the run began, of the GPUs on which NVML lists its processes; of all GPUs of the machine if "
+         "it lists none though the run makes steps", "run.energy_joules"),
         ("training_restarts_total", "restarts", RUN, "New attempts after the first", "run.restarts"),
         ("training_checkpoints_total", "checkpoints", RUN, "Checkpoints written", "run.checkpoints_total"),
         ("training_events_total", "events", RUN, "Events folded", "run.events"),

@@ -7,6 +7,7 @@ import pytest
 
 from sidecar import wire
 from sidecar.derive.snapshot import snapshot
+from sidecar.rows import Projector
 from sidecar.snapshot import RunSnapshot, to_json
 from tests.derive.stream import Process, Record, by_sidecar, projected
 
@@ -289,8 +290,9 @@ def energy(p: Process, *readings: tuple[dict[str, object], ...], uuids: tuple[st
 
 def hardware(p: Process, *readings: tuple[dict[str, object], ...], uuids: tuple[str, ...] = ()) -> RunSnapshot:
     """Of a run whose process has pid 70, after these readings of the machine's GPUs."""
+    first = p.step(1, 20.0)
     records = [by_sidecar(wire.Hardware(p.wall_ns, 0, gpus=list(gpus)), p.wall_ns) for gpus in readings]
-    return seen([p.step(1), *records], p.hello(pid=70, gpu_uuids=list(uuids)))
+    return seen([first, *records], p.hello(pid=70, gpu_uuids=list(uuids)))
 
 
 def gpu(uuid: str, joules: float, *trainers: int | None, **more: object) -> dict[str, object]:
@@ -312,6 +314,32 @@ def test_energy_is_of_all_gpus_while_none_is_known_to_be_of_the_run() -> None:
     assert energy(Process(), before, after) == 30.0
     assert energy(Process(), before, after, uuids=("A",)) == 30.0, "a process may say one GPU and use several"
     assert energy(Process(), ({"uuid": "A", "energy_joules": 1.0},), ({"uuid": "A", "energy_joules": 3.0},)) == 2.0
+
+
+@pytest.mark.parametrize("has_stepped", [False, True])
+def test_energy_never_goes_back_when_it_becomes_known_whose_gpus_they_are(has_stepped: bool) -> None:
+    """While the model loads, NVML lists no process of the run: all other GPUs would count, and then not any more. After
+    a first step that comes at once it does, but it takes a second until it is known that they are the run's."""
+    p = Process()
+    first = p.step(1, 0.1) if has_stepped else p.record(wire.PhaseEntered, name="init")
+    loading = [(gpu("A", 100.0 + n), gpu("B", 900.0 * n, 71)) for n in range(3)]
+    training = [(gpu("A", 110.0 + n, 70), gpu("B", 9000.0 * n, 71)) for n in range(2)]
+    projector = Projector("run")
+    projector.greet(p.hello(pid=70), p.wall_ns)
+    records = [first, *(
+        by_sidecar(wire.Hardware(p.wall_ns, 0, gpus=list(gpus)), p.wall_ns) for gpus in (*loading, *training))]
+    shown = []
+    for record in records:
+        projector.feed(record)
+        shown.append(snapshot(projector.state, now_ns=p.wall_ns).energy_joules)
+    assert shown == [None] * 4 + [10.0, 11.0]
+
+
+def test_a_run_that_ended_without_a_step_has_used_the_energy_of_all_gpus() -> None:
+    p = Process()
+    readings = [by_sidecar(wire.Hardware(p.wall_ns, 0, gpus=[gpu("A", joules)]), p.wall_ns) for joules in (1.0, 3.0)]
+    shown = seen([p.record(wire.Log, metrics={"val/loss": 1.0}), *readings, p.record(wire.Finished)], p.hello())
+    assert shown.energy_joules == 2.0
 
 
 def test_each_gpu_says_whether_its_energy_counts_as_the_runs() -> None:
@@ -365,7 +393,7 @@ def test_datasets_show_shares_coverage_and_passes() -> None:
 def test_hardware_is_shown_as_it_was_read_and_energy_counts_from_the_start() -> None:
     p = Process()
     readings = [100.0, 150.0, 20.0, 60.0]  # The driver was loaded again in between.
-    records = [p.step(1)]
+    records = [p.step(1, 20.0)]
     for joules in readings:
         gpus = [{"uuid": "G1", "index": 0, "energy_joules": joules, "power_watts": 300.0}]
         records.append(by_sidecar(wire.Hardware(p.wall_ns, 0, host={"cpu_percent": 12.0}, gpus=gpus), p.wall_ns))
