@@ -4,8 +4,8 @@
     python -m trainer sft --show_config          every value, and where it comes from
 
 Given: nothing. Hands on: the tables. flags.py fills one in: command line > environment > file > default.
-``--batch_size`` and ``--batch-size`` are the same flag. What is on by default is switched off by --no-..., and the help
-says what that does (``off``).
+``--batch_size`` and ``--batch-size`` are the same flag. What a default, a file or a variable switches on, --no-...
+switches off; of what is on by default the help says what that does (``off``).
 """
 
 import dataclasses

@@ -6,7 +6,7 @@
     Step 75: val_loss=2.9120, val_ppl=18.39
 
 Given: numbers; None, the unknown, prints as "-". On a terminal the last line is a progress bar.
-Never: writes control characters to anything but a terminal, or ends training because its output was closed.
+Never: writes control characters to anything but a terminal, or ends training because its output is or was closed.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from typing import Self, TextIO
 from trainer.config import Config
 
 QUIET, NORMAL, VERBOSE = 0, 1, 2
-BAR, WIDTH, REDRAW_SECONDS = 40, 64, 0.2
+BAR, REDRAW_SECONDS = 40, 0.2
 
 
 class Console:
     def __init__(self, *, is_main: bool = True, level: int = NORMAL, stream: TextIO | None = None) -> None:
-        self.level = level if is_main else QUIET - 1
         self._stream = stream or sys.stdout
-        self._drawn, self._is_drawn = 0.0, False
+        self.level = level if is_main and self._stream else QUIET - 1  # None: begun with a closed output, as by >&-.
+        self._drawn, self._bar = 0.0, ""
         if isinstance(self._stream, io.TextIOWrapper):
             self._stream.reconfigure(errors="backslashreplace")  # A model may write what the terminal cannot show.
 
@@ -38,20 +38,21 @@ class Console:
     def say(self, text: str, level: int = NORMAL) -> None:
         """Print one line if the user wants to hear as much."""
         if self.level >= level:
-            self._write(self._wiped() + text + "\n")
+            self.wipe()
+            self._write(text + "\n")
 
     def progress(self, step: int, total_steps: int) -> None:
         """A bar that is redrawn in place, on a terminal only; the next line takes its place."""
         if self.level < NORMAL or not self._stream.isatty() or (now := time.monotonic()) < self._drawn + REDRAW_SECONDS:
             return
-        self._drawn, done = now, BAR * step // total_steps
-        self._write(f"\r[{'#' * done}{'.' * (BAR - done)}] {step}/{total_steps}")
-        self._is_drawn = True
+        self._drawn, self._bar = now, progress_bar(step, total_steps, _columns(self._stream))
+        self._write(f"\r{self._bar}")
 
-    def _wiped(self) -> str:
-        """The characters that erase the bar."""
-        wipe, self._is_drawn = ("\r" + " " * WIDTH + "\r") if self._is_drawn else "", False
-        return wipe
+    def wipe(self) -> None:
+        """Erase the bar, if there is one."""
+        if self._bar:
+            self._write(f"\r{' ' * len(self._bar)}\r")
+            self._bar = ""
 
     def _write(self, text: str) -> None:
         """The reader may be gone (``| head``, a closed terminal): no reason to end hours of training."""
@@ -90,6 +91,21 @@ class Console:
     def samples(self, texts: dict[str, str]) -> None:
         for text in texts.values():
             self.say(f"  sample: {printable(text)}")
+
+
+def progress_bar(step: int, total_steps: int, columns: int) -> str:
+    """On one line of so many columns: a longer one would wrap, and could not be redrawn."""
+    count = f" {step}/{total_steps}"
+    width = max(0, min(BAR, columns - len(count) - 3))  # The last column stays free: some terminals wrap there.
+    done = width * step // total_steps
+    return f"[{'#' * done}{'.' * (width - done)}]{count}" if width else count.strip()
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80  # 0: a terminal that does not know.
+    except (OSError, ValueError):
+        return 80
 
 
 def printable(text: str) -> str:

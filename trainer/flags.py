@@ -140,10 +140,10 @@ def _add_flag(group: Any, field: Field) -> None:
     meta, kind = field.metadata, _type(field)
     spellings = dict.fromkeys(form for name in _names(field) for form in _spellings(name))
     if kind is bool:
-        group.add_argument(
-            *spellings, dest=field.name, action=argparse.BooleanOptionalAction if field.default else "store_true",
-            default=argparse.SUPPRESS, help=meta["off"] or meta["help"],
-        )  # fmt: skip
+        switch = group.add_argument(
+            *spellings, dest=field.name, action=_Switch, default=argparse.SUPPRESS, help=meta["off"] or meta["help"]
+        )
+        switch.is_on = field.default
         return
     text = meta["help"] if field.default in (None, ()) else f"{meta['help']} [{_shown(field.default)}]"
     text += "".join(f"; also --{name}" for name in meta["also"])
@@ -192,13 +192,20 @@ def _help_format(prog: str) -> argparse.HelpFormatter:
     return _OneLinePerFlag(prog, max_help_position=30, width=110)
 
 
+class _Switch(argparse.BooleanOptionalAction):
+    """--FLAG and --no-FLAG: what a file or a variable says can be unsaid."""
+
+    is_on = False
+    """By default."""
+
+
 class _OneLinePerFlag(argparse.HelpFormatter):
     """Shows each flag under its own name only, and no usage paragraph that repeats them all."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         name = action.option_strings[0]
-        if isinstance(action, argparse.BooleanOptionalAction):
-            return name.replace("--", "--no-", 1)  # It is on: what a reader may want is the other one.
+        if isinstance(action, _Switch) and action.is_on:
+            return name.replace("--", "--no-", 1)  # What a reader may want is the other one.
         return name if action.nargs == 0 else f"{name} {action.metavar}"
 
     def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import sidecar
 from trainer import checkpoint, monitoring, run_history
+from trainer.compiler import compiled, compiler_failed
 from trainer.config import Config
 from trainer.console import QUIET, VERBOSE, Console
 from trainer.data.batch import Batch
@@ -47,7 +48,8 @@ def train(stage: Stage, config: Config, world: World, weights: Weights | None = 
         loop.announce()
         loop.run_to_the_end()
     except BaseException as error:
-        error = out_of_memory(error, world.device, f" at step {loop.step + 1}") or error
+        when = f" at step {loop.step + 1}"
+        error = out_of_memory(error, world.device, when) or compiler_failed(error, when) or error
         loop.close(failure=error.cause if isinstance(error, UserError) else type(error).__name__)
         raise error
     loop.close()
@@ -137,6 +139,7 @@ class Loop:
                 self._save(self.config.out)
 
     def close(self, failure: str | None = None) -> None:
+        self.console.wipe()
         if failure is not None:
             self.run.finish(state="failed", reason=failure)
             return
@@ -168,7 +171,7 @@ class Loop:
                 self.run.dataset(name, samples=samples, tokens=tokens)
         with self.run.phase("optimizer"):
             grad_norm = nn.utils.clip_grad_norm_(self.raw_model.parameters(), self.config.grad_clip or math.inf)
-            self.guard.step(self.optimizer, grad_norm)
+            self.guard.step(self.optimizer, grad_norm, self.step + 1)
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._report_step(lr, grad_norm.detach(), metrics)
@@ -320,7 +323,7 @@ class Loop:
 
     def _compile_and_distribute(self) -> nn.Module:
         """The module that the stage's loss calls: compiled if asked for, in DDP if there are several ranks."""
-        model: nn.Module = torch.compile(self.raw_model) if self.config.compile else self.raw_model  # type: ignore[assignment]
+        model = compiled(self.raw_model) if self.config.compile else self.raw_model
         if self.world.size == 1:
             return model
         return DistributedDataParallel(

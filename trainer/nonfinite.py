@@ -21,16 +21,19 @@ class NonFiniteGuard:
         self.policy, self.on_cpu = policy, device.type == "cpu"
         self.skipped, self.in_a_row, self.longest = (torch.zeros((), device=device) for _ in range(3))
         """Skipped steps: in all, in the row that ends now, and in the longest row."""
+        self.first = torch.zeros((), dtype=torch.int64, device=device)
+        """The first step that was skipped since the last check."""
         self._before = 0
 
-    def step(self, optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:
-        """Let the optimizer step, unless the gradient is not finite."""
+    def step(self, optimizer: torch.optim.Optimizer, grad_norm: Tensor, step: int) -> None:
+        """Let the optimizer take this step, unless the gradient is not finite."""
         bad = (~torch.isfinite(grad_norm)).float()
         optimizer.found_inf = bad  # type: ignore[attr-defined]  # As GradScaler does: fused AdamW reads it on device.
         optimizer.step()
         self.skipped += bad
         self.in_a_row = (self.in_a_row + bad) * bad
         self.longest = torch.maximum(self.longest, self.in_a_row)
+        self.first = torch.where((bad > 0) & (self.skipped == self._before + 1), step, self.first)
 
     def restore(self, skipped: int) -> None:
         """Go on counting from a checkpoint's number."""
@@ -46,11 +49,10 @@ class NonFiniteGuard:
     def check(self, step: int) -> None:
         """Raises UserError by the policy. Waits for a GPU: call it at logging steps only."""
         before, self._before = self._before, int(self.skipped)
-        if self._before > before and (self.policy == "stop" or self.longest >= IN_A_ROW_MAX):
-            raise self._error(step)
-
-    def _error(self, step: int) -> UserError:
-        return UserError(
-            f"gradients are not finite at step {step}: {self._before} step(s) skipped",
-            "lower --learning_rate, or resume from an earlier checkpoint",
-        )
+        if self._before == before:
+            return
+        remedy = "lower --learning_rate, or resume from an earlier checkpoint"
+        if self.policy == "stop":
+            raise UserError(f"gradients are not finite at step {int(self.first)}", remedy)
+        if self.longest >= IN_A_ROW_MAX:
+            raise UserError(f"gradients are not finite: {int(self.longest)} steps in a row, up to step {step}", remedy)

@@ -17,7 +17,7 @@ import torch
 from trainer import checkpoint
 from trainer.__main__ import main
 from trainer.config import Config
-from trainer.console import Console, printable
+from trainer.console import Console, printable, progress_bar
 from trainer.errors import UserError
 from trainer.flags import parse
 
@@ -196,6 +196,31 @@ def test_a_terminal_shows_how_far_it_is_and_a_file_gets_plain_lines() -> None:
     assert terminal.getvalue().startswith("\r[##########....")
     assert terminal.getvalue().endswith("\ra line\n")
     assert file.getvalue() == "a line\n"
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"), [(1, "100/200"), (13, "[#.] 100/200"), (20, "[####.....] 100/200"), (200, "[" + "#" * 20)]
+)
+def test_a_bar_never_wraps_however_narrow_the_terminal(columns: int, shown: str) -> None:
+    bar = progress_bar(100, 200, columns)
+    assert bar.startswith(shown)
+    assert len(bar) <= max(7, min(50, columns - 1))
+
+
+def test_an_error_does_not_stand_behind_the_bar(trained, monkeypatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr("trainer.console.REDRAW_SECONDS", 0)
+    with monkeypatch.context() as failing:
+        failing.setattr("trainer.loop.Loop._validate", lambda _: sys.exit(143))
+        with pytest.raises(SystemExit):
+            trained(steps=2, quiet=False)
+    assert re.search(r"\r\[[#.]+\] \d/2\r +\r$", terminal.getvalue())
+
+
+def test_an_output_that_was_closed_from_the_beginning_ends_nothing(trained, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # As Python has it after >&-.
+    assert trained(steps=2, quiet=False).finished == {}
 
 
 def test_a_real_terminal_sees_the_bar_besides_the_lines_that_a_pipe_sees(

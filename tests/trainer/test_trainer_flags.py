@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trainer.__main__ import COMMANDS, main
-from trainer.config import BACKENDS, Config, PipelineConfig, SftConfig
+from trainer.config import BACKENDS, CONFIGS, Config, PipelineConfig, SftConfig
 from trainer.errors import UserError
 from trainer.flags import describe, parse
 from trainer.model import ModelConfig
@@ -46,6 +46,51 @@ def test_flag_wins_over_environment_and_that_over_file_and_that_over_default(fil
     monkeypatch.setenv("TRAINER_BATCH_SIZE", "7")
     assert chosen("--config", str(file)) == (7, "environment")
     assert chosen("--config", str(file), "--batch_size", "8") == (8, "flag")
+
+
+def values_of(field: Any) -> tuple[Any, Any, Any]:
+    """Three that make sense, for the file, the variable and the flag."""
+    kind, choices = str(field.type), field.metadata["choices"]
+    if choices:
+        return (*choices, *choices, *choices)[:3]
+    if "bool" in kind:
+        return True, False, True
+    if "tuple" in kind:
+        return ("a", "b"), ("c",), ("d", "e f")
+    if "int" in kind or "float" in kind:
+        numbers = (1, 2, 3) if "int" in kind else (0.2, 0.3, 0.4)
+        return {"n_embd": (16, 32, 48), "n_head": (1, 2, 4)}.get(field.name, numbers)
+    return "one", "two", "three"
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["as it is", "switches the other way"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_of_every_flag_the_file_the_variable_and_the_flag_win_in_this_order(
+    command: str, turned: bool, tmp_path: Path, monkeypatch
+) -> None:
+    kind, file = CONFIGS[command], tmp_path / "all.toml"
+    fields = [field for field in kind.flags().values() if field.name != "epochs"]  # Which excludes --steps.
+    in_file, as_variable, as_flag = ({f.name: values_of(f)[layer] for f in fields} for layer in range(3))
+    if turned:
+        for values in (in_file, as_variable, as_flag):
+            values |= {name: not value for name, value in values.items() if isinstance(value, bool)}
+
+    def read(*words: str) -> tuple[dict[str, Any], set[str]]:
+        config = parse(kind, command, ["--config", str(file), *words])
+        return {name: getattr(config, name) for name in in_file}, set(config.origins.values())
+
+    file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in in_file.items()))
+    assert read() == (in_file, {"file"})
+    for name, value in as_variable.items():
+        monkeypatch.setenv(f"TRAINER_{name.upper()}", "|".join(value) if isinstance(value, tuple) else str(value))
+    assert read() == (as_variable, {"environment"})
+    words: list[str] = []
+    for name, value in as_flag.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            words += [f"--{name}", "|".join(value) if isinstance(value, tuple) else str(value)]
+    assert read(*words) == (as_flag, {"flag"})
 
 
 def test_a_table_of_the_file_is_for_its_command_alone(file: Path, monkeypatch) -> None:

@@ -189,7 +189,7 @@ def test_without_finite_gradients_training_stops_by_option_or_when_there_are_non
     with pytest.raises(UserError, match="not finite at step 3"):
         trained("pretrain", steps=5, nan_loss="stop")
     poison(monkeypatch, at=set(range(5, 100)))
-    with pytest.raises(UserError, match="not finite at step 24: 20"):
+    with pytest.raises(UserError, match="not finite: 20 steps in a row, up to step 24"):
         trained("pretrain", steps=50)
 
 
@@ -199,17 +199,17 @@ def test_on_a_device_the_optimizer_itself_leaves_the_step_out_and_nobody_waits()
     optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.0, fused=True)
     watch = NonFiniteGuard("skip", torch.device("cpu"))
     watch.on_cpu = False
-    for gradient in (1.0, math.nan, 1.0):
+    for step, gradient in enumerate((1.0, math.nan, 1.0, math.nan), start=11):
         weight.grad = torch.full((4,), gradient)
         before = weight.detach().clone()
-        watch.step(optimizer, weight.grad.norm())
+        watch.step(optimizer, weight.grad.norm(), step)
         assert torch.equal(before, weight) == math.isnan(gradient)
     assert torch.isfinite(weight).all()
-    assert watch.metrics()["train/skipped_steps"] == 1
-    copy.copy(watch).check(3)  # One step skipped ends nothing, unless it is asked to.
+    assert watch.metrics()["train/skipped_steps"] == 2
+    copy.copy(watch).check(20)  # Two steps skipped end nothing, unless it is asked to.
     watch.policy = "stop"
-    with pytest.raises(UserError, match="1 step.s. skipped"):
-        watch.check(3)
+    with pytest.raises(UserError, match="not finite at step 12"):  # Not 20, where somebody looked.
+        watch.check(20)
 
 
 REAL_LOSS = Stage.loss

@@ -58,6 +58,17 @@ def test_the_compiler_sees_one_graph_and_changes_nothing(trained, monkeypatch, s
     assert compiled.phases.count("compile") == 2
 
 
+def test_without_a_compiler_there_is_one_line_and_no_traceback(trained, monkeypatch) -> None:
+    def without_compiler(graph: object, inputs: object) -> None:
+        raise RuntimeError("No working C++ compiler found\n\nat length")
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=without_compiler))
+    with pytest.raises(UserError) as caught:
+        trained(steps=1, compile=True)
+    assert caught.value.cause == "torch.compile failed at step 1: No working C++ compiler found"
+    assert "--no-compile" in caught.value.remedy
+
+
 def test_activations_computed_twice_give_the_same_gradients_also_from_a_resume_on(
     trained, monkeypatch, tmp_path
 ) -> None:
