@@ -404,6 +404,28 @@ def test_a_row_of_parquet_that_is_not_utf_8_costs_itself_alone(tmp_path: Path) -
     assert report.lines() == ("skipped 1 bad row(s): a.parquet:2: not UTF-8",)
 
 
+@pytest.mark.parametrize("whole", [0, 1, 2, 3])
+def test_a_shard_that_was_cut_off_is_counted_and_named_and_the_others_are_read(tmp_path: Path, whole: int) -> None:
+    for number in range(whole):
+        write_fineweb(tmp_path / f"{number}.parquet", [f"{number}{row:02d} " * 10 for row in range(12)])
+    write_fineweb(tmp_path / "9.parquet", ["text"] * 50)
+    (tmp_path / "9.parquet").write_bytes((tmp_path / "9.parquet").read_bytes()[:-40])
+    (tmp_path / "8.parquet").touch()
+    report = DataReport()
+    if not whole:
+        with pytest.raises(UserError, match="cannot read any of 2 parquet files; skipped 2 .*8.parquet: "):
+            load(tmp_path, report=report)
+        return
+    found = load(tmp_path, report=report)
+    assert report.count == 2
+    assert [line.partition(":")[0] for line in report.named] == ["8.parquet", "9.parquet"]
+    assert [shard.name for shard in found.shards] == [f"{number}.parquet" for number in range(whole - 1)]
+    assert len(found.train) == (10 if whole == 1 else 0), "the only one left is split by row"
+    assert found.val[0].startswith(f"{whole - 1}0".encode())
+    with pytest.raises(UserError, match="8.parquet: cannot be read"):
+        load(tmp_path, report=DataReport(refuse=True))
+
+
 def test_a_stream_counts_each_damaged_row_once_and_goes_on(trained, tmp_path: Path, capsys) -> None:
     (tmp_path / "shards").mkdir()
     for name in ("0", "1"):

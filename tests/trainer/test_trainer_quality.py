@@ -233,7 +233,7 @@ def empty_validation(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words", "cause"),
     [
-        (broken_parquet, "ppo --data {}", "cannot read .*gsm8k.parquet"),
+        (broken_parquet, "ppo --data {}", "gsm8k.parquet: cannot be read: "),
         (numbers_for_text, "pretrain --data {}", "column 'text' .* is of int64"),
         (not_utf_8, "pretrain --data {}", r"too few .*skipped 9 bad row\(s\): texts.parquet:1: not UTF-8"),
         (not_utf_8, "pretrain --data {} --bad_rows refuse", "texts.parquet:1: not UTF-8"),

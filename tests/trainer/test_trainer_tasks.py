@@ -216,6 +216,31 @@ def test_a_folder_is_searched_for_the_sets_that_the_stage_mixes(tmp_path: Path) 
     assert [task.name for task in load("ppo", data=tmp_path)] == ["GSM8K"]
 
 
+def test_a_parquet_that_was_cut_off_is_counted_and_named_and_the_other_files_are_read(tmp_path: Path) -> None:
+    local_sets(tmp_path)
+    half = tmp_path / "mmlu" / "auxiliary_train-00001-of-00002.parquet"
+    half.write_bytes((tmp_path / "mmlu" / "auxiliary_train-00000-of-00001.parquet").read_bytes()[:-40])
+    report = DataReport()
+    mmlu = tasks.load("midtrain", str(tmp_path), None, report, 0.2)[1]
+    assert (len(mmlu.train), len(mmlu.val)) == (7, 3)
+    assert report.sentence().startswith(f"skipped 1 bad row(s): {half.name}: cannot be read: ")
+    with pytest.raises(UserError, match=f"{half.name}: cannot be read"):
+        tasks.load("midtrain", str(tmp_path), None, DataReport(refuse=True), 0.2)
+
+
+@pytest.mark.parametrize("fetched", [("all",), ("all", "auxiliary_train")])
+def test_a_part_of_the_hubs_repository_is_read_by_the_names_of_its_files(fetched: tuple, tmp_path: Path) -> None:
+    """All of it has its training rows twice, and is read by the hub's patterns."""
+    splits = {"all": ("auxiliary_train", "dev", "validation", "test"), "auxiliary_train": ("train",)}
+    for folder in fetched:
+        for split in splits[folder]:
+            place = tmp_path / "mmlu" / folder / f"{split}-00000-of-00001.parquet"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([MMLU] * 2), place)
+    [mmlu] = load("midtrain", data=tmp_path)
+    assert (len(mmlu.train), len(mmlu.val)) == (2, 2 if len(fetched) == 2 else 6)
+
+
 def test_a_data_config_names_sets_formats_and_limits(tmp_path: Path) -> None:
     local_sets(tmp_path)
     config = tmp_path / "sft.toml"

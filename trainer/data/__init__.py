@@ -21,11 +21,11 @@ FINEWEB_NAME = "FineWeb-EDU"
 
 class Location(NamedTuple):
     path: Path | None = None
-    """A file or folder on this machine; None for the standard library."""
+    """A file or folder of text on this machine, or the folder of ``shards``; None for the standard library."""
     name: str | None = None
     """As the sidecar shows it; None: that of the folder."""
     shards: tuple[Path, ...] = ()
-    """More than one: parquet that is to be read as a stream, the last to validate."""
+    """Parquet files. Several are read as a stream, all but the last, which validates."""
     remarks: tuple[str, ...] = ()
 
 
@@ -44,15 +44,15 @@ def locate(path: str | None, *, files_max: int | None = None, without_hub: str =
     if not place.exists():
         raise UserError(f"no such file or folder: {path}", "give --data a folder of text or a parquet, or leave it out")
     place = text_folder(place) or place
-    shards = [shard for shard in sorted(place.rglob("*.parquet")) if not is_hidden(shard.relative_to(place))]
-    if len(shards) > 1:
-        return Location(place, None, tuple(shards))
-    return Location(shards[0] if shards else place)
+    if place.suffix == ".parquet" and place.is_file():
+        return Location(place, None, (place,))
+    shards = (shard for shard in sorted(place.rglob("*.parquet")) if not is_hidden(shard.relative_to(place)))
+    return Location(place, None, tuple(shards))
 
 
 def load(place: Location, *, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
-    """Documents of the standard library, of text files, or of parquet; of several shards only those that validate.
-    Raises UserError."""
+    """Documents of the standard library, of text files, or of parquet; of several shards only those that validate, and
+    the other shards. Raises UserError."""
     report.remarks += place.remarks
     try:
         corpus = _read(place, bytes_max, val_fraction, report)
@@ -61,7 +61,7 @@ def load(place: Location, *, bytes_max: int, val_fraction: float, report: DataRe
             raise
         raise UserError(f"{error.cause}; {report.sentence()}", error.remedy) from error
     is_whole = sum(map(len, corpus.train + corpus.val)) < bytes_max - 3  # A cut may leave out a character of 4 bytes.
-    if not (place.path is None or place.shards or is_whole):
+    if not (place.path is None or corpus.shards or is_whole):
         report.remarks.append(f"{bytes_max / 1e6:g} MB of {corpus.name} are used: --data_bytes takes more")
     return corpus
 
@@ -71,15 +71,16 @@ def _read(place: Location, bytes_max: int, val_fraction: float, report: DataRepo
 
     if place.path is None:
         return text.standard_library(bytes_max, val_fraction, report)
-    if place.shards:
-        last, room = place.shards[-1], max(1, int(bytes_max * val_fraction))
-        val = parquet.documents(last, room, report, Quality(report.quality.screen))
-        if not val:
-            raise UserError(f"{last} leaves the validation split empty", "the last shard validates: it must hold text")
-        return Corpus(place.name or place.path.resolve().name, [], val)
-    if place.path.suffix == ".parquet":
-        return parquet.load(place.path, place.name, bytes_max, val_fraction, report)
-    return text.load(place.path, bytes_max, val_fraction, report)
+    if not place.shards:
+        return text.load(place.path, bytes_max, val_fraction, report)
+    *shards, last = parquet.readable(place.shards, report)
+    if not shards:
+        return parquet.load(last, place.name, bytes_max, val_fraction, report)
+    room = max(1, int(bytes_max * val_fraction))
+    val = parquet.documents(last, room, report, Quality(report.quality.screen))
+    if not val:
+        raise UserError(f"{last} leaves the validation split empty", "the last shard validates: it must hold text")
+    return Corpus(place.name or place.path.resolve().name, [], val, tuple(shards))
 
 
 def _from_hub(path: str, files_max: int | None) -> Location:
@@ -88,4 +89,4 @@ def _from_hub(path: str, files_max: int | None) -> Location:
     if not files:
         raise UserError(f"{address.repo} has no parquet there", "name its parquet files in the address")
     name = FINEWEB_NAME if path == "hub" else address.name
-    return Location(files[0], name, files if len(files) > 1 else ())
+    return Location(files[0].parent, name, files)

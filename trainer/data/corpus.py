@@ -23,6 +23,8 @@ class Corpus:
     train: list[bytes]
     """One UTF-8 document each."""
     val: list[bytes]
+    shards: tuple[Path, ...] = ()
+    """Parquet to train on as a stream; then ``train`` is empty."""
 
 
 def shuffled_by_name(names: Sequence[str]) -> list[str]:

@@ -4,11 +4,12 @@
     python -m trainer pretrain --data ./000_00000.parquet      one shard: some of its rows validate
 
 Given: a .parquet file or a folder of them. Hands on: a Corpus; several shards are read as a stream (stream.py).
-Rows on damaged pages are reported, and those after them in the same row group; the next row group is read again.
+Rows on damaged pages are reported, and those after them in the same row group; the next row group is read again. So is
+a file that cannot be read at all, such as one that was cut off, where others remain.
 Never: loads a whole shard (it reads batch by batch, up to the limit), or imports pyarrow unless parquet is asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,37 @@ METADATA = ("language", "score", "license")
 """Columns about a document, where a shard has them."""
 
 
+class Unreadable(UserError):
+    """A file of which nothing can be read."""
+
+    def __init__(self, file: Path, error: Exception) -> None:
+        self.reason = f"cannot be read: {_reason(error)}"
+        super().__init__(f"cannot read {file}: {_reason(error)}", "fetch the file again, or remove it from the folder")
+
+
 def load(shard: Path, name: str | None, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
     """One shard, split by row. Raises UserError: pyarrow missing, a corrupt or empty shard, no column of texts."""
     train, val = split_documents(documents(shard, bytes_max, report, report.quality), val_fraction, str(shard))
     return Corpus(name or shard.resolve().stem, train, val)
+
+
+def readable(shards: Sequence[Path], report: DataReport) -> list[Path]:
+    """Without those of which nothing can be read: they are reported. Raises UserError if none remains, or one has no
+    column of texts."""
+    if len(shards) == 1:
+        row_groups(shards[0])
+        return [*shards]
+    found = []
+    for shard in shards:
+        try:
+            row_groups(shard)
+        except Unreadable as error:
+            report.add(shard.name, error.reason)
+        else:
+            found.append(shard)
+    if not found:
+        raise UserError(f"cannot read any of {len(shards)} parquet files", "fetch them again, or give --data others")
+    return found
 
 
 def row_groups(shard: Path) -> list[int]:
@@ -56,9 +84,12 @@ def group_texts(
 
 def rows(file: Path, report: DataReport) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where it is, and the row with all its columns, for every row; one batch in memory at a time."""
-    with _opened(file, needed=None) as opened:
-        for group in range(opened.metadata.num_row_groups):
-            yield from _rows_of_group(opened, file.name, group, report)
+    try:
+        with _opened(file, needed=None) as opened:
+            for group in range(opened.metadata.num_row_groups):
+                yield from _rows_of_group(opened, file.name, group, report)
+    except Unreadable as error:
+        report.add(file.name, error.reason)
 
 
 def documents(shard: Path, bytes_max: int, report: DataReport, quality: Quality) -> list[bytes]:
@@ -140,14 +171,12 @@ def _opened(shard: Path, needed: str | None = COLUMN) -> Iterator[Any]:
                 )
             yield file
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot read {shard}: {_reason(error)}", "fetch the file again, or remove it from the folder"
-        ) from error
+        raise Unreadable(shard, error) from error
 
 
 def _reason(error: Exception) -> str:
-    """Its first line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Its first sentence."""
+    return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -33,7 +33,7 @@ class Pretraining(Stage):
         place = data.locate(config.data, files_max=config.hub_files, without_hub=config.without_hub)
         self.report = report = DataReport(config.bad_rows == "refuse", quality=Quality(config.screen))
         corpus = data.load(place, bytes_max=config.data_bytes, val_fraction=config.val_fraction, report=report)
-        self.remarks, self.unreadable, shards = report.lines(), report.count, place.shards[:-1]
+        self.remarks, self.unreadable, shards = report.lines(), report.count, corpus.shards
         self.is_stream = bool(shards)
         train: TokenWindows | ParquetStream
         if shards:

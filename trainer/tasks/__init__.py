@@ -134,7 +134,8 @@ def _found(stage: str, folder: Path, recipe: Recipe) -> list[Source]:
 
 def _local(known: KnownDataset, place: Path, stop: int | None) -> Source:
     """A copy of the hub's repository is read by the hub's patterns, for it may hold several datasets."""
-    if known.val and place.is_dir() and any(place.glob(known.val)):
+    patterns = [pattern for pattern in (known.train, known.val) if pattern]
+    if patterns and place.is_dir() and all(any(place.glob(pattern)) for pattern in patterns):
         return Source(known.name, known.format, known.train and f"{place}/{known.train}", f"{place}/{known.val}", stop)
     return Source(known.name, known.format, str(place), None, stop)
 
