@@ -15,7 +15,7 @@ from typing import Any
 from sidecar import wire
 from sidecar.errors import UserError
 from sidecar.journal_reader import JournalReader
-from sidecar.sinks import egress, registry
+from sidecar.sinks import egress, ending, registry
 from sidecar.sinks.base import Unavailable, reason_of
 from sidecar.sinks.cursors import Cursors, cannot_be_used
 from sidecar.sinks.factory import RunnerFactory
@@ -140,27 +140,27 @@ class SinkManager:
 
     def drained(self, run_ids: Container[str] | None = None) -> bool:
         """Has every sink everything that it will get for now, of these runs or of all? A failing one has not."""
-        with self._lock:
-            runners = [runner for (run_id, _), runner in self._runners.items() if run_ids is None or run_id in run_ids]
-        return all(runner.drained for runner in runners)
+        return all(runner.drained for runner in self._runners_of(run_ids))
+
+    def is_worth_waiting(self, run_ids: Container[str] | None = None) -> bool:
+        """Will a sink that lacks rows of these runs, or of any, perhaps get them soon? Not one that keeps failing."""
+        return ending.is_worth_waiting(self._runners_of(run_ids))
 
     def close(self, timeout_seconds: float) -> None:
         """Let every sink deliver what is left and close, all at once, within the time; then give up on the rest."""
         deadline = time.monotonic() + timeout_seconds
         self._closing.set()
-        with self._lock:
-            runners = list(self._runners.values())
-        for runner in runners:
-            runner.stop()
-        for runner in runners:
-            if not runner.join(deadline - time.monotonic()):
-                log.warning("sink %s of run %s did not end in time", runner.name, runner.run_id)
-                runner.abandon()
+        runners = self._runners_of(None)
+        ending.end(runners, timeout_seconds)
         self._ticker.join(max(0.0, deadline - time.monotonic()))
         self._manifests.write(self._factory.gates)
         self._publish()
         if self._cursors is not None and all(runner.ended for runner in runners):
             self._cursors.close()
+
+    def _runners_of(self, run_ids: Container[str] | None) -> list[SinkRunner]:
+        with self._lock:
+            return [runner for (run, _), runner in self._runners.items() if run_ids is None or run in run_ids]
 
     def _row_before(self, run_id: str, number: int) -> int:
         """A journal row whose output surely lies before row of output ``number``."""

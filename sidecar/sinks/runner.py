@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 OUTAGES = (Unavailable, OSError, TimeoutError)
 """Errors that say nothing about the rows: retried for ever, never a reason to give a row up."""
+IN_VAIN_FAILURES = 2
+"""So many attempts in a row have failed: one may be an accident that the next one mends."""
 LATENCIES_MAX = 512
 REST_PER_CPU_SECOND = 0.25
 """Pause between full batches, as a share of the CPU time that a batch took: it leaves room for the other threads."""
@@ -130,6 +132,11 @@ class SinkRunner:
         """There is something to deliver, or there may be."""
         caught_up = self._caught_up_with == self._notified + 1
         return not (caught_up or self.health.state == "disabled" or self.ended)
+
+    @property
+    def keeps_failing(self) -> bool:
+        """It has tried more than once since it was last well."""
+        return self._failures >= IN_VAIN_FAILURES
 
     @property
     def confirmed(self) -> int | None:
@@ -344,9 +351,10 @@ class SinkRunner:
     # --- the end
 
     def _finish(self) -> None:
-        """Deliver what is left until the first failure, then close. The manager bounds how long it waits for this."""
+        """Deliver what is left until the first failure, then close. One that was failing tries once more: what it lacks
+        may be all that there is. The manager bounds how long it waits for this."""
         try:
-            if not self._failures and self.health.state not in ("disabled", "paused"):
+            if self.health.state not in ("disabled", "paused"):
                 self._ensure_open()
                 notified = self._notified
                 while self._deliver_next():

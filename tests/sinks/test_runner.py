@@ -17,7 +17,7 @@ from sidecar import wire
 from sidecar.errors import UserError
 from sidecar.follow import Follower
 from sidecar.journal_format import Checkpoint
-from sidecar.sinks import backoff, registry
+from sidecar.sinks import backoff, ending, registry
 from sidecar.sinks import manager as manager_module
 from sidecar.sinks.base import Report, Sink, Unavailable
 from sidecar.sinks.cursors import Cursor, Cursors
@@ -212,6 +212,44 @@ def test_an_outage_delays_but_loses_nothing_and_says_why(tmp_path: Path) -> None
         manager.drain()
         assert (health.state, health.dead_letters_total) == ("ok", 0)
     assert steps_of(delivered(tmp_path, "recorder")) == list(range(6))
+
+
+def test_a_sink_that_keeps_failing_is_not_waited_for_at_the_end_but_tries_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "FIRST_SECONDS", 0.01)
+    run = Run(tmp_path)
+    order(tmp_path, "recorder", "outage")
+    with Manager(run, "recorder", "second") as manager:
+        run.steps(0, 5)
+        manager.drain_one("second")
+        until(lambda: manager.health("recorder").failures_total >= 2)
+        assert not manager.manager.is_worth_waiting(["run-1"])
+        before = manager.health("recorder").failures_total
+        monkeypatch.setattr(backoff, "FIRST_SECONDS", 600.0)  # The next rest is a long one.
+        until(lambda: manager.health("recorder").failures_total > before)
+        order(tmp_path, "recorder", "")
+    assert steps_of(delivered(tmp_path, "recorder")) == list(range(6)), "the network came back in the last moment"
+
+
+@pytest.mark.parametrize(("failures", "waits"), [(0, True), (1, True), (2, False)])
+def test_a_slow_sink_is_waited_for_at_the_end_also_after_one_accident(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, waits: bool
+) -> None:
+    monkeypatch.setattr(ending, "LAST_ATTEMPT_SECONDS", 0.05)
+    run = Run(tmp_path)
+    order(tmp_path, "recorder", "wait")
+    with Manager(run, "recorder") as manager:
+        run.steps(0, 5)
+        manager.manager.notify("run-1")
+        until(lambda: manager.health("recorder").state == "ok")
+        manager.manager._runners["run-1", "recorder"]._failures = failures
+        assert manager.manager.is_worth_waiting() is waits
+        if waits:
+            threading.Timer(0.3, order, (tmp_path, "recorder", "")).start()
+        manager.manager.close(20.0)
+        assert steps_of(delivered(tmp_path, "recorder")) == (list(range(6)) if waits else [])
+        order(tmp_path, "recorder", "")
 
 
 def test_a_poison_row_is_put_aside_and_the_others_arrive(tmp_path: Path) -> None:
