@@ -33,22 +33,23 @@ def evaluate(config: EvalConfig) -> None:
         config, weights, model = _loaded(config, world)
         loaded, report = load_tasks("eval", config)
         dtype = dtype_of(config, world)
-        facts = monitoring.model_facts(model, config, world, dtype)
-        run = monitoring.init_run("eval", config, facts, {"from_weight": weights.origin}, 0, None, RunHistory())
         held_out = {task.name: task.val for task in loaded}
-        with run.phase("evaluation"), autocast_to(dtype, world)():
-            numbers = _validation(model, config, world, held_out)
-            numbers |= evaluate_tasks(
-                model, held_out, world, max_examples=config.eval_examples, seed=config.seed,
-                allow_code=config.allow_code, pass_k_samples=config.pass_k_samples,
-            )  # fmt: skip
-        if world.is_main:
-            run.log(numbers, step=0)
+        chats = _conversations(config, world, held_out)
+        facts = monitoring.model_facts(model, config, world, dtype)
+        with monitoring.init_run("eval", config, facts, {"from_weight": weights.origin}, 0, None, RunHistory()) as run:
+            with run.phase("evaluation"), autocast_to(dtype, world)():
+                iters = min(config.eval_iters, chats.batches_per_epoch)
+                numbers = validated(model, (chats.next_batch().to(world.device) for _ in range(iters)), world)
+                numbers |= evaluate_tasks(
+                    model, held_out, world, max_examples=config.eval_examples, seed=config.seed,
+                    allow_code=config.allow_code, pass_k_samples=config.pass_k_samples,
+                )  # fmt: skip
+            if world.is_main:
+                run.log(numbers, step=0)
         console = Console.of(config, is_main=world.is_main)
         for remark in report.lines():
             console.say(remark)
         console.say(json.dumps(numbers, indent=2), QUIET)
-        run.finish()
 
 
 def generate(config: GenerateConfig) -> None:
@@ -76,10 +77,8 @@ def _loaded(config: Any, world: World) -> tuple[Any, Weights, GPT]:
     return config, weights, build_model(config, weights).to(world.device).eval()
 
 
-def _validation(model: GPT, config: Config, world: World, held_out: dict[str, Any]) -> dict[str, float]:
-    """val/* on the assistant's words of the held-out conversations, as many as make whole batches."""
+def _conversations(config: Config, world: World, held_out: dict[str, Any]) -> Conversations:
+    """The held-out ones; the assistant's words count. Raises UserError if none of them fits."""
     prepared = prepare(TaskMixture(held_out, config.seed), config.seq_len)
     share: dict[str, Any] = {"batch_size": config.batch_size, "rank": world.rank, "world_size": world.size}
-    chats = Conversations(prepared, name="validation", seq_len=config.seq_len, shrink=True, **share)
-    iters = min(config.eval_iters, chats.batches_per_epoch)
-    return validated(model, (chats.next_batch().to(world.device) for _ in range(iters)), world)
+    return Conversations(prepared, name="validation", seq_len=config.seq_len, shrink=True, **share)

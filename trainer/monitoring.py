@@ -89,7 +89,7 @@ def requested_sinks(config: Config) -> list[str] | None:
     if config.run == "dummy" or not config.enable_wandb:
         asked = [word for word in asked if word != "wandb"] or ["dummy"]
     if config.is_chosen("log_train_freq"):
-        asked = [f"{word}:{config.log_train_freq}" for word in asked or ["configured"]]
+        asked = [word if word == "none" else f"{word}:{config.log_train_freq}" for word in asked or ["configured"]]
     return asked or None
 
 

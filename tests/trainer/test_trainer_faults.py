@@ -1,5 +1,6 @@
 """Damaged files, full disks, diverged models, odd data: what an acceptance test from outside found."""
 
+import importlib
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import sidecar
 from trainer import checkpoint, data, run_history, sandbox, tasks
 from trainer.__main__ import main
 from trainer.chat_stage import fingerprint
@@ -176,8 +178,10 @@ def test_skipped_steps_are_counted_on_after_a_resume() -> None:
     guard.restore(3)
     guard.check(8)
     assert guard.metrics() == {"train/skipped_steps": 3}
-    guard.skipped += 1
-    with pytest.raises(UserError, match=r"4 step\(s\) skipped"):
+    nothing = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], fused=True)
+    guard.step(nothing, torch.tensor(math.nan), 9)
+    assert guard.metrics() == {"train/skipped_steps": 4}
+    with pytest.raises(UserError, match="not finite at step 9"):
         guard.check(9)
 
 
@@ -227,6 +231,25 @@ def test_ranks_that_cannot_meet_are_refused_in_one_line(monkeypatch, capsys) -> 
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["pretrain", "--steps", "1"]) == 2
     assert capsys.readouterr().err.startswith("trainer: WORLD_SIZE is 2, but RANK is not set\n")
+
+
+def test_an_evaluation_without_data_opens_no_run_and_one_that_breaks_ends_it_as_failed(
+    trained, monkeypatch, tmp_path: Path
+) -> None:
+    trained(out=str(tmp_path), steps=1, seq_len=128)
+    begun: list[sidecar.Run] = []
+    real = importlib.import_module("sidecar.client").init
+    endpoint = f"ipc://{tmp_path}/nobody"
+    monkeypatch.setattr(sidecar, "init", lambda **told: begun.append(real(**told, endpoint=endpoint)) or begun[0])
+    words = ["eval", "--out", str(tmp_path), "--from_weight", "pretrain", "--threads", "1"]
+    assert main([*words, "--seq_len", "8"]) == 2
+    assert begun == []
+    ended: list[object] = []
+    monkeypatch.setattr(sidecar.Run, "finish", lambda self, state="finished", **_: ended.append(state))
+    monkeypatch.setattr("trainer.commands.evaluate_tasks", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main([*words, "--eval_iters", "1"])
+    assert ended == ["failed"]
 
 
 @pytest.mark.parametrize("command", ["eval", "generate"])

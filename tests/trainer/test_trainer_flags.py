@@ -324,6 +324,7 @@ def test_the_documents_periods_hold_and_only_a_run_shorter_than_them_looks_up_so
         ([], None),
         (["--log_backend", "tensorboard"], ["tensorboard"]),
         (["--log_backend", "none"], ["none"]),
+        (["--log_backend", "none", "--log_train_freq", "2"], ["none"]),
         (["--use_wandb"], ["wandb"]),
         (["--log_train_freq", "50"], ["configured:50"]),
         (["--use_wandb", "--log_train_freq", "20"], ["wandb:20"]),

@@ -61,18 +61,21 @@ class PolicyTraining(Stage):
         replies = config.batch_size * config.rollout_batches
         share: dict[str, Any] = {"batch_size": replies, "rank": world.rank, "world_size": world.size}
         self.sampler = BatchSampler(len(self.mixture), seed=config.seed, **share)
-        self.sampler.require_a_batch(f"{loaded[0].name} (prompts)")
+        dropped = sum(len(task.train) for task in loaded) - len(self.mixture)
+        room = f"--max_reply {config.max_reply} in a context of {config.seq_len}"
+        self.sampler.require_a_batch(
+            f"prompts with room for {room} ({dropped} have none)", "--rollout_batches, or give them more room"
+        )
         self.updates_per_rollout = config.rollout_batches * config.ppo_epochs
         self.batches_per_epoch = self.sampler.batches_per_epoch * self.updates_per_rollout
         self.dataset_sizes = {name: len(part) for name, part in self.mixture.parts.items()}
         lengths = [len(chat.render_prompt(self.mixture[i].prompt)) for i in range(len(self.mixture))]
         held_out = sum(map(len, self.eval_tasks.values()))
         self.data_facts = dataset_facts(loaded, lengths, len(self.mixture), held_out, report)
-        self.data_facts["dataset/dropped_samples"] = dropped = sum(len(t.train) for t in loaded) - len(self.mixture)
+        self.data_facts["dataset/dropped_samples"] = dropped
         self.prompts = sample_prompts(loaded)
         self.remarks = report.lines()
         if dropped:
-            room = f"--max_reply {config.max_reply} in a context of {config.seq_len}"
             self.remarks += (f"{dropped} prompts left out: no room for {room}",)
         self.resume_facts = {"rollout_batches": config.rollout_batches, "ppo_epochs": config.ppo_epochs}
         self.kl_weight, self.rollouts, self.updates = config.kl_weight, 0, self.updates_per_rollout
