@@ -11,7 +11,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +19,7 @@ import torch
 
 from trainer.distributed import World
 from trainer.errors import UserError
-from trainer.files import replacing
+from trainer.files import claimed, replacing
 
 FORMAT = 3
 NAME = re.compile(r"checkpoint_(\d+)\.pt")
@@ -36,13 +36,22 @@ def save(path: Path, state: dict[str, Any]) -> int:
     return path.stat().st_size
 
 
-def check_writable(folder: str) -> None:
-    """Raises UserError if no checkpoint could be written there."""
+@contextmanager
+def own_folder(folder: str | None, world: World) -> Iterator[None]:
+    """This run's alone for the length of the block. Raises UserError if no checkpoint could be written there, or
+    another run is training into it."""
+    if not folder:
+        yield
+        return
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}", "give --out a folder of your own") from error
+    with claimed(Path(folder)) if world.is_main else nullcontext(True) as is_ours:
+        if not is_ours:
+            raise UserError(f"another run is training into {folder}", "wait for its end, or give --out another folder")
+        yield
 
 
 def newest(where: str, stage: str) -> Path:
@@ -98,7 +107,7 @@ def understood(path: Path) -> Iterator[None]:
 
 
 def check_matches(state: dict[str, Any], expected: dict[str, Any], where: str) -> None:
-    """Raises UserError if the checkpoint is of another model, data or number of ranks than this run."""
+    """Raises UserError if the checkpoint is of another stage, model, data or number of ranks than this run."""
     for key, value in expected.items():
         had = state.get(key)
         if had == value:
@@ -108,7 +117,7 @@ def check_matches(state: dict[str, Any], expected: dict[str, Any], where: str) -
             key, had, value = f"{key} {part}", had.get(part), value.get(part)
         raise UserError(
             f"{where} was written with {key} = {had}, this run has {value}",
-            "resume with the flags and the number of ranks the run was started with",
+            "resume with the flags and the number of ranks it was started with, or take its weights: --from_weight",
         )
 
 

@@ -1,9 +1,11 @@
-"""Files that are either whole or not there: written aside, synced to the disk, then renamed.
+"""Files that are either whole or not there: written aside, synced to the disk, then renamed. And folders that belong to
+one process at a time.
 
 Given: a path. Hands on: a file to write, which takes that path's place when it is complete.
 Never: leaves half a file: that of a process that was killed goes with the next write to the folder.
 """
 
+import fcntl
 import os
 import platform
 from collections.abc import Iterator
@@ -27,6 +29,27 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         aside.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Is ``folder`` this process' own for the length of the block? False: it is another's. However a process ends, its
+    claim ends with it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield _locked(handle)
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # A file system that knows no locks on folders, such as NFS.
+        return True
+    return True
 
 
 def _remove_leftovers(folder: Path) -> None:

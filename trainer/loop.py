@@ -43,16 +43,17 @@ from trainer.weights import Weights, build_model
 def train(stage: Stage, config: Config, world: World, weights: Weights | None = None) -> GPT:
     """Everything from the first weights to the last checkpoint. Raises UserError before training starts."""
     loop = Loop(stage, config, world, weights)
-    loop.open()
-    try:
-        loop.announce()
-        loop.run_to_the_end()
-    except BaseException as error:
-        when = f" at step {loop.step + 1}"
-        error = out_of_memory(error, world.device, when) or compiler_failed(error, when) or error
-        loop.close(failure=error.cause if isinstance(error, UserError) else type(error).__name__)
-        raise error
-    loop.close()
+    with checkpoint.own_folder(config.out, world):
+        loop.open()
+        try:
+            loop.announce()
+            loop.run_to_the_end()
+        except BaseException as error:
+            when = f" at step {loop.step + 1}"
+            error = out_of_memory(error, world.device, when) or compiler_failed(error, when) or error
+            loop.close(failure=error.cause if isinstance(error, UserError) else type(error).__name__)
+            raise error
+        loop.close()
     return loop.gpt
 
 
@@ -87,8 +88,6 @@ class Loop:
     def open(self) -> None:
         """Begin the run at the sidecar. Raises UserError if there can be none."""
         config, world = self.config, self.world
-        if config.out:
-            checkpoint.check_writable(config.out)
         self.facts = facts = monitoring.model_facts(self.gpt, config, world, self.dtype)
         settings = monitoring.run_config(self.gpt, config, self.schedule, world)
         settings |= {**self.stage.data_facts, "dataset_sizes": self.stage.dataset_sizes}
@@ -300,7 +299,7 @@ class Loop:
 
     def _resume(self, where: str) -> Path:
         path = checkpoint.newest(where, self.stage.name)
-        state = checkpoint.load_file(path, *self._state("", {}, {}))
+        state = checkpoint.load_file(path, "stage")
         checkpoint.check_matches(state, self._identity(), str(path))
         with checkpoint.understood(path):
             self._restore(state, path)

@@ -353,6 +353,13 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(trained, tmp_path: Path,
         trained(steps=4, resume=str(tmp_path), **flags)
 
 
+def test_a_checkpoint_of_another_stage_is_refused_by_name(trained, tmp_path: Path) -> None:
+    trained(steps=2, out=str(tmp_path))
+    with pytest.raises(UserError, match="written with stage = pretrain, this run has sft") as caught:
+        trained("sft", steps=4, resume=str(tmp_path / "pretrain"))
+    assert "--from_weight" in caught.value.remedy
+
+
 def test_resuming_what_is_already_done_is_refused(trained, tmp_path: Path) -> None:
     trained(steps=2, out=str(tmp_path))
     with pytest.raises(UserError, match="already at step 2 of 2"):

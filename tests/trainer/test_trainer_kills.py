@@ -1,6 +1,8 @@
 """A process that is killed while it writes a checkpoint leaves the former one, whole."""
 
 import os
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ import pytest
 import torch
 
 from trainer import checkpoint
+from trainer.distributed import process_group
+from trainer.errors import UserError
 
 POINTS = {
     "half of it written": "torch.save = lambda state, file: (file.write(b'PK' * 500), file.flush(), die())",
@@ -59,6 +63,52 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_former_one_whole(killed
     later = checkpoint.path_for(killed[point], 2)
     checkpoint.save(later, {"step": 2})
     assert sorted(killed[point].iterdir()) == [path, later], "and is cleared away with the next checkpoint"
+
+
+def test_ranks_die_with_their_torchrun_even_while_they_wait_for_one_another(monkeypatch) -> None:
+    """They would train on beside those of the next torchrun, in the same folder."""
+    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "x"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    alive, ready = os.pipe()
+    if not (torchrun := os.fork()):
+        if not os.fork():
+
+            def wait_for_the_others(*_: object, **__: object) -> None:
+                os.write(ready, b"x")
+                signal.pause()
+
+            torch.distributed.init_process_group = wait_for_the_others
+            signal.alarm(60)
+            with process_group("cpu", threads=1):
+                pass
+        signal.pause()
+    os.close(ready)
+    assert os.read(alive, 1) == b"x"
+    os.kill(torchrun, signal.SIGKILL)
+    os.waitpid(torchrun, 0)
+    assert select.select([alive], [], [], 30)[0], "the rank lives on"
+    assert os.read(alive, 1) == b"", "and nobody holds the other end any more"
+    os.close(alive)
+
+
+def test_two_runs_do_not_train_into_one_folder_at_once(trained, tmp_path: Path, monkeypatch) -> None:
+    from trainer.loop import Loop
+
+    train_step, tried = Loop._train_step, []
+
+    def and_another(self: Loop) -> None:
+        if not tried:
+            tried.append(True)
+            with pytest.raises(UserError, match=f"another run is training into {tmp_path}$"):
+                trained("sft", steps=1, out=str(tmp_path))
+        train_step(self)
+
+    monkeypatch.setattr(Loop, "_train_step", and_another)
+    trained(steps=2, out=str(tmp_path))
+    assert tried
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["pretrain"]
+    trained("sft", steps=1, out=str(tmp_path))
 
 
 def test_what_another_rank_is_just_writing_aside_is_left_alone(tmp_path: Path, monkeypatch) -> None:
