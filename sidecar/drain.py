@@ -33,7 +33,8 @@ def wait(
     told: Callable[[], bool] = lambda: True,
     lacking: Callable[[], Mapping[str, bool] | None] = lambda: None,
 ) -> dict[str, Any]:
-    """Wait until the run has ended, its sinks have everything, and whoever scrapes /metrics has done so once more.
+    """Wait until the run has ended, its sinks have everything, and whoever scrapes /metrics has done so once more. A
+    sink that has been failing for longer than ``grace_seconds`` is not waited for.
 
     ``pause`` sleeps, and returns True when the user asked to hurry. ``serving`` is False when the sidecar was not
     started by this launch and goes on: then the end of the run is enough. ``told``: does the sidecar know how the
@@ -53,7 +54,8 @@ def wait(
             scrapes_at_end = scrapes if scrapes_at_end is None else scrapes_at_end
             scraped = not scrapes_at_end or scrapes > scrapes_at_end
             knows = told() or elapsed >= TOLD_SECONDS_MAX
-            if knows and (not serving or (scraped and (drained(last) or drained(last, lacking())))):
+            hopeful = without_vain(last, grace_seconds)
+            if knows and (not serving or (scraped and (drained(hopeful) or drained(hopeful, lacking())))):
                 return last
         if elapsed >= grace_seconds or pause(min(POLL_SECONDS, grace_seconds - elapsed)):
             return last
@@ -68,6 +70,18 @@ def drained(status: Status, lacking: Mapping[str, bool] | None = None) -> bool:
     sinks: Mapping[str, Any] = status.get("sinks") or {}
     return all(_has_all(sink) or (lacking is not None and _owes_only_others(sink, lacking.get(name)))
                for name, sink in sinks.items())  # fmt: skip
+
+
+def without_vain(status: Status, patience_seconds: float) -> Status:
+    """The same status without the sinks that fail, and have taken nothing for so long: they get one more attempt when
+    the sidecar ends."""
+    sinks: Mapping[str, Any] = status.get("sinks") or {}
+    return {**status, "sinks": {name: sink for name, sink in sinks.items() if not _in_vain(sink, patience_seconds)}}
+
+
+def _in_vain(sink: Mapping[str, Any], patience_seconds: float) -> bool:
+    age = sink.get("last_success_age_seconds")
+    return sink.get("state") == "failing" and (age is None or age > patience_seconds)
 
 
 def _owes_only_others(sink: Mapping[str, Any], lacks: bool | None) -> bool:

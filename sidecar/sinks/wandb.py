@@ -130,6 +130,8 @@ class WandbSink(Sink):
         """Returns when wandb-core has ended: ``finish`` alone does not wait for the last lines of its log."""
         if self._run is None:
             return
+        if self._mode == "online":
+            self._reach(self._base_url)  # What it still has to send, it could not.
         try:
             self._summarise()
             if self._files is not None:
@@ -153,6 +155,8 @@ class WandbSink(Sink):
         if self._is_full():
             raise Unavailable(wandb_settings.no_space(self._base))
         self._found = wandb_log.last_step_of(self._base, labels.id)
+        if choice.mode == "online" and (address := wandb_settings.server(wandb)):
+            self._reach(address)
 
         wandb_log.wait_for_free_folder(self._base, labels.id)
 
@@ -184,6 +188,12 @@ class WandbSink(Sink):
             return Report(state="offline", reason=f"{choice.reason} ({line})", acknowledged=acknowledged)
         self._begun = self._logged = self._run.starting_step - 1  # What is there already need not be repeated.
         return Report(reason=line, url=self._run.url, acknowledged=self._run.starting_step)
+
+    def _reach(self, base_url: str) -> None:
+        try:
+            wandb_upstream.reach(base_url)
+        except wandb_upstream.NoAnswer as error:
+            raise Unavailable(wandb_settings.explain(error)) from None
 
     def _set_axes(self, payload: dict[str, Any]) -> None:
         """wandb repeats nothing by itself: a row without a step or a token count has those of the row before."""

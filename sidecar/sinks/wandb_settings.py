@@ -105,6 +105,16 @@ def _asked(options: Mapping[str, Any], mode: str, folder: str, stop: Callable[[]
     )
 
 
+def server(wandb: Any) -> str | None:
+    """The address that wandb is going to use, also out of its own files. None: this version does not say, or it goes
+    through a proxy of its settings."""
+    try:
+        found = wandb.sdk.wandb_setup.singleton().settings
+        return None if found.http_proxy or found.https_proxy else str(found.base_url)
+    except AttributeError:
+        return None
+
+
 def explain(error: Exception, folder: str = "") -> str:
     """One line, with the remedy where we know it. Never the key."""
     text = " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""What W&B's server says it has of a run: the only proof that rows arrived.
+"""W&B's server, asked by us: is it there, and what does it have of a run, which is the only proof that rows arrived?
 
 Given: server address, key, run. Hands on: the last ``_step`` it stores.
 Never: shows the key, follows a redirect with it, or takes an answer that is not JSON for one.
@@ -10,6 +10,7 @@ import base64
 import json
 import netrc
 import os
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 ANSWER_BYTES_MAX = 8 << 20
+CONNECT_SECONDS = 3.0
+"""A lost packet is sent again after one."""
 QUERY = """query RunResumeStatus($project: String, $entity: String, $name: String!) {
   model(name: $project, entityName: $entity) { bucket(name: $name, missingOk: true) { historyLineCount historyTail } }
 }"""
@@ -33,6 +36,21 @@ class Refused(OSError):
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         return None
+
+
+def reach(base_url: str) -> None:
+    """Raises NoAnswer where nobody takes a connection, which wandb itself finds out in half a minute. Through a proxy
+    that is not to be seen from here."""
+    address = urlsplit(base_url)
+    host = address.hostname or ""
+    proxies = urllib.request.getproxies()
+    if (address.scheme in proxies or "all" in proxies) and not urllib.request.proxy_bypass(host):
+        return
+    port = address.port or {"http": 80}.get(address.scheme, 443)
+    try:
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise NoAnswer(f"no connection to {host}: {error.strerror or error}") from None
 
 
 def last_step(base_url: str, key: str, entity: str, project: str, run_id: str, timeout_seconds: float = 10.0) -> int:

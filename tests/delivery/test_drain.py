@@ -87,6 +87,28 @@ def test_a_sink_that_is_behind_is_waited_for_where_it_lacks_rows_of_ours() -> No
     assert drain.drained(status, {})
 
 
+@pytest.mark.parametrize(("state", "success_age_seconds", "waits"), [
+    ("failing", None, False),  # It has never worked.
+    ("failing", 9.0, False),
+    ("failing", 1.0, True),  # An accident, perhaps.
+    ("ok", 9.0, True),  # Slow.
+    ("starting", None, True),
+])  # fmt: skip
+def test_a_sink_that_has_been_failing_for_longer_than_the_grace_is_not_waited_for(
+    state: str, success_age_seconds: float | None, waits: bool
+) -> None:
+    sink = {"state": state, "lag_events": 5, "last_success_age_seconds": success_age_seconds}
+    status = {"state": "finished", "sinks": {"wandb": sink, "jsonl": {"state": "ok", "lag_events": 0}}}
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> bool:
+        pauses.append(seconds)
+        return True
+
+    assert drain.wait(lambda: status, 5.0, pause=pause, serving=True) == status
+    assert bool(pauses) is waits
+
+
 def test_the_card_leaves_out_sinks_that_only_earlier_runs_have() -> None:
     status = {"run_id": "r", "sinks": {"wandb": BEHIND, "csv": BEHIND, "otlp": BEHIND, "x": {"state": "disabled"}}}
     assert drain.without_others(status, ["csv:10"], {"otlp": True})["sinks"].keys() == {"csv", "otlp", "x"}

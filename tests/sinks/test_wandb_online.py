@@ -5,6 +5,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from fakes.wandb_server import KEY, WandbServer
 
 from sidecar import wire
-from sidecar.sinks import backoff, late, wandb_account
+from sidecar.sinks import backoff, late, wandb_account, wandb_upstream
 from sidecar.sinks import manager as manager_module
 from sidecar.sinks.manager import SinkManager
 from sidecar.snapshot import RunSummary
@@ -157,6 +158,43 @@ def _hang_after_five_steps(run: Run, manager: Manager, server: WandbServer) -> N
     until(lambda: len(global_steps(server)) == 5)
     server.fault = "hang"
     run.steps(5, 9)
+
+
+def test_a_server_that_is_away_at_the_end_is_not_waited_for(tmp_path: Path, server: WandbServer) -> None:
+    run, patient = Run(tmp_path), QUICK | {"wandb_finish_seconds": 600.0, "wandb_arrive_seconds": 600.0}
+    with Manager(run, "wandb", **patient) as manager:
+        run.steps(0, 4)
+        manager.drain()
+        until(lambda: len(global_steps(server)) == 5)
+        server.stop()
+        run.steps(5, 9)
+        manager.manager.notify("run-1")
+        until(lambda: manager.health("wandb").delivered_rows == 20)
+        manager.manager.close(20.0)
+        assert "W&B cannot be reached, rows wait in the journal" in manager.health("wandb").reason
+        assert "`sidecar sync run-1` sends the rest" in manager.health("wandb").reason
+    server.start()
+    with Manager(run, "wandb", **QUICK) as manager:
+        manager.drain()
+        until(lambda: global_steps(server) == list(range(10)))
+
+
+@pytest.mark.parametrize(("environ", "reached"), [
+    ({}, False), ({"http_proxy": "http://127.0.0.1:1"}, True),
+    ({"http_proxy": "http://127.0.0.1:1", "no_proxy": "*"}, False),
+])  # fmt: skip
+def test_whether_a_server_is_there_is_only_asked_where_no_proxy_stands_between(
+    monkeypatch: pytest.MonkeyPatch, server: WandbServer, environ: dict[str, str], reached: bool
+) -> None:
+    for name in ("http_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    wandb_upstream.reach(server.url)
+    server.stop()
+    with nullcontext() if reached else pytest.raises(wandb_upstream.NoAnswer, match="no connection to 127.0.0.1"):
+        wandb_upstream.reach(server.url)
 
 
 def test_what_could_not_be_uploaded_before_the_end_is_sent_by_a_later_sync(
