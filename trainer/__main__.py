@@ -7,12 +7,13 @@ Given: the command line. Hands on: an exit code (0 done, 2 wrong usage or input,
 Never: imports torch before the command is known to make sense.
 """
 
+import ctypes
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from trainer.config import CONFIGS, PipelineConfig
 from trainer.errors import UsageError, UserError
@@ -38,6 +39,8 @@ COMMANDS = {
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal to get when the parent dies."""
 
 
 def usage() -> str:
@@ -56,10 +59,10 @@ def run_command(arguments: Sequence[str]) -> None:
         raise UsageError(f"there is no stage called {name!r}", f"choose one of: {', '.join(COMMANDS)}")
     words = [word for word in arguments[1:] if word != "--"]  # torchrun -m trainer sft -- --run x
     config = parse(CONFIGS[name], name, words)
-    for line in unknown_variables() if is_main_process() else ():
-        print(f"trainer: {line}", file=sys.stderr)
+    for line in unknown_variables():
+        say(f"trainer: {line}", sys.stderr)
     if not {*SHOW_CONFIG}.isdisjoint(words):
-        print(describe_pipeline(config) if isinstance(config, PipelineConfig) else describe(config))
+        say(describe_pipeline(config) if isinstance(config, PipelineConfig) else describe(config))
         return
     command = COMMANDS[name]
     module, function = command.entry_point.split(":")
@@ -76,11 +79,23 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Once, however many ranks there are."""
+    if is_main_process():
+        print(text, file=stream)
+
+
 def end_on_sigterm() -> None:
     """Let SIGTERM unwind the stack, so that the run ends with its last words. Not under torchrun: a rank may be waiting
     for another inside a collective, where Python hears no signal, and must die at once."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+
+
+def die_with_torchrun() -> None:
+    """Else the ranks of a torchrun that was killed would train on, beside those of the next one."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def share_the_cpu() -> None:
@@ -99,16 +114,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if arguments else EXIT_USAGE
     share_the_cpu()
     end_on_sigterm()
+    die_with_torchrun()
     try:
         run_command(arguments)
     except UserError as error:
-        if is_main_process():
-            print(f"trainer: {error.cause}\n  try: {error.remedy}", file=sys.stderr)
-        elif not isinstance(error, UsageError):  # Wrong flags are wrong on every rank; other errors may be one rank's.
+        say(f"trainer: {error.cause}\n  try: {error.remedy}", sys.stderr)
+        if not (is_main_process() or isinstance(error, UsageError)):  # Only flags are sure to be wrong on every rank.
             print(f"trainer: rank {os.environ['RANK']}: {error.cause}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
-        print("trainer: interrupted", file=sys.stderr)
+        say("trainer: interrupted", sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 

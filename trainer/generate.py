@@ -109,10 +109,10 @@ def _answers(model: GPT, prompts: Sequence[str], max_tokens: int, seed: int, tem
 
 
 def sample_names(prompts: Sequence[str]) -> dict[str, str]:
-    """Prompt -> "sample/" and its first 30 characters, numbered where two prompts begin alike."""
+    """Prompt -> "sample/" and its first 30 characters in one line, numbered where two prompts begin alike."""
     names: dict[str, str] = {}
     for prompt in prompts:
-        name = f"sample/{prompt[:30]}"
+        name = "sample/" + "".join(c if c.isprintable() else " " for c in prompt[:30])
         same = sum(other == name or other.startswith(f"{name} (") for other in names.values())
         names[prompt] = f"{name} ({same + 1})" if same else name
     return names

@@ -178,6 +178,10 @@ def test_prompts_that_begin_alike_get_names_of_their_own() -> None:
     assert list(names.values()) == ["sample/" + "x" * 30, "sample/" + "x" * 30 + " (2)", "sample/short"]
 
 
+def test_a_sample_of_a_question_of_several_lines_has_a_name_of_one() -> None:
+    assert [*sample_names(["Which?\nA) x", "a\tb"]).values()] == ["sample/Which? A) x", "sample/a b"]
+
+
 def test_a_stammering_sample_shows_as_numbers() -> None:
     stammer, speech = "the the the the the the the the", "one sentence whose words all differ from each other"
     assert distinct_2(stammer) == pytest.approx(1 / 7)

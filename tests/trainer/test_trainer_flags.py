@@ -246,6 +246,12 @@ def test_one_command_prints_every_value_and_its_origin(file: Path, monkeypatch, 
     assert describe(Config()).count("default") == len(describe(Config()).splitlines())
 
 
+def test_of_several_ranks_one_prints_them(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(["sft", "--show_config"]) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_the_sft_command_of_the_second_document_is_understood(tmp_path: Path) -> None:
     words = f"--data_config {tmp_path}/general.toml --from_weight midtrain --use_prepared --epochs 1 --batch_size 16"
     config = parse(SftConfig, "sft", [*words.split(), "--use_wandb"])
