@@ -5,11 +5,8 @@
 Given: torchrun's RANK, LOCAL_RANK and WORLD_SIZE. Hands on: a World for the length of a run.
 """
 
-import ctypes
 import gc
 import os
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,8 +95,6 @@ def process_group(device: str = "auto", threads: int | None = None) -> Iterator[
         torch.cuda.set_device(place)
     torch.set_num_threads(threads or _thread_count())
     if size > 1:
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            _die_with_torchrun()
         if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
             raise UserError(
                 f"WORLD_SIZE is {size}, but {missing[0]} is not set",
@@ -121,14 +116,6 @@ def process_group(device: str = "auto", threads: int | None = None) -> Iterator[
 
 
 _DEFAULTS = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
-PR_SET_PDEATHSIG = 1
-"""Of prctl(2): the signal to get when the parent dies."""
-
-
-def _die_with_torchrun() -> None:
-    """Else the ranks of a torchrun that was killed would train on, beside those of the next one."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _thread_count() -> int:

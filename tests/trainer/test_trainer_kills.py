@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from trainer import checkpoint
-from trainer.distributed import process_group
+from trainer.__main__ import main
 from trainer.errors import UserError
 
 POINTS = {
@@ -65,23 +65,20 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_former_one_whole(killed
     assert sorted(killed[point].iterdir()) == [path, later], "and is cleared away with the next checkpoint"
 
 
-def test_ranks_die_with_their_torchrun_even_while_they_wait_for_one_another(monkeypatch) -> None:
+def test_ranks_die_with_their_torchrun(monkeypatch) -> None:
     """They would train on beside those of the next torchrun, in the same folder."""
-    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "x"}
-    for name, value in place.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     alive, ready = os.pipe()
     if not (torchrun := os.fork()):
         if not os.fork():
 
-            def wait_for_the_others(*_: object, **__: object) -> None:
+            def wait(_: object) -> None:
                 os.write(ready, b"x")
                 signal.pause()
 
-            torch.distributed.init_process_group = wait_for_the_others
             signal.alarm(60)
-            with process_group("cpu", threads=1):
-                pass
+            monkeypatch.setattr("trainer.__main__.run_command", wait)
+            main(["sft"])
         signal.pause()
     os.close(ready)
     assert os.read(alive, 1) == b"x"
