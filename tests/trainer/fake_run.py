@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 
 class Recorder:
@@ -44,6 +44,12 @@ class Recorder:
 
     def finish(self, **how: Any) -> None:
         self.finished = how
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.finish(**({"state": "failed"} if error else {}))
 
     @property
     def losses(self) -> list[float]:

@@ -1,6 +1,5 @@
 """Damaged files, full disks, diverged models, odd data: what an acceptance test from outside found."""
 
-import importlib
 import json
 import math
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_run import Recorder
 
 import sidecar
 from trainer import checkpoint, data, run_history, sandbox, tasks
@@ -237,19 +237,15 @@ def test_an_evaluation_without_data_opens_no_run_and_one_that_breaks_ends_it_as_
     trained, monkeypatch, tmp_path: Path
 ) -> None:
     trained(out=str(tmp_path), steps=1, seq_len=128)
-    begun: list[sidecar.Run] = []
-    real = importlib.import_module("sidecar.client").init
-    endpoint = f"ipc://{tmp_path}/nobody"
-    monkeypatch.setattr(sidecar, "init", lambda **told: begun.append(real(**told, endpoint=endpoint)) or begun[0])
+    begun: list[Recorder] = []
+    monkeypatch.setattr(sidecar, "init", lambda **told: begun.append(Recorder(**told)) or begun[0])
     words = ["eval", "--out", str(tmp_path), "--from_weight", "pretrain", "--threads", "1"]
     assert main([*words, "--seq_len", "8"]) == 2
     assert begun == []
-    ended: list[object] = []
-    monkeypatch.setattr(sidecar.Run, "finish", lambda self, state="finished", **_: ended.append(state))
     monkeypatch.setattr("trainer.commands.evaluate_tasks", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main([*words, "--eval_iters", "1"])
-    assert ended == ["failed"]
+    assert begun[0].finished == {"state": "failed"}
 
 
 @pytest.mark.parametrize("command", ["eval", "generate"])
