@@ -18,9 +18,11 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from sidecar import descriptors, wire
 from sidecar.curve import secure
+from sidecar.fetches import Fetches
 from sidecar.journal import Chunk, Journal, Stream
 from sidecar.listener import Listener
-from sidecar.open_journals import IDLE_SECONDS, OpenJournals
+from sidecar.open_journals import OpenJournals
+from sidecar.sessions import Sessions
 from sidecar.store import Store
 from sidecar.submissions import Submissions, Write
 from sidecar.telemetry import Telemetry
@@ -30,7 +32,7 @@ log = logging.getLogger("sidecar.intake")
 
 MESSAGES_PER_ROUND_MAX = 256
 ROUND_SECONDS_MAX = 0.02  # Also the shortest time between commits: at most 50 a second.
-POLL_SECONDS = 1.0  # Readings wait so long for a trainer's batch to ride on: two ticks of its pump, so that one comes.
+POLL_SECONDS = 1.0
 LOSS_LOG_SECONDS = 60.0  # Losses are counted each time, and logged this often.
 SEQ_MAX = 2**62
 LOSS_REASON = "ring_overwritten"
@@ -46,26 +48,18 @@ class _Pending:
         """Declared lost in this batch. Counted when it is committed: a batch that fails declares them again."""
 
 
-class _Session:
-    """A training process that has introduced itself to this sidecar."""
-
-    __slots__ = ("heard", "run_id")
-
-    def __init__(self, run_id: str, heard: float) -> None:
-        self.run_id, self.heard = run_id, heard
-
-
 class Intake:
-    """Owned by one thread; only :meth:`submit` and :meth:`write` may be called from others."""
+    """Owned by one thread; only :meth:`submit`, :meth:`write`, ``fetch`` and :meth:`wake` may be called from others."""
 
     def __init__(self, store: Store, telemetry: Telemetry, *, streams_max: int, runs_max: int) -> None:
         self._store, self._telemetry = store, telemetry
-        self._streams_max = streams_max
-        self._journals = OpenJournals(store, telemetry, runs_max)
-        self._journals.on_closed = self._forget_sessions
-        self._sessions: dict[int, _Session] = {}
+        self._sessions = Sessions(streams_max)
         """Only those that this process has heard of: one that the journal knows from before must say Hello again."""
+        self._journals = OpenJournals(store, telemetry, runs_max)
+        self._journals.on_closed = self._sessions.forget_run
         self._waker = Waker()
+        self._fetches = Fetches(self._waker.wake)
+        self.fetch = self._fetches.fetch
         self._own_session = secrets.randbits(63)
         self._submissions = Submissions()
         self._pending: dict[str, _Pending] = {}
@@ -110,7 +104,7 @@ class Intake:
 
         Where rounds take so long that too many wait (a disk that hangs), the oldest is given up and counted.
         """
-        if not self._submissions.put(run_id, event):
+        if not self._submissions.put(run_id, event, time.monotonic()):
             self._telemetry.events_lost_total["journal_stalled"] += 1
         if not isinstance(event, wire.Hardware):
             self._waker.wake()
@@ -122,27 +116,12 @@ class Intake:
     def _busy_runs(self) -> set[str]:
         return self._pending.keys() | {self._sessions[session].run_id for session in self._replies}
 
-    def _forget_sessions(self, run_id: str) -> None:
-        """Its trainers say Hello again when they come back."""
-        self._sessions = {id: session for id, session in self._sessions.items() if session.run_id != run_id}
-
-    def _has_room_for_session(self) -> bool:
-        """Forgets the processes that are silent when there are too many. Whoever speaks again says Hello first."""
-        if len(self._sessions) >= self._streams_max:
-            silent = time.monotonic() - IDLE_SECONDS
-            self._sessions = {
-                id: session
-                for id, session in self._sessions.items()
-                if session.heard > silent or id in self._replies
-            }
-        return len(self._sessions) < self._streams_max
-
     def write(self, run_id: str, kind: str, write: Write) -> None:
         """Have something written beside the events in the next round (this thread owns the journals). Thread-safe.
 
         Only the last of each ``kind`` is written.
         """
-        self._submissions.put_write(run_id, kind, write)
+        self._submissions.put_write(run_id, kind, write, time.monotonic())
 
     def journals(self) -> list[tuple[str, Journal]]:
         """The open journals. For this thread only."""
@@ -150,16 +129,29 @@ class Intake:
 
     def round(self, poll_seconds: float = POLL_SECONDS) -> bool:
         """Receive for a while, commit once, acknowledge, hand on. True when anything came."""
+        now = time.monotonic()
+        self._ask(now)
         received = 0
-        if self._wait(poll_seconds):
+        if self._wait(min(poll_seconds, self._fetches.seconds_to_due(now))):
             received = self._receive(MESSAGES_PER_ROUND_MAX)
-            while received < MESSAGES_PER_ROUND_MAX:  # A message after a silence waits for no others.
-                left = self._committed + ROUND_SECONDS_MAX - time.monotonic()
+            while received < MESSAGES_PER_ROUND_MAX:  # A message after a silence waits only for others who were asked.
+                gathered_since = max(self._committed, self._fetches.awaited_since())
+                left = gathered_since + ROUND_SECONDS_MAX - time.monotonic()
                 if left <= 0 or not self._socket.poll(max(1, int(left * 1000))):
                     break
                 received += self._receive(MESSAGES_PER_ROUND_MAX - received)
-        self._take_own()
-        return self.commit() or received > 0
+        if received or poll_seconds == 0.0 or self._submissions.are_due(time.monotonic()):
+            self._take_own()
+        has_committed = self.commit()
+        self._fetches.settle(time.monotonic())
+        return has_committed or received > 0
+
+    def _ask(self, now: float) -> None:
+        if self._fetches.are_due(now):
+            peers = self._sessions.peers()
+            for session in self._fetches.ask(now, peers):
+                self._answer(peers[session], wire.Fetch(session))
+            self._fetches.settle(now)
 
     def _wait(self, seconds: float) -> bool:
         """Until a message is here (True), or the time is up, or somebody wakes us."""
@@ -260,6 +252,8 @@ class Intake:
             self._answer(peer, wire.Refused(hello.session, reason))
             return self._reject("hello_refused")
         if self._greet(hello):
+            self._fetches.answered(hello.session)  # What it was asked may have been lost with its old connection.
+            self._sessions[hello.session].peer = peer if hello.answers_fetch else None
             stream = self._journals[hello.run_id].streams[hello.session]
             waiting = self._pending.get(hello.run_id)
             if waiting is None or hello.session not in waiting.next_seqs:
@@ -273,8 +267,8 @@ class Intake:
             return f"a run id has 1 to {wire.NAME_BYTES_MAX} bytes"
         if not 0 <= hello.rank < 2**31 or not 0 <= hello.session < 2**63 or not 1 <= hello.world_size < 2**31:
             return "impossible rank, world size or session"
-        if not self._has_room_for_session():
-            return f"more than {self._streams_max} training processes; raise streams_max"
+        if not self._sessions.make_room(time.monotonic(), self._replies):
+            return f"more than {self._sessions.sessions_max} training processes; raise streams_max"
         if not self._journals.has_room_for(hello.run_id, self._busy_runs()):
             return f"more than {self._journals.runs_max} runs; raise runs_max"
         return None
@@ -293,7 +287,7 @@ class Intake:
                 self._journals.note_failure(error)
                 return False
         if changed or hello.session not in self._sessions:
-            self._sessions[hello.session] = _Session(hello.run_id, time.monotonic())
+            self._sessions.add(hello.session, hello.run_id, time.monotonic())
             self._telemetry.streams = len(self._sessions)
             self.on_hello(hello, received_ns)
         return True
@@ -306,13 +300,14 @@ class Intake:
         if not possible or len(frame.records) > wire.FRAME_EVENTS_MAX:
             return self._reject("impossible_frame")
         session.heard = time.monotonic()
+        self._fetches.answered(frame.session)
         journal = self._journals[session.run_id]
         stream = journal.streams[frame.session]
         self._telemetry.frames_total += 1
-        if self._accept(journal, stream, frame):
-            self._replies[frame.session] = peer
-        else:
+        if not self._accept(journal, stream, frame):
             self._answer(peer, wire.Resend(frame.session, stream.next_seq))
+        elif frame.records:  # Without, it says that it has nothing.
+            self._replies[frame.session] = peer
 
     def _accept(self, journal: Journal, stream: Stream, frame: wire.Frame) -> bool:
         """Queue the new part of a frame. False: something before it is missing and must be sent again."""
@@ -382,7 +377,7 @@ class Intake:
             stream = self._journals[self._sessions[session].run_id].streams[session]
             self._answer(peer, wire.Ack(session, stream.next_seq))
 
-    def _answer(self, peer: bytes, reply: wire.Ack | wire.Resend | wire.WantHello | wire.Refused) -> None:
+    def _answer(self, peer: bytes, reply: wire.Reply) -> None:
         try:
             self._socket.send_multipart([peer, wire.encode(reply)], zmq.NOBLOCK)
         except zmq.ZMQError as error:  # The peer is gone or does not read: acknowledgements are cumulative.

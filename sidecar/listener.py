@@ -14,7 +14,7 @@ log = logging.getLogger("sidecar.intake")
 
 CHECK_SECONDS = 0.1  # Between two counts of the descriptors in use, at least.
 RESERVE_MAX = 2_048  # More than libzmq accepts in that time; of a small limit, half is kept free.
-CHECK_SECONDS_MAX = 1.0
+CHECK_SECONDS_MAX = 5.0
 
 
 class Listener:

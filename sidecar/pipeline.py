@@ -20,8 +20,8 @@ from sidecar.telemetry import Telemetry
 
 log = logging.getLogger("sidecar.pipeline")
 
-PUBLISH_SECONDS_MIN = 0.25  # Between two publications, however many ask for one.
-PUBLISH_SECONDS_MAX = 1.0  # While nobody asks: training pays for each. What follows from time and steps waits for it.
+PUBLISH_SECONDS_MIN = 0.25  # What was published so lately is fresh enough, however many ask.
+PUBLISH_SECONDS_MAX = 2.0  # While nobody asks: training pays for each. What follows from time and steps waits for it.
 REFRESH_SECONDS_MAX = 0.5  # A reader waits so long for a publication, then takes the one before.
 CHECKPOINT_EVENTS = 50_000  # Half a second of folding: what a restart has to do again at most.
 CHECKPOINT_AT_STOP_EVENTS = 1_000
@@ -40,7 +40,7 @@ class Views:
         self.are_behind: Callable[[], bool] = lambda: False
         """Whether ``refresh`` has anything to do."""
         self.refresh: Callable[[], None] = lambda: None
-        """Have what is committed published now. Waits for it, never long. Set by the pipeline, as ``are_behind`` is."""
+        """Have what trainers hold published now. Waits for it, never long. The pipeline sets it, and ``are_behind``."""
         self._store = store
         self._past = PastRuns(store)
 
@@ -92,6 +92,8 @@ class Pipeline:
 
     def __init__(self, store: Store, telemetry: Telemetry, *, snapshot_steps: int) -> None:
         self.views = Views(store, telemetry)
+        self.fetch: Callable[[], None] = lambda: None
+        """Have trainers send what they hold, and wait until it is committed. Never long."""
         self.on_snapshot_due: Callable[[int], None] = lambda step: None
         self.on_checkpoint: Callable[[str, Checkpoint], None] = lambda run_id, checkpoint: None
         self.on_state_changed: Callable[[str], None] = lambda run_id: None
@@ -146,12 +148,13 @@ class Pipeline:
         return self.views.followed
 
     def _is_behind(self) -> bool:
-        has_news = self._started or self._grown or any(run.dirty for run in self._runs.values())
-        return bool(has_news) and time.monotonic() - self._published >= PUBLISH_SECONDS_MIN
+        may_have_news = self._started or self._grown or any(run.dirty or run.is_active for run in self._runs.values())
+        return bool(may_have_news) and time.monotonic() - self._published >= PUBLISH_SECONDS_MIN
 
     def _refresh(self) -> None:
+        self.fetch()
         with self._news:
-            if self._is_behind() and not self._stopping:
+            if (self._grown or self._is_behind()) and not self._stopping:
                 self._wanted = True
                 self._news.notify()
                 self._publication.wait_for(lambda: not self._wanted, REFRESH_SECONDS_MAX)
@@ -226,7 +229,7 @@ class Pipeline:
 
     def _publish_due(self) -> float:
         """Monotonic time of the next publication."""
-        return self._published + (PUBLISH_SECONDS_MIN if self._wanted else PUBLISH_SECONDS_MAX)
+        return self._published + (0.0 if self._wanted else PUBLISH_SECONDS_MAX)
 
     def _publish(self, now_ns: int) -> None:
         for run_id, run in self._runs.items():

@@ -195,6 +195,7 @@ class Service:
         self._intake.on_hello = self._greet
         self._intake.on_committed = self._committed
         self._intake.summary_of = self._pipeline.summary_of
+        self._pipeline.fetch = self._intake.fetch
         self._pipeline.on_snapshot_due = self._sampler.request_snapshot
         self._pipeline.on_checkpoint = self._save_checkpoint
         self._pipeline.on_state_changed = self._store_summary

@@ -4,6 +4,7 @@ Given: events and writes, from any thread. Hands on: all that wait, at once.
 Never: waits, or grows without a limit while that thread hangs in a write to the disk.
 """
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from sidecar.journal import Journal
 
 READINGS_MAX = 1_024  # A quarter of an hour of one run's hardware, about 10 MB. The newest are worth most.
 EVENTS_MAX = 16_384  # All others. They come from the taking thread itself, one for each process that ended.
+
+READINGS_SECONDS_MAX = 1.5  # Readings and writes wait so long for a trainer's batch, which comes once a second.
 
 Write = Callable[[Journal], None]
 
@@ -31,19 +34,27 @@ class Submissions:
         self._readings: deque[tuple[str, wire.Event]] = deque(maxlen=READINGS_MAX)
         self._events: deque[tuple[str, wire.Event]] = deque(maxlen=EVENTS_MAX)
         self._writes: dict[tuple[str, str], Write] = {}
+        self._since = math.inf
+        """When the first of the readings and writes came that wait."""
 
-    def put(self, run_id: str, event: wire.Event) -> bool:
-        """False: the oldest of its kind had to make room for it, and is lost."""
+    def put(self, run_id: str, event: wire.Event, now: float) -> bool:
+        """``now``: monotonic seconds. False: the oldest of its kind had to make room for it, and is lost."""
         waiting = self._readings if isinstance(event, wire.Hardware) else self._events
         with self._lock:
+            self._since = min(self._since, now)
             had_room = len(waiting) != waiting.maxlen
             waiting.append((run_id, event))
         return had_room
 
-    def put_write(self, run_id: str, kind: str, write: Write) -> None:
+    def put_write(self, run_id: str, kind: str, write: Write, now: float) -> None:
         """Takes the place of one of the same kind that still waits: what a run stores last is all that counts."""
         with self._lock:
+            self._since = min(self._since, now)
             self._writes[run_id, kind] = write
+
+    def are_due(self, now: float) -> bool:
+        """Whether they wait for no batch: all but readings and writes, and those that have waited for long."""
+        return bool(self._events) or now >= self._since + READINGS_SECONDS_MAX
 
     def take(self) -> Taken:
         with self._lock:
@@ -52,4 +63,5 @@ class Submissions:
             self._writes.clear()
             self._events.clear()
             self._readings.clear()
+            self._since = math.inf
         return Taken(writes, events)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 class Waker:
     def __init__(self) -> None:
+        """Raises OSError where no descriptors are left."""
+        self._reader = self._writer = -1
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
@@ -21,6 +23,7 @@ class Waker:
         return self._reader
 
     def wake(self) -> None:
+        """Also within a signal handler: it takes no lock."""
         with contextlib.suppress(BlockingIOError):  # The pipe is full of earlier calls.
             os.write(self._writer, b"\0")
 
@@ -45,5 +48,12 @@ class Waker:
             os.read(self._reader, 65_536)
 
     def close(self) -> None:
-        os.close(self._reader)
-        os.close(self._writer)
+        """Only once nobody wakes any more: somebody else may have got the same descriptor. Without this call it is
+        closed when nobody holds it any more."""
+        reader, writer, self._reader, self._writer = self._reader, self._writer, -1, -1
+        for fd in (reader, writer):
+            if fd >= 0:
+                os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()

@@ -5,8 +5,8 @@ Never: does I/O. Fields are only ever appended, always with a default; a change 
 
 Two layers:
 
-* *Messages* travel over ZeroMQ: ``Hello`` and ``Frame`` to the sidecar, ``Ack``, ``Resend``, ``WantHello`` and
-  ``Refused`` back. Each is ``PREFIX`` (magic and version) followed by MessagePack.
+* *Messages* travel over ZeroMQ: ``Hello`` and ``Frame`` to the sidecar, ``Ack``, ``Resend``, ``Fetch``, ``WantHello``
+  and ``Refused`` back. Each is ``PREFIX`` (magic and version) followed by MessagePack.
 * *Events* are the records inside a frame, in the ring and in the journal: MessagePack without prefix.
 
 A stream is one training process' run: (run_id, rank, session). Its events are numbered from 0 without holes.
@@ -257,6 +257,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     """Version of the client library."""
     captured: str | None = None
     """Which library's calls are captured ("wandb", ...), None for our own API."""
+    answers_fetch: bool = False
+    """Whether this client knows ``Fetch``."""
 
 
 class Frame(msgspec.Struct, frozen=True, tag="frame"):
@@ -285,6 +287,12 @@ class Resend(msgspec.Struct, frozen=True, array_like=True, tag="resend"):
     next_seq: int
 
 
+class Fetch(msgspec.Struct, frozen=True, array_like=True, tag="fetch"):
+    """Send what you hold now. Answered by frames; by an empty one where there is nothing."""
+
+    session: int
+
+
 class WantHello(msgspec.Struct, frozen=True, array_like=True, tag="want_hello"):
     session: int
 
@@ -300,13 +308,16 @@ class WrongVersion(ValueError):
     """The bytes are not this protocol, or a version of it that this side does not speak."""
 
 
+Reply = Ack | Resend | Fetch | WantHello | Refused
+"""What the sidecar says to a trainer."""
+
 _encoder = msgspec.msgpack.Encoder()
 _from_trainer = msgspec.msgpack.Decoder(Hello | Frame)
-_from_sidecar = msgspec.msgpack.Decoder(Ack | Resend | WantHello | Refused)
+_from_sidecar = msgspec.msgpack.Decoder(Reply)
 _event = msgspec.msgpack.Decoder(AnyEvent)
 
 
-def encode(message: Hello | Frame | Ack | Resend | WantHello | Refused) -> bytes:
+def encode(message: Hello | Frame | Reply) -> bytes:
     return PREFIX + _encoder.encode(message)
 
 
@@ -329,7 +340,7 @@ def decode_from_trainer(data: bytes) -> Hello | Frame:
     return _from_trainer.decode(_payload(data))
 
 
-def decode_from_sidecar(data: bytes) -> Ack | Resend | WantHello | Refused:
+def decode_from_sidecar(data: bytes) -> Reply:
     """Raises WrongVersion, or msgspec.DecodeError for malformed content."""
     return _from_sidecar.decode(_payload(data))
 

@@ -29,7 +29,7 @@ LAYERS = [
 """From the ground up: a module imports from its own layer and those below, never from above. A module that is not
 named here lies as high as the highest one it imports."""
 
-CLIENT_MAY_USE = {"client", "wire", "ring", "rendezvous", "descriptors"}
+CLIENT_MAY_USE = {"client", "wire", "ring", "rendezvous", "descriptors", "waker"}
 CLIENT_LIBRARIES = {"zmq", "msgspec"}
 GUESTS = {"torch", "numpy", "transformers", "accelerate", "lightning", "pytorch_lightning", "wandb", "tensorboard"}
 """What modules of capture/ and integrations/ may import: they are loaded only where the user has these."""

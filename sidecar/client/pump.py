@@ -1,14 +1,14 @@
 """The only thread of the client, and the only owner of its socket: it moves the ring to the sidecar.
 
 Given: the ring. Hands on: frames over ZeroMQ; takes back acknowledgements and frees what they cover.
-Never: is woken by a step, except by one that has filled half of the ring since the last tick. Otherwise it wakes by the
-clock, because waking a sleeping reader is what makes a hand-off expensive.
+Never: is woken by a step, except by one that has filled half of the ring since the last tick. Otherwise the sidecar
+wakes it (``Fetch``: once a second, and when somebody reads), or the clock, because waking a sleeping reader is what
+makes a hand-off expensive.
 
 The protocol is go-back-N with cumulative acknowledgements. A Hello asks where to begin; its Ack answers. Then frames
 flow inside a window. A Resend, or silence for a while, sends us back to the oldest event that is not acknowledged.
 """
 
-import contextlib
 import os
 import threading
 import time
@@ -20,15 +20,16 @@ import zmq
 from sidecar import descriptors, wire
 from sidecar.rendezvous import secure_client
 from sidecar.ring import Ring
+from sidecar.waker import Waker
 
-TICK_SECONDS = 0.5  # Each wakes the trainer and has the sidecar commit: ten a second cost 0.5 % of a core more.
+TICK_SECONDS = 2.0  # Of a sidecar that does not ask: it is busy, or older than Fetch.
 BACKLOG_TICK_SECONDS = 0.002
 GREETING_TICK_SECONDS = 0.02  # Until the first answer, so that a new run is soon seen ...
 GREETING_SECONDS = 2.0  # ... but no longer: there may be no sidecar.
 FLUSH_TICK_SECONDS = 0.005
 FRAMES_PER_TICK_MAX = 8  # About 1 ms of work: the training thread shares the interpreter lock with us.
 FRAMES_IN_FLIGHT_MAX = 64
-SILENCE_SECONDS_MIN = 2.0  # Nothing acknowledged for so long, four ticks: ask again. Doubles up to the maximum.
+SILENCE_SECONDS_MIN = 2.0  # Nothing acknowledged for so long: ask again. Doubles up to the maximum.
 SILENCE_SECONDS_MAX = 5.0
 HELLO_SECONDS = 0.5
 REFUSED_SECONDS = 30.0
@@ -52,8 +53,11 @@ class Pump:
         self._silence_seconds = SILENCE_SECONDS_MIN
         self._greeting_until = 0.0
         self._flush_until: float | None = None
+        self._is_asked = False
+        """The sidecar waits for a frame, if only an empty one."""
         self._stopping = False
-        self._sleeper = _Sleeper()
+        self._waker: Waker | None = None
+        """There while the thread has a socket."""
         self._idle = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sidecar-pump", daemon=True)
 
@@ -69,16 +73,23 @@ class Pump:
         if self._thread.is_alive():
             self._idle.clear()
             self._flush_until = time.monotonic() + timeout_seconds
-            self._sleeper.wake()
+            self._wake()
             self._idle.wait(timeout_seconds + 1.0)
         return self._ring.tail_seq == self._ring.head_seq
 
     def stop(self) -> None:
         """End the thread and close the socket. Bounded: the thread never waits longer than a tick."""
         self._stopping = True
-        self._sleeper.wake()
+        self._wake()
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS)
+
+    def _wake(self) -> None:
+        """End the wait that is under way, or the next one. Takes no lock: a step may call it that a signal interrupts,
+        whose handler ends the run."""
+        waker = self._waker  # Holding it keeps its descriptors from being closed meanwhile.
+        if waker is not None:
+            waker.wake()
 
     def _run(self) -> None:
         try:
@@ -88,6 +99,7 @@ class Pump:
         except Exception as error:  # noqa: BLE001 - Task boundary: the training process must not notice, the ring keeps everything.
             warn("sidecar: events stay in the ring, the pump stopped: %s", error)
         finally:
+            self._waker = None
             self._idle.set()
 
     def _open_socket(self) -> "zmq.Socket[bytes] | None":
@@ -95,14 +107,16 @@ class Pump:
         warned = False
         while not self._stopping:
             try:
+                self._waker = Waker()
                 return descriptors.open_socket(zmq.DEALER)
             except OSError:
+                self._waker = None
                 if not warned:
                     warn("sidecar: no file descriptors left, events stay in the ring until there are; see ulimit -n")
                     warned = True
             self._on_tick()
             self._finish_flush(time.monotonic())
-            self._sleeper.wait(DESCRIPTORS_SECONDS)
+            time.sleep(DESCRIPTORS_SECONDS)
         return None
 
     def _converse(self, socket: "zmq.Socket[bytes]") -> None:
@@ -111,9 +125,10 @@ class Pump:
             secure_client(socket, self._endpoint, os.environ)
             socket.connect(self._endpoint)
             self._greeting_until = time.monotonic() + GREETING_SECONDS
+            poller = self._poller(socket)
             while not self._stopping:
                 self._tick(socket, time.monotonic())
-                self._pause()
+                self._pause(socket, poller)
         finally:
             socket.context.destroy(linger=0)
 
@@ -125,6 +140,13 @@ class Pump:
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         socket.setsockopt(zmq.MAXMSGSIZE, wire.MESSAGE_BYTES_MAX)
+
+    def _poller(self, socket: "zmq.Socket[bytes]") -> zmq.Poller:
+        assert self._waker is not None
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(self._waker.fileno(), zmq.POLLIN)
+        return poller
 
     def _tick(self, socket: "zmq.Socket[bytes]", now: float) -> None:
         self._on_tick()
@@ -139,20 +161,41 @@ class Pump:
             self._send_frames(socket, now)
         self._finish_flush(now)
 
-    def _pause(self) -> None:
-        half_full = self._ring.is_half_full
-        unsent_events = self._ring.head_seq - self._seq
+    def _pause(self, socket: "zmq.Socket[bytes]", poller: zmq.Poller) -> None:
+        """Until there is something to do. Acknowledgements are taken meanwhile."""
+        seconds = self._seconds_to_tick()
+        ends = time.monotonic() + seconds
+        while seconds > 0.0 and (ready := dict(poller.poll(int(1000 * seconds)))):
+            now = time.monotonic()
+            if socket not in ready:
+                assert self._waker is not None
+                self._waker.clear()
+                return
+            before = self.connected, self._seq
+            self._receive(socket, now)
+            if self._is_asked or self._flush_until is not None or (self.connected, self._seq) != before:
+                return
+            seconds = ends - now
+
+    def _seconds_to_tick(self) -> float:
         if self._flush_until is not None:
-            self._sleeper.wait(FLUSH_TICK_SECONDS)
-        elif self.connected and half_full and unsent_events and len(self._in_flight) < FRAMES_IN_FLIGHT_MAX:
-            return  # A loss is nearer than a slow step.
-        elif self.connected and (half_full or unsent_events > wire.FRAME_EVENTS_MAX):
-            self._sleeper.wait(BACKLOG_TICK_SECONDS)
-        elif not self.connected and time.monotonic() < self._greeting_until:
-            self._sleeper.wait(GREETING_TICK_SECONDS)
-        else:
-            self._ring.alert_when_half_full(self._sleeper.wake)
-            self._sleeper.wait(TICK_SECONDS)
+            return FLUSH_TICK_SECONDS
+        if not self.connected:
+            return GREETING_TICK_SECONDS if time.monotonic() < self._greeting_until else HELLO_SECONDS
+        if self._ring.is_half_full and self._unsent_events and len(self._in_flight) < FRAMES_IN_FLIGHT_MAX:
+            return 0.0  # A loss is nearer than a slow step.
+        if self._has_backlog:
+            return BACKLOG_TICK_SECONDS
+        self._ring.alert_when_half_full(self._wake)
+        return TICK_SECONDS
+
+    @property
+    def _unsent_events(self) -> int:
+        return self._ring.head_seq - self._seq
+
+    @property
+    def _has_backlog(self) -> bool:
+        return self._ring.is_half_full or self._unsent_events > wire.FRAME_EVENTS_MAX
 
     def _finish_flush(self, now: float) -> None:
         if self._flush_until is None:
@@ -179,7 +222,7 @@ class Pump:
             if reply.session == self._hello.session:
                 self._handle(reply, now)
 
-    def _handle(self, reply: wire.Ack | wire.Resend | wire.WantHello | wire.Refused, now: float) -> None:
+    def _handle(self, reply: wire.Reply, now: float) -> None:
         if isinstance(reply, wire.Refused):
             if self.refused_reason is None:
                 warn("sidecar: the sidecar refuses this run: %s", reply.reason)
@@ -187,6 +230,8 @@ class Pump:
             self._next_hello = now + REFUSED_SECONDS
         elif isinstance(reply, wire.WantHello):
             self.connected, self._next_hello = False, now
+        elif isinstance(reply, wire.Fetch):
+            self._is_asked = True
         elif isinstance(reply, wire.Resend):
             self._acknowledge(reply.next_seq, now)
             if now - self._last_rewind > REWIND_SECONDS:
@@ -216,25 +261,33 @@ class Pump:
             self._position, self._seq = self._ring.tail, self._ring.tail_seq
 
     def _send_frames(self, socket: "zmq.Socket[bytes]", now: float) -> None:
-        ring, hello = self._ring, self._hello
         for _ in range(FRAMES_PER_TICK_MAX):
-            if self._seq >= ring.head_seq or len(self._in_flight) >= FRAMES_IN_FLIGHT_MAX:
+            unsent_events = self._unsent_events
+            if len(self._in_flight) >= FRAMES_IN_FLIGHT_MAX or not (unsent_events or self._is_asked):
                 return
-            records, position = ring.read(
+            records, position = self._ring.read(
                 self._position, self._seq, bytes_max=wire.FRAME_BYTES_MAX, events_max=wire.FRAME_EVENTS_MAX
             )
-            if not records:  # The ring overwrote what we were about to send: go on with what is left.
+            if unsent_events and not records:  # The ring overwrote what we were about to send: go on with the rest.
                 self._rewind(now)
                 continue
-            frame = wire.Frame(
-                hello.run_id, hello.rank, hello.session, self._seq, min(ring.tail_seq, self._seq), records
-            )
-            if not self._send(socket, wire.encode(frame)):
+            if not self._send(socket, wire.encode(self._frame(records))):
                 return
-            if not self._in_flight:
-                self._last_progress = now
-            self._position, self._seq = position, self._seq + len(records)
-            self._in_flight.append((self._seq, position))
+            self._is_asked = False
+            if records:
+                self._note_sent(len(records), position, now)
+
+    def _frame(self, records: list[bytes]) -> wire.Frame:
+        hello = self._hello
+        return wire.Frame(
+            hello.run_id, hello.rank, hello.session, self._seq, min(self._ring.tail_seq, self._seq), records
+        )
+
+    def _note_sent(self, count: int, position: int, now: float) -> None:
+        if not self._in_flight:
+            self._last_progress = now
+        self._position, self._seq = position, self._seq + count
+        self._in_flight.append((self._seq, position))
 
     @staticmethod
     def _send(socket: "zmq.Socket[bytes]", message: bytes) -> bool:
@@ -243,23 +296,6 @@ class Pump:
         except zmq.Again:
             return False
         return True
-
-
-class _Sleeper:
-    """What the pump sleeps on. A threading.Event would not do: setting one takes a lock, and a signal handler that ends
-    the run within a step that is just setting it would wait for that lock forever."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def wake(self) -> None:
-        """End the wait that is under way, or the next one."""
-        with contextlib.suppress(RuntimeError):  # It is awake already.
-            self._lock.release()
-
-    def wait(self, seconds: float) -> None:
-        self._lock.acquire(timeout=seconds)
 
 
 def warn(text: str, *values: object) -> None:

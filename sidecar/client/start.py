@@ -92,6 +92,7 @@ def init(
         entity=None if entity is None else values.label(entity),
         sinks=None if sinks is None else [values.label(sink) for sink in sinks],
         captured=captured,
+        answers_fetch=True,
         **_this_process(environ),
     )
     run = Run(hello, endpoint or environ.get("SIDECAR_ENDPOINT") or default_endpoint())

@@ -1,5 +1,7 @@
 """The pump's side of the protocol, with a socket that records, and a clock of its own."""
 
+import os
+import stat
 import threading
 import time
 from collections import deque
@@ -52,7 +54,7 @@ class Bench:
         for _ in range(count):
             self.ring.append(EVENT)
 
-    def answer(self, reply: wire.Ack | wire.Resend) -> None:
+    def answer(self, reply: wire.Reply) -> None:
         self.socket.answers.append(wire.encode(reply))
 
     def tick(self, seconds: float = TICK) -> list[wire.Hello | wire.Frame]:
@@ -79,11 +81,11 @@ def first_seqs(frames: list[Any]) -> list[int]:
     return [frame.first_seq for frame in frames]
 
 
-def test_a_sidecar_that_takes_three_ticks_to_acknowledge_is_sent_everything_once(bench: Bench) -> None:
+def test_a_sidecar_that_takes_a_second_and_a_half_to_acknowledge_is_sent_everything_once(bench: Bench) -> None:
     late: deque[int] = deque([0, 0, 0])
     for step in range(40):
         bench.emit(1)
-        assert first_seqs(bench.tick()) == [step]
+        assert first_seqs(bench.tick(0.5)) == [step]
         late.append(step + 1)
         bench.answer(wire.Ack(7, late.popleft()))
     assert bench.ring.tail_seq == 36
@@ -92,7 +94,7 @@ def test_a_sidecar_that_takes_three_ticks_to_acknowledge_is_sent_everything_once
 def test_what_a_silent_sidecar_has_not_acknowledged_is_sent_again_once_it_answers(bench: Bench) -> None:
     bench.emit(300)
     assert len(bench.tick()) > 2
-    sent = [message for _ in range(5) for message in bench.tick()]
+    sent = [message for _ in range(5) for message in bench.tick(0.5)]
     assert sent == [bench.hello]
     bench.answer(wire.Ack(7, 100))
     again: list[Any] = bench.tick()
@@ -111,48 +113,54 @@ def test_several_requests_to_go_back_are_followed_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "rest"), [(0, TICK), (100, TICK), (300, pumps.BACKLOG_TICK_SECONDS), (500, None), (1000, None)]
+    ("events", "rest"), [(0, TICK), (100, TICK), (300, pumps.BACKLOG_TICK_SECONDS), (500, 0.0), (1000, 0.0)]
 )
 def test_a_pump_rests_the_less_the_more_waits_and_not_at_all_when_half_of_the_ring_does(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, events: int, rest: float | None
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, events: int, rest: float
 ) -> None:
-    rests: list[float] = []
-    monkeypatch.setattr(bench.pump._sleeper, "wait", rests.append)
     monkeypatch.setattr(pumps, "FRAMES_PER_TICK_MAX", 4)
     bench.emit(events)
     assert len(bench.tick()) <= 4
     bench.emit(events // 4)
-    bench.pump._pause()
-    assert rests == ([] if rest is None else [rest])
+    assert bench.pump._seconds_to_tick() == rest
 
 
-@pytest.mark.parametrize(("seconds_left", "rest"), [(100.0, pumps.GREETING_TICK_SECONDS), (-1.0, TICK)])
-def test_a_pump_looks_often_for_the_first_answer_but_not_for_ever(
-    monkeypatch: pytest.MonkeyPatch, seconds_left: float, rest: float
-) -> None:
+@pytest.mark.parametrize(("seconds_left", "rest"), [(100.0, pumps.GREETING_TICK_SECONDS), (-1.0, pumps.HELLO_SECONDS)])
+def test_a_pump_looks_often_for_the_first_answer_but_not_for_ever(seconds_left: float, rest: float) -> None:
     bench = Bench()
-    rests: list[float] = []
-    monkeypatch.setattr(bench.pump._sleeper, "wait", rests.append)
     bench.pump._greeting_until = time.monotonic() + seconds_left
     bench.tick()
-    bench.pump._pause()
+    assert bench.pump._seconds_to_tick() == rest
     bench.answer(wire.Ack(7, 0))
     assert bench.tick() == []
-    bench.pump._pause()
-    assert rests == [rest, TICK]
+    assert bench.pump._seconds_to_tick() == TICK
     bench.ring.close()
 
 
 def test_a_pump_whose_window_is_full_rests_until_there_may_be_an_answer(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rests: list[float] = []
-    monkeypatch.setattr(bench.pump._sleeper, "wait", rests.append)
     monkeypatch.setattr(pumps, "FRAMES_IN_FLIGHT_MAX", 8)
     bench.emit(1000)
     bench.tick()
-    bench.pump._pause()
-    assert rests == [pumps.BACKLOG_TICK_SECONDS]
+    assert bench.pump._seconds_to_tick() == pumps.BACKLOG_TICK_SECONDS
+
+
+def test_a_pump_that_is_asked_sends_what_it_holds_once_and_says_where_it_holds_nothing(bench: Bench) -> None:
+    bench.answer(wire.Fetch(7))
+    (nothing,) = bench.tick(0.0)
+    assert isinstance(nothing, wire.Frame)
+    assert (nothing.first_seq, nothing.records) == (0, [])
+    bench.emit(3)
+    bench.answer(wire.Fetch(7))
+    (held,) = bench.tick(0.0)
+    assert isinstance(held, wire.Frame)
+    assert len(held.records) == 3
+    assert bench.tick(0.0) == []
+    bench.answer(wire.Fetch(7))
+    (nothing,) = bench.tick(0.0)
+    assert isinstance(nothing, wire.Frame)
+    assert (nothing.first_seq, nothing.oldest_seq, nothing.records) == (3, 0, [])
 
 
 def test_an_acknowledgement_of_what_was_never_sent_frees_nothing(bench: Bench) -> None:
@@ -163,45 +171,83 @@ def test_an_acknowledgement_of_what_was_never_sent_frees_nothing(bench: Bench) -
     assert bench.ring.tail_seq == 0
 
 
-def test_events_that_fill_half_of_the_ring_between_two_ticks_are_sent_before_they_are_overwritten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pumps, "TICK_SECONDS", 0.01)
+class Sidecar:
+    """The other end of a run's socket. The run's pump has connected, and the clock wakes it no more."""
+
+    def __init__(self, run: Any, router: Any) -> None:
+        assert router.poll(10_000)
+        self.run, self._router = run, router
+        self._peer, _ = router.recv_multipart()
+        self.session = run._emitter.pump._hello.session
+        self.say(wire.Ack(self.session, 0))
+        while not run._emitter.pump.connected or router.poll(50):  # On a busy machine it may have said Hello twice.
+            if router.poll(0):
+                router.recv_multipart()
+
+    def say(self, reply: wire.Reply) -> None:
+        self._router.send_multipart([self._peer, wire.encode(reply)])
+
+    def hear(self, seconds: float = 10.0) -> Any:
+        """None: nothing came."""
+        if not self._router.poll(1000 * seconds):
+            return None
+        return wire.decode_from_trainer(self._router.recv_multipart()[1])
+
+
+@pytest.fixture
+def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sidecar]:
+    monkeypatch.setattr(pumps, "TICK_SECONDS", 3600.0)
     monkeypatch.setenv("SIDECAR_RING_MB", "1")
     endpoint = f"ipc://{tmp_path}/socket"
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
     router.bind(endpoint)
     run = sidecar.init("tests", endpoint=endpoint)
-    pump, asleep, wait = run._emitter.pump, threading.Event(), pumps._Sleeper.wait
-
-    def sleep_long(sleeper: pumps._Sleeper, seconds: float) -> None:
-        if pump.connected:
-            asleep.set()
-            seconds = 3600.0  # Nothing but the ring wakes it from now on.
-        wait(sleeper, seconds)
-
     try:
-        assert router.poll(10_000)
-        peer, _ = router.recv_multipart()
-        monkeypatch.setattr(pumps._Sleeper, "wait", sleep_long)
-        router.send_multipart([peer, wire.encode(wire.Ack(pump._hello.session, 0))])
-        assert asleep.wait(10)
-        while router.poll(0):  # On a busy machine it may have said Hello twice.
-            router.recv_multipart()
-        while not run._emitter.ring.is_half_full:
-            assert not router.poll(0)
-            run.text("filler", "x" * 10_000)
-        assert router.poll(10_000)
-        assert isinstance(wire.decode_from_trainer(router.recv_multipart()[1]), wire.Frame)
+        yield Sidecar(run, router)
     finally:
         run.finish(timeout_seconds=0)
         context.destroy(linger=0)
 
 
-def test_waking_a_pump_that_is_awake_is_remembered_once() -> None:
-    sleeper = pumps._Sleeper()
-    sleeper.wake()
-    sleeper.wake()
-    sleeper.wait(3600.0)
-    assert not sleeper._lock.acquire(blocking=False)
+def test_events_that_fill_half_of_the_ring_between_two_ticks_are_sent_before_they_are_overwritten(far: Sidecar) -> None:
+    while not far.run._emitter.ring.is_half_full:
+        assert far.hear(0.0) is None
+        far.run.text("filler", "x" * 10_000)
+    assert isinstance(far.hear(), wire.Frame)
+
+
+def test_a_sleeping_pump_sends_when_it_is_asked_and_takes_acknowledgements_without_sending(far: Sidecar) -> None:
+    far.run.step(0, loss=1.0)
+    assert far.hear(0.05) is None
+    far.say(wire.Fetch(far.session))
+    assert len(far.hear().records) == 1
+    far.run.step(1, loss=1.0)
+    far.say(wire.Ack(far.session, 1))
+    assert far.hear(0.05) is None
+    assert far.run._emitter.ring.tail_seq == 1
+    far.say(wire.Fetch(far.session))
+    assert far.hear().first_seq == 1
+    far.say(wire.Resend(far.session, 1))
+    assert far.hear().first_seq == 1
+
+
+def test_a_pump_that_has_ended_can_be_woken_and_keeps_no_descriptors(far: Sidecar) -> None:
+    pump = far.run._emitter.pump
+    fds = {pump._waker.fileno(), pump._waker._writer}
+    assert fds <= open_descriptors()
+    far.run.finish(timeout_seconds=0)
+    pump._wake()
+    assert not fds & open_descriptors()
+
+
+def open_descriptors() -> set[int]:
+    """Pipes only: other numbers may be taken again at once."""
+    return {int(fd) for fd in os.listdir("/proc/self/fd") if is_pipe(int(fd))}
+
+
+def is_pipe(fd: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(fd).st_mode)
+    except OSError:
+        return False

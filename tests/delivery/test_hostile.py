@@ -15,7 +15,7 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidecar import intake, open_journals, wire
+from sidecar import open_journals, sessions, wire
 from sidecar.intake import Intake
 from sidecar.journal import Journal, JournalFull
 from sidecar.journal_reader import JournalReader
@@ -208,7 +208,7 @@ def test_sessions_and_runs_beyond_the_limit_are_refused_and_the_first_go_on(benc
 
 
 def let_all_count_as_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (intake, open_journals):
+    for module in (sessions, open_journals):
         monkeypatch.setattr(module, "IDLE_SECONDS", 0.0)
 
 

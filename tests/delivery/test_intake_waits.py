@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar import descriptors, listener
+from sidecar import descriptors, fetches, listener
 from sidecar.intake import Intake
 from sidecar.listener import Listener
 from sidecar.store import Store
@@ -21,6 +21,7 @@ def test_a_wait_for_trainers_ends_when_it_is_woken(tmp_path: Path, monkeypatch: 
     intake = Intake(store, Telemetry(), streams_max=4, runs_max=4)
     intake.bind(f"ipc://{tmp_path}/s")
     monkeypatch.setattr(Listener, "seconds_to_check", lambda self, now: FOR_EVER)
+    monkeypatch.setattr(fetches, "FETCH_SECONDS", FOR_EVER)
     waiting = threading.Thread(target=intake.round, args=(FOR_EVER,), daemon=True)
     waiting.start()
     intake.wake()

@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_news_are_published_now_and_then_and_soon_for_who_asks(
     for number in range(took):
         now += 0.01
         scene.emit("a", step(number))
-        if asks:
+        if asks and scene.views.are_behind():
             scene.views.refresh()
         for run in scene.views.followed.values():
             run.behind = True  # So that the pipeline does not wait for the next publication.
@@ -125,10 +126,33 @@ def test_who_asks_is_shown_what_has_just_been_committed(scene: Scene, monkeypatc
         shown = scene.views.snapshot("a")
         assert shown is not None
         assert shown.step == number
+    assert scene.views.are_behind()  # Training goes on: its processes may hold more.
+    scene.emit("a", finished(20))
+    scene.views.refresh()
     assert not scene.views.are_behind()
     version = scene.views.version
     scene.views.refresh()
     assert scene.views.version == version  # Nothing is new.
+
+
+def test_who_asks_is_shown_what_training_processes_still_held(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the pipeline has published by itself while they were asked."""
+    monkeypatch.setattr(pipeline, "PUBLISH_SECONDS_MIN", 0.0)
+    monkeypatch.setattr(pipeline, "REFRESH_SECONDS_MAX", 30.0)
+    scene.emit("a", step(0))
+    scene.pipeline.start()
+    scene.views.refresh()
+
+    def fetch() -> None:
+        scene.pipeline._published = time.monotonic()
+        monkeypatch.setattr(pipeline, "PUBLISH_SECONDS_MIN", 3_600.0)
+        scene.emit("a", step(1))
+
+    scene.pipeline.fetch = fetch
+    scene.views.refresh()
+    shown = scene.views.snapshot("a")
+    assert shown is not None
+    assert shown.step == 1
     scene.pipeline.stop(30.0)
 
 
