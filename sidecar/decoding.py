@@ -9,6 +9,9 @@ import msgspec
 
 from sidecar import wire
 
+NO_EVENT = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for hostile bytes: text that is none, and nesting without end, beside errors of its own."""
+
 
 def decode(data: bytes, session: int, parts: dict[int, list[bytes]]) -> wire.AnyEvent | None:
     """One record as an event. None: it is no event, or a part whose record is not complete (``parts`` keeps those)."""
@@ -38,20 +41,20 @@ def _decode_or_repair(data: bytes) -> wire.AnyEvent | None:
     """Strict first. A row with one impossible value or name loses that value, not the row."""
     try:
         return wire.decode_event(data)
-    except Exception:  # noqa: BLE001 - msgspec raises more than its own errors for hostile bytes (UnicodeDecodeError, RecursionError).
+    except NO_EVENT:
         pass
     try:
         raw = msgspec.msgpack.decode(data)
-        if raw[0] in ("step", "log") and isinstance(raw[4], dict):
+        if isinstance(raw, list) and len(raw) > 4 and raw[0] in ("step", "log") and isinstance(raw[4], dict):
             raw[4] = {name: value for name, value in raw[4].items() if _fits(name, value)}
         return msgspec.convert(raw, wire.AnyEvent, strict=True)
-    except Exception:  # noqa: BLE001 - as above
+    except NO_EVENT:
         return None
 
 
 def _fits(name: Any, value: Any) -> bool:
     try:
         msgspec.convert({name: value}, wire.Metrics, strict=True)
-    except Exception:  # noqa: BLE001 - as above
+    except NO_EVENT:
         return False
     return True

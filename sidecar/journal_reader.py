@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sidecar import damage, wire
-from sidecar.decoding import decode
+from sidecar.decoding import NO_EVENT, decode
 from sidecar.journal_format import BUSY_SECONDS, Checkpoint, check_format, hello_in, unsealed
 
 READ_ROWS = 128  # Rows fetched per read transaction: short ones let SQLite check-point its log.
@@ -177,7 +177,7 @@ class JournalReader:
             try:
                 event = wire.decode_event(data)  # The usual case, without detours.
                 whole = event.__class__ is not wire.Part and not self._parts
-            except Exception:  # noqa: BLE001 - as in sidecar.decoding
+            except NO_EVENT:
                 whole = False
             if whole:
                 yield Record(row, rank, session, seq, received_ns, event)

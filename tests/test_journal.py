@@ -425,7 +425,13 @@ def test_a_row_with_an_impossible_value_loses_that_value_only() -> None:
     assert decode(raw, 1, {}) == wire.Step(1, 2, 3, {"good": 1.5})
 
 
-@pytest.mark.parametrize("junk", [b"", b"\x80", b"\xc1", b"\x93\x01\x02\x03", b"\x91" * 5000, b"\xff\xfe", b"[1]"])
+STEP = b"\x95\xa4step\x01\x01\x01"
+
+
+@pytest.mark.parametrize("junk", [
+    b"", b"\x80", b"\xc1", b"\x93\x01\x02\x03", b"\x91" * 5000, b"\xff\xfe", b"[1]", b"\x01", b"\xa1\xff",
+    STEP + b"\x81\xa1\xff\x01", STEP + b"\x81\xa1a" * 5000, STEP + b"\x81\x81\x01\x01\x01",
+])  # fmt: skip
 def test_junk_is_no_event_and_no_exception(junk: bytes) -> None:
     assert decode(junk, 1, {}) is None
 
