@@ -35,14 +35,14 @@ def evaluate_tasks(
     pass_k_samples: int = 4,
     reply_tokens: int | None = None,
 ) -> dict[str, float]:
-    """Accuracy on the first ``max_examples`` examples of each task that has answers; for programs, and only with
+    """Accuracy on at most ``max_examples`` examples of each task that has answers; for programs, and only with
     ``allow_code``, pass@1 and pass@``pass_k_samples``. Replies may have ``reply_tokens``; None: half of the context."""
     reply_tokens = reply_tokens or max(1, model.config.seq_len // 2)
     numbers: dict[str, float] = {}
     accuracies, normalized = [], []
     with evaluation_mode(model):
         for name, examples in tasks.items():
-            examples = [e for e in examples[:max_examples] if e.answer or e.tests]
+            examples = spread([e for e in examples if e.answer or e.tests], max_examples)
             if not examples or (examples[0].tests and not allow_code):
                 continue
             mine = examples[world.rank :: world.size]
@@ -60,6 +60,13 @@ def evaluate_tasks(
         numbers["eval/mean_acc"] = sum(accuracies) / len(accuracies)
         numbers["eval/mean_acc_normalized"] = sum(normalized) / len(normalized)
     return numbers
+
+
+def spread(examples: Sequence[Example], count: int) -> Sequence[Example]:
+    """At most ``count``, from the first to nearly the last, evenly: MMLU's files go subject by subject."""
+    if len(examples) <= count:
+        return examples
+    return [examples[number * len(examples) // count] for number in range(count)]
 
 
 def slug(name: str) -> str:

@@ -26,6 +26,7 @@ from trainer.task_eval import (
     exact_match_correct,
     multiple_choice_correct,
     slug,
+    spread,
 )
 from trainer.tasks import formats
 from trainer.tasks.example import Message, Preference, TaskMixture, ask
@@ -337,6 +338,16 @@ def test_accuracy_is_normalised_against_guessing_and_averaged_over_tasks() -> No
     half = evaluate_tasks(Prefers("A"), {"ARC-Easy": CHOICES}, HERE, max_examples=9)
     assert (half["eval/arc_easy_acc"], half["eval/arc_easy_acc_normalized"]) == (0.5, 0.0)
     assert slug("ARC-Challenge") == "arc_challenge"
+
+
+def test_a_few_questions_are_taken_from_everywhere_because_files_are_sorted_by_subject() -> None:
+    """And only from those that have an answer."""
+    by_subject = [ask(f"{n}?\nA) x\nB) y", "A", letters=("A", "B"), answer="A" if n < 60 else "B") for n in range(100)]
+    talk = [ask("hello", "hi")] * 100
+    numbers = evaluate_tasks(Prefers("A"), {"MMLU": [*talk, *by_subject]}, HERE, max_examples=10)
+    assert numbers["eval/mmlu_acc"] == 0.6
+    assert [len(spread(by_subject, count)) for count in (1, 7, 99, 100, 101)] == [1, 7, 99, 100, 100]
+    assert len(set(map(id, spread(by_subject, 99)))) == 99
 
 
 def test_pass_at_k_is_the_unbiased_estimate() -> None:
