@@ -161,6 +161,14 @@ def test_no_more_of_a_parquet_is_read_than_asked_for(tmp_path: Path) -> None:
     assert sum(map(len, loaded.train + loaded.val)) == 950
 
 
+@pytest.mark.parametrize("kind", [pyarrow.large_string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())])
+def test_a_column_of_texts_may_be_of_any_kind_that_is_text(kind: pyarrow.DataType, tmp_path: Path) -> None:
+    texts = pyarrow.array(["one", "two", "two"]).cast(kind)
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet")
+    found = load(tmp_path)
+    assert sorted(found.train + found.val) == [b"one", b"two", b"two"]
+
+
 def test_rows_without_text_are_passed_over(tmp_path: Path) -> None:
     loaded = load(write_fineweb(tmp_path / "holes.parquet", ["a", None, "", "b"]))
     assert {*loaded.train, *loaded.val} == {b"a", b"b"}

@@ -196,6 +196,10 @@ def numbers_for_text(folder: Path) -> None:
     shard(folder / "texts.parquet", [1, 2, 3])
 
 
+def lists_for_text(folder: Path) -> None:
+    shard(folder / "texts.parquet", [["one", "two"], ["three"]])
+
+
 def not_utf_8(folder: Path) -> None:
     texts = pyarrow.array([b"\xff\xfe text"] * 9).view(pyarrow.string())
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / "texts.parquet")
@@ -235,6 +239,7 @@ def empty_validation(folder: Path) -> None:
     [
         (broken_parquet, "ppo --data {}", "gsm8k.parquet: cannot be read: "),
         (numbers_for_text, "pretrain --data {}", "column 'text' .* is of int64"),
+        (lists_for_text, "pretrain --data {}", "column 'text' .* is of list<element: string>"),
         (not_utf_8, "pretrain --data {}", r"too few .*skipped 9 bad row\(s\): texts.parquet:1: not UTF-8"),
         (not_utf_8, "pretrain --data {} --bad_rows refuse", "texts.parquet:1: not UTF-8"),
         (broken_pages, "pretrain --data {}", r"2.parquet leaves the validation split empty; skipped 40 bad row\(s\)"),

@@ -231,6 +231,7 @@ def test_a_parquet_that_was_cut_off_is_counted_and_named_and_the_other_files_are
 @pytest.mark.parametrize("fetched", [("all",), ("all", "auxiliary_train")])
 def test_a_part_of_the_hubs_repository_is_read_by_the_names_of_its_files(fetched: tuple, tmp_path: Path) -> None:
     """All of it has its training rows twice, and is read by the hub's patterns."""
+    tmp_path = tmp_path / "sets [1]"  # Brackets are a pattern, too.
     splits = {"all": ("auxiliary_train", "dev", "validation", "test"), "auxiliary_train": ("train",)}
     for folder in fetched:
         for split in splits[folder]:

@@ -9,6 +9,7 @@ a file that cannot be read at all, such as one that was cut off, where others re
 Never: loads a whole shard (it reads batch by batch, up to the limit), or imports pyarrow unless parquet is asked for.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from trainer.data.report import DataReport
 from trainer.errors import UserError
 
 COLUMN = "text"
+TEXT = re.compile(r"(dictionary<values=)?(large_)?string")
+"""The types that it may have, as Arrow names them."""
 METADATA = ("language", "score", "license")
 """Columns about a document, where a shard has them."""
 
@@ -164,7 +167,7 @@ def _opened(shard: Path, needed: str | None = COLUMN) -> Iterator[Any]:
                     f"{shard} has no column {needed!r} (it has {', '.join(file.schema_arrow.names)})",
                     "give --data parquet files of FineWeb-EDU's shape",
                 )
-            if needed and "string" not in (kind := str(file.schema_arrow.field(needed).type)):
+            if needed and not TEXT.match(kind := str(file.schema_arrow.field(needed).type)):
                 raise UserError(
                     f"the column {needed!r} of {shard} is of {kind}, not of text",
                     "give --data parquet files of FineWeb-EDU's shape",

@@ -136,7 +136,8 @@ def _local(known: KnownDataset, place: Path, stop: int | None) -> Source:
     """A copy of the hub's repository is read by the hub's patterns, for it may hold several datasets."""
     patterns = [pattern for pattern in (known.train, known.val) if pattern]
     if patterns and place.is_dir() and all(any(place.glob(pattern)) for pattern in patterns):
-        return Source(known.name, known.format, known.train and f"{place}/{known.train}", f"{place}/{known.val}", stop)
+        train, val = (pattern and f"{glob.escape(str(place))}/{pattern}" for pattern in (known.train, known.val))
+        return Source(known.name, known.format, train, val, stop)
     return Source(known.name, known.format, str(place), None, stop)
 
 
