@@ -22,7 +22,7 @@ class NonFiniteGuard:
         self.skipped, self.in_a_row, self.longest = (torch.zeros((), device=device) for _ in range(3))
         """Skipped steps: in all, in the row that ends now, and in the longest row."""
         self.first = torch.zeros((), dtype=torch.int64, device=device)
-        """The first step that was skipped since the last check."""
+        """The first step that was skipped since the last check; 0: none."""
         self._before = 0
 
     def step(self, optimizer: torch.optim.Optimizer, grad_norm: Tensor, step: int) -> None:
@@ -33,7 +33,7 @@ class NonFiniteGuard:
         self.skipped += bad
         self.in_a_row = (self.in_a_row + bad) * bad
         self.longest = torch.maximum(self.longest, self.in_a_row)
-        self.first = torch.where((bad > 0) & (self.skipped == self._before + 1), step, self.first)
+        self.first += ((bad > 0) & (self.skipped == self._before + 1)) * step  # torch.where would wait: it copies step.
 
     def restore(self, skipped: int) -> None:
         """Go on counting from a checkpoint's number."""
@@ -56,3 +56,4 @@ class NonFiniteGuard:
             raise UserError(f"gradients are not finite at step {int(self.first)}", remedy)
         if self.longest >= IN_A_ROW_MAX:
             raise UserError(f"gradients are not finite: {int(self.longest)} steps in a row, up to step {step}", remedy)
+        self.first.zero_()

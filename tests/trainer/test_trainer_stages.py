@@ -206,7 +206,7 @@ def test_on_a_device_the_optimizer_itself_leaves_the_step_out_and_nobody_waits()
         assert torch.equal(before, weight) == math.isnan(gradient)
     assert torch.isfinite(weight).all()
     assert watch.metrics()["train/skipped_steps"] == 2
-    copy.copy(watch).check(20)  # Two steps skipped end nothing, unless it is asked to.
+    copy.deepcopy(watch).check(20)  # Two steps skipped end nothing, unless it is asked to.
     watch.policy = "stop"
     with pytest.raises(UserError, match="not finite at step 12"):  # Not 20, where somebody looked.
         watch.check(20)
