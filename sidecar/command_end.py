@@ -5,9 +5,9 @@ Given: from the launcher, the exit code, as a file in the data directory; the jo
 each training process that ended with the command. Never: needs a sidecar to be there (the next one on the directory
 takes the file), or blames a process for what happened after it.
 
-A command may start several training processes, at once or one after another, and do other work after them. Its exit
-code belongs to those that ended in its last moments. Where one of these is known to have failed or died, that is what
-the exit code tells, and the others stay as they are.
+A command may start several training processes, at once or one after another, and do other work after them. The kernel
+knows the exit code of each. Where it does not tell, the command's belongs to those that ended in its last moments. If
+one of these is known to have failed or died, that is what the exit code tells, and the others stay as they are.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ import msgspec
 
 from sidecar import launched, wire
 from sidecar.atomic_file import write_atomic
+from sidecar.exit_codes import ExitCodes
 from sidecar.journal_reader import JournalReader
 
 log = logging.getLogger("sidecar.command_end")
@@ -63,6 +64,8 @@ class Process(msgspec.Struct):
     ended_ns: int
     state: str
     """finished | failed | lost"""
+    exit_code: int | None = None
+    """Its own, where the kernel told."""
 
 
 def leave(directory: Path, end: CommandEnd) -> Path | None:
@@ -85,9 +88,15 @@ class EndedCommands:
         self._directory, self._submit, self._commit = directory, submit, commit
         self._done: set[Path] = set()
         """Files that were taken, and that could not be removed."""
+        self._exit_codes = ExitCodes()
+
+    def greet(self, hello: wire.Hello) -> None:
+        """A training process has introduced itself."""
+        self._exit_codes.greet(hello)
 
     def waiting(self) -> list[Path]:
         """Ask before looking for dead processes: then those that ended before the command are found."""
+        self._exit_codes.look()
         try:
             names = os.listdir(self._directory / FOLDER)
         except OSError:
@@ -112,28 +121,34 @@ class EndedCommands:
     def _events(self, path: Path) -> list[tuple[str, wire.RankEnded]]:
         try:
             with path.open("rb") as file:
-                return events_of(self._directory, msgspec.json.decode(file.read(BYTES_MAX), type=CommandEnd))
+                end = msgspec.json.decode(file.read(BYTES_MAX), type=CommandEnd)
+            return events_of(self._directory, end, self._exit_codes.of)
         except (OSError, ValueError) as error:
             log.warning("%s cannot be read: %s", path, error)
             return []
 
 
-def events_of(directory: Path, end: CommandEnd) -> list[tuple[str, wire.RankEnded]]:
-    """What to journal, by run."""
+def events_of(
+    directory: Path, end: CommandEnd, exit_code_of: Callable[[wire.Hello], int | None] = lambda hello: None
+) -> list[tuple[str, wire.RankEnded]]:
+    """What to journal, by run. ``exit_code_of``: what the kernel says of a process."""
     hellos = launched.hellos(directory, end.launch_id, end.began_ns)
     begun_ns = max((hello.time_ns for _, hello in hellos), default=0)
-    last = [one for one in _ended(hellos) if one.ended_ns >= begun_ns and _is_recent(one, end)]
-    blamed = [process for process in last if process.state != "finished"] or last
-    reason = f"the command {in_words(end.exit_code)}"
-    return [
-        (
-            process.hello.run_id,
-            wire.RankEnded(
-                end.ended_ns, end.ended_mono_ns, process.hello.rank, process.hello.session, reason, end.exit_code
-            ),
-        )
-        for process in blamed
-    ]
+    ended = list(_ended(hellos))
+    for process in ended:
+        process.exit_code = exit_code_of(process.hello)
+    last = [one for one in ended if one.exit_code is None and one.ended_ns >= begun_ns and _is_recent(one, end)]
+    known = [one for one in ended if one.exit_code]
+    blamed = [one for one in (*known, *last) if one.state != "finished"] or known or last
+    return [(process.hello.run_id, _event(process, end)) for process in blamed]
+
+
+def _event(process: Process, end: CommandEnd) -> wire.RankEnded:
+    code = end.exit_code if process.exit_code is None else process.exit_code
+    who = "the command" if code == end.exit_code else "the training process"
+    return wire.RankEnded(
+        end.ended_ns, end.ended_mono_ns, process.hello.rank, process.hello.session, f"{who} {in_words(code)}", code
+    )
 
 
 def in_words(exit_code: int) -> str:

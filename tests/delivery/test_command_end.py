@@ -1,14 +1,21 @@
 """Whose the exit code of a command is: what a sidecar journals of the launcher's word, from journals made by hand."""
 
+import os
+import re
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from sidecar import command_end, wire
+from sidecar import command_end, exit_codes, wire
 from sidecar.command_end import CommandEnd, EndedCommands, events_of, leave
+from sidecar.exit_codes import ExitCodes
 from sidecar.journal import Chunk, Journal
+from sidecar.ring import process_started_seconds
 from sidecar.store import Store
 
 SECOND = 1_000_000_000
@@ -52,8 +59,10 @@ class Journals:
         first = journal.streams[session].next_seq
         journal.append([Chunk(session, first, 1, [wire.encode_event(event)])])
 
-    def blamed(self, end: CommandEnd = END) -> list[tuple[str, int]]:
-        return sorted((run, event.rank) for run, event in events_of(self.directory, end))
+    def blamed(self, end: CommandEnd = END, codes: dict[int, int] | None = None) -> list[tuple[str, int]]:
+        """``codes``: what the kernel says, by session."""
+        found = events_of(self.directory, end, lambda hello: (codes or {}).get(hello.session))
+        return sorted((run, event.rank) for run, event in found)
 
 
 @pytest.fixture
@@ -106,6 +115,71 @@ def test_a_process_that_failed_by_itself_explains_the_exit_code_and_the_others_s
     journals.process("r", begun=100, ended=1, rank=0)
     journals.process("r", begun=100, ended=2, rank=1, how=how)
     assert journals.blamed() == [("r", 1)]
+
+
+def test_a_step_that_fails_right_after_a_good_training_is_not_the_trainings_where_the_kernel_tells(
+    journals: Journals,
+) -> None:
+    session = journals.process("r", begun=60, ended=0.1)
+    assert journals.blamed() == [("r", 0)]
+    assert journals.blamed(codes={session: 0}) == []
+
+
+def test_a_process_whose_own_exit_code_is_known_is_blamed_however_long_ago_it_was(journals: Journals) -> None:
+    early = journals.process("early", begun=7000, ended=3600)
+    good = journals.process("good", begun=100, ended=50)
+    late = journals.process("late", begun=40, ended=1)
+    assert journals.blamed(codes={early: 4, good: 0, late: 0}) == [("early", 0)]
+    [(_, event)] = events_of(journals.directory, END, lambda hello: 4 if hello.session == early else 0)
+    assert (event.exit_code, event.reason) == (4, "the training process ended with exit code 4")
+    assert journals.blamed(codes={early: 0, good: 3}) == [("good", 0)], "that explains the exit code"
+
+
+def test_a_rank_that_failed_explains_why_the_others_were_ended(journals: Journals) -> None:
+    ended = journals.process("r", begun=100, ended=3, rank=0)
+    failed = journals.process("r", begun=100, ended=4, rank=1, how="failed")
+    assert journals.blamed(codes={ended: 143, failed: 1}) == [("r", 1)]
+
+
+TELLS = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) >= (6, 15)
+
+
+def introduced(process: "subprocess.Popen[str]", session: int) -> wire.Hello:
+    return wire.Hello(run_id="r", rank=0, session=session, time_ns=1, mono_ns=1, project="p", pid=process.pid,
+                      pid_started=process_started_seconds(process.pid), host=socket.gethostname())  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137)])
+def test_the_kernel_tells_the_exit_code_of_a_process_that_somebody_else_waited_for(command: str, code: int) -> None:
+    codes = ExitCodes()
+    with subprocess.Popen(["sh", "-c", f"read line; {command}"], stdin=subprocess.PIPE, text=True) as process:
+        hello = introduced(process, 7)
+        codes.greet(hello)
+        assert codes.of(hello) is None, "it lives"
+    assert codes.of(hello) == (code if TELLS else None)
+    codes.greet(hello)
+    assert codes.of(hello) == (code if TELLS else None), "a Hello that comes twice changes nothing"
+
+
+@pytest.mark.parametrize("change", [{"pid": 0}, {"pid": 2**40}, {"host": "elsewhere"}, {"pid_started": 1.0}])
+def test_of_a_process_that_is_not_to_be_found_here_no_exit_code_is_known(change: dict[str, Any]) -> None:
+    codes = ExitCodes()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, text=True) as process:
+        hello = msgspec.structs.replace(introduced(process, 7), **change)
+        codes.greet(hello)
+    assert codes.of(hello) is None
+
+
+def test_descriptors_are_given_back_and_the_codes_of_the_newest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exit_codes, "PROCESSES_MAX", 2)
+    codes, hellos = ExitCodes(), []
+    before = len(os.listdir("/proc/self/fd"))
+    for session in range(4):
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, text=True) as process:
+            hellos.append(introduced(process, session))
+            codes.greet(hellos[-1])
+    assert [codes.of(hello) for hello in hellos] == ([None, None, 0, 0] if TELLS else [None] * 4)
+    assert len(os.listdir("/proc/self/fd")) == before + (0 if TELLS else 2)
 
 
 def test_a_failure_of_long_ago_explains_nothing(journals: Journals) -> None:
