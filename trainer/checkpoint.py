@@ -49,7 +49,7 @@ def own_folder(folder: str | None, world: World) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}", "give --out a folder of your own") from error
     with claimed(Path(folder)) if world.is_main else nullcontext(True) as is_ours:
-        if not is_ours:
+        if world.sum_over_ranks(not is_ours)[0]:  # All ranks must know.
             raise UserError(f"another run is training into {folder}", "wait for its end, or give --out another folder")
         yield
 

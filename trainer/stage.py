@@ -7,7 +7,7 @@ Never: steps an optimizer, or talks to the sidecar: loop.py does that for all st
 import copy
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,22 @@ from torch import Tensor, nn
 
 from trainer.config import GENERATION_PROMPTS
 from trainer.data.batch import IGNORE, Batch
-from trainer.data.prefetch import Loader, Prefetcher
+from trainer.data.prefetch import Prefetcher, Source
 from trainer.distributed import World
 from trainer.evaluate import evaluate
 from trainer.flops import flops_per_token
 from trainer.model import GPT
 from trainer.precision import Autocast
+
+
+class Loader(Source, Protocol):
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class HeldOutLoader(Loader, Protocol):
+    batches_per_epoch: int
+
+    def rewind(self) -> None: ...
 
 
 class Stage:
@@ -33,7 +43,7 @@ class Stage:
     batch_phase: str = "data_wait"
     """The phase that the time of ``next_batch`` counts as."""
     train_loader: Loader
-    val_loader: Loader
+    val_loader: HeldOutLoader
     batches_per_epoch: int
     """Micro-batches of this rank in one epoch."""
     data_facts: dict[str, Any]
@@ -57,8 +67,8 @@ class Stage:
         return model
 
     def prefetch(self, pin: bool, depth: int) -> None:
-        """Make ``depth`` batches ahead, in a thread."""
-        self.train_loader = Prefetcher(self.train_loader, pin=pin, depth=depth)
+        """Make ``depth`` batches ahead, in a thread. Called when the position is restored."""
+        self.train_loader = Prefetcher(self.train_loader, pin=pin, depth=depth)  # type: ignore[assignment]
 
     def next_batch(self) -> Batch:
         return self.train_loader.next_batch()

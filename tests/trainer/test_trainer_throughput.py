@@ -122,16 +122,11 @@ def test_attention_is_torchs_own_and_its_flash_kernel_gives_what_the_formula_doe
 
 
 class _Loader:
-    batches_per_epoch = 1
-
     def next_batch(self) -> Batch:
         return Batch(torch.ones(1, 2), torch.zeros(1, 2))
 
-    def rewind(self) -> None: ...
     def state(self) -> dict[str, int]:
         return {}
-
-    def load_state(self, state: dict[str, int]) -> None: ...
 
 
 def test_what_is_read_ahead_for_a_gpu_lies_in_pinned_memory(monkeypatch) -> None:

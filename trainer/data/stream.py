@@ -56,9 +56,6 @@ class ParquetStream:
         self.count = max(1, size // seq_len)
         """TokenWindows in one pass, over all ranks; as the shards' footers have it, so not to the last one."""
         self.batches_per_epoch = max(1, self.count // (batch_size * world_size))
-        self.rewind()
-
-    def rewind(self) -> None:
         self._begin_at(Position())
 
     def next_batch(self) -> Batch:
