@@ -54,6 +54,10 @@ def test_the_standard_library_is_there_without_a_download() -> None:
     assert any(b"def " in document for document in corpus.train)
 
 
+def test_an_empty_path_is_none_and_not_the_folder_one_is_in() -> None:
+    assert data.locate("") == data.locate(None) == data.Location()
+
+
 def test_no_file_is_in_both_halves(corpus: Path) -> None:
     loaded = load(corpus)
     assert len(loaded.val) == 4

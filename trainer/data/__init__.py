@@ -31,7 +31,7 @@ class Location(NamedTuple):
 
 def locate(path: str | None, *, files_max: int | None = None, without_hub: str = "refuse") -> Location:
     """Raises UserError: no such file or folder; or the hub does not answer, and ``without_hub`` is not "builtin"."""
-    if path is None:
+    if not path:  # Empty: a variable of the user's shell that is not set.
         return Location()
     if path == "hub" or hub.is_address(path):
         try:
