@@ -101,7 +101,8 @@ class Pipeline:
         self._published = 0.0
         self._started: dict[str, int] = {}
         self._grown: set[str] = set()
-        self._wanted = False
+        self._wanted = self._taken_up = self._served = 0
+        """Publications that readers have asked for: in all, up to this turn, up to the last one."""
         self._stopping = False
         lock = threading.Lock()
         self._news, self._publication = threading.Condition(lock), threading.Condition(lock)
@@ -152,12 +153,15 @@ class Pipeline:
         return bool(may_have_news) and time.monotonic() - self._published >= PUBLISH_SECONDS_MIN
 
     def _refresh(self) -> None:
+        if not self._is_behind():
+            return  # What another reader asked for has been published since.
         self.fetch()
         with self._news:
-            if (self._grown or self._is_behind()) and not self._stopping:
-                self._wanted = True
+            if not self._stopping:
+                self._wanted += 1
+                own = self._wanted
                 self._news.notify()
-                self._publication.wait_for(lambda: not self._wanted, REFRESH_SECONDS_MAX)
+                self._publication.wait_for(lambda: self._served >= own, REFRESH_SECONDS_MAX)
 
     def _run(self) -> None:
         while True:
@@ -177,12 +181,13 @@ class Pipeline:
         """Until something is to be published. Nobody sees what is folded before that, so it is folded all at once."""
         with self._news:
             while not (self._started or self._stopping or any(run.behind for run in self._runs.values())):
-                if (left := self._publish_due() - time.monotonic()) <= 0:
+                left = self._published + PUBLISH_SECONDS_MAX - time.monotonic()
+                if left <= 0 or self._wanted != self._served:
                     break
                 self._news.wait(left)
             started, self._started = self._started, {}
             grown, self._grown = self._grown, set()
-            stopping = self._stopping
+            self._taken_up, stopping = self._wanted, self._stopping
         for run_id, started_ns in started.items():
             self._follow(run_id, started_ns)
         for run_id in grown:
@@ -220,16 +225,12 @@ class Pipeline:
                 self._ask_for_snapshot(before, run.state.step)
                 self._save(run_id, CHECKPOINT_EVENTS)
         now = time.monotonic()
-        if now >= self._publish_due():
+        if self._taken_up != self._served or now >= self._published + PUBLISH_SECONDS_MAX:
             self._published = now
             self._publish(time.time_ns())
             with self._news:
-                self._wanted = False
+                self._served = self._taken_up
                 self._publication.notify_all()
-
-    def _publish_due(self) -> float:
-        """Monotonic time of the next publication."""
-        return self._published + (0.0 if self._wanted else PUBLISH_SECONDS_MAX)
 
     def _publish(self, now_ns: int) -> None:
         for run_id, run in self._runs.items():

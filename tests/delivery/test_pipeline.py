@@ -140,8 +140,8 @@ def test_who_asks_is_shown_what_training_processes_still_held(scene: Scene, monk
     monkeypatch.setattr(pipeline, "PUBLISH_SECONDS_MIN", 0.0)
     monkeypatch.setattr(pipeline, "REFRESH_SECONDS_MAX", 30.0)
     scene.emit("a", step(0))
+    scene.turn()
     scene.pipeline.start()
-    scene.views.refresh()
 
     def fetch() -> None:
         scene.pipeline._published = time.monotonic()
@@ -153,6 +153,21 @@ def test_who_asks_is_shown_what_training_processes_still_held(scene: Scene, monk
     shown = scene.views.snapshot("a")
     assert shown is not None
     assert shown.step == 1
+
+
+def test_of_many_who_ask_at_once_the_first_has_it_fetched_for_all(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "PUBLISH_SECONDS_MAX", 3_600.0)
+    fetches: list[None] = []
+    scene.pipeline.fetch = lambda: fetches.append(None)
+    scene.emit("a", *map(step, range(20)))
+    scene.turn()
+    scene.pipeline.start()
+    scene.pipeline._published -= 2 * pipeline.PUBLISH_SECONDS_MIN
+    for _ in range(20):
+        scene.views.refresh()  # What those do that had found the views behind, and then waited for a thread.
+    assert len(fetches) == 1
     scene.pipeline.stop(30.0)
 
 
