@@ -25,6 +25,7 @@ PROGRESS_FIRST_SECONDS = 10.0
 PROGRESS_TERMINAL_SECONDS = 10.0
 PROGRESS_LOG_SECONDS = 60.0
 TICK_SECONDS = 1.0
+ERASE_LINE = "\r\x1b[K"
 RACE_SECONDS_MAX = 10.0
 
 
@@ -108,7 +109,7 @@ class Launch:
                 self._say(fresh)
                 line = banner.progress(status)
                 if line:
-                    self._print(line)
+                    to_stderr(one_line_keeping_columns(line), over_bar=True)
 
     def _end(self, child: Child, code: int) -> None:
         """Wait for what is in flight, read the last status, stop the sidecar, print the summary card."""
@@ -202,10 +203,13 @@ def for_trainer(config: Config, endpoint: str, run_id: str, launch_id: str) -> d
     return given
 
 
-def to_stderr(line: str) -> None:
-    """Print a line; drop it when nobody reads any more (a closed pipe, a terminal that is gone): training goes on."""
+def to_stderr(line: str, *, over_bar: bool = False) -> None:
+    """Print a line; drop it when nobody reads any more (a closed pipe, a terminal that is gone): training goes on.
+
+    ``over_bar``: on a terminal, in the place of the command's progress bar, which the command draws again.
+    """
     with contextlib.suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+        print(f"{ERASE_LINE if over_bar and sys.stderr.isatty() else ''}{line}", file=sys.stderr, flush=True)
 
 
 def one_line_keeping_columns(text: str) -> str:

@@ -1,5 +1,6 @@
 """``sidecar run`` in a terminal of its own (a pseudo-terminal): Ctrl-C, and what is drawn."""
 
+import io
 import os
 import pty
 import select
@@ -8,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from sidecar.launch import to_stderr
 
 LAUNCHER = Path(__file__).with_name("launch_with_fake.py")
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +75,15 @@ def test_interrupt_key_reaches_the_command_once_and_its_exit_code_comes_back(tmp
     assert terminal.exit_code() == 9
     assert "interrupts 1\r\n" in terminal.text
     assert (tmp_path / "stopped").exists()
+
+
+def test_a_line_on_a_terminal_takes_the_place_of_the_commands_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_terminal, expected in ((True, "\r\x1b[Kstep 5\n"), (False, "step 5\n")):
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        monkeypatch.setattr(sys, "stderr", stream)
+        to_stderr("step 5", over_bar=True)
+        assert stream.getvalue() == expected
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
