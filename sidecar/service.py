@@ -212,6 +212,7 @@ class Service:
         self._sinks.run_started(hello)
         self._trainers.greet(hello)
         self._abandoned.greet(hello)
+        self._ended_commands.greet(hello)
 
     def _journal_hardware(self, reading: wire.Hardware) -> None:
         for run_id in self._pipeline.live_run_ids():
@@ -299,7 +300,7 @@ class Service:
             self._intake.round(poll_seconds=0.0)
         deadline = time.monotonic() + DRAIN_SECONDS_MAX
         followed = self._pipeline.views.run_ids()  # What runs of earlier days owe, a later sidecar sends.
-        while not self._sinks.drained(followed) and time.monotonic() < deadline:
+        while self._sinks.is_worth_waiting(followed) and time.monotonic() < deadline:
             time.sleep(0.05)
         self._sinks.close(timeout_seconds=DRAIN_SECONDS_MAX)
         web.stop(STOP_SECONDS_MAX)
