@@ -7,8 +7,9 @@ Given: weights. Hands on: val/* and eval/* numbers, on the console and to the si
 Never: changes a weight.
 """
 
-import json
 from typing import Any
+
+import msgspec
 
 from trainer import monitoring
 from trainer.chat_stage import load_tasks
@@ -28,7 +29,8 @@ from trainer.weights import Weights, build_model, config_for, find_weights
 
 
 def evaluate(config: EvalConfig) -> None:
-    """Loss on held-out conversations and accuracy on their questions, as JSON; a run of its own in the sidecar."""
+    """Loss on held-out conversations and accuracy on their questions, as JSON, NaN as null; a run of its own in the
+    sidecar."""
     with process_group(config.device, config.threads) as world:
         config, weights, model = _loaded(config, world)
         loaded, report = load_tasks("eval", config)
@@ -49,7 +51,7 @@ def evaluate(config: EvalConfig) -> None:
         console = Console.of(config, is_main=world.is_main)
         for remark in report.lines():
             console.say(remark)
-        console.say(json.dumps(numbers, indent=2), QUIET)
+        console.say(msgspec.json.format(msgspec.json.encode(numbers), indent=2).decode(), QUIET)
 
 
 def generate(config: GenerateConfig) -> None:

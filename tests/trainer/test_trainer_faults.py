@@ -233,6 +233,17 @@ def test_ranks_that_cannot_meet_are_refused_in_one_line(monkeypatch, capsys) -> 
     assert capsys.readouterr().err.startswith("trainer: WORLD_SIZE is 2, but RANK is not set\n")
 
 
+def test_what_a_diverged_model_is_worth_is_json_too(trained, monkeypatch, capsys, tmp_path: Path) -> None:
+    trained(out=str(tmp_path), steps=1, seq_len=128)
+    capsys.readouterr()
+    hopeless = {"val/loss": math.nan, "val/perplexity": math.inf}
+    monkeypatch.setattr("trainer.commands.validated", lambda *_, **__: dict(hopeless))
+    monkeypatch.setattr("trainer.commands.evaluate_tasks", lambda *_, **__: {"eval/mean_acc": 0.25})
+    assert main(["eval", "--out", str(tmp_path), "--from_weight", "pretrain", "--threads", "1"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found == {"val/loss": None, "val/perplexity": None, "eval/mean_acc": 0.25}
+
+
 def test_an_evaluation_without_data_opens_no_run_and_one_that_breaks_ends_it_as_failed(
     trained, monkeypatch, tmp_path: Path
 ) -> None:
