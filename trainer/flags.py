@@ -139,18 +139,17 @@ def _given(kind: type[Config], command: str, arguments: Sequence[str]) -> tuple[
 def _add_flag(group: Any, field: Field) -> None:
     meta, kind = field.metadata, _type(field)
     spellings = dict.fromkeys(form for name in _names(field) for form in _spellings(name))
+    also = "".join(f"; also {_spellings(name)[0]}" for name in meta["also"])
     if kind is bool:
-        switch = group.add_argument(
-            *spellings, dest=field.name, action=_Switch, default=argparse.SUPPRESS, help=meta["off"] or meta["help"]
-        )
+        text = (meta["off"] or meta["help"]) + also
+        switch = group.add_argument(*spellings, dest=field.name, action=_Switch, default=argparse.SUPPRESS, help=text)
         switch.is_on = field.default
         return
     text = meta["help"] if field.default in (None, ()) else f"{meta['help']} [{_shown(field.default)}]"
-    text += "".join(f"; also --{name}" for name in meta["also"])
     group.add_argument(
         *spellings, dest=field.name, type=_reader(kind, meta), default=argparse.SUPPRESS,
         choices=None if meta["several"] else meta["choices"] or None,
-        metavar={int: "N", float: "X"}.get(kind, "S"), help=text,
+        metavar={int: "N", float: "X"}.get(kind, "S"), help=text + also,
     )  # fmt: skip
 
 
@@ -213,9 +212,11 @@ class _OneLinePerFlag(argparse.HelpFormatter):
 
 
 def _refuse(what: str, word: str, kind: type[Config], remedy: str) -> NoReturn:
-    names = [name for field in kind.flags().values() for name in _names(field)]
-    close = _closest(word.lstrip("-").split("=")[0].replace("-", "_"), names)
-    dashes = "--" if what == "flag" else ""
+    meant, dashes = word.lstrip("-").split("=")[0].replace("-", "_"), "--" if what == "flag" else ""
+    fields = list(kind.flags().values())
+    if meant.startswith("no_") and dashes:
+        meant, dashes, fields = meant.removeprefix("no_"), "--no-", [f for f in fields if _type(f) is bool]
+    close = _closest(meant, [name for field in fields for name in _names(field)])
     raise UsageError(f"unknown {what} {word!r}", f"did you mean {dashes}{close}?" if close else remedy)
 
 

@@ -44,6 +44,8 @@ def recorded(command: list[str], out: Path, repository: Path) -> subprocess.Comp
     [
         (["fly"], "no stage called 'fly'", "pretrain"),
         (["pretrain", "--lerning_rate", "1"], "'--lerning_rate'", "--learning_rate"),
+        (["pretrain", "--no_compile"], "'--no_compile'", "did you mean --no-compile?"),
+        (["pretrain", "--no-steps"], "'--no-steps'", "--help"),
         (["pretrain", "--steps", "many"], "invalid int value", "--help"),
         (["pretrain", "--batch_size", "0"], "not a finite number above zero", "--batch_size"),
         (["pretrain", "--n_embd", "30"], "heads of an even size", "multiple"),

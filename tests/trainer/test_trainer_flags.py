@@ -468,6 +468,7 @@ def test_the_help_of_every_command_has_one_line_per_flag(command: str, capsys) -
     assert max(map(len, out.splitlines())) <= 110
     assert "--log_backend" in out
     assert "--show_config" in out
+    assert "; also -q\n" in out
 
 
 def test_the_second_documents_import_line_works(capsys, monkeypatch, tmp_path: Path) -> None:
