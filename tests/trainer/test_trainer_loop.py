@@ -170,10 +170,10 @@ def test_accumulated_micro_batches_make_the_same_step_as_one_large_batch(trained
 def test_the_norm_is_told_as_it_was_and_clipped_before_the_step(trained, monkeypatch, grad_clip: float) -> None:
     stepped: list[float] = []
 
-    def step(guard: NonFiniteGuard, optimizer: torch.optim.Optimizer, grad_norm: torch.Tensor) -> None:
+    def step(guard: NonFiniteGuard, optimizer: torch.optim.Optimizer, grad_norm: torch.Tensor, number: int) -> None:
         gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
         stepped.append(torch.cat(gradients).norm().item())
-        real(guard, optimizer, grad_norm)
+        real(guard, optimizer, grad_norm, number)
 
     real = NonFiniteGuard.step
     monkeypatch.setattr(NonFiniteGuard, "step", step)
