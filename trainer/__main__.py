@@ -66,7 +66,9 @@ def run_command(arguments: Sequence[str]) -> None:
         return
     command = COMMANDS[name]
     module, function = command.entry_point.split(":")
-    getattr(importlib.import_module(module), function)(*command.arguments, config)
+    run = getattr(importlib.import_module(module), function)
+    end_on_sigterm()  # Only now: while torch is imported, an exception from a signal may be lost.
+    run(*command.arguments, config)
 
 
 def describe_pipeline(config: PipelineConfig) -> str:
@@ -113,7 +115,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(usage(), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else EXIT_USAGE
     share_the_cpu()
-    end_on_sigterm()
     die_with_torchrun()
     try:
         run_command(arguments)

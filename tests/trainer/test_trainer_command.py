@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -299,6 +300,27 @@ def test_a_rank_that_is_not_the_first_leaves_the_error_message_to_it(repository)
         [sys.executable, "-m", "trainer", "fly"], cwd=repository, env=single, capture_output=True, text=True
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (2, "")
+
+
+def test_a_sigterm_during_imports_ends_the_process_as_it_always_does(monkeypatch) -> None:
+    """An exception out of its handler may be lost there, and training would begin in spite of it."""
+    heard: list[object] = []
+
+    def handler(*_: object) -> None:
+        heard.append(signal.getsignal(signal.SIGTERM))
+
+    def imported(_: str) -> SimpleNamespace:
+        handler()
+        return SimpleNamespace(run_stage=handler)
+
+    monkeypatch.setattr("trainer.__main__.importlib.import_module", imported)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert main(["sft"]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard[0] is signal.SIG_DFL
+    assert callable(heard[1])
 
 
 def test_sigterm_ends_the_run_with_its_last_words(tiny, tmp_path: Path, repository: Path) -> None:
