@@ -7,6 +7,7 @@ Given: weights. Hands on: val/* and eval/* numbers, on the console and to the si
 Never: changes a weight.
 """
 
+import sys
 from typing import Any
 
 import msgspec
@@ -48,10 +49,13 @@ def evaluate(config: EvalConfig) -> None:
                 )  # fmt: skip
             if world.is_main:
                 run.log(numbers, step=0)
-        console = Console.of(config, is_main=world.is_main)
-        for remark in report.lines():
-            console.say(remark)
-        console.say(msgspec.json.format(msgspec.json.encode(numbers), indent=2).decode(), QUIET)
+        untried = [task.name for task in loaded if task.val[0].tests and not config.allow_code]
+        remarks = Console.of(config, is_main=world.is_main, stream=sys.stderr)  # What is printed can be read as JSON.
+        for remark in (*report.lines(), *(f"{name}: left out, only --allow_code runs programs" for name in untried)):
+            remarks.say(remark)
+        Console.of(config, is_main=world.is_main).say(
+            msgspec.json.format(msgspec.json.encode(numbers), indent=2).decode(), QUIET
+        )
 
 
 def generate(config: GenerateConfig) -> None:

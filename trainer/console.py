@@ -31,9 +31,10 @@ class Console:
             self._stream.reconfigure(errors="backslashreplace")  # A model may write what the terminal cannot show.
 
     @classmethod
-    def of(cls, config: Config, *, is_main: bool) -> Self:
+    def of(cls, config: Config, *, is_main: bool, stream: TextIO | None = None) -> Self:
         """As loud as -q and -v say."""
-        return cls(is_main=is_main, level=QUIET if config.quiet else VERBOSE if config.verbose else NORMAL)
+        level = QUIET if config.quiet else VERBOSE if config.verbose else NORMAL
+        return cls(is_main=is_main, level=level, stream=stream)
 
     def say(self, text: str, level: int = NORMAL) -> None:
         """Print one line if the user wants to hear as much."""

@@ -244,6 +244,17 @@ def test_what_a_diverged_model_is_worth_is_json_too(trained, monkeypatch, capsys
     assert found == {"val/loss": None, "val/perplexity": None, "eval/mean_acc": 0.25}
 
 
+def test_programs_that_are_not_run_are_said_to_be_left_out(trained, monkeypatch, capsys, tmp_path: Path) -> None:
+    trained(out=str(tmp_path), steps=1, seq_len=128)
+    row = {"prompt": "def f():\n", "canonical_solution": "    return 1\n", "test": "x = 1", "entry_point": "f"}
+    (tmp_path / "humaneval.jsonl").write_text(json.dumps(row))
+    words = ["eval", "--out", str(tmp_path), "--from_weight", "pretrain", "--data", str(tmp_path), "--threads", "1"]
+    monkeypatch.setattr("trainer.task_eval.count_passing_programs", lambda *_: 0)
+    for more, said in (((), True), (("--allow_code",), False)):
+        assert main([*words, *more]) == 0
+        assert ("HumanEval: left out, only --allow_code runs programs" in capsys.readouterr().err) == said
+
+
 def test_an_evaluation_without_data_opens_no_run_and_one_that_breaks_ends_it_as_failed(
     trained, monkeypatch, tmp_path: Path
 ) -> None:
