@@ -94,7 +94,7 @@ class Pipeline:
         self.views = Views(store, telemetry)
         self.fetch: Callable[[], None] = lambda: None
         """Have trainers send what they hold, and wait until it is committed. Never long."""
-        self.on_snapshot_due: Callable[[int], None] = lambda step: None
+        self.on_snapshot_due: Callable[[str, int], None] = lambda run_id, step: None
         self.on_checkpoint: Callable[[str, Checkpoint], None] = lambda run_id, checkpoint: None
         self.on_state_changed: Callable[[str], None] = lambda run_id: None
         self._store, self._telemetry, self._snapshot_steps = store, telemetry, snapshot_steps
@@ -222,7 +222,7 @@ class Pipeline:
                 except Exception:  # noqa: BLE001 - Task boundary: a run that cannot be read must not hold up the others.
                     run.behind = False  # Until more of it is committed.
                     self._note_fault(f"reading the journal of {run_id}")
-                self._ask_for_snapshot(before, run.state.step)
+                self._ask_for_snapshot(run_id, before, run.state.step)
                 self._save(run_id, CHECKPOINT_EVENTS)
         now = time.monotonic()
         if self._taken_up != self._served or now >= self._published + PUBLISH_SECONDS_MAX:
@@ -242,9 +242,9 @@ class Pipeline:
         log.exception("%s failed", what)
         self._telemetry.frames_rejected_total["internal_error"] += 1
 
-    def _ask_for_snapshot(self, before: int | None, step: int | None) -> None:
+    def _ask_for_snapshot(self, run_id: str, before: int | None, step: int | None) -> None:
         if step is not None and (before is None or step // self._snapshot_steps > before // self._snapshot_steps):
-            self.on_snapshot_due(step)
+            self.on_snapshot_due(run_id, step)
 
     def _save(self, run_id: str, events_min: int) -> None:
         checkpoint = self._runs[run_id].checkpoint(events_min)

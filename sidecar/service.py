@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import msgspec
@@ -214,9 +214,10 @@ class Service:
         self._abandoned.greet(hello)
         self._ended_commands.greet(hello)
 
-    def _journal_hardware(self, reading: wire.Hardware) -> None:
+    def _journal_hardware(self, reading: wire.Hardware, steps: Mapping[str, int]) -> None:
+        """``steps``: of the runs that asked for this reading."""
         for run_id in self._pipeline.live_run_ids():
-            self._intake.submit(run_id, reading)
+            self._intake.submit(run_id, msgspec.structs.replace(reading, step=steps.get(run_id)))
 
     def _serve_events(self) -> None:
         """The intake's thread: rounds of the intake, and between them what has to be done now and then."""

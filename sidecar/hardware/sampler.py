@@ -1,6 +1,7 @@
 """When readings are taken: by the clock, and at the steps the pipeline asks for.
 
-Given: the collectors' health to write, a callback, a period, the mounts to watch. Hands on: wire.Hardware events.
+Given: the collectors' health to write, a callback, a period, the mounts to watch. Hands on: wire.Hardware events, and
+which run's which step each was asked for.
 Never: blocks the caller, lets a collector's error out, or lets a driver that hangs stop the host's readings.
 
 Two threads. One reads the host and calls ``emit``; NVML has its own, because a driver in trouble can block a call for
@@ -10,7 +11,7 @@ minutes. A reading waits for NVML up to a deadline; then it is emitted without G
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sidecar import wire
@@ -23,7 +24,7 @@ from sidecar.telemetry import CollectorHealth, GpuHealth, Telemetry
 log = logging.getLogger(__name__)
 
 SNAPSHOT_SECONDS_MAX = 1.0
-"""A snapshot waits so long for a reading by the clock to be taken with it. Of several that wait, it is the latest's."""
+"""A snapshot waits so long for a reading by the clock to be taken with it. Of several of one run it is the latest's."""
 GPU_DEADLINE_SECONDS = 0.5
 GPU_DEADLINE_FIRST_SECONDS = 5.0
 """The first answer may take seconds: without persistence mode the driver only starts with the first call."""
@@ -35,12 +36,13 @@ class Sampler:
     def __init__(
         self,
         telemetry: Telemetry,
-        emit: Callable[[wire.Hardware], None],
+        emit: Callable[[wire.Hardware, Mapping[str, int]], None],
         period_seconds: float = 1.0,
         disks: Sequence[str | Path] = (),
         nvml: Nvml | None = None,
     ) -> None:
-        """``disks``: paths on the file systems to watch; the telemetry's data directory when empty."""
+        """``emit`` takes a reading and, by run, the steps it was asked for. ``disks``: paths on the file systems to
+        watch; the telemetry's data directory when empty."""
         if period_seconds <= 0:
             raise ValueError(f"period_seconds must be above 0, got {period_seconds}")
         self._telemetry = telemetry
@@ -51,7 +53,7 @@ class Sampler:
         self._owners = Owners()
         self._wake = threading.Condition()
         self._stopping = False
-        self._step: int | None = None
+        self._steps: dict[str, int] = {}
         self._snapshot_due = 0.0
         self._trainers: frozenset[int] = frozenset()
         self._trainers_changed = False
@@ -63,12 +65,12 @@ class Sampler:
         self._gpus.start()
         self._thread.start()
 
-    def request_snapshot(self, step: int) -> None:
-        """Take a reading for ``step`` soon. Returns at once; a newer request replaces one still waiting."""
+    def request_snapshot(self, run_id: str, step: int) -> None:
+        """Take a reading for this step soon. Returns at once; a newer request of the run replaces one still waiting."""
         with self._wake:
-            if self._step is None:
+            if not self._steps:
                 self._snapshot_due = time.monotonic() + SNAPSHOT_SECONDS_MAX
-            self._step = step
+            self._steps[run_id] = step
             self._wake.notify()
 
     def set_trainers(self, pids: Iterable[int]) -> None:
@@ -93,35 +95,35 @@ class Sampler:
     def _run(self) -> None:
         due = time.monotonic()
         while True:
-            stopping, step = self._wait(due)
+            stopping, steps = self._wait(due)
             if stopping:
                 return
             started = time.monotonic()
             due = next_due(due, started, self._period_seconds)
             try:
-                self._emit(self._read(step))
+                self._emit(self._read(), steps)
             except Exception:  # The boundary of this thread: one bad reading must not end all readings.
                 log.exception("a hardware reading was lost")
 
-    def _wait(self, due: float) -> tuple[bool, int | None]:
-        """Sleep until a reading is due, by the clock or for a snapshot. Returns (stopping, step asked for)."""
+    def _wait(self, due: float) -> tuple[bool, dict[str, int]]:
+        """Sleep until a reading is due, by the clock or for a snapshot. Returns (stopping, steps asked for by run)."""
         with self._wake:
             while not self._stopping:
                 now = time.monotonic()
-                until = due if self._step is None else min(due, self._snapshot_due)
+                until = min(due, self._snapshot_due) if self._steps else due
                 if now >= until:
                     break
                 self._wake.wait(until - now)
-            step, self._step = self._step, None
-            return self._stopping, step
+            steps, self._steps = self._steps, {}
+            return self._stopping, steps
 
-    def _read(self, step: int | None) -> wire.Hardware:
+    def _read(self) -> wire.Hardware:
         time_ns, mono_ns = time.time_ns(), time.monotonic_ns()
         self._gpus.request()  # NVML works while the host is read.
         host = self._read_host(mono_ns * 1e-9)
         reading = self._read_gpus()
         self._owners.mark(reading.gpus, self._trainers)
-        return wire.Hardware(time_ns, mono_ns, step, host, reading.gpus)
+        return wire.Hardware(time_ns, mono_ns, None, host, reading.gpus)
 
     def _read_host(self, now_seconds: float) -> Numbers:
         with self._wake:

@@ -47,6 +47,16 @@ def test_a_service_that_starts_on_a_full_disk_announces_itself_when_there_is_spa
     assert (tmp_path / "endpoints.json").exists()
 
 
+def test_a_hardware_reading_has_the_step_of_the_run_whose_journal_it_is_in(
+    made: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journaled: dict[str, int | None] = {}
+    monkeypatch.setattr(made._pipeline, "live_run_ids", lambda: ["a", "b", "c"])
+    monkeypatch.setattr(made._intake, "submit", lambda run_id, reading: journaled.update({run_id: reading.step}))
+    made._journal_hardware(wire.Hardware(1, 1), {"a": 160, "b": 3, "ended": 7})
+    assert journaled == {"a": 160, "b": 3, "c": None}
+
+
 def test_the_pid_in_the_lock_file_is_not_worth_failing_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int, data: bytes, offset: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")

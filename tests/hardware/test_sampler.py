@@ -4,9 +4,10 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 import pynvml
 import pytest
 
@@ -22,15 +23,15 @@ PATIENCE_SECONDS = 30.0
 
 
 class Readings:
-    """Collects what is emitted; ``wait`` gives the first reading, from ``after`` on, that fits."""
+    """Collects what is emitted, as run r gets it; ``wait`` gives the first reading, from ``after`` on, that fits."""
 
     def __init__(self) -> None:
         self.all: list[wire.Hardware] = []
         self._changed = threading.Condition()
 
-    def __call__(self, reading: wire.Hardware) -> None:
+    def __call__(self, reading: wire.Hardware, steps: Mapping[str, int]) -> None:
         with self._changed:
-            self.all.append(reading)
+            self.all.append(msgspec.structs.replace(reading, step=steps.get("r")))
             self._changed.notify_all()
 
     def wait(self, fits: Callable[[wire.Hardware], bool] = lambda _: True, after: int = 0) -> wire.Hardware:
@@ -121,9 +122,9 @@ def test_a_snapshot_is_taken_for_the_step_asked_for_without_waiting_for_the_cloc
 ) -> None:
     sampler = start(period_seconds=3600.0, nvml=NoGpus())
     readings.count(1)
-    sampler.request_snapshot(10)
+    sampler.request_snapshot("r", 10)
     assert readings.wait(lambda reading: reading.step == 10).host["memory_total_bytes"] > 0
-    sampler.request_snapshot(20)
+    sampler.request_snapshot("r", 20)
     readings.wait(lambda reading: reading.step == 20)
     assert [reading.step for reading in readings.all] == [None, 10, 20]
 
@@ -134,11 +135,29 @@ def test_a_snapshot_rides_on_a_reading_by_the_clock(
     monkeypatch.setattr(sampler_module, "SNAPSHOT_SECONDS_MAX", 3600.0)
     sampler = start(period_seconds=0.02, nvml=NoGpus())
     readings.count(1)
-    sampler.request_snapshot(10)
-    sampler.request_snapshot(20)
+    sampler.request_snapshot("r", 10)
+    sampler.request_snapshot("r", 20)
     readings.wait(lambda reading: reading.step == 20)
     readings.count(len(readings.all) + 2)
     assert [reading.step for reading in readings.all if reading.step is not None] == [20]
+
+
+def test_one_reading_is_the_snapshot_of_each_run_that_asked_for_its_own_step(start: Callable[..., Sampler]) -> None:
+    asked: list[Mapping[str, int]] = []
+    entered, leave, done = threading.Event(), threading.Event(), threading.Event()
+
+    def emit(reading: wire.Hardware, steps: Mapping[str, int]) -> None:
+        asked.append(steps)
+        (done if entered.is_set() else entered).set()
+        assert leave.wait(PATIENCE_SECONDS)
+
+    sampler = start(emit, period_seconds=3600.0, nvml=NoGpus())
+    assert entered.wait(PATIENCE_SECONDS)
+    for run_id, step in (("a", 10), ("b", 200), ("a", 20)):
+        sampler.request_snapshot(run_id, step)
+    leave.set()
+    assert done.wait(PATIENCE_SECONDS)
+    assert asked == [{}, {"a": 20, "b": 200}]
 
 
 def test_a_driver_that_is_not_there_is_not_asked_again_while_its_answer_stands(
@@ -162,15 +181,15 @@ def test_requests_that_come_too_fast_become_one_snapshot_of_the_latest_step(
 ) -> None:
     entered, leave = threading.Event(), threading.Event()
 
-    def emit(reading: wire.Hardware) -> None:
-        readings(reading)
+    def emit(reading: wire.Hardware, steps: Mapping[str, int]) -> None:
+        readings(reading, steps)
         entered.set()
         assert leave.wait(PATIENCE_SECONDS)
 
     sampler = start(emit, period_seconds=3600.0, nvml=NoGpus())
     assert entered.wait(PATIENCE_SECONDS)
     for step in range(10, 1000, 10):  # Returns although the sampler's thread is held up.
-        sampler.request_snapshot(step)
+        sampler.request_snapshot("r", step)
     leave.set()
     readings.wait(lambda reading: reading.step == 990)
     assert [reading.step for reading in readings.all] == [None, 990]
@@ -234,7 +253,7 @@ def test_a_driver_call_that_hangs_costs_the_gpus_only_and_is_reported(
     assert health.reason is not None
     assert health.reason.startswith("the NVIDIA driver has not answered for ")
     assert telemetry.collectors["host"].success
-    sampler.request_snapshot(40)
+    sampler.request_snapshot("r", 40)
     readings.wait(lambda reading: reading.step == 40)
 
     gpus.update({"hang.nvmlDeviceGetPowerUsage": None})
@@ -263,8 +282,8 @@ def test_an_exception_in_the_callback_or_in_a_collector_ends_nothing(
         def read(self, now_seconds: float) -> Reading:
             raise RuntimeError("boom")
 
-    def emit(reading: wire.Hardware) -> None:
-        readings(reading)
+    def emit(reading: wire.Hardware, steps: Mapping[str, int]) -> None:
+        readings(reading, steps)
         raise OSError("journal full")
 
     start(emit, nvml=Broken())
@@ -286,7 +305,7 @@ def test_a_machine_without_a_gpu_gives_a_reason_and_no_gpu(
 
 def test_a_period_of_zero_is_refused(telemetry: Telemetry) -> None:
     with pytest.raises(ValueError, match="period_seconds"):
-        Sampler(telemetry, lambda _: None, 0.0)
+        Sampler(telemetry, lambda reading, steps: None, 0.0)
 
 
 def test_processes_on_gpus_are_marked_with_the_trainer_that_they_belong_to(
