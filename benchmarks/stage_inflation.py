@@ -11,6 +11,9 @@ So far as the other runs foretell how long a step takes (its batch may be longer
 blocks are compared as benchmarks/paired.py says. Runs are added until the bounds are narrow or the time is up; the
 growth itself has no say in when to stop, which would bias it.
 
+What a step costs by being monitored is much the same in all stages: the same calls, the same sidecar. So their pairs
+taken together say more than those of each.
+
 A *whole* run with all calls shows how much CPU time the sidecar really takes. If the monitored blocks held less of it,
 the rest is added to the growth, as though the step had waited for all of it.
 """
@@ -150,7 +153,8 @@ class Figures(NamedTuple):
     """Of the trainer's threads, all steps of each block."""
     noise: paired.Growth
     """Of neighbouring blocks that differ in nothing."""
-    pairs: int
+    ratios: list[float]
+    """With / without of each pair of blocks: what ``capped`` is of."""
 
 
 def figures(runs: Sequence[Run], whole: Sequence[Run] = ()) -> Figures:
@@ -166,7 +170,7 @@ def figures(runs: Sequence[Run], whole: Sequence[Run] = ()) -> Figures:
     if not (capped and noise):
         raise SystemExit("a run was too short for pairs of blocks: more --steps or shorter --block-seconds")
     return Figures(
-        paired.growth(capped), paired.mean_growth(means), paired.growth(of_cpu), paired.growth(noise), len(capped)
+        paired.growth(capped), paired.mean_growth(means), paired.growth(of_cpu), paired.growth(noise), capped
     )
 
 
@@ -176,8 +180,8 @@ def sidecar_percent(runs: Sequence[Run]) -> float:
     return 100 * sum(step.sidecar_cpu for step in steps) / sum(step.wall for step in steps)
 
 
-def measure(stage: str, sidecar: common.Sidecar, options: Any) -> None:
-    """A whole run, then alternating ones until the bounds are narrow or the time is up; then print."""
+def measure(stage: str, sidecar: common.Sidecar, options: Any) -> list[float]:
+    """A whole run, then alternating ones until the bounds are narrow or the time is up; then print. See ``report``."""
     arguments = [stage, "--quiet", *options.trainer_arguments.split()]
     deadline = time.monotonic() + 60 * options.minutes
     whole = run_trainer(sidecar, WHOLE, 0, options, arguments)
@@ -189,15 +193,17 @@ def measure(stage: str, sidecar: common.Sidecar, options: Any) -> None:
         run_seconds = time.monotonic() - began
         if len(runs) >= RUNS_MIN and figures(runs, [whole]).capped.half_width <= options.half_width:
             break
-    report(stage, runs, whole)
+    return report(stage, runs, whole)
 
 
-def report(stage: str, runs: Sequence[Run], whole: Run) -> None:
+def report(stage: str, runs: Sequence[Run], whole: Run) -> list[float]:
+    """Returns with / without of each pair of blocks, what was missing of the sidecar's CPU time added."""
     found = figures(runs, [whole])
     steps = [step for run in runs for step in run if step.block >= 0]
     step_ms = 1e3 * statistics.median(step.wall for step in steps if not step.is_monitored)
-    print(f"{stage}: a step takes {step_ms:.1f} ms; {len(steps):,} steps in {len(runs)} runs, {found.pairs} pairs of "
-          f"blocks of {len(steps) / 2 / found.pairs:.0f}")  # fmt: skip
+    pairs = len(found.ratios)
+    print(f"{stage}: a step takes {step_ms:.1f} ms; {len(steps):,} steps in {len(runs)} runs, {pairs} pairs of "
+          f"blocks of {len(steps) / 2 / pairs:.0f}")  # fmt: skip
     for name, value in (
         ("step time, disturbances capped", found.capped),
         ("step time, plain mean", found.mean),
@@ -211,6 +217,7 @@ def report(stage: str, runs: Sequence[Run], whole: Run) -> None:
           f"blocks; {missing:.2f} % is added")  # fmt: skip
     total = paired.Growth(*(percent + missing for percent in found.capped))
     paired.print_decision(f"{stage}: growth of a step by all of its monitoring", total, TARGET_PERCENT)
+    return [ratio + missing / 100 for ratio in found.ratios]
 
 
 def add_options(parser: Any) -> None:
@@ -228,8 +235,10 @@ def report_stages(options: Any) -> None:
     common.print_machine()
     common.set_priority(options.nice)  # Of the sidecar too: it must compete with the trainer as it always does.
     with common.sidecar_alive() as sidecar:
-        for stage in STAGES if options.stage == "all" else (options.stage,):
-            measure(stage, sidecar, options)
+        stages = STAGES if options.stage == "all" else (options.stage,)
+        ratios = [ratio for stage in stages for ratio in measure(stage, sidecar, options)]
+    if len(stages) > 1:
+        paired.print_decision("all stages together", paired.growth(ratios), TARGET_PERCENT)
     common.print_load_after()
 
 

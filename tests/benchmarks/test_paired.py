@@ -141,7 +141,8 @@ def test_a_step_is_what_happened_between_two_notes() -> None:
 def test_what_the_sidecar_does_outside_the_monitored_blocks_is_added(capsys: pytest.CaptureFixture[str]) -> None:
     runs = alternating_runs(0.0, noise=0.005)  # Their steps hold 0.1 ms of it each, of 100.
     whole = [Step(step, True, 0.1, 0.1, 0.003) for step in range(200)]
-    stage_inflation.report("sft", runs, whole)
+    ratios = stage_inflation.report("sft", runs, whole)
+    assert statistics.median(ratios) == pytest.approx(1.029, abs=0.005)
     out = capsys.readouterr().out
     assert "3.00 % in a whole run" in out
     assert "MISS sft: growth of a step" in out
