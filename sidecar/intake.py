@@ -300,6 +300,8 @@ class Intake:
         if not possible or len(frame.records) > wire.FRAME_EVENTS_MAX:
             return self._reject("impossible_frame")
         session.heard = time.monotonic()
+        if session.peer is not None:
+            session.peer = peer  # Another one once its connection was cut.
         self._fetches.answered(frame.session)
         journal = self._journals[session.run_id]
         stream = journal.streams[frame.session]

@@ -55,11 +55,14 @@ def test_a_reader_goes_on_without_an_answer_that_takes_too_long() -> None:
 
 class Trainer:
     def __init__(self, session: int, endpoint: str) -> None:
-        self.session = session
-        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        self.socket.connect(endpoint)
+        self.session, self._endpoint = session, endpoint
+        self.connect()
         self.say(wire.Hello(run_id="r", rank=session, session=session, time_ns=1, mono_ns=1, project="p",
                             answers_fetch=True))  # fmt: skip
+
+    def connect(self) -> None:
+        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.connect(self._endpoint)
 
     def say(self, message: wire.Hello | wire.Frame) -> None:
         self.socket.send(wire.encode(message))
@@ -147,6 +150,16 @@ def test_who_comes_back_is_asked_again(scene: Scene, monkeypatch: pytest.MonkeyP
     assert second.hear() == wire.Ack(2, 0)
     scene.fetch()
     assert second.hear() == wire.Fetch(2)
+
+
+def test_who_sends_over_a_new_connection_is_asked_there(scene: Scene) -> None:
+    first, _ = scene.trainers
+    first.socket.close(0)
+    first.connect()
+    first.send(0)
+    assert first.hear() == wire.Ack(1, 1)
+    scene.fetch()
+    assert first.hear() == wire.Fetch(1)
 
 
 def test_a_client_that_does_not_know_how_to_answer_is_not_asked(scene: Scene) -> None:
