@@ -6,7 +6,7 @@ Never: grows beyond its bound. Whoever is forgotten says Hello again when it com
 
 from collections.abc import Container
 
-IDLE_SECONDS = 60.0
+from sidecar.open_journals import IDLE_SECONDS
 
 
 class Session:

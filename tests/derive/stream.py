@@ -1,21 +1,13 @@
 """A hand-made trainer: makes the records that one process would have sent. Its clock is ours."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from sidecar import wire
+from sidecar.journal_reader import Record
 from sidecar.rows import Projector, Row
 
 WALL_NS = 1_700_000_000_000_000_000
 SECOND = 1_000_000_000
-
-
-class Record(NamedTuple):
-    row: int
-    rank: int
-    session: int
-    seq: int
-    received_ns: int
-    event: Any
 
 
 class Process:
