@@ -17,6 +17,7 @@ from trainer.data.report import DataReport
 from trainer.data.stream import ParquetStream
 from trainer.data.windows import TokenWindows, concatenate
 from trainer.errors import UserError
+from trainer.tasks.rows import files_of
 from trainer.tokenizer import BOS, ByteTokenizer
 
 
@@ -149,6 +150,32 @@ def test_shards_may_lie_in_folders_of_their_own_but_hidden_ones_are_none(tmp_pat
     assert [str(path.relative_to(tmp_path)) for path in place.shards] == [
         "sample/100BT/000.parquet", "sample/10BT/000.parquet", "sample/10BT/001.parquet"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["txt", "parquet", "jsonl"])
+def test_links_to_folders_are_followed_and_no_folder_is_read_twice(suffix: str, tmp_path: Path) -> None:
+    """Shards on another disk, say. A link that leads back up must not be followed for ever."""
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "sets"
+    elsewhere.mkdir()
+    folder.mkdir()
+    for part in (folder, elsewhere):
+        for name in ("a", "b"):
+            if suffix == "parquet":
+                write_fineweb(part / f"{name}.parquet", [part.name])
+            else:
+                (part / f"{name}.{suffix}").write_text(part.name)
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "linked_again").symlink_to(elsewhere)
+    (elsewhere / "up").symlink_to(folder)
+    expected = [folder / "a", folder / "b", folder / "linked" / "a", folder / "linked" / "b"]
+    expected = [path.with_suffix(f".{suffix}") for path in expected]
+    if suffix == "jsonl":
+        assert files_of(folder) == expected
+    elif suffix == "parquet":
+        assert list(data.locate(str(folder)).shards) == expected
+    else:
+        loaded = load(folder)
+        assert sorted(loaded.train + loaded.val) == [b"elsewhere", b"elsewhere", b"sets", b"sets"]
 
 
 def test_the_size_of_the_texts_is_theirs_also_behind_columns_of_many_parts(tmp_path: Path) -> None:

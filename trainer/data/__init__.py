@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.data import hub
-from trainer.data.corpus import Corpus, is_hidden, text_folder
+from trainer.data.corpus import Corpus, files_below, text_folder
 from trainer.data.quality import Quality
 from trainer.data.report import DataReport
 from trainer.errors import UserError
@@ -46,8 +46,7 @@ def locate(path: str | None, *, files_max: int | None = None, without_hub: str =
     place = text_folder(place) or place
     if place.suffix == ".parquet" and place.is_file():
         return Location(place, None, (place,))
-    shards = (shard for shard in sorted(place.rglob("*.parquet")) if not is_hidden(shard.relative_to(place)))
-    return Location(place, None, tuple(shards))
+    return Location(place, None, tuple(file for file in files_below(place) if file.suffix == ".parquet"))
 
 
 def load(place: Location, *, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:

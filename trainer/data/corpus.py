@@ -1,11 +1,12 @@
-"""A corpus: documents split into training and validation, file by file.
+"""A corpus: documents split into training and validation, file by file; and the search for files.
 
-Given: files (or rows) by name. Hands on: which of them are for training and which for validation.
+Given: a folder; files (or rows) by name. Hands on: which of them are for training and which for validation.
 The choice depends on the names alone: the same on every machine and rank, whatever order the disk lists them in.
 """
 
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -37,9 +38,19 @@ def text_folder(folder: Path) -> Path | None:
     return next((folder / name for name in TEXT_FOLDERS if (folder / name).is_dir()), None)
 
 
-def is_hidden(path: Path) -> bool:
-    """Is it, or a folder on the way to it, named with a dot in front?"""
-    return any(part.startswith(".") for part in path.parts)
+def files_below(folder: Path, skipped: Container[str] = ()) -> list[Path]:
+    """The visible files below ``folder`` in order of path, without folders named in ``skipped``. Links to folders are
+    followed, but no folder is read twice: a link may lead back to where it lies."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if name not in skipped and not name.startswith("."))
+        found += [Path(parent, file) for file in files if not file.startswith(".")]
+    return sorted(found)
 
 
 def split(items: Sequence[T], val_fraction: float, what: str) -> tuple[list[T], list[T]]:

@@ -5,15 +5,14 @@
     python -m trainer pretrain --data input.txt     one file, whose end validates
 
 Given: a folder, or a file. Hands on: a Corpus, one document per file, split by file.
-Never: reads more than it was told to, or follows hidden folders.
+Never: reads more than it was told to, or hidden folders.
 """
 
 import os
 import sysconfig
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from trainer.data.corpus import Corpus, shuffled_by_name, split_documents
+from trainer.data.corpus import Corpus, files_below, shuffled_by_name, split_documents
 from trainer.data.report import DataReport
 from trainer.errors import UserError
 
@@ -30,7 +29,7 @@ LANGUAGES = {
 
 def standard_library(bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
     root = Path(sysconfig.get_paths()["stdlib"])
-    files = _files(root, lambda name: name.endswith(".py"), NOT_THE_LIBRARY)
+    files = [file for file in files_below(root, skipped=NOT_THE_LIBRARY) if file.suffix == ".py"]
     return _read("python-stdlib", root, files, bytes_max, val_fraction, report)
 
 
@@ -40,8 +39,7 @@ def load(path: Path, bytes_max: int, val_fraction: float, report: DataReport) ->
         return _one_file(path, bytes_max, val_fraction, report)
     if not os.access(path, os.R_OK | os.X_OK):
         raise UserError(f"no permission to read {path}", "change its permissions, or give --data another folder")
-    files = _files(path, lambda name: True, frozenset())
-    return _read(path.resolve().name or "text", path, files, bytes_max, val_fraction, report)
+    return _read(path.resolve().name or "text", path, files_below(path), bytes_max, val_fraction, report)
 
 
 def _one_file(path: Path, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
@@ -54,11 +52,11 @@ def _one_file(path: Path, bytes_max: int, val_fraction: float, report: DataRepor
 
 
 def _read(
-    name: str, root: Path, files: Iterator[str], bytes_max: int, val_fraction: float, report: DataReport
+    name: str, root: Path, files: list[Path], bytes_max: int, val_fraction: float, report: DataReport
 ) -> Corpus:
     documents: list[bytes] = []
     bytes_read = 0
-    for relative in shuffled_by_name(list(files)):
+    for relative in shuffled_by_name([str(file.relative_to(root)) for file in files]):
         if bytes_read >= bytes_max:
             break
         document = _text_of(root / relative, bytes_max - bytes_read)
@@ -69,15 +67,6 @@ def _read(
             bytes_read += len(document)
     train, val = split_documents(documents, val_fraction, str(root))
     return Corpus(name, train, val)
-
-
-def _files(root: Path, wanted: Callable[[str], bool], pruned: frozenset[str]) -> Iterator[str]:
-    """Relative paths of the files below ``root``."""
-    for folder, folders, files in os.walk(root):
-        folders[:] = [f for f in folders if f not in pruned and not f.startswith(".")]
-        for file in files:
-            if wanted(file) and not file.startswith("."):
-                yield os.path.relpath(os.path.join(folder, file), root)
 
 
 def _text_of(path: Path, bytes_max: int) -> bytes | None:

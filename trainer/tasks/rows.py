@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from trainer.data.corpus import is_hidden
+from trainer.data.corpus import files_below
 from trainer.data.quality import Quality
 from trainer.data.report import DataReport
 from trainer.errors import UserError
@@ -31,8 +31,8 @@ T = TypeVar("T", bound=Readable)
 
 def files_of(path: Path) -> list[Path]:
     """The data files at ``path``, in order of name. Raises UserError if there are none."""
-    below = [path] if path.is_file() else sorted(p for p in path.rglob("*") if not is_hidden(p.relative_to(path)))
-    files = [f for f in below if f.suffix in SUFFIXES and f.is_file() and f.name not in NOT_ROWS]
+    found = [path] if path.is_file() else files_below(path)
+    files = [f for f in found if f.suffix in SUFFIXES and f.is_file() and f.name not in NOT_ROWS]
     if not files:
         raise UserError(f"no {', '.join(SUFFIXES)} file at {path}", "check the path, or fetch the data set again")
     return files
