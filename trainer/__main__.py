@@ -29,7 +29,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    **{name: Command("trainer.run:run_stage", stage.summary, (name,)) for name, stage in STAGES.items()},
+    **{name: Command("trainer.commands:run_stage", stage.summary, (name,)) for name, stage in STAGES.items()},
     "pipeline": Command("trainer.pipeline:run", "all five, each from the previous one's weights"),
     "eval": Command("trainer.commands:evaluate", "how good are these weights"),
     "generate": Command("trainer.commands:generate", "what do these weights say"),

@@ -1,7 +1,7 @@
 """All that a run needs to go on as if it had never stopped, in one file that is either whole or not there.
 
     python -m trainer pretrain --out runs/a --checkpoint_freq 100
-    python -m trainer pretrain --out runs/a --resume runs/a/pretrain
+    python -m trainer pretrain --resume runs/a
 
 Given: model, optimizer, positions. Hands on: FOLDER/STAGE/checkpoint_000300.pt.
 Never: leaves half a file (files.py), or runs code from one (weights_only).
@@ -62,6 +62,12 @@ def newest(where: str, stage: str) -> Path:
     if not path.is_file():
         raise UserError(f"no checkpoint at {where}", "give --resume a checkpoint_*.pt, or a folder that holds one")
     return path
+
+
+def out_folder(where: str, stage: str) -> Path:
+    """The --out folder that the checkpoint ``newest`` finds was written to. Raises UserError if there is none."""
+    folder = newest(where, stage).parent
+    return folder.parent if folder.name == stage else folder
 
 
 def newest_in(folder: Path) -> Path | None:

@@ -1,18 +1,20 @@
-"""The commands that train nothing: evaluate weights, and generate text with them.
+"""The commands of one stage: train it, evaluate its weights, generate text with them.
 
+    python -m trainer sft --out runs/a --from_weight midtrain
     python -m trainer eval --out runs/a --from_weight sft
     python -m trainer generate --from_weight runs/a/sft/checkpoint_000250.pt --chat --prompt "What does copy.copy do?"
 
-Given: weights. Hands on: val/* and eval/* numbers, on the console and to the sidecar; or text on the console.
-Never: changes a weight.
+Given: the flags. Hands on: a trained stage; or val/* and eval/* numbers, on the console and to the sidecar; or text on
+the console.
 """
 
+import dataclasses
 import sys
 from typing import Any
 
 import msgspec
 
-from trainer import monitoring
+from trainer import checkpoint, monitoring
 from trainer.chat_stage import load_tasks
 from trainer.config import Config, EvalConfig, GenerateConfig
 from trainer.console import QUIET, Console, printable
@@ -21,12 +23,21 @@ from trainer.distributed import World, process_group
 from trainer.errors import UserError
 from trainer.evaluate import evaluate as validated
 from trainer.generate import generate_samples
+from trainer.loop import train_stage
 from trainer.model import GPT
 from trainer.precision import autocast_to, dtype_of
 from trainer.run_history import RunHistory
 from trainer.task_eval import evaluate_tasks
 from trainer.tasks.example import TaskMixture
 from trainer.weights import Weights, build_model, config_for, find_weights
+
+
+def run_stage(name: str, config: Config) -> None:
+    """Train a stage. With --resume alone, it goes on saving in the folder that it resumes from."""
+    if config.resume and not config.out:
+        config = dataclasses.replace(config, out=str(checkpoint.out_folder(config.resume, name)))
+    with process_group(config.device, config.threads) as world:
+        train_stage(name, config, world, find_weights(config))
 
 
 def evaluate(config: EvalConfig) -> None:

@@ -139,7 +139,9 @@ class Config:
     group: str | None = flag(None, "what belongs together, such as the stages of a pipeline", group="run")
     run_id: str | None = flag(None, "id of the run", group="run")
     wandb_entity: str | None = flag(None, "team in W&B", group="run", env="WANDB_ENTITY")
-    out: str | None = flag(None, "folder for checkpoints; none are written without it", group="run")
+    out: str | None = flag(
+        None, "folder for checkpoints [that of --resume; without either none are written]", group="run"
+    )
     checkpoint_freq: int | None = flag(None, "steps between checkpoints [only at the end]", group="run")
     resume: str | None = flag(None, "continue from a checkpoint, or from the newest in a folder", group="run")
     quiet: bool = flag(False, "print nothing but the result", "q", group="run")

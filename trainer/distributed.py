@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.errors import UserError
+from trainer.torch_errors import as_user_error
 
 THREADS_MAX = 8
 """A model of the default size gains nothing from more, and the sidecar needs some CPU, too."""
@@ -66,33 +67,13 @@ class World:
         return [part.cpu() for part in parts]
 
 
-def out_of_memory(error: BaseException, device: torch.device, when: str = "") -> UserError | None:
-    """What to tell the user if ``error`` says that there is no memory left; else None."""
-    if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-        return None  # The last is how torch says it of a CPU, in a RuntimeError.
-    return UserError(
-        f"{device} is out of memory{when}",
-        "make the model or --batch_size smaller; for training, raise --grad_accum by as much, or add "
-        "--checkpoint_activations",
-    )
-
-
 @contextmanager
 def process_group(device: str = "auto", threads: int | None = None) -> Iterator[World]:
     """Join the process group if there is one, leave it at the end. Raises UserError for a device that is not there or
     runs out of memory, or ranks that cannot meet."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("there is no CUDA device here", "leave --device out, or say --device cpu")
-    on_gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"
-    rank, local_rank, size = (int(os.environ.get(name, value)) for name, value in _DEFAULTS.items())
-    place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
-    if on_gpu:
-        if local_rank >= torch.cuda.device_count():
-            raise UserError(
-                f"rank {rank} has no CUDA device: this machine has {torch.cuda.device_count()}",
-                "start at most one process per device (--nproc_per_node), or say --device cpu",
-            )
-        torch.cuda.set_device(place)
+    defaults = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
+    rank, local_rank, size = (int(os.environ.get(name, default)) for name, default in defaults.items())
+    world = World(rank, local_rank, size, _own_device(device, rank, local_rank))
     torch.set_num_threads(threads or _thread_count())
     if size > 1:
         if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
@@ -100,14 +81,15 @@ def process_group(device: str = "auto", threads: int | None = None) -> Iterator[
                 f"WORLD_SIZE is {size}, but {missing[0]} is not set",
                 "start the ranks with torchrun, or unset WORLD_SIZE",
             )
-        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=place if on_gpu else None)
+        on_gpu = world.device.type == "cuda"
+        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=world.device if on_gpu else None)
     try:
-        yield World(rank, local_rank, size, place)
+        yield world
         if size > 1:
             dist.barrier()  # A rank that leaves while another still talks makes gloo abort the process at its exit.
     except Exception as error:
-        if told := out_of_memory(error, place):
-            raise told from error
+        if explained := as_user_error(error, world.device):
+            raise explained from error
         raise
     finally:
         if size > 1:
@@ -115,7 +97,20 @@ def process_group(device: str = "auto", threads: int | None = None) -> Iterator[
             dist.destroy_process_group()
 
 
-_DEFAULTS = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
+def _own_device(device: str, rank: int, local_rank: int) -> torch.device:
+    """The CPU, or the GPU of this rank. Raises UserError if it is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("there is no CUDA device here", "leave --device out, or say --device cpu")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"rank {rank} has no CUDA device: this machine has {torch.cuda.device_count()}",
+            "start at most one process per device (--nproc_per_node), or say --device cpu",
+        )
+    gpu = torch.device("cuda", local_rank)
+    torch.cuda.set_device(gpu)
+    return gpu
 
 
 def _thread_count() -> int:

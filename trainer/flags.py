@@ -92,7 +92,7 @@ def check(config: Config) -> None:
         )
     if not config.project.strip():
         raise UsageError("--project is empty", "leave it out, or give it a name")
-    if config.checkpoint_freq and not config.out:
+    if config.checkpoint_freq and not (config.out or config.resume):
         raise UsageError("--checkpoint_freq needs a folder to write to", "add --out FOLDER")
 
 

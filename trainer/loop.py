@@ -1,7 +1,7 @@
 """The training loop, the same for every stage: batch, forward, backward, step, tell the sidecar; at times validate,
 sample and save.
 
-Given: a Stage, the flags, this process' World. Hands on: a trained model, and every number to the sidecar.
+Given: a stage, its flags, this process' World. Hands on: the trained Weights, and every number to the sidecar.
 Never: waits for the sidecar, or lets validation and samples change the training: no global random number moves.
 """
 
@@ -19,42 +19,42 @@ from torch.nn.parallel import DistributedDataParallel
 
 import sidecar
 from trainer import checkpoint, monitoring, run_history
-from trainer.compiler import compiled, compiler_failed
 from trainer.config import Config
 from trainer.console import QUIET, VERBOSE, Console
 from trainer.data.batch import Batch
-from trainer.distributed import World, out_of_memory
+from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.flops import peak_flops
 from trainer.generate import generate_samples, sample_names
-from trainer.model import GPT
 from trainer.nonfinite import NonFiniteGuard
 from trainer.optimizer import build_optimizer, restore_optimizer
 from trainer.precision import autocast_to, dtype_of
 from trainer.sample_metrics import sample_metrics
 from trainer.schedule import learning_rate_at, plan
 from trainer.stage import Stage
+from trainer.stages import load_stage
 from trainer.step_metrics import StepMetrics
 from trainer.throughput import ThroughputMeter
 from trainer.tokenizer import IDENTITY
-from trainer.weights import Weights, build_model
+from trainer.torch_errors import as_user_error
+from trainer.weights import Weights, build_model, config_for
 
 
-def train(stage: Stage, config: Config, world: World, weights: Weights | None = None) -> GPT:
-    """Everything from the first weights to the last checkpoint. Raises UserError before training starts."""
-    loop = Loop(stage, config, world, weights)
+def train_stage(name: str, config: Config, world: World, weights: Weights | None) -> Weights:
+    """One stage from the weights it starts with to its last checkpoint. Raises UserError before training starts."""
+    config = config_for(config, weights)
+    loop = Loop(load_stage(name)(config, world), config, world, weights)
     with checkpoint.own_folder(config.out, world):
         loop.open()
         try:
             loop.announce()
             loop.run_to_the_end()
         except BaseException as error:
-            when = f" at step {loop.step + 1}"
-            error = out_of_memory(error, world.device, when) or compiler_failed(error, when) or error
+            error = as_user_error(error, world.device, when=f" at step {loop.step + 1}") or error
             loop.close(failure=error.cause if isinstance(error, UserError) else type(error).__name__)
             raise error
         loop.close()
-    return loop.gpt
+    return Weights(name, loop.gpt.config, loop.gpt.state_dict())
 
 
 class Loop:
@@ -322,7 +322,7 @@ class Loop:
 
     def _compile_and_distribute(self) -> nn.Module:
         """The module that the stage's loss calls: compiled if asked for, in DDP if there are several ranks."""
-        model = compiled(self.raw_model) if self.config.compile else self.raw_model
+        model = torch.compile(self.raw_model) if self.config.compile else self.raw_model
         if self.world.size == 1:
             return model
         return DistributedDataParallel(

@@ -2,7 +2,7 @@
 
     python -m trainer pipeline                                   a few minutes on two cores
     sidecar run -- python -m trainer pipeline --out runs/a       each stage a run of its own, side by side in every view
-    python -m trainer pipeline --out runs/a --resume runs/a      go on after the last stage that was finished
+    python -m trainer pipeline --resume runs/a                   go on after the last stage that was finished
 
 Given: a PipelineConfig. Hands on: five trained stages; with --out, their checkpoints in OUT/STAGE.
 Never: lets a stage's own default win over a flag that was given: such a flag holds for all five.
@@ -20,8 +20,8 @@ from trainer.config import PipelineConfig
 from trainer.console import Console
 from trainer.distributed import process_group
 from trainer.errors import UserError
-from trainer.run import train_stage
-from trainer.stages import STAGES, load_stage, pipeline_config
+from trainer.loop import train_stage
+from trainer.stages import STAGES, pipeline_config
 from trainer.weights import Weights, find_weights, weights_of
 
 
@@ -43,7 +43,8 @@ def run(config: PipelineConfig) -> None:
                 weights = finished
                 continue
             resume = str(found[name]) if name in found else None
-            weights = train_stage(load_stage(name), dataclasses.replace(stage_config, resume=resume), world, weights)
+            stage_config = dataclasses.replace(stage_config, resume=resume, out=stage_config.out or config.resume)
+            weights = train_stage(name, stage_config, world, weights)
         done = f"pipeline: {len(STAGES)} stages in {time.perf_counter() - began:.0f} s, group {group}"
         Console.of(config, is_main=world.is_main).say(done)
 

@@ -2,34 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from fake_run import Recorder
 
 import sidecar
-from trainer.config import Config, DpoConfig, MidtrainConfig, PpoConfig, SftConfig
+from trainer.config import CONFIGS
 from trainer.distributed import process_group
-from trainer.run import train_stage
-from trainer.stages.dpo import PreferenceTraining
-from trainer.stages.midtrain import Midtraining
-from trainer.stages.ppo import PolicyTraining
-from trainer.stages.pretrain import Pretraining
-from trainer.stages.sft import FineTuning
+from trainer.loop import train_stage
 from trainer.weights import find_weights
 
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "boil", "quartz")
 
 Trained = Callable[..., Recorder]
-
-STAGES: dict[str, tuple[Any, type[Config]]] = {
-    "pretrain": (Pretraining, Config),
-    "midtrain": (Midtraining, MidtrainConfig),
-    "sft": (FineTuning, SftConfig),
-    "dpo": (PreferenceTraining, DpoConfig),
-    "ppo": (PolicyTraining, PpoConfig),
-}
 
 
 @pytest.fixture(scope="session")
@@ -72,10 +58,9 @@ def trained(tiny: dict[str, object], tiny_chat: dict[str, object], monkeypatch: 
             return told[0]
 
         monkeypatch.setattr(sidecar, "init", begin, raising=False)
-        make, kind = STAGES[stage]
-        config = kind(**{**(tiny if stage == "pretrain" else tiny_chat), **flags})
+        config = CONFIGS[stage](**{**(tiny if stage == "pretrain" else tiny_chat), **flags})
         with process_group("cpu", threads=1) as here:
-            train_stage(make, config, here, find_weights(config))
+            train_stage(stage, config, here, find_weights(config))
         return told[0]
 
     return run

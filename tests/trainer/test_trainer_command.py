@@ -14,7 +14,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_run import Recorder
 
+import sidecar
 from trainer import checkpoint
 from trainer.__main__ import main
 from trainer.config import Config
@@ -388,3 +390,30 @@ def test_resuming_what_is_already_done_is_refused(trained, tmp_path: Path) -> No
     trained(steps=2, out=str(tmp_path))
     with pytest.raises(UserError, match="already at step 2 of 2"):
         trained(steps=2, resume=str(tmp_path))
+
+
+@pytest.mark.parametrize("where", ["", "pretrain", "pretrain/checkpoint_000002.pt"])
+def test_a_run_that_is_only_told_where_to_resume_goes_on_saving_there(
+    where: str, trained, tiny, tmp_path: Path, monkeypatch
+) -> None:
+    begun: list[Recorder] = []
+    trained(steps=2, out=str(tmp_path))
+    monkeypatch.setattr(sidecar, "init", lambda **told: begun.append(Recorder(**told)) or begun[-1])
+    flags = {**tiny, "steps": 6, "checkpoint_freq": 2, "resume": tmp_path / where}
+    assert main(["pretrain", *flags_of({name: value for name, value in flags.items() if name != "quiet"})]) == 0
+    assert [event["path"].relative_to(tmp_path) for event in begun[0].checkpoints] == [
+        Path(f"pretrain/checkpoint_{step:06d}.pt") for step in (4, 6)
+    ]
+    assert json.loads((tmp_path / "runs.json").read_text())["run_number"] == 1
+
+
+def test_the_stages_of_a_pipeline_that_is_only_told_where_to_resume_save_there(
+    trained, tmp_path: Path, monkeypatch
+) -> None:
+    trained(steps=2, out=str(tmp_path), checkpoint_freq=1)
+    (tmp_path / "pretrain" / "checkpoint_000002.pt").unlink()
+    told: list[Config] = []
+    monkeypatch.setattr("trainer.pipeline.train_stage", lambda name, config, *_: told.append(config))
+    assert main(["pipeline", "--resume", str(tmp_path)]) == 0
+    assert {config.out for config in told} == {str(tmp_path)}
+    assert [config.resume for config in told] == [f"{tmp_path}/pretrain/checkpoint_000001.pt", *[None] * 4]

@@ -51,9 +51,7 @@ def _one_file(path: Path, bytes_max: int, val_fraction: float, report: DataRepor
     return Corpus(path.stem, *split_documents([text], val_fraction, str(path)))
 
 
-def _read(
-    name: str, root: Path, files: list[Path], bytes_max: int, val_fraction: float, report: DataReport
-) -> Corpus:
+def _read(name: str, root: Path, files: list[Path], bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
     documents: list[bytes] = []
     bytes_read = 0
     for relative in shuffled_by_name([str(file.relative_to(root)) for file in files]):
