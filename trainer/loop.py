@@ -322,7 +322,7 @@ class Loop:
 
     def _compile_and_distribute(self) -> nn.Module:
         """The module that the stage's loss calls: compiled if asked for, in DDP if there are several ranks."""
-        model = torch.compile(self.raw_model) if self.config.compile else self.raw_model
+        model: Any = torch.compile(self.raw_model) if self.config.compile else self.raw_model
         if self.world.size == 1:
             return model
         return DistributedDataParallel(
