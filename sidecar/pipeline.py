@@ -14,7 +14,7 @@ import msgspec
 from sidecar.followed import FollowedRun, PastRuns, follow
 from sidecar.history import History
 from sidecar.journal_format import Checkpoint
-from sidecar.snapshot import RunSnapshot, RunSummary
+from sidecar.snapshot import RunSnapshot, summary
 from sidecar.store import RunEntry, Store
 from sidecar.telemetry import Telemetry
 
@@ -142,7 +142,7 @@ class Pipeline:
         run = self._runs.get(run_id)
         if run is None or run.snapshot is None:
             return None
-        return msgspec.msgpack.encode(_summary(run.snapshot, run.state.started_ns))
+        return msgspec.msgpack.encode(summary(run.snapshot))
 
     @property
     def _runs(self) -> dict[str, FollowedRun]:
@@ -250,15 +250,3 @@ class Pipeline:
         checkpoint = self._runs[run_id].checkpoint(events_min)
         if checkpoint is not None:
             self.on_checkpoint(run_id, checkpoint)
-
-
-def _summary(shown: RunSnapshot, started_ns: int) -> RunSummary:
-    return RunSummary(
-        run_id=shown.run_id,
-        project=shown.project or "",
-        name=shown.name,
-        stage=shown.stage,
-        state=shown.state,
-        last_step=shown.step,
-        started_ns=started_ns,
-    )

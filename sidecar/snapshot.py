@@ -248,6 +248,13 @@ class RunSummary(msgspec.Struct, frozen=True):
     started_ns: int | None = None
 
 
+def summary(shown: RunSnapshot) -> RunSummary:
+    """The line of a list of runs that says of a run what its snapshot does."""
+    return RunSummary(
+        shown.run_id, shown.project or "", shown.name, shown.stage, shown.state, shown.step, shown.started_ns
+    )
+
+
 _encoder = msgspec.json.Encoder()
 
 

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from sidecar import __version__
 from sidecar.history import History
-from sidecar.snapshot import RunSnapshot, RunSummary
+from sidecar.snapshot import RunSnapshot, RunSummary, summary
 from sidecar.telemetry import Telemetry
 from sidecar.web import openapi as openapi_document
 from sidecar.web import status as status_view
@@ -114,18 +114,22 @@ class Reader:
     def __init__(self, views: Views, now_ns: Callable[[], int] = time.time_ns) -> None:
         self._views, self._now_ns = views, now_ns
         self._encoded: dict[str | None, tuple[int, bytes]] = {}
-        self._runs: tuple[float, list[RunSummary]] = (-RUNS_SECONDS, [])
+        self._stored: tuple[float, list[RunSummary]] = (-RUNS_SECONDS, [])
+        """When the store was read last, and what it listed then."""
 
     def known(self) -> list[str]:
         """Ids of all runs that can be asked for, newest first, those of earlier days included."""
         return list(dict.fromkeys([*self._views.run_ids(), *(run.run_id for run in self.runs())]))
 
     def runs(self) -> list[RunSummary]:
-        read_at, listed = self._runs
+        """The one last started first. What is followed live is as its snapshot says: an answer says no two things."""
+        read_at, stored = self._stored
         if time.monotonic() - read_at >= RUNS_SECONDS:
-            listed = status_view.summaries(self._views.runs())
-            self._runs = (time.monotonic(), listed)
-        return listed
+            stored = status_view.summaries(self._views.runs())
+            self._stored = (time.monotonic(), stored)
+        followed = [summary(shown) for id in self._views.run_ids() if (shown := self._views.snapshot(id))]
+        followed_ids = {run.run_id for run in followed}
+        return status_view.summaries([*followed, *(run for run in stored if run.run_id not in followed_ids)])
 
     def status(self, run_id: str | None = None) -> Status:
         """Raises NoSuchRun."""
@@ -264,6 +268,7 @@ def _add_api(app: FastAPI, views: Views, reader: Reader, dispatcher: Dispatcher)
     @app.get("/api/v1/runs")
     async def runs() -> Response:
         """Every run, newest first, those of earlier days included."""
+        await dispatcher.refresh()
         return Json({"runs": await dispatcher.run(reader.runs)})
 
     @app.get("/api/v1/runs/{run_id}")

@@ -108,10 +108,11 @@ def test_status_is_composed_once_per_publish(views: FakeViews, client: Client) -
     views.snapshot = lambda run_id=None: calls.append(run_id) or plain(run_id)  # type: ignore[method-assign]
     for _ in range(5):
         client.get("/status")
-    assert len(calls) == 1
+    composed = len(calls)
+    assert composed == 2, "for its own part and for its line in the list"
     views.publish(make_snapshot(step=12_841))
     assert client.get("/status").json()["step"] == 12_841
-    assert len(calls) == 2
+    assert len(calls) == 2 * composed
 
 
 @pytest.mark.parametrize("path", ["/status", "/metrics", "/api/v1/runs/nanochat-d12-1", "/status?format=text"])
@@ -153,3 +154,14 @@ def test_livez_does_not_judge_a_run_that_only_the_journal_knows() -> None:
     answer = Client(views).get("/livez")
     assert (answer.status_code, answer.json()) == (200, {"status": "waiting"})
     assert Client(views).get("/livez?run=nanochat-d12-1").status_code == 404
+
+
+def test_the_list_of_runs_says_what_the_status_beside_it_says() -> None:
+    """It used to be up to a second older: empty beside the first run, and twenty steps behind a fast one."""
+    views = FakeViews()
+    client = Client(views)
+    assert client.get("/status").json()["runs"] == []
+    for step, state in ((1, "running"), (2, "finished")):
+        views.publish(make_snapshot(run_id="new", step=step, state=state))
+        for runs in (client.get("/status").json()["runs"], client.get("/api/v1/runs").json()["runs"]):
+            assert [(run["run_id"], run["last_step"], run["state"]) for run in runs] == [("new", step, state)]
