@@ -8,10 +8,9 @@ Never: leaves half a file (files.py), or runs code from one (weights_only).
 """
 
 import re
-import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +18,7 @@ import torch
 
 from trainer.distributed import World
 from trainer.errors import UserError
-from trainer.files import claimed, replacing
+from trainer.files import replacing
 
 FORMAT = 3
 NAME = re.compile(r"checkpoint_(\d+)\.pt")
@@ -34,24 +33,6 @@ def save(path: Path, state: dict[str, Any]) -> int:
     with replacing(path) as file:
         _dump({"format": FORMAT, **state}, file)
     return path.stat().st_size
-
-
-@contextmanager
-def own_folder(folder: str | None, world: World) -> Iterator[None]:
-    """This run's alone for the length of the block. Raises UserError if no checkpoint could be written there, or
-    another run is training into it."""
-    if not folder:
-        yield
-        return
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}", "give --out a folder of your own") from error
-    with claimed(Path(folder)) if world.is_main else nullcontext(True) as is_ours:
-        if world.sum_over_ranks(not is_ours)[0]:  # All ranks must know.
-            raise UserError(f"another run is training into {folder}", "wait for its end, or give --out another folder")
-        yield
 
 
 def newest(where: str, stage: str) -> Path:
@@ -86,7 +67,7 @@ def load_file(path: Path, *needed: str) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a checkpoint that can be read", "take an earlier one from the same folder"
         ) from error
-    with understood(path):
+    with validating(path):
         if state["format"] != FORMAT:
             raise UserError(
                 f"{path} is a checkpoint of format {state['format']}, this trainer reads {FORMAT}",
@@ -98,8 +79,8 @@ def load_file(path: Path, *needed: str) -> dict[str, Any]:
 
 
 @contextmanager
-def understood(path: Path) -> Iterator[None]:
-    """What is wrong with the content of ``path``, of whatever kind, as a UserError."""
+def validating(path: Path) -> Iterator[None]:
+    """Whatever is wrong with the content of ``path`` becomes a UserError."""
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError):

@@ -1,17 +1,21 @@
-"""Files that are either whole or not there: written aside, synced to the disk, then renamed. And folders that belong to
-one process at a time.
+"""Files that are either whole or not there: written aside, synced to the disk, then renamed. And folders that one run
+at a time may train into.
 
-Given: a path. Hands on: a file to write, which takes that path's place when it is complete.
+Given: a path. Hands on: a file to write, which takes that path's place when it is complete; a locked folder.
 Never: leaves half a file: that of a process that was killed goes with the next write to the folder.
 """
 
 import fcntl
 import os
 import platform
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from trainer.distributed import World
+from trainer.errors import UserError
 
 
 @contextmanager
@@ -32,17 +36,29 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Is ``folder`` this process' own for the length of the block? False: it is another's. However a process ends, its
-    claim ends with it."""
+def own_folder(folder: str | None, world: World) -> Iterator[None]:
+    """Lock ``folder`` for the length of the block; however the process ends, its lock ends with it. All ranks must call
+    this together. Raises UserError if nothing can be written there, or another run is training into it."""
+    if not folder:
+        yield
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}", "give --out a folder of your own") from error
     handle = os.open(folder, os.O_RDONLY)
     try:
-        yield _locked(handle)
+        is_taken = world.is_main and not _lock(handle)
+        if world.sum_over_ranks(is_taken)[0]:
+            raise UserError(f"another run is training into {folder}", "wait for its end, or give --out another folder")
+        yield
     finally:
         os.close(handle)
 
 
-def _locked(handle: int) -> bool:
+def _lock(handle: int) -> bool:
+    """False: another process has the lock."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

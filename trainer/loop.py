@@ -24,6 +24,7 @@ from trainer.console import QUIET, VERBOSE, Console
 from trainer.data.batch import Batch
 from trainer.distributed import World
 from trainer.errors import UserError
+from trainer.files import own_folder
 from trainer.flops import peak_flops
 from trainer.generate import generate_samples, sample_names
 from trainer.nonfinite import NonFiniteGuard
@@ -44,7 +45,7 @@ def train_stage(name: str, config: Config, world: World, weights: Weights | None
     """One stage from the weights it starts with to its last checkpoint. Raises UserError before training starts."""
     config = config_for(config, weights)
     loop = Loop(load_stage(name)(config, world), config, world, weights)
-    with checkpoint.own_folder(config.out, world):
+    with own_folder(config.out, world):
         loop.open()
         try:
             loop.announce()
@@ -301,7 +302,7 @@ class Loop:
         path = checkpoint.newest(where, self.stage.name)
         state = checkpoint.load_file(path, "stage")
         checkpoint.check_matches(state, self._identity(), str(path))
-        with checkpoint.understood(path):
+        with checkpoint.validating(path):
             self._restore(state, path)
         return path
 

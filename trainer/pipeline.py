@@ -60,7 +60,7 @@ def _checkpoints(folder: str | None) -> dict[str, Path]:
 def _finished(path: Path, name: str) -> Weights | None:
     """The weights of a stage, if it has reached its last step."""
     state = checkpoint.load_file(path, "step", "total_steps", "model", "weights")
-    with checkpoint.understood(path):
+    with checkpoint.validating(path):
         return weights_of(state, path, name) if state["step"] >= state["total_steps"] else None
 
 

@@ -14,17 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import GENERATION_PROMPTS
-from trainer.data.batch import IGNORE, Batch
-from trainer.data.prefetch import Prefetcher, Source
+from trainer.data.batch import IGNORE, Batch, Loader
+from trainer.data.prefetch import Prefetcher
 from trainer.distributed import World
 from trainer.evaluate import evaluate
 from trainer.flops import flops_per_token
 from trainer.model import GPT
 from trainer.precision import Autocast
-
-
-class Loader(Source, Protocol):
-    def load_state(self, state: dict[str, Any]) -> None: ...
 
 
 class HeldOutLoader(Loader, Protocol):

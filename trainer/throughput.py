@@ -4,26 +4,33 @@ Given: the begin and end of each step. Hands on: the fields of the console's lin
 """
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from trainer.schedule import Schedule
 from trainer.step_metrics import StepMetrics
 
 
-class Mean:
-    """Of numbers that may be on a device, which is asked for their sum alone."""
+@dataclass
+class Window:
+    """Sums over the steps since a line on the console."""
 
-    def __init__(self) -> None:
-        self.sum, self.count = 0.0, 0
+    steps: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    flops: float = 0.0
+    loss: Any = 0.0
+    """May be on a device, which is asked for this sum alone."""
 
-    def add(self, value: Any) -> None:
-        self.sum, self.count = self.sum + value, self.count + 1
+    def add(self, seconds: float, tokens: int, flops: float, loss: Any) -> None:
+        self.steps += 1
+        self.seconds += seconds
+        self.tokens += tokens
+        self.flops += flops
+        self.loss = self.loss + loss
 
-    def take(self) -> float:
-        """Of those since the last call."""
-        mean = float(self.sum) / self.count
-        self.sum, self.count = 0.0, 0
-        return mean
+    def mean_loss(self) -> float:
+        return float(self.loss) / self.steps
 
 
 class ThroughputMeter:
@@ -32,55 +39,50 @@ class ThroughputMeter:
     ) -> None:
         self.schedule, self.world_size = schedule, world_size
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
-        self.started = self.epoch_started = time.perf_counter()
+        self.started = self.epoch_started = self._step_started = time.perf_counter()
         self.first_step, self.seconds_training, self.tokens, self.samples = first_step, 0.0, 0, 0
         self.first_loss: Any = None
         self.last_loss: Any = None
-        self._window_loss, self._loss_since_mean = Mean(), Mean()
-        self._began = self._window_seconds = self._window_flops = 0.0
-        self._window_tokens = 0
+        self._since_report, self._since_mean = Window(), Window()
 
     def begin(self) -> None:
-        self._began = time.perf_counter()
+        self._step_started = time.perf_counter()
 
     def end(self, step: int, loss: Any, metrics: StepMetrics) -> None:
         """``loss`` may still be on a device; ``metrics`` are of this rank.
 
         Time outside of steps (validation, samples) is not counted as training.
         """
+        seconds, tokens = time.perf_counter() - self._step_started, metrics.tokens * self.world_size
         flops = metrics.tokens * self.flops_per_token if metrics.flops is None else metrics.flops
-        self._window_seconds += time.perf_counter() - self._began
-        self._window_tokens += metrics.tokens * self.world_size
-        self._window_flops += flops * self.world_size
+        for window in (self._since_report, self._since_mean):
+            window.add(seconds, tokens, flops * self.world_size, loss)
+        self.seconds_training += seconds
+        self.tokens += tokens
         self.samples += metrics.samples
-        self._window_loss.add(loss)
-        self._loss_since_mean.add(loss)
         self.first_loss, self.last_loss = loss if self.first_loss is None else self.first_loss, loss
         if (step - 1) % self.schedule.steps_per_epoch == 0:
-            self.epoch_started = self._began
+            self.epoch_started = self._step_started
 
     def mean_loss(self) -> float:
         """Over the steps since the last call."""
-        return self._loss_since_mean.take()
+        window, self._since_mean = self._since_mean, Window()
+        return window.mean_loss()
 
     def report(self, step: int) -> dict[str, Any]:
-        """Mean loss and speed since the last report, as arguments of Console.train; begins a new window."""
-        steps, seconds = self._window_loss.count, self._window_seconds
-        self.tokens += self._window_tokens
-        self.seconds_training += seconds
-        tokens_per_second, flops_per_second = self._window_tokens / seconds, self._window_flops / seconds
-        self._window_tokens, self._window_seconds, self._window_flops = 0, 0.0, 0.0
+        """Mean loss and speed since the last report, as arguments of Console.train."""
+        window, self._since_report = self._since_report, Window()
         iters = self.schedule.steps_per_epoch
         return {
             "epoch": (step - 1) // iters + 1,
             "epochs": self.schedule.epochs,
             "step": (step - 1) % iters + 1,
             "iters": min(iters, self.schedule.total_steps),
-            "loss": self._window_loss.take(),
-            "tokens_per_second": tokens_per_second,
-            "mfu": flops_per_second / (self.peak_flops * self.world_size) if self.peak_flops else None,
+            "loss": window.mean_loss(),
+            "tokens_per_second": window.tokens / window.seconds,
+            "mfu": window.flops / window.seconds / (self.peak_flops * self.world_size) if self.peak_flops else None,
             "epoch_seconds": time.perf_counter() - self.epoch_started,
-            "eta_seconds": (self.schedule.total_steps - step) * seconds / steps,
+            "eta_seconds": (self.schedule.total_steps - step) * window.seconds / window.steps,
         }
 
     def summary(self) -> str:

@@ -58,7 +58,7 @@ def weights_of(state: dict[str, Any], path: Path, origin: str) -> Weights:
             f"{path} was trained with the tokenizer {state.get('tokenizer')!r}, this trainer has {IDENTITY!r}",
             "start from weights that this trainer made",
         )
-    with checkpoint.understood(path):
+    with checkpoint.validating(path):
         config = msgspec.convert(state["model"], ModelConfig)
         if missing := [field.name for field in dataclasses.fields(config) if field.name not in state["model"]]:
             raise ValueError(f"no {missing[0]!r} in 'model'")

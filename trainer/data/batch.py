@@ -5,7 +5,7 @@ Given: token ids. Hands on: Batches. Never: uses the global random numbers.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -37,8 +37,12 @@ class Batch:
     @classmethod
     def of(cls, inputs: Tensor, targets: Tensor, samples: Iterable[tuple[str, int]], **more: Any) -> Self:
         """A padded batch, with all that can be counted in it. ``samples``: (dataset, tokens) of each sample."""
+        datasets: dict[str, tuple[int, int]] = {}
+        for name, tokens in samples:
+            count, total = datasets.get(name, (0, 0))
+            datasets[name] = (count + 1, total + tokens)
         padding, loss_tokens = int((inputs == PAD).sum()), int((targets != IGNORE).sum())
-        return cls(inputs, targets, _by_dataset(samples), padding=padding, loss_tokens=loss_tokens, **more)
+        return cls(inputs, targets, datasets, padding=padding, loss_tokens=loss_tokens, **more)
 
     @property
     def samples(self) -> int:
@@ -55,6 +59,14 @@ class Batch:
             return self
         moved = {name: _moved(tensor, device) for name, tensor in self.extra.items()}
         return replace(self, inputs=_moved(self.inputs, device), targets=_moved(self.targets, device), extra=moved)
+
+
+class Loader(Protocol):
+    """An endless source of batches, which can go on where another one stood."""
+
+    def next_batch(self) -> Batch: ...
+    def state(self) -> dict[str, Any]: ...
+    def load_state(self, state: dict[str, Any]) -> None: ...
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -74,15 +86,6 @@ def collate(rows: Sequence[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, 
         tokens[number, : len(ids)] = ids
         targets[number, : len(ids)] = torch.where(loss_mask, ids, IGNORE)
     return tokens[:, :-1].contiguous(), targets[:, 1:].contiguous()
-
-
-def _by_dataset(samples: Iterable[tuple[str, int]]) -> dict[str, tuple[int, int]]:
-    """dataset -> (samples, tokens), from one (dataset, tokens) for each sample."""
-    found: dict[str, tuple[int, int]] = {}
-    for name, tokens in samples:
-        seen, read = found.get(name, (0, 0))
-        found[name] = (seen + 1, read + tokens)
-    return found
 
 
 def batch_width(longest: int, seq_len: int, *, fixed: bool, multiple: int = 16) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer import chat
+from trainer import chat, checkpoint
 from trainer.data.batch import Batch, BatchSampler, batch_width, collate
 from trainer.errors import UserError
 from trainer.tasks.example import Example, TaskMixture
@@ -73,8 +73,6 @@ def _tensor(numbers: "array[int] | bytearray", dtype: torch.dtype) -> Tensor:
 
 def cached(make: Any, key: str, folder: Path) -> tuple[Prepared, bool]:
     """(what ``make()`` returns, was it read from the file of an earlier run?)"""
-    from trainer import checkpoint
-
     path = folder / f"prepared_{hashlib.blake2s(key.encode(), digest_size=6).hexdigest()}.pt"
     with contextlib.suppress(UserError, KeyError):  # Of another version, or damaged: it is only a cache.
         state = checkpoint.load_file(path)
@@ -117,10 +115,7 @@ class Conversations(BatchSampler):
         self.require_a_batch(f"{name} (conversations)")
 
     def next_batch(self) -> Batch:
-        return self.batch([self.rows[number] for number in self.next().tolist()])
-
-    def batch(self, rows: list[list[int]]) -> Batch:
-        """Rows of conversations by number."""
+        rows = [self.rows[number] for number in self.next().tolist()]
         data, used = self.prepared, [number for row in rows for number in row]
         parts = [(self._join(data.tokens, row).long(), self._join(data.loss_mask, row)) for row in rows]
         longest = max(len(ids) for ids, _ in parts) - 1

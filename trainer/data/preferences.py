@@ -40,10 +40,7 @@ class PreferencePairs(BatchSampler):
         return [len(chosen[0]) + len(rejected[0]) for _, chosen, rejected in self.pairs]
 
     def next_batch(self) -> Batch:
-        return self.batch(self.next().tolist())
-
-    def batch(self, numbers: list[int]) -> Batch:
-        pairs = [self.pairs[number] for number in numbers]
+        pairs = [self.pairs[number] for number in self.next().tolist()]
         rows = [chosen for _, chosen, _ in pairs] + [rejected for _, _, rejected in pairs]
         longest = max(len(ids) for ids, _ in rows) - 1
         inputs, targets = collate(rows, batch_width(longest, self.seq_len, fixed=self.fixed))

@@ -8,18 +8,13 @@ loader's position: that is restored before.
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
-from trainer.data.batch import Batch
-
-
-class Source(Protocol):
-    def next_batch(self) -> Batch: ...
-    def state(self) -> dict[str, Any]: ...
+from trainer.data.batch import Batch, Loader
 
 
 class Prefetcher:
-    def __init__(self, loader: Source, *, pin: bool, depth: int = 1) -> None:
+    def __init__(self, loader: Loader, *, pin: bool, depth: int = 1) -> None:
         """``depth``: batches made ahead, as many as one step takes."""
         self._loader, self._pin = loader, pin
         self._worker, self._depth = ThreadPoolExecutor(1, "batches"), depth

@@ -33,10 +33,7 @@ class TokenWindows(BatchSampler):
         self.require_a_batch(f"{name} (windows of {seq_len} tokens)", "lower --seq_len")
 
     def next_batch(self) -> Batch:
-        return self.batch(self.next())
-
-    def batch(self, windows: Tensor) -> Batch:
-        """The windows of these numbers."""
+        windows = self.next()
         places = windows[:, None] * self.seq_len + torch.arange(self.seq_len + 1)
         rows = self.tokens[places].to(torch.int64)
         count = len(windows)
