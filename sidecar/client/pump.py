@@ -35,6 +35,8 @@ HELLO_SECONDS = 0.5
 REFUSED_SECONDS = 30.0
 REWIND_SECONDS = 0.1  # At most one rewind in this time: each duplicate frame in a burst asks for one.
 DESCRIPTORS_SECONDS = 0.25  # Between two looks, while the process has no file descriptor left.
+HEARTBEAT_MILLISECONDS = 5_000  # Of libzmq, over tcp: a connection can die without either end being told.
+HEARTBEATS_MISSED = 3  # Then libzmq connects anew. What was on its way is sent again.
 STOP_SECONDS = 2.0
 CONNECT_SECONDS = 1.0  # How long a flush waits for a sidecar that never answered.
 
@@ -49,12 +51,12 @@ class Pump:
         self._ring, self._lock, self._hello, self._endpoint, self._on_tick = ring, lock, hello, endpoint, on_tick
         self._position, self._seq = ring.tail, ring.tail_seq
         self._in_flight: deque[tuple[int, int]] = deque()  # (seq, position) after each frame not yet acknowledged
-        self._next_hello = self._last_progress = self._last_rewind = 0.0
+        self._next_hello = self._last_progress = self._last_rewind = self._last_heard = 0.0
         self._silence_seconds = SILENCE_SECONDS_MIN
         self._greeting_until = 0.0
         self._flush_until: float | None = None
         self._is_asked = False
-        """The sidecar waits for a frame, if only an empty one."""
+        """A frame is to be sent, if only an empty one: the sidecar waits for it, or may not know that we are here."""
         self._stopping = False
         self._waker: Waker | None = None
         """There while the thread has a socket."""
@@ -121,7 +123,7 @@ class Pump:
 
     def _converse(self, socket: "zmq.Socket[bytes]") -> None:
         try:
-            self._configure(socket)
+            self._configure(socket, self._endpoint)
             secure_client(socket, self._endpoint, os.environ)
             socket.connect(self._endpoint)
             self._greeting_until = time.monotonic() + GREETING_SECONDS
@@ -133,13 +135,18 @@ class Pump:
             socket.context.destroy(linger=0)
 
     @staticmethod
-    def _configure(socket: "zmq.Socket[bytes]") -> None:
+    def _configure(socket: "zmq.Socket[bytes]", endpoint: str) -> None:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, FRAMES_IN_FLIGHT_MAX + 8)
         socket.setsockopt(zmq.RCVHWM, 1000)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         socket.setsockopt(zmq.MAXMSGSIZE, wire.MESSAGE_BYTES_MAX)
+        if endpoint.startswith("tcp://"):
+            patience = HEARTBEATS_MISSED * HEARTBEAT_MILLISECONDS
+            socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MILLISECONDS)
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, patience)
+            socket.setsockopt(zmq.HEARTBEAT_TTL, patience + HEARTBEAT_MILLISECONDS)  # After this the sidecar hangs up.
 
     def _poller(self, socket: "zmq.Socket[bytes]") -> zmq.Poller:
         assert self._waker is not None
@@ -157,6 +164,8 @@ class Pump:
             self.connected = False
             self._silence_seconds = min(2 * self._silence_seconds, SILENCE_SECONDS_MAX)
             self._greet(socket, now)
+        elif not self._in_flight and now - self._last_heard >= TICK_SECONDS:
+            self._is_asked = True  # Perhaps by a sidecar that was started since, and does not know us.
         if self.connected:
             self._send_frames(socket, now)
         self._finish_flush(now)
@@ -201,7 +210,7 @@ class Pump:
         if self._flush_until is None:
             return
         done = self._ring.tail_seq == self._ring.head_seq
-        if done or now > self._flush_until or self.refused_reason:
+        if done or now > self._flush_until or (self.refused_reason and not self.connected):
             self._flush_until = None
             self._idle.set()
 
@@ -216,11 +225,19 @@ class Pump:
                 reply = wire.decode_from_sidecar(socket.recv(zmq.NOBLOCK))
             except zmq.Again:
                 return
-            except Exception as error:  # noqa: BLE001 - Whatever answers there does not speak our protocol: keep asking slowly.
-                self.refused_reason = f"unreadable answer: {error}"
+            except Exception as error:  # noqa: BLE001 - Bytes from elsewhere raise more than msgspec's own errors.
+                self._note_unreadable(error)
                 continue
             if reply.session == self._hello.session:
+                self._last_heard = now
                 self._handle(reply, now)
+
+    def _note_unreadable(self, error: Exception) -> None:
+        """A sidecar that took us may be newer, and say what we need not know. Another one is asked on, slowly."""
+        if not self.connected:
+            if self.refused_reason is None:
+                warn("sidecar: what answers at %s cannot be understood: %s", self._endpoint, error)
+            self.refused_reason = f"unreadable answer: {error}"
 
     def _handle(self, reply: wire.Reply, now: float) -> None:
         if isinstance(reply, wire.Refused):

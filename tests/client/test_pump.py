@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import zmq
 
@@ -163,6 +164,47 @@ def test_a_pump_that_is_asked_sends_what_it_holds_once_and_says_where_it_holds_n
     assert (nothing.first_seq, nothing.oldest_seq, nothing.records) == (3, 0, [])
 
 
+def test_a_pump_that_hears_nothing_lets_a_sidecar_that_was_started_since_know_of_it(bench: Bench) -> None:
+    """Training may make no step for minutes, or never again."""
+    assert bench.tick(0.9 * TICK) == []
+    (nothing,) = bench.tick(0.2 * TICK)
+    assert isinstance(nothing, wire.Frame)
+    assert nothing.records == []
+    bench.answer(wire.WantHello(7))
+    assert bench.tick(0.0) == [bench.hello]
+    bench.answer(wire.Ack(7, 0))
+    assert bench.tick(0.0) == []
+    for _ in range(5):
+        bench.answer(wire.Fetch(7))
+        assert len(bench.tick(0.5 * TICK)) == 1  # Who is asked needs no reminding.
+
+
+@pytest.mark.parametrize("bytes_", [b"TS\x02", wire.PREFIX + msgspec.msgpack.encode(["kind of tomorrow", 7, 1])])
+def test_what_a_newer_sidecar_says_beyond_what_we_know_is_passed_over(bench: Bench, bytes_: bytes) -> None:
+    bench.emit(1)
+    bench.socket.answers.append(bytes_)
+    assert len(bench.tick()) == 1
+    bench.pump._flush_until = bench.now + 100.0
+    bench.tick(0.0)
+    assert not bench.pump._idle.is_set()
+    bench.answer(wire.Ack(7, 1))
+    bench.tick(0.0)
+    assert bench.pump._idle.is_set()
+
+
+def test_what_answers_in_another_language_is_asked_seldom_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    said = []
+    for _ in range(8):
+        said += bench.tick()
+        bench.socket.answers.append(b"HTTP/1.1 400 Bad Request")
+    assert said == [bench.hello, bench.hello]
+    assert [record.message for record in caplog.records] == [
+        "sidecar: what answers at ipc://nowhere cannot be understood: expected protocol version 1, got another protocol"
+    ]
+    bench.ring.close()
+
+
 def test_an_acknowledgement_of_what_was_never_sent_frees_nothing(bench: Bench) -> None:
     bench.emit(10)
     bench.tick()
@@ -218,10 +260,14 @@ def test_events_that_fill_half_of_the_ring_between_two_ticks_are_sent_before_the
 
 
 def test_a_sleeping_pump_sends_when_it_is_asked_and_takes_acknowledgements_without_sending(far: Sidecar) -> None:
+    ring = far.run._emitter.ring
     far.run.step(0, loss=1.0)
     assert far.hear(0.05) is None
+    ring._alert = None
     far.say(wire.Fetch(far.session))
     assert len(far.hear().records) == 1
+    while ring._alert is None:  # Set as the pump lies down again. Before that it would send the next step, too.
+        time.sleep(0.001)
     far.run.step(1, loss=1.0)
     far.say(wire.Ack(far.session, 1))
     assert far.hear(0.05) is None
