@@ -1,4 +1,5 @@
-"""A network that misbehaves: a TCP forwarder between trainer and sidecar that can be cut, stalled and made to lose.
+"""A network that misbehaves: a TCP forwarder between trainer and sidecar that can be cut, stalled, and made to lose
+or to forget.
 
 Given: where to forward to. Hands on: bytes, unless told otherwise.
 Never: looks into what it forwards.
@@ -24,6 +25,7 @@ class Proxy:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._peers: dict[socket.socket, socket.socket] = {}
+        self._forgotten: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._stalled_until = 0.0
         self._truncate = False
@@ -41,6 +43,11 @@ class Proxy:
     def stall(self, seconds: float) -> None:
         """Nothing is forwarded for a while; connections stay open (a half-open network)."""
         self._stalled_until = time.monotonic() + seconds
+
+    def forget(self) -> None:
+        """Of the connections of now nothing is forwarded any more, and neither end is told; new ones work."""
+        with self._lock:
+            self._forgotten |= self._peers.keys()
 
     def truncate(self) -> None:
         """The next bytes are cut in the middle, then the connection is reset."""
@@ -84,7 +91,8 @@ class Proxy:
                 self._peers[end].sendall(data[: len(data) // 2])
                 data = b""
             if data:
-                self._peers[end].sendall(data)
+                if end not in self._forgotten:
+                    self._peers[end].sendall(data)
                 return
         except OSError:
             pass
@@ -95,6 +103,7 @@ class Proxy:
         if other is None:
             return
         self._peers.pop(other, None)
+        self._forgotten -= {end, other}
         for one in (end, other):
             with contextlib.suppress(OSError, KeyError, ValueError):
                 self._selector.unregister(one)

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import zmq
 
+import sidecar
+from benchmarks.proxy import Proxy
 from sidecar import wire
+from sidecar.client import pump
 from sidecar.curve import create_keys
 from sidecar.errors import UserError
 from sidecar.intake import Intake
@@ -223,3 +226,25 @@ def test_the_tail_of_a_dead_trainer_travels_to_a_sidecar_on_another_host(tcp_end
         assert replay_rings(tcp_endpoint, remote.keys) == 1
     assert rings_of(tcp_endpoint) == []
     assert journaled_steps(tmp_path / "data", "r") == list(range(3000))
+
+
+def test_a_connection_that_dies_without_a_word_is_made_anew(
+    tcp_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A firewall or an address translator that has forgotten it: TCP itself notices after a quarter of an hour."""
+    monkeypatch.setattr(pump, "HEARTBEAT_MILLISECONDS", 100)
+    monkeypatch.setattr(pump, "SILENCE_SECONDS_MIN", 0.1)
+    monkeypatch.setattr(pump, "SILENCE_SECONDS_MAX", 0.1)
+    network = Proxy(int(tcp_endpoint.rpartition(":")[2]))
+    with Remote(tcp_endpoint, tmp_path) as remote:
+        for name, value in remote.keys.items():
+            monkeypatch.setenv(name, value)
+        run = sidecar.init("p", run_id="r", endpoint=f"tcp://127.0.0.1:{network.port}")
+        run.step(0)
+        assert run._emitter.pump.flush(20.0)
+        network.forget()
+        run.step(1)
+        assert run._emitter.pump.flush(20.0)
+        run.finish()
+    network.close()
+    assert journaled_steps(tmp_path, "r") == [0, 1]
