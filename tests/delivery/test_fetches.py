@@ -103,6 +103,15 @@ class Scene:
         reader.start()
         return reader
 
+    def let_rest(self) -> None:
+        """Until the round is over in which the trainers were answered last, and nothing is under way."""
+        reader = self.fetch()
+        for trainer in self.trainers:
+            assert trainer.hear() == wire.Fetch(trainer.session)
+            trainer.send(0, 0)
+        reader.join(10.0)
+        assert not reader.is_alive()
+
     def close(self) -> None:
         self._stop.set()
         self.intake.wake()
@@ -137,7 +146,7 @@ def test_what_is_fetched_is_committed_before_the_reader_goes_on(scene: Scene) ->
     assert not scene.trainers[1].socket.poll(0)
 
 
-def test_who_comes_back_is_asked_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_comes_back_is_asked_again(scene: Scene) -> None:
     first, second = scene.trainers
     scene.fetch()
     first.hear(), second.hear()
@@ -171,7 +180,8 @@ def test_a_client_that_does_not_know_how_to_answer_is_not_asked(scene: Scene) ->
     assert not second.socket.poll(50)
 
 
-def test_readings_wait_for_a_batch_to_ride_on_but_not_for_ever(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readings_wait_for_a_batch_to_ride_on_but_not_for_ever(scene: Scene) -> None:
+    scene.let_rest()
     scene.intake.submit("r", wire.Hardware(1, 1))
     scene.intake.wake()
     time.sleep(0.05)
