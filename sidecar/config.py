@@ -217,8 +217,9 @@ def _variables(environ: Mapping[str, str]) -> dict[str, str]:
     for variable in environ:
         if variable.startswith("SIDECAR_") and variable not in known:
             close = difflib.get_close_matches(variable[8:], [name[8:] for name in known], n=1, cutoff=NEARLY)
-            if close:
-                raise UserError(f"unknown variable {variable}", f"did you mean SIDECAR_{close[0]}?")
+            swapped = [name[8:] for name in known if sorted(name) == sorted(variable)]  # PROT is no nearer than 0.75.
+            if meant := close or swapped:
+                raise UserError(f"unknown variable {variable}", f"did you mean SIDECAR_{meant[0]}?")
     found = {variable: field for variable, field in known.items() if environ.get(variable, "") != ""}
     # In Kubernetes a Service called "sidecar" sets SIDECAR_PORT=tcp://10.0.0.1:9797 in every pod: not ours.
     if environ.get("SIDECAR_PORT", "").startswith(("tcp://", "udp://")):

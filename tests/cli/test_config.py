@@ -57,7 +57,9 @@ def test_a_password_in_an_address_is_not_shown_either(
     assert "hush" not in str(refused.value)
 
 
-@pytest.mark.parametrize("variable", ["SIDECAR_PROJCT", "SIDECAR_SINKKS", "SIDECAR_WANDB_MODES", "SIDECAR_LOGLEVEL"])
+@pytest.mark.parametrize(
+    "variable", ["SIDECAR_PROJCT", "SIDECAR_SINKKS", "SIDECAR_WANDB_MODES", "SIDECAR_LOGLEVEL", "SIDECAR_PROT"]
+)
 def test_a_variable_that_is_nearly_ours_is_an_error_with_a_suggestion(variable: str) -> None:
     with pytest.raises(UserError, match=f"unknown variable {variable}") as refused:
         load({}, {variable: "1"})

@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from cli_helpers import Command, wait_until_ready
 
 from sidecar import live
@@ -135,11 +134,18 @@ def test_command_that_never_calls_us_ends_at_once_and_without_a_card(sidecar: Co
     assert all(line.startswith("sidecar: ") for line in err.splitlines())
 
 
-@pytest.mark.parametrize("name", ["demo"])
-def test_demo_shows_a_run_without_torch(sidecar: Command, name: str, tmp_path: Path) -> None:
-    code, _, err = finish(sidecar(name, "--steps", "10", "--step-seconds", "0.01"))
+def test_demo_shows_a_run_without_torch(sidecar: Command) -> None:
+    code, _, err = finish(sidecar("demo", "--steps", "10", "--step-seconds", "0.01"))
     assert code == 0
     assert "10 of 10" in err
+
+
+def test_ctrl_c_ends_a_demo_like_a_run_that_has_shown_enough(sidecar: Command, tmp_path: Path) -> None:
+    demo = sidecar("demo", "--step-seconds", "0.01")
+    status_until(tmp_path / "data", "step")
+    demo.send_signal(signal.SIGINT)
+    code, _, err = finish(demo)
+    assert (code, "Traceback" in err, "Failed" in err) == (0, False, False), err
 
 
 def test_status_and_top_of_a_live_run(sidecar: Command, script: Path, tmp_path: Path) -> None:
