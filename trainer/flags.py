@@ -29,21 +29,23 @@ Field = dataclasses.Field[Any]
 Layer = tuple[str, Mapping[str, Any]]
 """(origin, values)"""
 TRUE, FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
-LISTS = "|"
+LIST_SEPARATOR = "|"
 PREFIX = "TRAINER_"
 SHOW_CONFIG = ("--show_config", "--show-config")
 
 
 def parse(kind: type[C], command: str, arguments: Sequence[str]) -> C:
     """Raises UsageError for anything that is not in the table, or not of its kind."""
-    given, file = _given(kind, command, arguments)
+    given, file = _from_command_line(kind, command, arguments)
     file = file or os.environ.get("TRAINER_CONFIG")
-    tables = _tables_of(file) if file else {}
+    tables = _read_toml(file) if file else {}
     shared = {key: value for key, value in tables.items() if not isinstance(value, dict)}
-    in_file = [_from_table(shared, kind, file, CONFIGS.values()), _from_table(tables.get(command, {}), kind, file)]
-    values, origins = merged(
-        [*(("file", rows) for rows in in_file), ("environment", dict(_from_environment(kind))), ("flag", given)]
-    )
+    values, origins = merged([
+        ("file", _from_table(shared, kind, file, CONFIGS.values())),
+        ("file", _from_table(tables.get(command, {}), kind, file)),
+        ("environment", dict(_from_environment(kind))),
+        ("flag", given),
+    ])  # fmt: skip
     config = kind(**values, origins=origins)
     if isinstance(config, PipelineConfig):
         of_stages = {name: _from_table(rows, CONFIGS[name], file) for name, rows in tables.items() if name in CONFIGS}
@@ -81,7 +83,7 @@ def describe(config: Config) -> str:
 def check(config: Config) -> None:
     for field in config.flags().values():
         value, wanted = getattr(config, field.name), field.metadata["range"]
-        if type(value) in (int, float) and value not in wanted:
+        if type(value) in (int, float) and not wanted.holds(value):
             raise UsageError(
                 f"--{field.name} is {value}, which is not {wanted.words}", f"leave --{field.name} out, or correct it"
             )
@@ -119,19 +121,34 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message, f"{self.prog} --help lists the flags")
 
 
-def _given(kind: type[Config], command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+class _OneLinePerFlag(argparse.HelpFormatter):
+    """Shows each flag under its own name only, and no usage paragraph that repeats them all."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=110)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        name = action.option_strings[0]
+        if getattr(action, "is_on", False):
+            return name.replace("--", "--no-", 1)  # What a reader may want is the other one.
+        return name if action.nargs == 0 else f"{name} {action.metavar}"
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
+        super().add_usage(f"{self._prog} [flags]", actions, groups, prefix)
+
+
+def _from_command_line(kind: type[Config], command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], str | None]:
     """The flags that were given, and the file."""
-    parser = _Parser(prog=f"python -m trainer {command}", allow_abbrev=False, formatter_class=_help_format)
-    groups: dict[str, Any] = {}
-    for field in kind.flags().values():
-        name = field.metadata["group"]
-        groups[name] = groups.get(name) or parser.add_argument_group(name)
-        _add_flag(groups[name], field)
+    parser = _Parser(prog=f"python -m trainer {command}", allow_abbrev=False, formatter_class=_OneLinePerFlag)
+    fields = kind.flags().values()
+    groups = {name: parser.add_argument_group(name) for name in dict.fromkeys(f.metadata["group"] for f in fields)}
+    for field in fields:
+        _add_flag(groups[field.metadata["group"]], field)
     groups["run"].add_argument("--config", metavar="S", help="TOML file with flags", default=None)
     groups["run"].add_argument(*SHOW_CONFIG, action="store_true", help="only print every value and its origin")
     known, unknown = parser.parse_known_args([*arguments])
     if unknown:
-        _refuse("flag", unknown[0], kind, f"python -m trainer {command} --help lists the flags")
+        _raise_unknown("flag", unknown[0], kind, f"python -m trainer {command} --help lists the flags")
     values = vars(known)
     return {name: value for name, value in values.items() if name in kind.flags()}, values["config"]
 
@@ -141,11 +158,15 @@ def _add_flag(group: Any, field: Field) -> None:
     spellings = dict.fromkeys(form for name in _names(field) for form in _spellings(name))
     also = "".join(f"; also {_spellings(name)[0]}" for name in meta["also"])
     if kind is bool:
-        text = (meta["off"] or meta["help"]) + also
-        switch = group.add_argument(*spellings, dest=field.name, action=_Switch, default=argparse.SUPPRESS, help=text)
+        switch = group.add_argument(
+            *spellings, dest=field.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
+            help=(meta["off"] or meta["help"]) + also,
+        )  # fmt: skip
         switch.is_on = field.default
         return
-    text = meta["help"] if field.default in (None, ()) else f"{meta['help']} [{_shown(field.default)}]"
+    default: Any = field.default
+    default = LIST_SEPARATOR.join(default) if kind is tuple else default
+    text = meta["help"] if default in (None, "") else f"{meta['help']} [{default}]"
     group.add_argument(
         *spellings, dest=field.name, type=_reader(kind, meta), default=argparse.SUPPRESS,
         choices=None if meta["several"] else meta["choices"] or None,
@@ -155,28 +176,26 @@ def _add_flag(group: Any, field: Field) -> None:
 
 def _reader(kind: Any, meta: Mapping[str, Any]) -> Callable[[str], Any]:
     """What makes a value of the word behind the flag."""
-    if not meta["several"]:
-        return _list if kind is tuple else kind
 
-    def read(text: str) -> str:
+    def read_several(text: str) -> str:
         try:
-            return _several(text, meta["choices"])
+            return _allowed(text, meta)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 
-    return read
+    return read_several if meta["several"] else _list if kind is tuple else kind
 
 
-def _several(text: str, choices: Sequence[str]) -> str:
-    """Words of ``choices`` with commas between them. Raises ValueError."""
-    words = [word.strip() for word in text.split(",")]
-    if wrong := [word for word in words if word not in choices]:
-        raise ValueError(f"invalid choice: {wrong[0]!r} (choose from {', '.join(choices)}; several with commas)")
-    return ",".join(dict.fromkeys(words))
+def _allowed(value: Any, meta: Mapping[str, Any]) -> Any:
+    """``value``, if the flag allows it: one of its choices, or ``several`` with commas. Raises ValueError."""
+    words = [word.strip() for word in value.split(",")] if meta["several"] else [value]
+    if meta["choices"] and (wrong := [word for word in words if word not in meta["choices"]]):
+        raise ValueError(f"invalid choice: {wrong[0]!r} (choose from {_choices(meta)})")
+    return ",".join(dict.fromkeys(words)) if meta["several"] else value
 
 
-def _shown(value: Any) -> str:
-    return LISTS.join(value) if isinstance(value, tuple) else str(value)
+def _choices(meta: Mapping[str, Any]) -> str:
+    return ", ".join(meta["choices"]) + ("; several with commas" if meta["several"] else "")
 
 
 def _spellings(name: str) -> tuple[str, ...]:
@@ -184,34 +203,10 @@ def _spellings(name: str) -> tuple[str, ...]:
 
 
 def _list(text: str) -> tuple[str, ...]:
-    return tuple(part for part in text.split(LISTS) if part)
+    return tuple(part for part in text.split(LIST_SEPARATOR) if part)
 
 
-def _help_format(prog: str) -> argparse.HelpFormatter:
-    return _OneLinePerFlag(prog, max_help_position=30, width=110)
-
-
-class _Switch(argparse.BooleanOptionalAction):
-    """--FLAG and --no-FLAG: what a file or a variable says can be unsaid."""
-
-    is_on = False
-    """By default."""
-
-
-class _OneLinePerFlag(argparse.HelpFormatter):
-    """Shows each flag under its own name only, and no usage paragraph that repeats them all."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        name = action.option_strings[0]
-        if isinstance(action, _Switch) and action.is_on:
-            return name.replace("--", "--no-", 1)  # What a reader may want is the other one.
-        return name if action.nargs == 0 else f"{name} {action.metavar}"
-
-    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
-        super().add_usage(f"{self._prog} [flags]", actions, groups, prefix)
-
-
-def _refuse(what: str, word: str, kind: type[Config], remedy: str) -> NoReturn:
+def _raise_unknown(what: str, word: str, kind: type[Config], remedy: str) -> NoReturn:
     meant, dashes = word.lstrip("-").split("=")[0].replace("-", "_"), "--" if what == "flag" else ""
     fields = list(kind.flags().values())
     if meant.startswith("no_") and dashes:
@@ -247,7 +242,7 @@ def _from_environment(kind: type[Config]) -> Iterator[tuple[str, Any]]:
                 break
 
 
-def _tables_of(file: str) -> dict[str, Any]:
+def _read_toml(file: str) -> dict[str, Any]:
     """What the file says; a table in it is of the command of that name."""
     try:
         tables = tomllib.loads(Path(file).expanduser().read_text(encoding="utf-8"))
@@ -277,7 +272,7 @@ def _from_table(
         if name in fields:
             found[fields[name].name] = _converted(value, fields[name], f"{key} in {file}")
         elif name not in elsewhere:
-            _refuse("key", key, kind, "--help lists the flags of a command")
+            _raise_unknown("key", key, kind, "--help lists the flags of a command")
     return found
 
 
@@ -285,22 +280,17 @@ def _converted(value: Any, field: Field, where: str) -> Any:
     """The value as its flag would have it. Raises UsageError naming ``where``."""
     kind, meta = _type(field), field.metadata
     try:
-        made = _made(value, kind, several=meta["several"])
+        made = _as(kind, ",".join(value) if meta["several"] and isinstance(value, list) else value)
     except (ValueError, TypeError) as error:
         raise UsageError(f"{where} is {value!r}, which is no {kind.__name__}", "mend it, or leave it out") from error
-    remedy = f"choose from {', '.join(meta['choices'])}"
-    if meta["several"]:
-        try:
-            return _several(made, meta["choices"])
-        except ValueError as error:
-            raise UsageError(f"{where} is {value!r}", f"{remedy}; several with commas") from error
-    if meta["choices"] and made not in meta["choices"]:
-        raise UsageError(f"{where} is {value!r}", remedy)
-    return made
+    try:
+        return _allowed(made, meta)
+    except ValueError as error:
+        raise UsageError(f"{where} is {value!r}", f"choose from {_choices(meta)}") from error
 
 
-def _made(value: Any, kind: Any, *, several: bool) -> Any:
-    """A value of ``kind`` from a text, or from what a file has. Raises ValueError or TypeError."""
+def _as(kind: Any, value: Any) -> Any:
+    """A text, or what a file has, as a value of ``kind``. Raises ValueError or TypeError."""
     if kind is tuple:
         return tuple(map(str, value)) if isinstance(value, list) else _list(str(value))
     if kind is bool:
@@ -308,8 +298,6 @@ def _made(value: Any, kind: Any, *, several: bool) -> Any:
         if word not in (*TRUE, *FALSE):
             raise ValueError
         return word in TRUE
-    if several and isinstance(value, list):
-        return ",".join(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise TypeError
     if kind is int and isinstance(value, float) and not value.is_integer():
