@@ -22,8 +22,7 @@ from trainer.stages import STAGES, pipeline_config
 
 
 class Command(NamedTuple):
-    entry_point: str
-    """"module:function", called with ``arguments`` and the config."""
+    entry_point: str  # "module:function", called with arguments and the config.
     summary: str
     arguments: tuple[str, ...] = ()
 
@@ -39,8 +38,7 @@ COMMANDS = {
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
-PR_SET_PDEATHSIG = 1
-"""Of prctl(2): the signal to get when the parent dies."""
+PR_SET_PDEATHSIG = 1  # Of prctl(2): the signal to get when the parent dies.
 
 
 def usage() -> str:

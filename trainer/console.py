@@ -12,6 +12,7 @@ Never: writes control characters to anything but a terminal, or ends training be
 import contextlib
 import io
 import os
+import shutil
 import sys
 import time
 from typing import Self, TextIO
@@ -46,7 +47,7 @@ class Console:
         """A bar that is redrawn in place, on a terminal only; the next line takes its place."""
         if self.level < NORMAL or not self._stream.isatty() or (now := time.monotonic()) < self._drawn + REDRAW_SECONDS:
             return
-        self._drawn, self._bar = now, progress_bar(step, total_steps, _columns(self._stream))
+        self._drawn, self._bar = now, progress_bar(step, total_steps, shutil.get_terminal_size().columns)
         self._write(f"\r{self._bar}")
 
     def wipe(self) -> None:
@@ -100,13 +101,6 @@ def progress_bar(step: int, total_steps: int, columns: int) -> str:
     width = max(0, min(BAR, columns - len(count) - 3))  # The last column stays free: some terminals wrap there.
     done = width * step // total_steps
     return f"[{'#' * done}{'.' * (width - done)}]{count}" if width else count.strip()
-
-
-def _columns(stream: TextIO) -> int:
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or 80  # 0: a terminal that does not know.
-    except (OSError, ValueError):
-        return 80
 
 
 def printable(text: str) -> str:

@@ -18,8 +18,7 @@ from torch import Tensor
 from trainer.errors import UserError
 from trainer.torch_errors import as_user_error
 
-THREADS_MAX = 8
-"""A model of the default size gains nothing from more, and the sidecar needs some CPU, too."""
+THREADS_MAX = 8  # A model of the default size gains nothing from more, and the sidecar needs some CPU, too.
 
 
 @dataclass(frozen=True)

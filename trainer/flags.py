@@ -26,8 +26,7 @@ from trainer.errors import UsageError
 
 C = TypeVar("C", bound=Config)
 Field = dataclasses.Field[Any]
-Layer = tuple[str, Mapping[str, Any]]
-"""(origin, values)"""
+Layer = tuple[str, Mapping[str, Any]]  # (origin, values)
 TRUE, FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 LIST_SEPARATOR = "|"
 PREFIX = "TRAINER_"

@@ -72,8 +72,7 @@ class Loop:
         torch.manual_seed(config.seed + 1 + world.rank)  # ... and its own dropout.
         self.raw_model = stage.wrap_model(self.gpt)  # Before resuming: a DPO checkpoint brings its own reference.
         self.optimizer = build_optimizer(self.raw_model, config)
-        self.step = 0
-        """Optimizer steps done, skipped ones included."""
+        self.step = 0  # Optimizer steps done, skipped ones included.
         self.said: tuple[str, ...] = ()
         self.guard = NonFiniteGuard(config.nan_loss, world.device)
         self.started_from = weights.origin if weights else None

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from trainer.errors import UserError
 
-IN_A_ROW_MAX = 20
-"""Skipped steps in a row after which the run has diverged for good."""
+IN_A_ROW_MAX = 20  # Skipped steps in a row after which the run has diverged for good.
 
 
 class NonFiniteGuard:

@@ -23,12 +23,9 @@ FILE = "runs.json"
 @dataclass
 class RunHistory:
     run_number: int = 1
-    total_runs: int = 0
-    """Completed."""
-    total_samples_trained: int = 0
-    """Seen by the checkpoints in the folder."""
-    started_seconds: float = 0.0
-    """When the first run began, in seconds since 1970."""
+    total_runs: int = 0  # Completed.
+    total_samples_trained: int = 0  # Seen by the checkpoints in the folder.
+    started_seconds: float = 0.0  # When the first run began, in seconds since 1970.
 
     def name_of(self, template: str | None) -> str | None:
         """``qwen_run_{n}`` -> qwen_run_3."""

@@ -34,26 +34,17 @@ class Stage:
 
     name: str
     prompts: tuple[str, ...] = GENERATION_PROMPTS
-    chats: bool = False
-    """Samples are replies to the prompts, not continuations of them."""
-    batch_phase: str = "data_wait"
-    """The phase that the time of ``next_batch`` counts as."""
+    chats: bool = False  # Samples are replies to the prompts, not continuations of them.
+    batch_phase: str = "data_wait"  # The phase that the time of next_batch counts as.
     train_loader: Loader
     val_loader: HeldOutLoader
-    batches_per_epoch: int
-    """Micro-batches of this rank in one epoch."""
-    data_facts: dict[str, Any]
-    """dataset/* and data/* metrics, logged once when training begins."""
-    dataset_sizes: dict[str, int]
-    """Samples in each dataset, from which the sidecar computes coverage."""
-    loss_is_per_token: bool = True
-    """Is the loss a mean over the targets that count? Then micro-batches weigh as many as they have of them."""
-    autocast: Autocast = nullcontext
-    """Precision of the forward pass; set by the loop."""
-    resume_facts: dict[str, Any] = {}
-    """Flags of the stage that must be the same when it resumes."""
-    remarks: tuple[str, ...] = ()
-    """Lines for the console: what the user should know about the data. May change at a validation."""
+    batches_per_epoch: int  # Micro-batches of this rank in one epoch.
+    data_facts: dict[str, Any]  # dataset/* and data/* metrics, logged once when training begins.
+    dataset_sizes: dict[str, int]  # Samples in each dataset, from which the sidecar computes coverage.
+    loss_is_per_token: bool = True  # A mean over the targets that count: micro-batches weigh by how many they have.
+    autocast: Autocast = nullcontext  # Precision of the forward pass; set by the loop.
+    resume_facts: dict[str, Any] = {}  # Flags of the stage that must be the same when it resumes.
+    remarks: tuple[str, ...] = ()  # Lines for the console about the data. May change at a validation.
 
     def wrap_model(self, model: GPT) -> nn.Module:
         """The module to train: the model, or a module around it.

@@ -19,8 +19,7 @@ class Window:
     seconds: float = 0.0
     tokens: int = 0
     flops: float = 0.0
-    loss: Any = 0.0
-    """May be on a device, which is asked for this sum alone."""
+    loss: Any = 0.0  # May be on a device, which is asked for this sum alone.
 
     def add(self, seconds: float, tokens: int, flops: float, loss: Any) -> None:
         self.steps += 1

@@ -6,17 +6,13 @@
 
 from collections.abc import Iterable
 
-BOS = 256
-"""Begins every document and conversation."""
+BOS = 256  # Begins every document and conversation.
 USER_START, USER_END, ASSISTANT_START, ASSISTANT_END = 257, 258, 259, 260
-PAD = 261
-"""Fills a row up; never predicted, never looked at."""
+PAD = 261  # Fills a row up; never predicted, never looked at.
 
-VOCAB_SIZE = 320
-"""256 bytes and the special tokens, rounded up to a multiple of 64: matrix units like round numbers."""
+VOCAB_SIZE = 320  # 256 bytes and the special tokens, rounded up to a multiple of 64: matrix units like round numbers.
 
-IDENTITY = "bytes+6 marks, 320"
-"""Written into checkpoints: weights are worth nothing under another tokenizer."""
+IDENTITY = "bytes+6 marks, 320"  # Written into checkpoints: weights are worth nothing under another tokenizer.
 
 
 class ByteTokenizer:

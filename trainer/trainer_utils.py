@@ -14,6 +14,7 @@ import math
 import os
 import random
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +75,9 @@ class SkipBatchSampler(Sampler[list[int]]):
         self.sampler, self.batch_size, self.skip_batches = sampler, batch_size, skip_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        batch: list[int] = []
-        for number, index in enumerate(self.sampler):
-            if number < self.skip_batches * self.batch_size:
-                continue
-            batch.append(index)
-            if len(batch) == self.batch_size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+        indices = iter(self.sampler)
+        batches = iter(lambda: list(islice(indices, self.batch_size)), [])
+        return islice(batches, self.skip_batches, None)
 
     def __len__(self) -> int:
         return max(0, -(-len(list(self.sampler)) // self.batch_size) - self.skip_batches)

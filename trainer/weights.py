@@ -29,8 +29,7 @@ C = TypeVar("C", bound=Config)
 
 
 class Weights(NamedTuple):
-    origin: str
-    """A stage or a path, for messages."""
+    origin: str  # A stage or a path, for messages.
     config: ModelConfig
     tensors: dict[str, Tensor]
 

@@ -22,10 +22,8 @@ FINEWEB_NAME = "FineWeb-EDU"
 class Location(NamedTuple):
     path: Path | None = None
     """A file or folder of text on this machine, or the folder of ``shards``; None for the standard library."""
-    name: str | None = None
-    """As the sidecar shows it; None: that of the folder."""
-    shards: tuple[Path, ...] = ()
-    """Parquet files. Several are read as a stream, all but the last, which validates."""
+    name: str | None = None  # As the sidecar shows it; None: that of the folder.
+    shards: tuple[Path, ...] = ()  # Parquet files. Several are read as a stream, all but the last, which validates.
     remarks: tuple[str, ...] = ()
 
 

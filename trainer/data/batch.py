@@ -19,20 +19,13 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Batch:
-    inputs: Tensor
-    """Token ids, (batch, time), int64."""
-    targets: Tensor
-    """The token that follows each input, or IGNORE."""
-    datasets: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """dataset -> (samples, tokens) taken from it."""
-    padding: int = 0
-    """Positions that hold no token."""
-    loss_tokens: int | None = None
-    """Targets that count; None: all."""
-    count: int | None = None
-    """Samples; None: one per row."""
-    extra: dict[str, Tensor] = field(default_factory=dict)
-    """Further inputs of the stage's loss, one row per row of inputs."""
+    inputs: Tensor  # Token ids, (batch, time), int64.
+    targets: Tensor  # The token that follows each input, or IGNORE.
+    datasets: dict[str, tuple[int, int]] = field(default_factory=dict)  # dataset -> (samples, tokens) taken from it.
+    padding: int = 0  # Positions that hold no token.
+    loss_tokens: int | None = None  # Targets that count; None: all.
+    count: int | None = None  # Samples; None: one per row.
+    extra: dict[str, Tensor] = field(default_factory=dict)  # Further inputs of the loss, a row per row of inputs.
 
     @classmethod
     def of(cls, inputs: Tensor, targets: Tensor, samples: Iterable[tuple[str, int]], **more: Any) -> Self:

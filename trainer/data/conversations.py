@@ -24,19 +24,13 @@ from trainer.tasks.example import Example, TaskMixture
 class Prepared:
     """Conversations as tokens, one after another in the order of the mixture."""
 
-    tokens: Tensor
-    """int16"""
-    loss_mask: Tensor
-    """bool, one per token: does it count as a target?"""
-    starts: Tensor
-    """int64, one more than there are conversations"""
-    task: Tensor
-    """int64, the number of each one's dataset in ``names``"""
+    tokens: Tensor  # int16
+    loss_mask: Tensor  # bool, one per token: does it count as a target?
+    starts: Tensor  # int64, one more than there are conversations
+    task: Tensor  # int64, the number of each one's dataset in names
     names: list[str]
-    truncated: int = 0
-    """Conversations cut to the context."""
-    dropped: int = 0
-    """Conversations left out because no target remained after the cut."""
+    truncated: int = 0  # Conversations cut to the context.
+    dropped: int = 0  # Conversations left out because no target remained after the cut.
 
     def __len__(self) -> int:
         return len(self.task)

@@ -19,13 +19,10 @@ TEXT_FOLDERS = ("fineweb-edu", "fineweb_edu", "text")
 
 @dataclass(frozen=True)
 class Corpus:
-    name: str
-    """As the sidecar shows it, e.g. "python-stdlib"."""
-    train: list[bytes]
-    """One UTF-8 document each."""
+    name: str  # As the sidecar shows it, e.g. "python-stdlib".
+    train: list[bytes]  # One UTF-8 document each.
     val: list[bytes]
-    shards: tuple[Path, ...] = ()
-    """Parquet to train on as a stream; then ``train`` is empty."""
+    shards: tuple[Path, ...] = ()  # Parquet to train on as a stream; then train is empty.
 
 
 def shuffled_by_name(names: Sequence[str]) -> list[str]:

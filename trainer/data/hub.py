@@ -30,12 +30,14 @@ class Address(NamedTuple):
 
     repo: str
     revision: str | None
-    files: tuple[str, ...]
-    """Patterns of paths in the repository; * also matches a slash."""
+    files: tuple[str, ...]  # Patterns of paths in the repository; * also matches a slash.
 
     @property
     def name(self) -> str:
         return self.repo.partition("/")[2]
+
+    def matches(self, file: str) -> bool:
+        return any(fnmatch.fnmatch(file, pattern) for pattern in self.files)
 
 
 class Unreachable(UserError):
@@ -88,8 +90,7 @@ def fetch(address: Address, files_max: int | None = None) -> list[Path]:
 
 def chosen(names: Iterable[str], address: Address, files_max: int | None) -> list[str]:
     """Raises UserError if no file matches."""
-    matching = (name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in address.files))
-    found = sorted(without_copies(matching))
+    found = sorted(without_copies(name for name in names if address.matches(name)))
     if not found:
         raise UserError(
             f"{address.repo} has no file {' or '.join(address.files)}", "check the part of the address after its name"
@@ -129,7 +130,7 @@ def _cached(library: Any, address: Address) -> dict[str, Path]:
         return {}
     newest = max(revisions, key=lambda revision: revision.last_modified)
     files = {str(file.file_path.relative_to(newest.snapshot_path)): file.file_path for file in newest.files}
-    return {n: path for n, path in files.items() if any(fnmatch.fnmatch(n, pattern) for pattern in address.files)}
+    return {name: path for name, path in files.items() if address.matches(name)}
 
 
 def _library() -> Any:

@@ -21,10 +21,8 @@ from trainer.data.report import DataReport
 from trainer.errors import UserError
 
 COLUMN = "text"
-TEXT = re.compile(r"(dictionary<values=)?(large_)?string")
-"""The types that it may have, as Arrow names them."""
-METADATA = ("language", "score", "license")
-"""Columns about a document, where a shard has them."""
+TEXT = re.compile(r"(dictionary<values=)?(large_)?string")  # The types that it may have, as Arrow names them.
+METADATA = ("language", "score", "license")  # Columns about a document, where a shard has them.
 
 
 class Unreadable(UserError):

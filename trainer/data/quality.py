@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 KINDS = ("malicious", "secrets", "license")
 LANGUAGES_MAX = 50
-HEAD_BYTES = 4096
-"""Licences stand at the top."""
+HEAD_BYTES = 4096  # Licences stand at the top.
 COPYLEFT = re.compile(rb"SPDX-License-Identifier:\s*(?:A?GPL|LGPL|SSPL|CC-BY-NC)", re.IGNORECASE)
 COPYLEFT_NAMES = ("agpl", "gpl", "lgpl", "sspl", "cc-by-nc")
 MARKS: tuple[tuple[str, bytes, re.Pattern[bytes]], ...] = (
@@ -43,8 +42,7 @@ def blocked(text: bytes, license: object = None) -> str | None:
 class Quality:
     """Counts over the texts that were looked at."""
 
-    screen: bool = True
-    """Leave out what is ``blocked``."""
+    screen: bool = True  # Leave out what is blocked.
     passed: int = 0
     characters: int = 0
     scores: list[float] = field(default_factory=list)

@@ -18,13 +18,10 @@ class DataReport:
 
     refuse: bool = False
     count: int = 0
-    unnamed: int = 0
-    """Those of ``count`` beyond the ones in ``named``."""
+    unnamed: int = 0  # Those of count beyond the ones in named.
     named: list[str] = field(default_factory=list)
-    quality: Quality = field(default_factory=Quality)
-    """About the rows that were usable."""
-    remarks: list[str] = field(default_factory=list)
-    """Other lines for the console about where the data come from."""
+    quality: Quality = field(default_factory=Quality)  # About the rows that were usable.
+    remarks: list[str] = field(default_factory=list)  # Other lines for the console about where the data come from.
 
     def add(self, where: str, reason: str, rows: int = 1) -> None:
         """So many ``rows`` at once. Raises UserError if bad rows are refused."""

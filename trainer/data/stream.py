@@ -31,12 +31,9 @@ GROUPS_PER_RANK_MIN = 8
 @dataclass
 class Position:
     epoch: int = 0
-    group: int = 0
-    """Number of the row group among those that this rank reads."""
-    document: int = 0
-    """Number of the document among those that it reads of that row group."""
-    offset: int = 0
-    """Tokens of the document already used."""
+    group: int = 0  # Number of the row group among those that this rank reads.
+    document: int = 0  # Number of the document among those that it reads of that row group.
+    offset: int = 0  # Tokens of the document already used.
 
 
 class ParquetStream:
