@@ -2,7 +2,8 @@
 
 A trainer stand-in emits 10,000 events a second and counts each one in shared memory after the call returned. Sidecar
 and trainer are killed (SIGKILL) and stopped (SIGSTOP) at random moments, both at once too, and the disk of the journal
-is filled and freed. Then the journal, read without any of the product's code, is compared with the count.
+is filled and freed. Somebody reads /status all the while, so that trainers are asked for what they hold at any moment.
+Then the journal, read without any of the product's code, is compared with the count.
 
     python -m benchmarks.chaos                          # 30 s, 20 faults, a seed that is printed
     python -m benchmarks.chaos --seed 7 --seconds 120 --faults 100
@@ -23,8 +24,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 from benchmarks import common, witness
@@ -34,6 +37,7 @@ RUN_ID = "chaos"
 RECORD_BYTES = 420  # A step of twelve metrics with its header in the ring, rounded up.
 OUTAGE_SECONDS_MAX = 40  # What the ring must hold: the longest time without acknowledgements that we provoke.
 SETTLE_SECONDS_MAX = 90.0
+READ_SECONDS = 0.05
 
 
 class Testbed:
@@ -138,6 +142,25 @@ class Testbed:
         common.remove_rings(self.seen_endpoint)
 
 
+class Reader(threading.Thread):
+    """Reads /status of whichever sidecar lives, again and again, until told to stop."""
+
+    def __init__(self, testbed: Testbed) -> None:
+        super().__init__(daemon=True)
+        self.answers = 0
+        self._testbed, self._ended = testbed, threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(READ_SECONDS):
+            with contextlib.suppress(OSError, HTTPException, ValueError):  # It was killed before or while it answered.
+                self._testbed.sidecar.status()
+                self.answers += 1
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
+
+
 FAULTS = ("kill_sidecar", "kill_sidecar", "stop_sidecar", "stop_and_kill_sidecar", "kill_trainer", "kill_trainer",
           "stop_trainer", "kill_both", "fill_disk")  # fmt: skip
 NETWORK_FAULTS = ("cut_network", "cut_network", "truncate_network", "stall_network", "kill_sidecar", "stop_trainer")
@@ -223,7 +246,10 @@ def run(options) -> bool:
         print(f"ring: {testbed.ring_mb} MB, which holds {OUTAGE_SECONDS_MAX} s without a sidecar", flush=True)
         try:
             common.wait_until(lambda: testbed.counter.exists() and witness.emitted(testbed.counter) > 0)
+            reader = Reader(testbed)
+            reader.start()
             inject_faults(testbed, faults, options.seconds)
+            reader.stop()
             settled = testbed.settle()
             status = testbed.sidecar.status()["sidecar"]
             testbed.sidecar.stop()
@@ -232,6 +258,7 @@ def run(options) -> bool:
             testbed.close()
         print(f"{testbed.sidecars} sidecars and {testbed.trainers} trainers lived; the slowest call of run.step took "
               f"{1e3 * witness.slowest_call_seconds(testbed.counter):.1f} ms")  # fmt: skip
+        print(f"/status was read {reader.answers} times")
         print(f"the last sidecar's journal: {status['journal']['state']}")
     found.print()
     if not settled:
