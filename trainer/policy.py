@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.data.batch import IGNORE
-from trainer.model import GPT
+from trainer.model import GPT, Attention
 
 
 class ActorCritic(nn.Module):
@@ -27,6 +27,17 @@ class ActorCritic(nn.Module):
         """Logits (batch, time, vocabulary) and values (batch, time)."""
         features = self.actor.features(tokens)
         return self.actor.head(features), self.value(features).squeeze(-1).float()
+
+
+def without_dropout(model: GPT) -> GPT:
+    """The same model, from now on without dropout: where probabilities are compared with those of another pass, noise
+    would look like a change of the policy. As trl does by default."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, Attention):
+            module.dropout = 0.0
+    return model
 
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
@@ -66,10 +77,10 @@ def compute_gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, 
 def whiten(values: Tensor, mask: Tensor, sum_over_ranks: Callable[..., list[float]]) -> Tensor:
     """Mean 0 and deviation 1 over where ``mask`` is True on all ranks, 0 elsewhere.
 
-    ``sum_over_ranks``: World.sum_over_ranks.
+    The deviation is the unbiased one, of count - 1, as in CleanRL and trl. ``sum_over_ranks``: World.sum_over_ranks.
     """
     chosen = values[mask].double()
     total, squares, count = sum_over_ranks(chosen.sum().item(), chosen.square().sum().item(), chosen.numel())
     mean = total / max(1, count)
-    deviation = max(0.0, squares / max(1, count) - mean * mean) ** 0.5
+    deviation = (max(0.0, squares - count * mean * mean) / max(1, count - 1)) ** 0.5
     return torch.where(mask, (values - mean) / (deviation + 1e-8), 0.0)

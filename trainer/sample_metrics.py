@@ -31,7 +31,8 @@ def sample_metrics(continuations: Sequence[str]) -> dict[str, float]:
 
 
 def distinct_2(text: str) -> float:
-    """Different pairs of neighbouring words over all pairs (Li et al. 2016); 1 for a text of less than two words."""
+    """Different pairs of neighbouring words over all pairs; 1 for a text of less than two words. (Li et al. 2016
+    divide by the number of words, which is one more.)"""
     words = text.split()
     pairs = list(zip(words, words[1:], strict=False))
     return len(set(pairs)) / len(pairs) if pairs else 1.0
@@ -44,7 +45,8 @@ def entropy(text: str) -> float:
 
 
 def repetition(text: str, size: int = 8) -> float:
-    """Share of the 8-character pieces that occurred before in the text; 0 for one shorter than that."""
+    """Share of the 8-character pieces that occurred before in the text; 0 for one shorter than that. (seq-rep-n of
+    Welleck et al. 2020, of characters.)"""
     pieces = [text[i : i + size] for i in range(len(text) - size + 1)]
     return 1.0 - len(set(pieces)) / len(pieces) if pieces else 0.0
 

@@ -1,6 +1,7 @@
 """Accuracy on tasks: multiple choice by likelihood, word problems by exact match, programs by running their tests.
 
 Given: a model and examples with known answers. Hands on: eval/NAME_acc, the same normalised to 0 at chance, and means.
+(Normalised as DCLM's and nanochat's CORE. lm-eval's acc_norm is for answers of different lengths; letters have one.)
 Every rank evaluates its share; the result is the same on all of them.
 Never: touches the global random numbers, or runs what a model wrote without being asked to (``allow_code``).
 """
@@ -22,6 +23,7 @@ from trainer.tasks.formats import is_correct
 from trainer.tokenizer import PAD
 
 CHUNK = 64
+CODE_BLOCK = re.compile(r"```[a-z]*[ \t]*\n(.*?)(?:```|$)", re.DOTALL)
 
 
 def evaluate_tasks(
@@ -134,7 +136,15 @@ def count_passing_programs(model: GPT, example: Example, samples: int, seed: int
     prompt = chat.render_prompt(example.prompt)
     replies = generate_replies(model, [prompt] * samples, reply_tokens, seed=seed, temperature=0.8)
     question = example.prompt[-1].content
-    return sum(sandbox.passes(f"{question}{chat.reply_of(reply)}\n{example.tests}\n") for reply in replies)
+    programs = [program_of(chat.reply_of(reply)) for reply in replies]
+    return sum(sandbox.passes(f"{question}{program}\n{example.tests}\n") for program in programs)
+
+
+def program_of(reply: str) -> str:
+    """The first code block of a reply that has one, as chat models write them, else all of it. It follows the
+    question's def and docstring, and may be that function's body or define it anew."""
+    block = CODE_BLOCK.search(reply)
+    return block[1] if block else reply
 
 
 def estimate_pass_at_k(samples: int, passed: int, k: int) -> float:

@@ -25,6 +25,7 @@ from trainer.task_eval import (
     evaluate_tasks,
     exact_match_correct,
     multiple_choice_correct,
+    program_of,
     slug,
     spread,
 )
@@ -68,7 +69,8 @@ def test_advantages_are_sums_of_discounted_surprises_within_the_reply(gamma: flo
 def test_whitening_looks_at_the_replies_only() -> None:
     mask = torch.tensor([[True, True, False]])
     white = whiten(torch.tensor([[1.0, 3.0, 100.0]]), mask, HERE.sum_over_ranks)
-    assert white[0].tolist() == pytest.approx([-1, 1, 0], abs=1e-5)
+    assert white[0].tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5, 0], abs=1e-5), "the unbiased deviation is sqrt(2)"
+    assert whiten(torch.tensor([[5.0]]), torch.tensor([[True]]), HERE.sum_over_ranks).item() == 0
 
 
 def test_log_probabilities_and_entropy_are_those_of_the_softmax() -> None:
@@ -368,6 +370,19 @@ def test_programs_are_judged_by_running_them_and_only_on_demand(monkeypatch) -> 
     numbers = evaluate_tasks(GPT(TINY), {"HumanEval": [problem]}, HERE, **options)
     assert numbers["eval/humaneval_acc"] == pytest.approx(0.5)
     assert numbers["eval/humaneval_pass_at_2"] == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "    return 1\n",
+        "Of course:\n```python\ndef one():\n    return 1\n```\nIt returns `1`.",
+        "```\n    return 1\n```\n```\n    return 2\n```",
+        "```py\n    return 1",
+    ],
+)
+def test_a_program_is_the_code_in_the_reply_however_it_is_wrapped(reply: str) -> None:
+    assert sandbox.passes(f'def one():\n    """One."""\n{program_of(reply)}\nassert one() == 1\n')
 
 
 @pytest.mark.parametrize(

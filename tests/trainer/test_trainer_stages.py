@@ -86,6 +86,16 @@ def test_dpo_starts_at_the_reference_where_both_replies_are_worth_nothing(traine
     assert first["metrics"]["dpo/kl"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("stage", ["dpo", "ppo"])
+def test_dropout_is_not_taken_for_a_change_of_the_policy(trained, stage: str) -> None:
+    first = trained(stage, steps=1, dropout=0.5, **SMALL.get(stage, {})).steps[0]["metrics"]
+    if stage == "dpo":
+        assert first["rewards/chosen"] == first["rewards/rejected"] == first["dpo/kl"] == 0
+    else:
+        assert first["ppo/clip_fraction"] == 0
+        assert first["ppo/policy_loss"] == pytest.approx(0, abs=1e-5), "the mean of whitened advantages"
+
+
 def test_ppo_starts_at_the_reference_and_draws_anew_only_when_its_replies_are_used_up(trained) -> None:
     run = trained("ppo", steps=9, **SMALL["ppo"])
     metrics = [step["metrics"] for step in run.steps]

@@ -84,6 +84,18 @@ def test_gsm8k_is_judged_by_the_number_behind_the_marks() -> None:
     assert not formats.is_correct(example, "1072")
 
 
+@pytest.mark.parametrize(
+    ("answer", "said", "right"),
+    [
+        ("12", "12.0", True), ("0.5", ".50", True), ("1,000", "1000", True), ("0", "-0", True), ("7", "007", True),
+        ("0.1", "0.10000000000000000001", False), ("12345678901234567890", "12345678901234567891", False),
+    ],
+)  # fmt: skip
+def test_final_numbers_are_compared_as_numbers_to_the_last_digit(answer: str, said: str, right: bool) -> None:
+    example = formats.gsm8k({"question": "?", "answer": f"#### {answer}"})
+    assert formats.is_correct(example, f"#### {said}") is right
+
+
 @pytest.mark.parametrize("reply", ["#### 1.2.3", f"#### {'9' * 400}", "#### ..", "#### -", "####", "#### 1\n#### 5"])
 def test_whatever_a_model_writes_is_judged_and_ends_nothing(reply: str) -> None:
     assert not formats.is_correct(formats.gsm8k({"question": "?", "answer": "#### 5"}), reply)
@@ -472,13 +484,15 @@ def test_too_long_conversations_are_cut_and_those_cut_off_from_the_reply_are_dro
 
 
 def test_both_replies_of_a_pair_follow_the_same_prompt() -> None:
-    pairs = TaskMixture({"p": [Preference((Message("user", f"q{i}"),), "good", "bad") for i in range(4)]})
+    """Which may have replies of its own: none of them is what was preferred."""
+    asked = [[Message("user", f"q{i}"), Message("assistant", "said before"), Message("user", "?")] for i in range(4)]
+    pairs = TaskMixture({"p": [Preference(tuple(turns[i % 2 :]), "good", "bad") for i, turns in enumerate(asked)]})
     batch = PreferencePairs(pairs, seq_len=32, batch_size=2).next_batch()
     assert batch.samples == 2
     for chosen, rejected in zip(*batch.targets.chunk(2), strict=True):
         assert bytes(t for t in chosen.tolist() if 0 <= t < 256) == b"good"
         assert bytes(t for t in rejected.tolist() if 0 <= t < 256) == b"bad"
-    prompts = [row[: row.index(ASSISTANT_START)] for row in batch.inputs.tolist()]
+    prompts = [row[: len(row) - row[::-1].index(ASSISTANT_START)] for row in batch.inputs.tolist()]
     assert prompts[:2] == prompts[2:]
     assert torch.equal(batch.inputs[0] == PAD, batch.inputs[0] == PAD)
 

@@ -14,8 +14,7 @@ from trainer.data.batch import Batch, BatchSampler, batch_width, collate
 from trainer.tasks.example import Message, Preference, TaskMixture
 from trainer.tokenizer import PAD
 
-Row = tuple[Tensor, Tensor]
-"""(token ids, loss mask)"""
+Row = tuple[Tensor, Tensor]  # (token ids, loss mask)
 
 
 class PreferencePairs(BatchSampler):
@@ -50,5 +49,7 @@ class PreferencePairs(BatchSampler):
 
 
 def _row(pair: Preference, reply: str) -> Row:
+    """What the assistant said before, in the prompt, does not count: it is the same in both."""
     ids, loss_mask = chat.render((*pair.prompt, Message("assistant", reply)))
-    return torch.tensor(ids), torch.tensor(loss_mask)
+    begin = len(chat.render_prompt(pair.prompt))
+    return torch.tensor(ids), torch.tensor([*[False] * begin, *loss_mask[begin:]])

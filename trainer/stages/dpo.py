@@ -19,7 +19,7 @@ from trainer.data.preferences import PreferencePairs
 from trainer.distributed import World
 from trainer.evaluate import evaluation_mode
 from trainer.model import GPT
-from trainer.policy import logps_of_targets
+from trainer.policy import logps_of_targets, without_dropout
 from trainer.stage import Stage, forward_flops, frozen_copy, masked_mean
 from trainer.tasks.example import TaskMixture
 
@@ -53,7 +53,7 @@ class PreferenceTraining(Stage):
             self.remarks += (f"{dropped} pairs left out: longer than the context of {config.seq_len}",)
 
     def wrap_model(self, model: GPT) -> nn.Module:
-        self.reference = frozen_copy(model)
+        self.reference = frozen_copy(without_dropout(model))
         return model
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Any]]:

@@ -24,7 +24,7 @@ from trainer.distributed import World
 from trainer.evaluate import evaluation_mode
 from trainer.generate import generate_replies
 from trainer.model import GPT
-from trainer.policy import ActorCritic, compute_gae, token_logps, token_logps_and_entropies, whiten
+from trainer.policy import ActorCritic, compute_gae, token_logps, token_logps_and_entropies, whiten, without_dropout
 from trainer.stage import Stage, forward_flops, frozen_copy, masked_mean
 from trainer.task_eval import evaluate_tasks
 from trainer.tasks.example import Example, TaskMixture
@@ -83,7 +83,7 @@ class PolicyTraining(Stage):
         self.rollout_metrics: dict[str, float] = {}
 
     def wrap_model(self, model: GPT) -> nn.Module:
-        self.reference, self.actor_critic = frozen_copy(model), ActorCritic(model)
+        self.reference, self.actor_critic = frozen_copy(without_dropout(model)), ActorCritic(model)
         return self.actor_critic
 
     def prefetch(self, pin: bool, depth: int) -> None:
@@ -173,7 +173,8 @@ class PolicyTraining(Stage):
     # -- training on them ----------------------------------------------------------------------------------------------
 
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Any]]:
-        """Clipped policy loss, clipped value loss and entropy bonus, means over the replies' tokens."""
+        """Clipped policy loss, clipped value loss and entropy bonus, means over the replies' tokens. As in CleanRL,
+        the clip fraction counts each ratio beyond the range; trl's only those whose gradient that stops."""
         logits, values = model(batch.inputs)
         logps, entropies = token_logps_and_entropies(logits, batch.targets)
         old, mask, clip = batch.extra, batch.targets != IGNORE, self.config.clip

@@ -7,6 +7,7 @@ Never: guesses: a row of another shape raises KeyError or ValueError, and the re
 import math
 import re
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from trainer.tasks.example import Example, Message, Preference, ask
@@ -19,7 +20,7 @@ KINDS: dict[type, str] = {
     float: "a number",
 }  # fmt: skip
 """What JSON calls them."""
-FINAL = re.compile(r"####\s*(-?[\d.,]*\d)")
+FINAL = re.compile(r"####\s*(-?[0-9.,]*[0-9])")
 
 
 def smoltalk(row: Row) -> Example:
@@ -115,19 +116,22 @@ def final_number(reply: str) -> str | None:
 
 
 def is_correct(example: Example, reply: str) -> bool:
-    """Exact match of the final number, as GSM8K is scored."""
+    """Exact match of the final number, as GSM8K is scored; of numbers, where lm-eval's strict match compares their
+    spelling, so that 12.0 and 012 are 12 here."""
     return final_number(reply) == example.answer
 
 
 def _number(text: str) -> str:
-    """In one canonical spelling. Raises ValueError for anything but a finite number."""
+    """In one canonical spelling, to the last digit. Raises ValueError for anything but a finite number."""
     try:
-        value = float(text.replace(",", ""))
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+        value = Decimal(text.replace(",", ""))
+        size = abs(float(value))
+    except (ArithmeticError, ValueError):
+        size = math.nan
+    if not math.isfinite(size) or (value and not size):
         raise ValueError(f"the answer {text[:20]!r} is no finite number")
-    return str(int(value)) if value == int(value) else str(value)
+    digits = format(value, "f")
+    return (digits.rstrip("0").rstrip(".") if "." in digits else digits) if value else "0"
 
 
 # -- fields of a row, of the right type --------------------------------------------------------------------------------
