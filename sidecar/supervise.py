@@ -8,7 +8,6 @@ a secret on a command line, or waits without a limit.
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,19 +16,20 @@ from urllib.parse import urlsplit
 from sidecar import live
 from sidecar.config import FIELDS, Config, Loaded
 from sidecar.errors import Exit, UserError
+from sidecar.interpreter import python
 from sidecar.live import Live
 
 READY_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 20.0
 POLL_SECONDS = 0.05
-SERVE = (sys.executable, "-m", "sidecar", "serve")
+SERVE = tuple(python("from sidecar.cli import main; sys.exit(main())", "serve"))
 RESTARTS_MAX = 5  # Within RESTARTS_SECONDS: a sidecar that dies at once must not be started without end.
 RESTARTS_SECONDS = 3600.0
 LAUNCHER_VARIABLE = "SIDECAR_LAUNCHER_PID"
 
 
 class Service:
-    """One ``python -m sidecar serve`` and its log, DIR/sidecar.log."""
+    """One ``sidecar serve`` and its log, DIR/sidecar.log."""
 
     def __init__(self, loaded: Loaded, endpoint: str, environ: Mapping[str, str]) -> None:
         self._config = loaded.config

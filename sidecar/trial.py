@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,7 +17,9 @@ from typing import Any
 from sidecar import live, recovery
 from sidecar.config import Config
 from sidecar.errors import Exit, UserError
+from sidecar.interpreter import python
 from sidecar.live import Live
+from sidecar.supervise import SERVE
 
 READY_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 20.0
@@ -42,7 +43,7 @@ class Trial:
     def start(self) -> Live:
         """Raises UserError with the service's last words when it does not get ready."""
         sinks = ",".join(self.config.sinks) or "none"
-        command = [sys.executable, "-m", "sidecar", "serve", "--dir", self.config.dir, "--port", "0", "--sink", sinks]
+        command = [*SERVE, "--dir", self.config.dir, "--port", "0", "--sink", sinks]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--endpoint", self.endpoint], env=self.environ, cwd=self.directory,
@@ -87,7 +88,7 @@ class Trial:
     def client(self, script: str, **environ: str) -> "subprocess.Popen[str]":
         """A training script in a process of its own; both its outputs are one pipe."""
         process = subprocess.Popen(
-            [sys.executable, "-c", script], env=self.environ | {"SIDECAR_ENDPOINT": self.endpoint} | environ,
+            python(script), env=self.environ | {"SIDECAR_ENDPOINT": self.endpoint} | environ,
             cwd=self.directory, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         self._clients.append(process)

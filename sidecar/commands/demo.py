@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 
 from sidecar.commands import options as shared
 
@@ -47,9 +46,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from sidecar.interpreter import python
     from sidecar.launch import Launch
 
     loaded = shared.load(options)
     shared.check_sinks(loaded.config)
     script = SCRIPT.format(steps=options.steps, pause=options.step_seconds)
-    return Launch(loaded, [sys.executable, "-c", script], dict(os.environ)).run()
+    return Launch(loaded, python(script), dict(os.environ)).run()

@@ -11,7 +11,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -20,13 +19,13 @@ from typing import Literal
 
 import msgspec
 
+from sidecar.interpreter import python
 from sidecar.rows import Row, RunInfo
 from sidecar.sinks.base import Report, Sink, SinkContext, SinkDied, Unavailable
 
 LENGTH = struct.Struct("<I")
 LOG_BYTES_MAX = 1 << 20
-BOOT = "import sys; sys.path.append(sys.argv[2]); from sidecar.sinks.child import main; main(int(sys.argv[1]))"
-"""Our package comes last on the path, so that nothing beside it can shadow an installed library."""
+CHILD = "from sidecar.sinks.child import main; main(int(sys.argv[1]))"
 
 HARMLESS = (
     "PATH", "HOME", "LANG", "LC_*", "TZ", "TMPDIR", "USER", "LOGNAME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "XDG_*",
@@ -168,7 +167,7 @@ class IsolatedSink(Sink):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with theirs, open_log(directory / f"{self._context.sink}.log") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", BOOT, str(theirs.fileno()), package_root()],
+                python(CHILD, str(theirs.fileno())),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -232,11 +231,6 @@ def decode_request(data: bytes) -> Request:
 
 def encode_reply(reply: Done | Failed) -> bytes:
     return _encoder.encode(reply)
-
-
-def package_root() -> str:
-    """The folder that holds the ``sidecar`` package."""
-    return str(Path(__file__).resolve().parents[2])
 
 
 def child_environment(environ: Mapping[str, str], globs: Iterable[str]) -> dict[str, str]:

@@ -41,7 +41,7 @@ def sidecar(tmp_path: Path) -> Iterator[Command]:
     def start(*arguments: str, **environ: str) -> "subprocess.Popen[str]":
         own = {"SIDECAR_DIR": str(tmp_path / "data"), "SIDECAR_PORT": "0", "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(
-            [sys.executable, "-m", "sidecar", *arguments],
+            [sys.executable, "-P", "-m", "sidecar", *arguments],  # Like the installed command.
             env=os.environ | own | environ,
             cwd=tmp_path,
             stdin=subprocess.DEVNULL,

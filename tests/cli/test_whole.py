@@ -140,6 +140,13 @@ def test_demo_shows_a_run_without_torch(sidecar: Command) -> None:
     assert "10 of 10" in err
 
 
+def test_modules_in_the_users_folder_do_not_take_the_place_of_libraries(sidecar: Command, tmp_path: Path) -> None:
+    for name in ("dis", "inspect", "queue", "random", "sqlite3", "fastapi", "zmq", "sidecar"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
+    code, _, err = finish(sidecar("demo", "--steps", "5", "--step-seconds", "0.01"))
+    assert (code, "5 of 5" in err) == (0, True), err
+
+
 def test_ctrl_c_ends_a_demo_like_a_run_that_has_shown_enough(sidecar: Command, tmp_path: Path) -> None:
     demo = sidecar("demo", "--step-seconds", "0.01")
     status_until(tmp_path / "data", "step")
