@@ -127,14 +127,18 @@ class Loop:
 
     def run_to_the_end(self) -> None:
         total = self.schedule.total_steps
+
+        def is_time(period: int) -> bool:
+            return self.step % period == 0 or self.step == total
+
         self.model.train()
         while self.step < total:
             self._train_step()
-            if self.step % self.schedule.eval_freq == 0 or self.step == total:
+            if is_time(self.schedule.eval_freq):
                 self._validate()
-            if self.step % self.schedule.generate_freq == 0 or self.step == total:
+            if is_time(self.schedule.generate_freq):
                 self._generate_samples()
-            if self.config.out and (self.step % (self.config.checkpoint_freq or total) == 0 or self.step == total):
+            if self.config.out and is_time(self.config.checkpoint_freq or total):
                 self._save(self.config.out)
 
     def close(self, failure: str | None = None) -> None:
@@ -246,15 +250,13 @@ class Loop:
 
     def _save(self, folder: str) -> None:
         """A disk that fails ends the run only at the last checkpoint: until then, going on may still succeed."""
-        randomness = checkpoint.random_state(self.world)
-        of_ranks = {name: self.world.gather(tensor) for name, tensor in self.stage.rank_state().items()}
-        samples = self._count_samples()
+        state, samples = self._state(), self._count_samples()
         if not self.world.is_main:
             return
         path, start = checkpoint.path_for(Path(folder) / self.stage.name, self.step), time.perf_counter()
         try:
             with self.run.phase("checkpoint"):
-                size = checkpoint.save(path, self._state(self.run.id, randomness, of_ranks))
+                size = checkpoint.save(path, state)
         except OSError as error:
             if self.step == self.schedule.total_steps:
                 raise UserError(
@@ -266,21 +268,19 @@ class Loop:
         self.run.checkpoint(self.step, seconds=time.perf_counter() - start, bytes=size, name=path.name, path=path)
         self.console.say(f"Step {self.step}: checkpoint {path} ({size / 1e6:.1f} MB)")
 
-    def _state(
-        self, run_id: str, randomness: dict[str, list[Tensor]], of_ranks: dict[str, list[Tensor]]
-    ) -> dict[str, Any]:
-        """All that a checkpoint holds."""
+    def _state(self) -> dict[str, Any]:
+        """All that a checkpoint holds; all ranks must call this together."""
         return {
             **self._identity(),
             "step": self.step,
             "total_steps": self.schedule.total_steps,
-            "run_id": run_id,
+            "run_id": self.run.id,
             "weights": self.gpt.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "random": randomness,
+            "random": checkpoint.random_state(self.world),
             "data": self.stage.state(),
+            "data_of_ranks": {name: self.world.gather(part) for name, part in self.stage.rank_state().items()},
             "skipped_steps": int(self.guard.skipped),
-            "data_of_ranks": of_ranks,
         }
 
     def _identity(self) -> dict[str, Any]:

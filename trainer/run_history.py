@@ -34,16 +34,10 @@ class RunHistory:
 
 def begin_run(config: Config, world: World) -> RunHistory:
     """Take the next run number, or the last one again to resume. Without --out there is no history."""
-    fresh = RunHistory(started_seconds=time.time())
     if not config.out:
-        return fresh
+        return RunHistory(started_seconds=time.time())
     path = Path(config.out) / FILE
-    try:
-        history = (
-            msgspec.json.decode(path.read_bytes(), type=RunHistory) if path.exists() else replace(fresh, run_number=0)
-        )
-    except (msgspec.MsgspecError, OSError) as error:
-        raise UserError(f"{path} is not what this trainer wrote", "remove it, or give --out another folder") from error
+    history = _read(path) if path.exists() else RunHistory(run_number=0, started_seconds=time.time())
     last = int(world.sum_over_ranks(history.run_number if world.is_main else 0)[0])
     history.run_number = last if last and config.resume else last + 1
     if world.is_main:
@@ -76,6 +70,13 @@ def end_run(history: RunHistory, config: Config, samples: int) -> dict[str, floa
         "continuous/total_samples_trained": history.total_samples_trained,
         "continuous/uptime_hours": (time.time() - history.started_seconds) / 3600,
     }
+
+
+def _read(path: Path) -> RunHistory:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunHistory)
+    except (msgspec.MsgspecError, OSError) as error:
+        raise UserError(f"{path} is not what this trainer wrote", "remove it, or give --out another folder") from error
 
 
 def _try_write(path: Path, history: RunHistory) -> None:

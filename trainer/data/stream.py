@@ -9,9 +9,9 @@ rank to rank.
 
 import itertools
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,8 +28,7 @@ GROUPS_PER_RANK_MIN = 8
 ``world_size``-th row."""
 
 
-@dataclass
-class Position:
+class Position(NamedTuple):
     epoch: int = 0
     group: int = 0  # Number of the row group among those that this rank reads.
     document: int = 0  # Number of the document among those that it reads of that row group.
@@ -57,63 +56,49 @@ class ParquetStream:
 
     def next_batch(self) -> Batch:
         wanted = self.batch_size * self.seq_len
-        while self._held < wanted + 1:
-            self._read_document()
-        tokens = torch.cat(tuple(self._parts))[: wanted + 1].long()
+        held = sum(len(tokens) for _, tokens in self._parts)
+        while held < wanted + 1:
+            self._parts.append(next(self._documents))
+            held += len(self._parts[-1][1])
+        tokens = torch.cat([tokens for _, tokens in self._parts])[: wanted + 1].long()
         self._drop(wanted)
         inputs, targets = tokens[:-1].view(self.batch_size, -1), tokens[1:].view(self.batch_size, -1)
         return Batch(inputs.contiguous(), targets.contiguous(), {self.name: (self.batch_size, wanted)})
 
     def state(self) -> dict[str, int]:
         """Where the next window begins."""
-        return vars(self._starts[0]).copy() if self._starts else vars(self._next).copy()
+        return (self._parts[0][0] if self._parts else self._start)._asdict()
 
     def load_state(self, state: dict[str, int]) -> None:
         self._begin_at(Position(**state))
 
-    def _begin_at(self, position: Position) -> None:
-        self._parts: deque[Tensor] = deque()
-        self._starts: deque[Position] = deque()
-        self._held = 0
-        self._next, self._skip = Position(position.epoch, position.group, position.document), position.offset
-        self._texts: list[bytes] | None = None
-        self._began_in, self._found = position.epoch, False  # Has this pass had any text so far?
+    def _begin_at(self, start: Position) -> None:
+        self._start, self._documents = start, self._documents_from(start)
+        self._parts: deque[tuple[Position, Tensor]] = deque()
 
-    def _read_document(self) -> None:
-        """Take up one more document, or go on to the next row group."""
-        at = self._next
-        if self._texts is None:
-            shard, group, rows = self.groups[at.group]
-            report = self.report if at.epoch == self._began_in else DataReport(self.report.refuse)
-            self._texts = parquet.group_texts(shard, group, report, Quality(self.report.quality.screen), rows)
-        if at.document < len(self._texts):
-            self._found = True
-            tokens = concatenate([self._texts[at.document]])[self._skip :]
-            self._parts.append(tokens)
-            self._starts.append(Position(at.epoch, at.group, at.document, self._skip))
-            self._held += len(tokens)
-            self._next = Position(at.epoch, at.group, at.document + 1)
-        else:
-            last = at.group + 1 == len(self.groups)
-            if last and at.epoch > self._began_in and not self._found:
+    def _documents_from(self, start: Position) -> Iterator[tuple[Position, Tensor]]:
+        """(position, tokens) of every document, endlessly; the first one without its tokens before ``start``."""
+        first = start._replace(offset=0)
+        for epoch in itertools.count(start.epoch):
+            report = self.report if epoch == start.epoch else DataReport(self.report.refuse)
+            has_text = epoch == start.epoch  # Of a pass that begins midway, the text may have come before.
+            for group in range(start.group if epoch == start.epoch else 0, len(self.groups)):
+                shard, number, rows = self.groups[group]
+                texts = parquet.group_texts(shard, number, report, Quality(self.report.quality.screen), rows)
+                for document, text in enumerate(texts):
+                    if (at := Position(epoch, group, document)) >= first:
+                        has_text, offset = True, start.offset if at == first else 0
+                        yield at._replace(offset=offset), concatenate([text])[offset:]
+            if not has_text:
                 raise UserError(f"{self.name} has no text that may be trained on", "give other shards, or --no-screen")
-            self._found = self._found and not last
-            self._next = Position(at.epoch + 1) if last else Position(at.epoch, at.group + 1)
-            self._texts = None
-        self._skip = 0
 
     def _drop(self, count: int) -> None:
         """The first ``count`` tokens are used."""
-        self._held -= count
         while count:
-            first, start = self._parts[0], self._starts[0]
-            if len(first) > count:
-                self._parts[0] = first[count:]
-                self._starts[0] = Position(start.epoch, start.group, start.document, start.offset + count)
-                return
-            count -= len(first)
-            self._parts.popleft()
-            self._starts.popleft()
+            at, tokens = self._parts.popleft()
+            if len(tokens) > count:
+                self._parts.appendleft((at._replace(offset=at.offset + count), tokens[count:]))
+            count -= min(count, len(tokens))
 
 
 def _share_of(rank: int, world_size: int, shards: Sequence[Path]) -> list[tuple[Path, int, slice]]:
