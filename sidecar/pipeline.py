@@ -4,10 +4,11 @@ Given: news that a run's journal has grown. Hands on: immutable snapshots and hi
 Never: delays an acknowledgement (it reads the journal, like any sink), or shows a reader something half done.
 """
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -25,6 +26,7 @@ PUBLISH_SECONDS_MAX = 2.0  # While nobody asks: training pays for each. What fol
 REFRESH_SECONDS_MAX = 0.5  # A reader waits so long for a publication, then takes the one before.
 CHECKPOINT_EVENTS = 50_000  # Half a second of folding: what a restart has to do again at most.
 CHECKPOINT_AT_STOP_EVENTS = 1_000
+FAULTS_LOGGED_MAX = 100  # Different ones.
 FOLLOWED_RUNS_MAX = 64  # Beyond this, runs that have ended leave memory; their journals are read when somebody asks.
 
 
@@ -104,6 +106,7 @@ class Pipeline:
         self._wanted = self._taken_up = self._served = 0
         """Publications that readers have asked for: in all, up to this turn, up to the last one."""
         self._stopping = False
+        self._logged: set[str] = set()
         lock = threading.Lock()
         self._news, self._publication = threading.Condition(lock), threading.Condition(lock)
         self.views.are_behind, self.views.refresh = self._is_behind, self._refresh
@@ -170,8 +173,8 @@ class Pipeline:
                 self._turn()
                 if stopping and not any(run.behind for run in self._runs.values()):
                     break
-            except Exception:  # noqa: BLE001 - Task boundary: the view of all runs must go on.
-                self._note_fault("a turn of the pipeline")
+            except Exception as error:  # noqa: BLE001 - Task boundary: the view of all runs must go on.
+                self._note_fault("a turn of the pipeline", error)
                 time.sleep(0.1)
         self._publish(time.time_ns())
         for run_id in self._runs:
@@ -188,12 +191,12 @@ class Pipeline:
             started, self._started = self._started, {}
             grown, self._grown = self._grown, set()
             self._taken_up, stopping = self._wanted, self._stopping
-        for run_id, started_ns in started.items():
-            self._follow(run_id, started_ns)
-        for run_id in grown:
-            run = self._runs.get(run_id) or self._follow(run_id)
-            if run is not None:
-                run.behind = True
+        for run_id in [*started, *(grown - started.keys())]:
+            with self._noting_faults(f"taking up {run_id}"):
+                known = None if run_id in started else self._runs.get(run_id)
+                run = known or self._follow(run_id, started.get(run_id, 0))
+                if run is not None:
+                    run.behind = True
         return stopping
 
     def _follow(self, run_id: str, started_ns: int = 0) -> FollowedRun | None:
@@ -216,12 +219,9 @@ class Pipeline:
     def _turn(self) -> None:
         for run_id, run in self._runs.items():
             if run.behind:
-                before = run.state.step
-                try:
+                before, run.behind = run.state.step, False  # Where it cannot be read, until more of it is committed.
+                with self._noting_faults(f"reading the journal of {run_id}"):
                     run.advance(self._telemetry)
-                except Exception:  # noqa: BLE001 - Task boundary: a run that cannot be read must not hold up the others.
-                    run.behind = False  # Until more of it is committed.
-                    self._note_fault(f"reading the journal of {run_id}")
                 self._ask_for_snapshot(run_id, before, run.state.step)
                 self._save(run_id, CHECKPOINT_EVENTS)
         now = time.monotonic()
@@ -234,19 +234,33 @@ class Pipeline:
 
     def _publish(self, now_ns: int) -> None:
         for run_id, run in self._runs.items():
-            if run.publish_if_due(now_ns):
-                self.on_state_changed(run_id)
+            with self._noting_faults(f"publishing {run_id}"):
+                if run.publish_if_due(now_ns):
+                    self.on_state_changed(run_id)
         self.views.version += 1
 
-    def _note_fault(self, what: str) -> None:
-        log.exception("%s failed", what)
+    @contextlib.contextmanager
+    def _noting_faults(self, what: str) -> Iterator[None]:
+        """A task boundary: what goes wrong with one run must not hold up the others."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - See above.
+            self._note_fault(what, error)
+
+    def _note_fault(self, what: str, error: Exception) -> None:
+        """Counted each time, logged once: it may come again at each publication."""
         self._telemetry.frames_rejected_total["internal_error"] += 1
+        fault = f"{what}: {error!r}"
+        if fault not in self._logged and len(self._logged) < FAULTS_LOGGED_MAX:
+            self._logged.add(fault)
+            log.error("%s failed", what, exc_info=error)
 
     def _ask_for_snapshot(self, run_id: str, before: int | None, step: int | None) -> None:
         if step is not None and (before is None or step // self._snapshot_steps > before // self._snapshot_steps):
             self.on_snapshot_due(run_id, step)
 
     def _save(self, run_id: str, events_min: int) -> None:
-        checkpoint = self._runs[run_id].checkpoint(events_min)
-        if checkpoint is not None:
-            self.on_checkpoint(run_id, checkpoint)
+        with self._noting_faults(f"a checkpoint of {run_id}"):
+            checkpoint = self._runs[run_id].checkpoint(events_min)
+            if checkpoint is not None:
+                self.on_checkpoint(run_id, checkpoint)

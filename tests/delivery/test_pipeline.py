@@ -197,6 +197,42 @@ def test_a_journal_that_cannot_be_read_holds_up_no_other_run(scene: Scene, monke
     assert scene.telemetry.frames_rejected_total == {"internal_error": 1}
 
 
+@pytest.mark.parametrize("part", ["publish_if_due", "checkpoint"])
+def test_a_fault_of_ours_with_one_run_holds_up_no_other_and_is_logged_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, part: str
+) -> None:
+    done = getattr(followed.FollowedRun, part)
+
+    def failing(self: followed.FollowedRun, given: int) -> object:
+        if self.state.run_id == "a":
+            raise RuntimeError("a mistake of ours")
+        return done(self, given)
+
+    monkeypatch.setattr(followed.FollowedRun, part, failing)
+    for number in range(3):
+        for run_id in ("a", "b"):
+            scene.emit(run_id, step(number))
+        scene.turn()
+    shown = scene.views.snapshot("b")
+    assert shown is not None
+    assert shown.step == 2
+    assert len(caplog.records) == 1
+    assert scene.telemetry.frames_rejected_total == {"internal_error": 3}
+
+
+def test_a_run_that_cannot_be_taken_up_keeps_no_other_from_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def follow(store: Store, run_id: str) -> followed.FollowedRun | None:
+        if run_id == "a":
+            raise MemoryError
+        return followed.follow(store, run_id)
+
+    monkeypatch.setattr(pipeline, "follow", follow)
+    for run_id in ("a", "b"):
+        scene.emit(run_id, step(0))
+    scene.turn()
+    assert scene.views.run_ids() == ["b"]
+
+
 def test_live_runs_stay_in_memory_however_many_and_ended_ones_leave_it_oldest_first(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
