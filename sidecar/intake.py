@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
@@ -67,6 +68,7 @@ class Intake:
         self._authenticator: ThreadAuthenticator | None = None
         self._next_loss_log = 0.0
         self._committed = 0.0
+        self._logged_fault = ""
         self.on_hello: Callable[[wire.Hello, int], None] = lambda hello, received_ns: None
         self.on_committed: Callable[[str], None] = lambda run_id: None
         self.summary_of: Callable[[str], bytes | None] = lambda run_id: None
@@ -198,12 +200,12 @@ class Intake:
         committed = [run_id for run_id, batch in pending.items() if self._append(run_id, batch)]
         self._acknowledge()
         for run_id in committed:
-            self.on_committed(run_id)
+            self._guarded(self.on_committed, run_id)
         return True
 
     def _append(self, run_id: str, batch: _Pending) -> bool:
         try:
-            self._journals[run_id].append(batch.chunks, self.summary_of(run_id))
+            self._journals[run_id].append(batch.chunks, self._guarded(self.summary_of, run_id))
         except (OSError, sqlite3.Error) as error:
             self._journals.note_failure(error)
             for session in batch.next_seqs:
@@ -289,7 +291,7 @@ class Intake:
         if changed or hello.session not in self._sessions:
             self._sessions.add(hello.session, hello.run_id, time.monotonic())
             self._telemetry.streams = len(self._sessions)
-            self.on_hello(hello, received_ns)
+            self._guarded(self.on_hello, hello, received_ns)
         return True
 
     def _take_frame(self, peer: bytes, frame: wire.Frame) -> None:
@@ -384,6 +386,16 @@ class Intake:
             self._socket.send_multipart([peer, wire.encode(reply)], zmq.NOBLOCK)
         except zmq.ZMQError as error:  # The peer is gone or does not read: acknowledgements are cumulative.
             log.debug("no answer to a trainer: %s", error)
+
+    def _guarded(self, listener: Callable[..., Any], *news: object) -> Any:
+        """None where it fails. A task boundary: no fault of who shows what is delivered may hold up its delivery."""
+        try:
+            return listener(*news)
+        except Exception as error:  # noqa: BLE001 - See above.
+            self._reject("internal_error")
+            if repr(error) != self._logged_fault:  # Once for each condition, not for each commit.
+                self._logged_fault = repr(error)
+                log.exception("a listener of the intake failed")
 
     def _reject(self, reason: str) -> None:
         self._telemetry.frames_rejected_total[reason] += 1

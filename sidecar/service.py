@@ -209,10 +209,10 @@ class Service:
 
     def _greet(self, hello: wire.Hello, received_ns: int) -> None:
         self._pipeline.run_started(hello.run_id, hello.time_ns)
-        self._sinks.run_started(hello)
         self._trainers.greet(hello)
         self._abandoned.greet(hello)
         self._ended_commands.greet(hello)
+        self._sinks.run_started(hello)  # Last: it opens files and starts threads, and may fail.
 
     def _journal_hardware(self, reading: wire.Hardware, steps: Mapping[str, int]) -> None:
         """``steps``: of the runs that asked for this reading."""

@@ -165,6 +165,26 @@ def test_what_the_sidecar_adds_itself_stays_bounded_while_the_disk_hangs_and_the
     assert written == [READINGS_MAX + 99]
 
 
+def test_no_fault_of_who_listens_holds_up_the_delivery(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """For example a sink that can start no thread, because the container may have no more processes."""
+    told: list[str] = []
+
+    def fail(run_id: str, *rest: object) -> None:
+        told.append(run_id)
+        raise RuntimeError("can't start new thread")
+
+    bench.intake.on_hello, bench.intake.summary_of = lambda hello, received_ns: fail(hello.run_id), fail
+    bench.intake.on_committed = fail
+    for session, run_id in ((7, "r"), (8, "other")):
+        bench.intake._take(b"peer", [wire.encode(hello(session=session, run_id=run_id))])
+        bench.intake._take(b"peer", [frame(0, 3, session=session, run_id=run_id)])
+    bench.intake.commit()
+    assert bench.telemetry.events_total == 6
+    assert told == ["r", "other"] * 3
+    assert bench.telemetry.frames_rejected_total == {"internal_error": 6}
+    assert len(caplog.records) == 1
+
+
 @pytest.mark.parametrize("first", [2**63 - 3, 2**63, 2**64 - 10])
 def test_a_sequence_number_that_no_journal_can_hold_disturbs_nobody(bench: Bench, first: int) -> None:
     bench.send(wire.encode(hello()))
