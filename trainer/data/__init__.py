@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.data import hub
-from trainer.data.corpus import Corpus, files_below, text_folder
+from trainer.data.corpus import Corpus, files_below, split_documents, text_folder
 from trainer.data.quality import Quality
 from trainer.data.report import DataReport
 from trainer.errors import UserError
@@ -66,18 +66,24 @@ def load(place: Location, *, bytes_max: int, val_fraction: float, report: DataRe
 def _read(place: Location, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
     from trainer.data import parquet, text
 
-    if place.path is None:
-        return text.standard_library(bytes_max, val_fraction, report)
-    if not place.shards:
-        return text.load(place.path, bytes_max, val_fraction, report)
-    *shards, last = parquet.readable(place.shards, report)
-    if not shards:
-        return parquet.load(last, place.name, bytes_max, val_fraction, report)
-    room = max(1, int(bytes_max * val_fraction))
-    val = parquet.documents(last, room, report, Quality(report.quality.screen))
-    if not val:
-        raise UserError(f"{last} leaves the validation split empty", "the last shard validates: it must hold text")
-    return Corpus(place.name or place.path.resolve().name, [], val, tuple(shards))
+    path, name = place.path, place.name
+    if path is None:
+        name, documents = "python-stdlib", text.standard_library(bytes_max, report)
+    elif not place.shards:
+        name = path.stem if path.is_file() else path.resolve().name or "text"
+        documents = text.documents(path, bytes_max, report)
+    else:
+        *shards, last = parquet.readable(place.shards, report)
+        if shards:
+            val = parquet.documents(last, max(1, int(bytes_max * val_fraction)), report, Quality(report.quality.screen))
+            if not val:
+                raise UserError(
+                    f"{last} leaves the validation split empty", "the last shard validates: it must hold text"
+                )
+            return Corpus(name or path.resolve().name, [], val, tuple(shards))
+        path, name = last, name or last.resolve().stem
+        documents = parquet.documents(last, bytes_max, report, report.quality)
+    return Corpus(name, *split_documents(documents, val_fraction, str(path or name)))
 
 
 def _from_hub(path: str, files_max: int | None) -> Location:

@@ -3,7 +3,7 @@
     python -m trainer pretrain --data ./fineweb_edu            a folder of shards: the last one validates
     python -m trainer pretrain --data ./000_00000.parquet      one shard: some of its rows validate
 
-Given: a .parquet file or a folder of them. Hands on: a Corpus; several shards are read as a stream (stream.py).
+Given: .parquet files. Hands on: documents, those of several shards row group by row group (for stream.py); or rows.
 Rows on damaged pages are reported, and those after them in the same row group; the next row group is read again. So is
 a file that cannot be read at all, such as one that was cut off, where others remain.
 Never: loads a whole shard (it reads batch by batch, up to the limit), or imports pyarrow unless parquet is asked for.
@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainer.data.corpus import Corpus, split_documents
 from trainer.data.quality import Quality
 from trainer.data.report import DataReport
 from trainer.errors import UserError
@@ -31,12 +30,6 @@ class Unreadable(UserError):
     def __init__(self, file: Path, error: Exception) -> None:
         self.reason = f"cannot be read: {_reason(error)}"
         super().__init__(f"cannot read {file}: {_reason(error)}", "fetch the file again, or remove it from the folder")
-
-
-def load(shard: Path, name: str | None, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
-    """One shard, split by row. Raises UserError: pyarrow missing, a corrupt or empty shard, no column of texts."""
-    train, val = split_documents(documents(shard, bytes_max, report, report.quality), val_fraction, str(shard))
-    return Corpus(name or shard.resolve().stem, train, val)
 
 
 def readable(shards: Sequence[Path], report: DataReport) -> list[Path]:

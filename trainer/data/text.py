@@ -4,7 +4,7 @@
     python -m trainer pretrain --data ./my_texts    every UTF-8 file below that folder
     python -m trainer pretrain --data input.txt     one file, whose end validates
 
-Given: a folder, or a file. Hands on: a Corpus, one document per file, split by file.
+Given: a folder, or a file. Hands on: documents, one per file.
 Never: reads more than it was told to, or hidden folders.
 """
 
@@ -12,7 +12,7 @@ import os
 import sysconfig
 from pathlib import Path
 
-from trainer.data.corpus import Corpus, files_below, shuffled_by_name, split_documents
+from trainer.data.corpus import files_below, shuffled_by_name
 from trainer.data.report import DataReport
 from trainer.errors import UserError
 
@@ -27,44 +27,44 @@ LANGUAGES = {
 """Of files by their ending; others do not say."""
 
 
-def standard_library(bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
+def standard_library(bytes_max: int, report: DataReport) -> list[bytes]:
     root = Path(sysconfig.get_paths()["stdlib"])
     files = [file for file in files_below(root, skipped=NOT_THE_LIBRARY) if file.suffix == ".py"]
-    return _read("python-stdlib", root, files, bytes_max, val_fraction, report)
+    return _texts_of(root, files, bytes_max, report)
 
 
-def load(path: Path, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
+def documents(path: Path, bytes_max: int, report: DataReport) -> list[bytes]:
     """Raises UserError if ``path`` is neither a text file nor a readable folder of them."""
     if not path.is_dir():
-        return _one_file(path, bytes_max, val_fraction, report)
+        return [_only_text_of(path, bytes_max, report)]
     if not os.access(path, os.R_OK | os.X_OK):
         raise UserError(f"no permission to read {path}", "change its permissions, or give --data another folder")
-    return _read(path.resolve().name or "text", path, files_below(path), bytes_max, val_fraction, report)
+    return _texts_of(path, files_below(path), bytes_max, report)
 
 
-def _one_file(path: Path, bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
+def _only_text_of(path: Path, bytes_max: int, report: DataReport) -> bytes:
     text = _text_of(path, bytes_max)
     if text is None:
         raise UserError(f"{path} is not UTF-8 text, nor a .parquet file", "give --data one of these, or a folder")
     if not report.quality.keep(text, LANGUAGES.get(path.suffix)):
         raise UserError(f"{path} has text that must not be trained on", "give --data another file, or --no-screen")
-    return Corpus(path.stem, *split_documents([text], val_fraction, str(path)))
+    return text
 
 
-def _read(name: str, root: Path, files: list[Path], bytes_max: int, val_fraction: float, report: DataReport) -> Corpus:
-    documents: list[bytes] = []
-    bytes_read = 0
+def _texts_of(root: Path, files: list[Path], bytes_max: int, report: DataReport) -> list[bytes]:
+    """Those that may be trained on, in the order of ``shuffled_by_name``, until there are ``bytes_max`` of them."""
+    found: list[bytes] = []
+    left = bytes_max
     for relative in shuffled_by_name([str(file.relative_to(root)) for file in files]):
-        if bytes_read >= bytes_max:
+        if left <= 0:
             break
-        document = _text_of(root / relative, bytes_max - bytes_read)
-        if document is None:
+        text = _text_of(root / relative, left)
+        if text is None:
             report.add(relative, "not UTF-8 text, or not to be read")
-        elif document and report.quality.keep(document, LANGUAGES.get(Path(relative).suffix)):
-            documents.append(document)
-            bytes_read += len(document)
-    train, val = split_documents(documents, val_fraction, str(root))
-    return Corpus(name, train, val)
+        elif text and report.quality.keep(text, LANGUAGES.get(Path(relative).suffix)):
+            found.append(text)
+            left -= len(text)
+    return found
 
 
 def _text_of(path: Path, bytes_max: int) -> bytes | None:
