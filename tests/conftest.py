@@ -67,11 +67,11 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """In CI a skipped test is a failure, unless it says it needs hardware that CI does not have."""
+    """In CI a skipped test is a failure, unless it says it needs what CI may not have: a GPU, or root's networks."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
-    needs_hardware = item.get_closest_marker("gpu") is not None
-    if os.environ.get("CI") == "true" and report.skipped and not needs_hardware and not hasattr(report, "wasxfail"):
+    may_skip = any(item.get_closest_marker(name) for name in ("gpu", "network_namespaces"))
+    if os.environ.get("CI") == "true" and report.skipped and not may_skip and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI, where nothing may be skipped: {report.longrepr}"
 

@@ -20,11 +20,13 @@ def test_in_the_body(): pytest.skip("nothing here")
 def test_by_a_mark(): pass
 @pytest.mark.gpu
 def test_for_hardware(): pytest.skip("no GPU")
+@pytest.mark.network_namespaces
+def test_for_root(): pytest.skip("not root")
 """
 
 
-@pytest.mark.parametrize(("ci", "summary"), [("true", "1 failed, 1 skipped, 3 errors"), ("", "5 skipped")])
-def test_skipped_tests_fail_in_ci_unless_they_need_a_gpu(
+@pytest.mark.parametrize(("ci", "summary"), [("true", "1 failed, 2 skipped, 3 errors"), ("", "6 skipped")])
+def test_skipped_tests_fail_in_ci_unless_they_need_a_gpu_or_root(
     tmp_path: Path, repository: Path, ci: str, summary: str
 ) -> None:
     (tmp_path / "conftest.py").write_text(Path(__file__).with_name("conftest.py").read_text())

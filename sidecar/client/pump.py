@@ -147,6 +147,7 @@ class Pump:
             socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MILLISECONDS)
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, patience)
             socket.setsockopt(zmq.HEARTBEAT_TTL, patience + HEARTBEAT_MILLISECONDS)  # After this the sidecar hangs up.
+            socket.setsockopt(zmq.CONNECT_TIMEOUT, HEARTBEAT_MILLISECONDS)  # The kernel would ask ever more seldom.
 
     def _poller(self, socket: "zmq.Socket[bytes]") -> zmq.Poller:
         assert self._waker is not None

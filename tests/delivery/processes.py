@@ -19,9 +19,14 @@ __all__ = ["emitted", "journaled_steps", "kill", "start", "wait_until"]
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
-def start(*arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start(
+    *arguments: object, env: dict[str, str] | None = None, host: str | None = None
+) -> subprocess.Popen[bytes]:
+    """``host`` is a network namespace."""
     environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), **(env or {})}
-    return subprocess.Popen([sys.executable, __file__, *map(str, arguments)], env=environ, stdin=subprocess.DEVNULL)
+    elsewhere = ["ip", "netns", "exec", host] if host else []
+    command = [*elsewhere, sys.executable, __file__, *map(str, arguments)]
+    return subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
