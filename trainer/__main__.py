@@ -80,7 +80,7 @@ def is_main_process() -> bool:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Once, however many ranks there are."""
+    """Print on the main process only."""
     if is_main_process():
         print(text, file=stream)
 
@@ -93,7 +93,7 @@ def end_on_sigterm() -> None:
 
 
 def die_with_torchrun() -> None:
-    """Else the ranks of a torchrun that was killed would train on, beside those of the next one."""
+    """Otherwise the ranks of a torchrun that was killed would train on beside those of the next one."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

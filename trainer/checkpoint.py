@@ -36,7 +36,7 @@ def save(path: Path, state: dict[str, Any]) -> int:
 
 
 def newest(where: str, stage: str) -> Path:
-    """The checkpoint at ``where``, or the newest in that folder or in the stage's own there. Raises UserError."""
+    """The file ``where``; of a folder, the newest in it or in its subfolder ``stage``. Raises UserError."""
     path = Path(where)
     if path.is_dir():
         path = newest_in(path) or newest_in(path / stage) or path
@@ -63,7 +63,7 @@ def load_file(path: Path, *needed: str) -> dict[str, Any]:
         if damaged := zipfile.ZipFile(path).testzip():  # torch does not compare the checksums that it writes.
             raise ValueError(f"{damaged} is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # What is damaged, or no checkpoint at all, can raise anything.
+    except Exception as error:  # A damaged file, or one that is no checkpoint, can raise anything.
         raise UserError(
             f"{path} is not a checkpoint that can be read", "take an earlier one from the same folder"
         ) from error
@@ -85,7 +85,7 @@ def validating(path: Path) -> Iterator[None]:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # Of a file made by hand, any part may be anything.
+    except Exception as error:  # In a file made by hand, any part may be of any type.
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(
             f"{path} is not a checkpoint of this version of the trainer: {type(error).__name__}: {reason}",
@@ -123,7 +123,7 @@ def restore_random_state(state: dict[str, list[torch.Tensor]], world: World) -> 
 
 
 def _dump(state: dict[str, Any], file: BinaryIO) -> None:
-    """torch.save, with the OSError of a write that failed, which torch replaces by a RuntimeError of its own."""
+    """torch.save, but with the OSError of a failed write, which torch hides behind a RuntimeError."""
     try:
         torch.save(state, file)
     except RuntimeError as error:

@@ -41,8 +41,8 @@ def run_stage(name: str, config: Config) -> None:
 
 
 def evaluate(config: EvalConfig) -> None:
-    """Loss on held-out conversations and accuracy on their questions, as JSON, NaN as null; a run of its own in the
-    sidecar."""
+    """Loss on held-out conversations and accuracy on their questions: printed as JSON, NaN as null, and logged as a run of
+    its own."""
     with process_group(config.device, config.threads) as world:
         config, weights, model = _loaded(config, world)
         loaded, report = load_tasks("eval", config)
@@ -61,7 +61,7 @@ def evaluate(config: EvalConfig) -> None:
             if world.is_main:
                 run.log(numbers, step=0)
         untried = [task.name for task in loaded if task.val[0].tests and not config.allow_code]
-        remarks = Console.of(config, is_main=world.is_main, stream=sys.stderr)  # What is printed can be read as JSON.
+        remarks = Console.of(config, is_main=world.is_main, stream=sys.stderr)  # stdout has the JSON alone.
         for remark in (*report.lines(), *(f"{name}: left out, only --allow_code runs programs" for name in untried)):
             remarks.say(remark)
         Console.of(config, is_main=world.is_main).say(

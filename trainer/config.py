@@ -135,7 +135,7 @@ class Config:
 
     default_steps: ClassVar[int] = 300
     unused: ClassVar[frozenset[str]] = frozenset()
-    """Flags of Config that the command has no use for: no flags of its own."""
+    """Flags of Config that this command does not have."""
 
     @classmethod
     def flags(cls) -> dict[str, dataclasses.Field[Any]]:
@@ -204,7 +204,7 @@ class PpoConfig(ChatConfig):
     kl_target: float = flag(6.0, "KL per reply, in nats, that the penalty is adapted towards", "training")
 
 
-OF_TRAINING = frozenset({
+TRAINING_FLAGS = frozenset({
     "steps", "epochs", "grad_accum", "learning_rate", "min_lr", "warmup", "weight_decay", "grad_clip", "nan_loss",
     "dropout", "log_train_freq", "log_freq", "eval_freq", "generate_freq", "watch_freq", "prefetch", "compile",
     "checkpoint_activations", "checkpoint_freq", "resume",
@@ -213,7 +213,7 @@ OF_TRAINING = frozenset({
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(ChatConfig):
-    unused = OF_TRAINING | {"generation_prompts"}
+    unused = TRAINING_FLAGS | {"generation_prompts"}
     from_weight: str | None = flag("sft", "weights to judge: a stage's in --out, or a path", "model")
     eval_examples: int = flag(500, "questions per task", "cadence")
     allow_code: bool = flag(False, "run programs that the model writes (pass@1)", "cadence")
@@ -222,7 +222,7 @@ class EvalConfig(ChatConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(Config):
-    unused = OF_TRAINING | {
+    unused = TRAINING_FLAGS | {
         "eval_iters", "batch_size", "data", "data_bytes", "hub_files", "without_hub", "screen", "bad_rows",
         "val_fraction",
     }  # fmt: skip

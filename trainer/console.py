@@ -19,26 +19,26 @@ from typing import Self, TextIO
 
 from trainer.config import Config
 
-QUIET, NORMAL, VERBOSE = 0, 1, 2
+SILENT, QUIET, NORMAL, VERBOSE = -1, 0, 1, 2
 BAR, REDRAW_SECONDS = 40, 0.2
 
 
 class Console:
     def __init__(self, *, is_main: bool = True, level: int = NORMAL, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
-        self.level = level if is_main and self._stream else QUIET - 1  # None: begun with a closed output, as by >&-.
+        self.level = level if is_main and self._stream else SILENT  # No stream: started with >&-.
         self._drawn, self._bar = 0.0, ""
         if isinstance(self._stream, io.TextIOWrapper):
             self._stream.reconfigure(errors="backslashreplace")  # A model may write what the terminal cannot show.
 
     @classmethod
     def of(cls, config: Config, *, is_main: bool, stream: TextIO | None = None) -> Self:
-        """As loud as -q and -v say."""
+        """At the level that -q and -v ask for."""
         level = QUIET if config.quiet else VERBOSE if config.verbose else NORMAL
         return cls(is_main=is_main, level=level, stream=stream)
 
     def say(self, text: str, level: int = NORMAL) -> None:
-        """Print one line if the user wants to hear as much."""
+        """Print one line, unless the console is at a lower level."""
         if self.level >= level:
             self.wipe()
             self._write(text + "\n")
@@ -62,7 +62,7 @@ class Console:
             self._stream.write(text)
             self._stream.flush()
         except OSError:
-            self.level = QUIET - 1
+            self.level = SILENT
             with contextlib.suppress(OSError, ValueError):  # Else the interpreter fails to flush it at exit.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
@@ -96,7 +96,7 @@ class Console:
 
 
 def progress_bar(step: int, total_steps: int, columns: int) -> str:
-    """On one line of so many columns: a longer one would wrap, and could not be redrawn."""
+    """At most ``columns`` wide: a longer line would wrap, and could not be redrawn in place."""
     count = f" {step}/{total_steps}"
     width = max(0, min(BAR, columns - len(count) - 3))  # The last column stays free: some terminals wrap there.
     done = width * step // total_steps

@@ -50,7 +50,7 @@ class World:
             return [1.0 / len(counts)] * len(counts)
         if self.size == 1:
             return [count / max(1, sum(counts)) for count in counts]  # type: ignore[arg-type, operator]
-        on_gpu = self.device.type == "cuda"  # There nothing waits: the copy is from pinned memory, the sum stays.
+        on_gpu = self.device.type == "cuda"  # There the host waits for nothing: it copies from pinned memory.
         mine = torch.tensor(counts, dtype=torch.float64, pin_memory=on_gpu).to(self.device, non_blocking=True)
         total = mine.sum()
         dist.all_reduce(total)
@@ -68,8 +68,8 @@ class World:
 
 @contextmanager
 def process_group(device: str = "auto", threads: int | None = None) -> Iterator[World]:
-    """Join the process group if there is one, leave it at the end. Raises UserError for a device that is not there or
-    runs out of memory, or ranks that cannot meet."""
+    """Join the process group if there is one, and leave it at the end. Raises UserError if the device is not there or
+    runs out of memory, or if the ranks cannot find each other."""
     defaults = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
     rank, local_rank, size = (int(os.environ.get(name, default)) for name, default in defaults.items())
     world = World(rank, local_rank, size, _own_device(device, rank, local_rank))

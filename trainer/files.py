@@ -69,8 +69,8 @@ def _lock(handle: int) -> bool:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """What processes of this machine wrote aside when they were killed. Those alive may still be writing, such as the
-    other ranks, and so may all those of another machine."""
+    """Delete what killed processes of this machine left behind. Live ones, such as other ranks, may still be writing,
+    and so may those of other machines."""
     for aside in folder.glob(f".*.{platform.node()}.*.tmp"):
         pid = aside.name.split(".")[-2]
         if pid.isdecimal() and not _is_alive(int(pid)):

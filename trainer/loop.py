@@ -67,13 +67,13 @@ class Loop:
         stage.autocast = autocast_to(self.dtype, world)
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(config.seed)  # Every rank draws the same weights ...
-        self.gpt = build_model(config, weights).to(world.device)
+        self.gpt = build_model(config, weights).to(world.device)  # The bare GPT: sampled from, validated, saved.
         self.gpt.checkpoint_activations = config.checkpoint_activations
         torch.manual_seed(config.seed + 1 + world.rank)  # ... and its own dropout.
-        self.raw_model = stage.wrap_model(self.gpt)  # Before resuming: a DPO checkpoint brings its own reference.
+        self.raw_model = stage.wrap_model(self.gpt)  # What is trained: with PPO, the GPT and a value head.
         self.optimizer = build_optimizer(self.raw_model, config)
         self.step = 0  # Optimizer steps done, skipped ones included.
-        self.said: tuple[str, ...] = ()
+        self.remarks_printed: tuple[str, ...] = ()
         self.guard = NonFiniteGuard(config.nan_loss, world.device)
         self.started_from = weights.origin if weights else None
         self.resumed_id: str | None = None
@@ -82,7 +82,7 @@ class Loop:
         on_gpu = world.device.type == "cuda"
         if on_gpu or config.prefetch:
             stage.prefetch(pin=on_gpu, depth=config.grad_accum)
-        self.model = self._compile_and_distribute()
+        self.model = self._compile_and_distribute()  # What a step calls: raw_model, compiled and in DDP.
         self.run: sidecar.Run
 
     def open(self) -> None:
@@ -117,13 +117,13 @@ class Loop:
         self._say_remarks()
 
     def _say_remarks(self) -> None:
-        """Those that were not said before; of the other ranks, what they alone have met in training."""
+        """Print the new ones. Other ranks print only what came up while training: rank 0 may not have met it."""
         remarks = (*self.stage.remarks, *monitoring.remarks(self.config))
-        for remark in (remark for remark in remarks if remark not in self.said):
+        for remark in (remark for remark in remarks if remark not in self.remarks_printed):
             self.console.say(f"  {remark}")
             if self.step > self.first_step and not (self.world.is_main or self.config.quiet):
                 print(f"rank {self.world.rank}: {remark}", file=sys.stderr)
-        self.said = remarks
+        self.remarks_printed = remarks
 
     def run_to_the_end(self) -> None:
         total = self.schedule.total_steps
@@ -153,7 +153,7 @@ class Loop:
         self.run.finish()
 
     def _count_samples(self) -> int:
-        """Trained on since this process began, by all ranks, which must call this together."""
+        """Samples that all ranks have trained on since this process began. All of them must call this together."""
         return int(self.world.sum_over_ranks(self.meter.samples)[0])
 
     # -- a step --------------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class Loop:
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def _save(self, folder: str) -> None:
-        """A disk that fails ends the run only at the last checkpoint: until then, going on may still succeed."""
+        """Write a checkpoint. If the disk fails, training goes on; only at the last checkpoint that ends the run."""
         state, samples = self._state(), self._count_samples()
         if not self.world.is_main:
             return

@@ -19,7 +19,7 @@ class NonFiniteGuard:
         """``policy``: "skip" or "stop"."""
         self.policy, self.on_cpu = policy, device.type == "cpu"
         self.skipped, self.in_a_row, self.longest = (torch.zeros((), device=device) for _ in range(3))
-        """Skipped steps: in all, in the row that ends now, and in the longest row."""
+        """Skipped steps: all of them, those in a row up to now, and the most in a row."""
         self.first = torch.zeros((), dtype=torch.int64, device=device)
         """The first step that was skipped since the last check; 0: none."""
         self._before = 0
@@ -46,7 +46,7 @@ class NonFiniteGuard:
         return {"train/skipped_steps": self.skipped}
 
     def check(self, step: int) -> None:
-        """Raises UserError by the policy. Waits for a GPU: call it at logging steps only."""
+        """Raises UserError if the policy says so. Waits for a GPU: call it at logging steps only."""
         before, self._before = self._before, int(self.skipped)
         if self._before == before:
             return

@@ -58,7 +58,7 @@ def record_checkpoint(history: RunHistory, config: Config, samples: int) -> None
 
 
 def end_run(history: RunHistory, config: Config, samples: int) -> dict[str, float]:
-    """Add this run; the history as metrics."""
+    """Count this run as completed; returns the history as metrics."""
     history.total_runs += 1
     history.total_samples_trained += samples
     if config.out:

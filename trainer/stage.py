@@ -54,7 +54,7 @@ class Stage:
         return model
 
     def prefetch(self, pin: bool, depth: int) -> None:
-        """Make ``depth`` batches ahead, in a thread. Called when the position is restored."""
+        """Make ``depth`` batches ahead, in a thread. Called after the position is restored."""
         self.train_loader = Prefetcher(self.train_loader, pin=pin, depth=depth)  # type: ignore[assignment]
 
     def next_batch(self) -> Batch:
@@ -81,7 +81,7 @@ class Stage:
         return evaluate(model, self.held_out(iters, world), world, self.autocast)
 
     def held_out(self, iters: int, world: World) -> Iterator[Batch]:
-        """Of this rank: the same ``iters`` batches at every validation, or as many as there are, each once."""
+        """This rank's batches for validation: the same ``iters`` of them each time, or all if there are fewer."""
         self.val_loader.rewind()
         for _ in range(min(iters, self.val_loader.batches_per_epoch)):
             yield self.val_loader.next_batch().to(world.device)
@@ -102,7 +102,7 @@ class Stage:
 
 
 def forward_flops(model: GPT, tokens: int) -> float:
-    """A forward pass is a third of a training step; the backward pass costs twice as much."""
+    """A third of a training step: the backward pass costs twice as much as the forward pass."""
     return flops_per_token(model) * tokens / 3
 
 

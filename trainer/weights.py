@@ -51,7 +51,7 @@ def find_weights(config: Config) -> Weights | None:
 
 
 def weights_of(state: dict[str, Any], path: Path, origin: str) -> Weights:
-    """Those in a checkpoint. Raises UserError: of another tokenizer, or not of the shape that it says they have."""
+    """The weights in a checkpoint. Raises UserError: another tokenizer, or not the shape that the checkpoint says."""
     if state.get("tokenizer") != IDENTITY:
         raise UserError(
             f"{path} was trained with the tokenizer {state.get('tokenizer')!r}, this trainer has {IDENTITY!r}",

@@ -82,7 +82,7 @@ def collate(rows: Sequence[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, 
 
 
 def batch_width(longest: int, seq_len: int, *, fixed: bool, multiple: int = 16) -> int:
-    """For rows of at most ``longest`` tokens. Rounded up: fewer different shapes, which allocators and compilers like.
+    """The width for rows of at most ``longest`` tokens, rounded up: fewer different shapes suit allocators.
 
     ``fixed``: always the full context, for compilers.
     """

@@ -77,7 +77,7 @@ def group_texts(
 
 
 def rows(file: Path, report: DataReport) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where it is, and the row with all its columns, for every row; one batch in memory at a time."""
+    """(place, row with all its columns) of every row; one batch in memory at a time."""
     try:
         with _opened(file, needed=None) as opened:
             for group in range(opened.metadata.num_row_groups):

@@ -15,7 +15,7 @@ LANGUAGES_MAX = 50
 HEAD_BYTES = 4096  # Licences stand at the top.
 COPYLEFT = re.compile(rb"SPDX-License-Identifier:\s*(?:A?GPL|LGPL|SSPL|CC-BY-NC)", re.IGNORECASE)
 COPYLEFT_NAMES = ("agpl", "gpl", "lgpl", "sspl", "cc-by-nc")
-MARKS: tuple[tuple[str, bytes, re.Pattern[bytes]], ...] = (
+PATTERNS: tuple[tuple[str, bytes, re.Pattern[bytes]], ...] = (
     ("secrets", b"PRIVATE KEY-----", re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{16}")),
     ("secrets", b"AKIA", re.compile(rb"\bAKIA[0-9A-Z]{16}\b")),
     ("secrets", b"gh", re.compile(rb"gh[pousr]_(?<!\wgh[pousr]_)[A-Za-z0-9]{36}\b")),
@@ -26,7 +26,7 @@ MARKS: tuple[tuple[str, bytes, re.Pattern[bytes]], ...] = (
     ("malicious", b"b64decode", re.compile(rb"\b(?:eval|exec)\s*\(\s*(?:base64\.)?b64decode\s*\(")),
     ("malicious", b"stratum+tcp", re.compile(rb"stratum\+tcp://[\w.-]+:\d")),
 )
-"""(kind, a piece of text that is quickly looked for, what must be there)."""
+"""(kind, a substring that is searched first because that is fast, what must match then)."""
 
 
 def blocked(text: bytes, license: object = None) -> str | None:
@@ -35,7 +35,7 @@ def blocked(text: bytes, license: object = None) -> str | None:
         return "license"
     if b"SPDX" in text[:HEAD_BYTES] and COPYLEFT.search(text[:HEAD_BYTES]):
         return "license"
-    return next((kind for kind, piece, pattern in MARKS if piece in text and pattern.search(text)), None)
+    return next((kind for kind, piece, pattern in PATTERNS if piece in text and pattern.search(text)), None)
 
 
 @dataclass

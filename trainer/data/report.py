@@ -24,7 +24,7 @@ class DataReport:
     remarks: list[str] = field(default_factory=list)  # Other lines for the console about where the data come from.
 
     def add(self, where: str, reason: str, rows: int = 1) -> None:
-        """So many ``rows`` at once. Raises UserError if bad rows are refused."""
+        """Count ``rows`` unusable rows. Raises UserError if bad rows are refused."""
         if self.refuse:
             raise UserError(f"{where}: {reason}", "correct that, or skip such rows with --bad_rows skip")
         self.count += rows

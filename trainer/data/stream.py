@@ -50,7 +50,7 @@ class ParquetStream:
             raise UserError(f"the shards of {name} have no rows", "give --data shards that hold text")
         size = sum(map(parquet.text_bytes, shards))
         self.count = max(1, size // seq_len)
-        """TokenWindows in one pass, over all ranks; as the shards' footers have it, so not to the last one."""
+        """Windows in one pass over all ranks, estimated from the shards' footers."""
         self.batches_per_epoch = max(1, self.count // (batch_size * world_size))
         self._begin_at(Position())
 

@@ -24,7 +24,7 @@ LANGUAGES = {
     ".js": "javascript", ".ts": "typescript", ".sh": "shell", ".sql": "sql", ".rb": "ruby", ".html": "html",
     ".md": "markdown", ".rst": "restructuredtext",
 }  # fmt: skip
-"""Of files by their ending; others do not say."""
+"""By the ending of a file, for data/language_*."""
 
 
 def standard_library(bytes_max: int, report: DataReport) -> list[bytes]:

@@ -14,7 +14,7 @@ from trainer.tokenizer import BOS
 
 
 def concatenate(documents: Sequence[bytes]) -> Tensor:
-    """All documents as one row of token ids, each begun by BOS; int16, because 320 tokens fit."""
+    """All documents as one row of token ids, each preceded by BOS; int16, because 320 tokens fit."""
     parts = []
     for document in documents:
         parts.append(torch.tensor([BOS], dtype=torch.int16))
