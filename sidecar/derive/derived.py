@@ -1,11 +1,10 @@
 """The derived metrics of one step: what the sidecar computes and the trainer does not have to.
 
 Given: a run's state right after a step, and the two ends of its window. Hands on: catalogue names with values.
-Never: replaces a value that the trainer sent itself, except losses, which are joined over ranks; or contains a value
-that is not known.
+Never: replaces a value that the trainer sent under that very name, except losses, which are joined over ranks; or
+contains a value that is not known.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from sidecar.derive import mixture, progress
@@ -68,7 +67,8 @@ def derived_metrics(state: RunState, join: Join, loss: float | None, point: Poin
     if join.datasets:
         mixture.describe(state, out, join.datasets)
     if not out.keys().isdisjoint(join.metrics):
-        _prefer_trainer_values(out, join.metrics, joined)
+        for name in (out.keys() & join.metrics.keys()) - joined - set(state.read_as):
+            del out[name]
     return out
 
 
@@ -89,9 +89,3 @@ def _efficiency(state: RunState, out: dict[str, Any], tokens_per_second: float |
         out["train/mfu_percent"] = percent
         if model.flops_per_token_causal is not None and per_token is not None:
             out["train/mfu_causal_percent"] = percent * model.flops_per_token_causal / per_token
-
-
-def _prefer_trainer_values(out: dict[str, Any], sent: Mapping[str, Any], joined: frozenset[str]) -> None:
-    for name in out.keys() & sent.keys():
-        if name not in joined:
-            del out[name]

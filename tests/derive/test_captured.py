@@ -36,6 +36,18 @@ def test_names_that_the_sidecar_computed_are_told_from_those_that_were_logged() 
     assert shown.metrics.keys() - shown.computed == {"loss", "lr", "train/loss_ema", "train/learning_rate"}
 
 
+@pytest.mark.parametrize("name", ["train/tok_per_sec", "tok_per_sec", "tokens_per_second", "tokens_per_sec"])
+def test_speed_and_mfu_that_a_script_claims_are_shown_until_the_sidecar_can_tell_by_itself(name: str) -> None:
+    p = Process()
+    records = [logged(p, step, **{name: 1_000.0, "train/mfu": 41.5}) for step in range(5)]
+    shown = snapshot(projected(records, p.hello(captured="wandb"))[0].state, now_ns=p.wall_ns)
+    assert (shown.tokens_per_second, shown.mfu.reported_percent) == (1_000.0, 41.5)
+    records = [logged(p, step, **{name: 1_000.0, "num_tokens": 30}) for step in range(5, 10)]
+    projector, rows = projected(records, p.hello(captured="wandb"))
+    assert snapshot(projector.state, now_ns=p.wall_ns).tokens_per_second == pytest.approx(30.0)
+    assert derived(rows)[9]["train/tokens_per_second"] == pytest.approx(30.0)
+
+
 def test_a_captured_script_that_falls_silent_is_stalled() -> None:
     p = Process()
     records = [logged(p, step, loss=2.0) for step in range(20)]
