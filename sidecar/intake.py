@@ -136,7 +136,7 @@ class Intake:
         received = 0
         if self._wait(min(poll_seconds, self._fetches.seconds_to_due(now))):
             received = self._receive(MESSAGES_PER_ROUND_MAX)
-            while received < MESSAGES_PER_ROUND_MAX:  # A message after a silence waits only for others who were asked.
+            while received < MESSAGES_PER_ROUND_MAX:  # After a silence, wait only for the others that were asked.
                 gathered_since = max(self._committed, self._fetches.awaited_since())
                 left = gathered_since + ROUND_SECONDS_MAX - time.monotonic()
                 if left <= 0 or not self._socket.poll(max(1, int(left * 1000))):
@@ -303,14 +303,14 @@ class Intake:
             return self._reject("impossible_frame")
         session.heard = time.monotonic()
         if session.peer is not None:
-            session.peer = peer  # Another one once its connection was cut.
+            session.peer = peer  # It differs after the trainer has connected anew.
         self._fetches.answered(frame.session)
         journal = self._journals[session.run_id]
         stream = journal.streams[frame.session]
         self._telemetry.frames_total += 1
         if not self._accept(journal, stream, frame):
             self._answer(peer, wire.Resend(frame.session, stream.next_seq))
-        elif frame.records:  # Without, it says that it has nothing.
+        elif frame.records:  # An empty frame only says that there is nothing to send.
             self._replies[frame.session] = peer
 
     def _accept(self, journal: Journal, stream: Stream, frame: wire.Frame) -> bool:
@@ -388,7 +388,7 @@ class Intake:
             log.debug("no answer to a trainer: %s", error)
 
     def _guarded(self, listener: Callable[..., Any], *news: object) -> Any:
-        """None where it fails. A task boundary: no fault of who shows what is delivered may hold up its delivery."""
+        """None where it fails. A task boundary: whoever shows or passes on events must not stop their delivery."""
         try:
             return listener(*news)
         except Exception as error:  # noqa: BLE001 - See above.

@@ -21,10 +21,10 @@ from sidecar.telemetry import Telemetry
 
 log = logging.getLogger("sidecar.pipeline")
 
-PUBLISH_SECONDS_MIN = 0.25  # What was published so lately is fresh enough, however many ask.
-PUBLISH_SECONDS_MAX = 2.0  # While nobody asks: training pays for each. What follows from time and steps waits for it.
+PUBLISH_SECONDS_MIN = 0.25  # A publication of this age is fresh enough, however many read.
+PUBLISH_SECONDS_MAX = 2.0  # While nobody reads: each one costs training CPU time. A stall is noticed by the next one.
 REFRESH_SECONDS_MAX = 0.5  # A reader waits so long for a publication, then takes the one before.
-CHECKPOINT_EVENTS = 50_000  # Half a second of folding: what a restart has to do again at most.
+CHECKPOINT_EVENTS = 50_000  # About a second of folding: the most that a restart has to do again.
 CHECKPOINT_AT_STOP_EVENTS = 1_000
 FAULTS_LOGGED_MAX = 100  # Different ones.
 FOLLOWED_RUNS_MAX = 64  # Beyond this, runs that have ended leave memory; their journals are read when somebody asks.

@@ -95,8 +95,8 @@ class Ring:
         return seq
 
     def append_unsettled(self, payload: bytes) -> None:
-        """Store an event that may still change: the next append replaces it, and only who finds the file after a kill
-        reads it. Does nothing where there is no room for it without giving up an older event.
+        """Store an event that may still change: the next append replaces it, and it is read only from the file that a
+        killed process leaves. Does nothing where there is no room for it without giving up an older event.
         """
         length = len(payload)
         size = (length + 23) & ~7
@@ -117,7 +117,8 @@ class Ring:
         """Have the append that fills more than half of the ring call ``alert``, once. Does nothing where it is so full
         already. ``alert`` must not raise or wait.
 
-        Needs no lock, lest an append find it taken: whatever an append does meanwhile, the next one sees both of these.
+        Takes no lock, because a step that finds it taken has to defer its event. None is needed: an append in between
+        calls ``alert`` at once, at worst.
         """
         if not self.is_half_full:
             self._alert, self._limit = alert, self.tail + self.capacity // 2

@@ -249,7 +249,7 @@ class Service:
             self._stopping.wake()
 
     def _note_ends(self) -> None:
-        """Of training processes that said no goodbye, and of commands that a launcher waited for."""
+        """Journal the ends of training processes that did not say Finished, and of a launcher's commands."""
         commands = self._ended_commands.waiting()
         for hello in self._recovery.scan():
             self._trainers.ended(hello)
@@ -309,7 +309,7 @@ class Service:
             self._intake.close()
 
     def _drain_intake(self) -> None:
-        """Take what has already arrived. Not until nothing more comes: trainers that go on never stop sending."""
+        """Take what has already arrived, within a limit: trainers that go on never stop sending."""
         deadline = time.monotonic() + INTAKE_DRAIN_SECONDS_MAX
         while self._intake.round(poll_seconds=0.05) and time.monotonic() < deadline:
             pass

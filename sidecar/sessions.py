@@ -1,7 +1,7 @@
-"""The training processes that have introduced themselves to this sidecar, and are not forgotten since.
+"""The training processes that have introduced themselves to this sidecar.
 
 Given: Hellos and frames, as the intake takes them. Hands on: whom a session belongs to, and where it can be asked.
-Never: grows beyond its bound. Whoever is forgotten says Hello again when it comes back.
+Never: grows beyond its bound. One that was forgotten to make room says Hello again when it comes back.
 """
 
 from collections.abc import Container
@@ -15,7 +15,7 @@ class Session:
     def __init__(self, run_id: str, heard: float) -> None:
         self.run_id, self.heard = run_id, heard
         self.peer: bytes | None = None
-        """Where it can be asked for what it holds."""
+        """Its address on the socket; None: its client does not know Fetch, so it is not asked."""
 
 
 class Sessions:
@@ -40,7 +40,7 @@ class Sessions:
         self._sessions[id] = Session(run_id, now)
 
     def make_room(self, now: float, in_use: Container[int]) -> bool:
-        """Forget those that are silent when there are too many. False: there are too many that are not."""
+        """Forget silent sessions where there are too many. False: too many are not silent. ``in_use`` ones are kept."""
         if len(self._sessions) >= self.sessions_max:
             silent = now - IDLE_SECONDS
             self._sessions = {
@@ -52,5 +52,5 @@ class Sessions:
         self._sessions = {id: session for id, session in self._sessions.items() if session.run_id != run_id}
 
     def peers(self) -> dict[int, bytes]:
-        """Of those that can be asked for what they hold."""
+        """Session -> address, of those that can be asked for what they hold."""
         return {id: session.peer for id, session in self._sessions.items() if session.peer is not None}

@@ -4,8 +4,8 @@ Given: Hellos and journal records. Hands on: records whose turn it is; those the
 Never: waits by the clock.
 
 A Hello takes effect with the first record of its session; where a rank has sent none, with the news that its process
-is gone. A record whose values are still being computed carries
-PENDING; it and whatever follows it in its stream are held until a Completion brings them, at most 64 steps.
+is gone. A record whose values are still being computed carries PENDING; it and whatever follows it in its stream are
+held until a Completion brings them, at most 64 steps.
 """
 
 from collections.abc import Iterator

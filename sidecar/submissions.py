@@ -1,6 +1,6 @@
-"""What the sidecar itself wants in the journals, until the thread that owns them takes it.
+"""What the sidecar itself wants to have journaled, queued for the thread that owns the journals.
 
-Given: events and writes, from any thread. Hands on: all that wait, at once.
+Given: events and writes, from any thread. Hands on: everything queued, at once.
 Never: waits, or grows without a limit while that thread hangs in a write to the disk.
 """
 
@@ -16,7 +16,7 @@ from sidecar.journal import Journal
 READINGS_MAX = 1_024  # A quarter of an hour of one run's hardware, about 10 MB. The newest are worth most.
 EVENTS_MAX = 16_384  # All others. They come from the taking thread itself, one for each process that ended.
 
-READINGS_SECONDS_MAX = 1.5  # Readings and writes wait so long for a trainer's batch, which comes once a second.
+READINGS_SECONDS_MAX = 1.5  # Readings and writes wait this long for a batch of trainers' events to join: one a second.
 
 Write = Callable[[Journal], None]
 
@@ -35,10 +35,10 @@ class Submissions:
         self._events: deque[tuple[str, wire.Event]] = deque(maxlen=EVENTS_MAX)
         self._writes: dict[tuple[str, str], Write] = {}
         self._since = math.inf
-        """When the first of the readings and writes came that wait."""
+        """When the oldest of what is queued came; infinity where nothing is."""
 
     def put(self, run_id: str, event: wire.Event, now: float) -> bool:
-        """``now``: monotonic seconds. False: the oldest of its kind had to make room for it, and is lost."""
+        """``now``: monotonic seconds. False: the oldest event of its kind had to make room, and is lost."""
         waiting = self._readings if isinstance(event, wire.Hardware) else self._events
         with self._lock:
             self._since = min(self._since, now)
@@ -47,13 +47,13 @@ class Submissions:
         return had_room
 
     def put_write(self, run_id: str, kind: str, write: Write, now: float) -> None:
-        """Takes the place of one of the same kind that still waits: what a run stores last is all that counts."""
+        """Replaces a queued write of the same run and kind: only the last one counts."""
         with self._lock:
             self._since = min(self._since, now)
             self._writes[run_id, kind] = write
 
     def are_due(self, now: float) -> bool:
-        """Whether they wait for no batch: all but readings and writes, and those that have waited for long."""
+        """Whether to take them without a batch: readings and writes after a while, everything else at once."""
         return bool(self._events) or now >= self._since + READINGS_SECONDS_MAX
 
     def take(self) -> Taken:

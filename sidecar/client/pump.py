@@ -22,14 +22,14 @@ from sidecar.rendezvous import secure_client
 from sidecar.ring import Ring
 from sidecar.waker import Waker
 
-TICK_SECONDS = 2.0  # Of a sidecar that does not ask: it is busy, or older than Fetch.
+TICK_SECONDS = 2.0  # While the sidecar does not ask: it is busy, gone, or too old to know Fetch.
 BACKLOG_TICK_SECONDS = 0.002
 GREETING_TICK_SECONDS = 0.02  # Until the first answer, so that a new run is soon seen ...
 GREETING_SECONDS = 2.0  # ... but no longer: there may be no sidecar.
 FLUSH_TICK_SECONDS = 0.005
 FRAMES_PER_TICK_MAX = 8  # About 1 ms of work: the training thread shares the interpreter lock with us.
 FRAMES_IN_FLIGHT_MAX = 64
-SILENCE_SECONDS_MIN = 2.0  # Nothing acknowledged for so long: ask again. Doubles up to the maximum.
+SILENCE_SECONDS_MIN = 2.0  # Nothing acknowledged for this long: greet again. Doubles up to the maximum.
 SILENCE_SECONDS_MAX = 5.0
 HELLO_SECONDS = 0.5
 REFUSED_SECONDS = 30.0
@@ -87,8 +87,8 @@ class Pump:
             self._thread.join(STOP_SECONDS)
 
     def _wake(self) -> None:
-        """End the wait that is under way, or the next one. Takes no lock: a step may call it that a signal interrupts,
-        whose handler ends the run."""
+        """End the wait that is under way, or the next one. Takes no lock: a signal may interrupt the step that calls
+        this, and its handler may end the run, which calls this as well."""
         waker = self._waker  # Holding it keeps its descriptors from being closed meanwhile.
         if waker is not None:
             waker.wake()
