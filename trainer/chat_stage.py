@@ -11,8 +11,7 @@ from typing import Any
 from trainer import chat, tasks
 from trainer.config import ChatConfig, MidtrainConfig
 from trainer.data.conversations import Conversations, Prepared, cached, prepare
-from trainer.data.quality import Quality, statistics
-from trainer.data.report import DataReport
+from trainer.data.quality import DataReport, Quality, statistics
 from trainer.distributed import World
 from trainer.model import GPT
 from trainer.stage import Stage

@@ -41,8 +41,8 @@ def run_stage(name: str, config: Config) -> None:
 
 
 def evaluate(config: EvalConfig) -> None:
-    """Loss on held-out conversations and accuracy on their questions: printed as JSON, NaN as null, and logged as a run of
-    its own."""
+    """Loss on held-out conversations and accuracy on their questions, printed as JSON (NaN as null) and logged as a run
+    of its own."""
     with process_group(config.device, config.threads) as world:
         config, weights, model = _loaded(config, world)
         loaded, report = load_tasks("eval", config)

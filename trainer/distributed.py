@@ -15,8 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.errors import UserError
-from trainer.torch_errors import as_user_error
+from trainer.errors import UserError, as_user_error
 
 THREADS_MAX = 8  # A model of the default size gains nothing from more, and the sidecar needs some CPU, too.
 
@@ -48,12 +47,11 @@ class World:
         """
         if counts[0] is None:
             return [1.0 / len(counts)] * len(counts)
-        if self.size == 1:
-            return [count / max(1, sum(counts)) for count in counts]  # type: ignore[arg-type, operator]
         on_gpu = self.device.type == "cuda"  # There the host waits for nothing: it copies from pinned memory.
         mine = torch.tensor(counts, dtype=torch.float64, pin_memory=on_gpu).to(self.device, non_blocking=True)
         total = mine.sum()
-        dist.all_reduce(total)
+        if self.size > 1:
+            dist.all_reduce(total)
         return list((mine * self.size / total.clamp(min=1)).float())
 
     def gather(self, value: Tensor) -> list[Tensor]:

@@ -23,7 +23,7 @@ from trainer.config import Config
 from trainer.console import QUIET, VERBOSE, Console
 from trainer.data.batch import Batch
 from trainer.distributed import World
-from trainer.errors import UserError
+from trainer.errors import UserError, as_user_error
 from trainer.files import own_folder
 from trainer.flops import peak_flops
 from trainer.generate import generate_samples, sample_names
@@ -37,7 +37,6 @@ from trainer.stages import load_stage
 from trainer.step_metrics import StepMetrics
 from trainer.throughput import ThroughputMeter
 from trainer.tokenizer import IDENTITY
-from trainer.torch_errors import as_user_error
 from trainer.weights import Weights, build_model, config_for
 
 

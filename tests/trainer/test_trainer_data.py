@@ -12,8 +12,7 @@ from trainer import data
 from trainer.data import parquet
 from trainer.data.batch import Batch
 from trainer.data.corpus import shuffled_by_name
-from trainer.data.quality import Quality
-from trainer.data.report import DataReport
+from trainer.data.quality import DataReport, Quality
 from trainer.data.stream import ParquetStream
 from trainer.data.windows import TokenWindows, concatenate
 from trainer.errors import UserError
@@ -362,6 +361,16 @@ def test_a_stream_reads_every_document_of_every_shard_in_order(tmp_path: Path) -
     batch = loader.next_batch()
     assert torch.equal(batch.inputs.flatten()[1:], batch.targets.flatten()[:-1])
     assert batch.datasets == {"fineweb": (2, 16)}
+
+
+def test_a_restored_stream_stands_where_the_other_stood_before_it_reads_anything(tmp_path: Path) -> None:
+    shards = shards_in(tmp_path)
+    loader, restored = stream(shards), stream(shards)
+    for _ in range(11):
+        loader.next_batch()
+    assert loader.state()["offset"] > 0
+    restored.load_state(loader.state())
+    assert restored.state() == loader.state()
 
 
 def test_a_stream_begins_anew_when_it_ends(tmp_path: Path) -> None:

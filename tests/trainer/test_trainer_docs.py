@@ -13,7 +13,7 @@ import pytest
 from trainer import tasks
 from trainer.__main__ import COMMANDS, main
 from trainer.config import CONFIGS
-from trainer.data.report import DataReport
+from trainer.data.quality import DataReport
 from trainer.flags import parse
 from trainer.tasks.known_datasets import KNOWN_DATASETS
 

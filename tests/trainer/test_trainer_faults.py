@@ -22,8 +22,7 @@ from trainer.console import Console
 from trainer.data.batch import BatchSampler
 from trainer.data.conversations import Conversations, prepare
 from trainer.data.preferences import PreferencePairs
-from trainer.data.quality import Quality
-from trainer.data.report import DataReport
+from trainer.data.quality import DataReport, Quality
 from trainer.distributed import World
 from trainer.errors import UserError
 from trainer.evaluate import TokenSums, summary

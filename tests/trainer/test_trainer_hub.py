@@ -15,7 +15,7 @@ from fake_hub import SHA, Hub, Repos, fake_hub
 from trainer import data, tasks
 from trainer.config import PipelineConfig
 from trainer.data import hub
-from trainer.data.report import DataReport
+from trainer.data.quality import DataReport
 from trainer.errors import UserError
 from trainer.stages import STAGES, pipeline_config
 from trainer.tasks.known_datasets import KNOWN_DATASETS
@@ -249,7 +249,7 @@ def test_nothing_of_the_hub_is_loaded_for_data_of_ones_own(repository: Path) -> 
     import subprocess
 
     code = (
-        "import sys; from trainer import data, tasks; from trainer.data.report import DataReport; data.locate(None); "
+        "import sys; from trainer import data, tasks; from trainer.data.quality import DataReport; data.locate(None); "
         "tasks.load('ppo', None, None, DataReport(), 0.1); "
         "print('huggingface_hub' in sys.modules, 'yaml' in sys.modules)"
     )

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from trainer import data, tasks
 from trainer.__main__ import main
 from trainer.data import parquet
-from trainer.data.quality import LANGUAGES_MAX, Quality, blocked, statistics
-from trainer.data.report import DataReport
+from trainer.data.quality import LANGUAGES_MAX, DataReport, Quality, blocked, statistics
 from trainer.data.stream import ParquetStream
 from trainer.errors import UserError
 from trainer.tasks import formats, is_held_out

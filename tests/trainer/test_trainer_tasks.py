@@ -18,7 +18,7 @@ from trainer import chat, tasks
 from trainer.data.batch import IGNORE
 from trainer.data.conversations import Conversations, pack, prepare
 from trainer.data.preferences import PreferencePairs
-from trainer.data.report import DataReport
+from trainer.data.quality import DataReport
 from trainer.errors import UserError
 from trainer.tasks import builtin, formats
 from trainer.tasks.example import Message, Preference, TaskMixture, ask

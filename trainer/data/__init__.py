@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from trainer.data import hub
 from trainer.data.corpus import Corpus, files_below, split_documents, text_folder
-from trainer.data.quality import Quality
-from trainer.data.report import DataReport
+from trainer.data.quality import DataReport, Quality
 from trainer.errors import UserError
 
 FINEWEB = f"{hub.SCHEME}karpathy/fineweb-edu-100b-shuffle/*.parquet"

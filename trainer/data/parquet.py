@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainer.data.quality import Quality
-from trainer.data.report import DataReport
+from trainer.data.quality import DataReport, Quality
 from trainer.errors import UserError
 
 COLUMN = "text"

@@ -1,6 +1,8 @@
-"""A screen for text that must not be trained on, and the data/* and dataset/* metrics.
+"""Data that is left out: rows that cannot be used, which are counted and named, or refused, and text that must not be
+trained on. And the data/* and dataset/* metrics.
 
-Given: texts, one at a time, with what their source says about them. Hands on: whether to keep each, and the numbers.
+Given: texts with what their source says about them; bad rows and what is wrong with them. Hands on: whether to keep a
+text, the numbers, and lines for the console.
 Never: stores or prints a text. It is a coarse screen by unmistakable patterns, not a full scanner.
 """
 
@@ -10,8 +12,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from trainer.errors import UserError
+
 KINDS = ("malicious", "secrets", "license")
 LANGUAGES_MAX = 50
+NAMED_MAX = 3  # Bad rows.
 HEAD_BYTES = 4096  # Licences stand at the top.
 COPYLEFT = re.compile(rb"SPDX-License-Identifier:\s*(?:A?GPL|LGPL|SSPL|CC-BY-NC)", re.IGNORECASE)
 COPYLEFT_NAMES = ("agpl", "gpl", "lgpl", "sspl", "cc-by-nc")
@@ -84,6 +89,40 @@ class Quality:
         counts = {f"data/language_{name}": count for name, count in common.items()}
         shares = {f"{name}_percent": 100 * count / self.languages.total() for name, count in counts.items()}
         return counts | shares
+
+
+@dataclass
+class DataReport:
+    """Unusable rows and files: all are counted, the first few named. ``refuse``: the first one raises."""
+
+    refuse: bool = False
+    count: int = 0
+    unnamed: int = 0  # Those of count beyond the ones in named.
+    named: list[str] = field(default_factory=list)
+    quality: Quality = field(default_factory=Quality)  # About the rows that were usable.
+    remarks: list[str] = field(default_factory=list)  # Other lines for the console about where the data come from.
+
+    def add(self, where: str, reason: str, rows: int = 1) -> None:
+        """Count ``rows`` unusable rows. Raises UserError if bad rows are refused."""
+        if self.refuse:
+            raise UserError(f"{where}: {reason}", "correct that, or skip such rows with --bad_rows skip")
+        self.count += rows
+        if len(self.named) < NAMED_MAX:
+            self.named.append(f"{where}: {reason}")
+        else:
+            self.unnamed += rows
+
+    def reset(self) -> None:
+        """Forget the rows read so far: they will not be used."""
+        self.count, self.unnamed, self.named, self.quality = 0, 0, [], Quality(self.quality.screen)
+
+    def sentence(self) -> str:
+        more = f" and {self.unnamed} more" if self.unnamed else ""
+        return f"skipped {self.count} bad row(s): {'; '.join(self.named)}{more}"
+
+    def lines(self) -> tuple[str, ...]:
+        """For the console."""
+        return (*self.remarks, *((self.sentence(),) if self.count else ()))
 
 
 def statistics(lengths: Sequence[int], train: int, val: int) -> dict[str, float]:

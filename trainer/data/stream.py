@@ -18,8 +18,7 @@ from torch import Tensor
 
 from trainer.data import parquet
 from trainer.data.batch import Batch
-from trainer.data.quality import Quality
-from trainer.data.report import DataReport
+from trainer.data.quality import DataReport, Quality
 from trainer.data.windows import concatenate
 from trainer.errors import UserError
 

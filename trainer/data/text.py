@@ -13,7 +13,7 @@ import sysconfig
 from pathlib import Path
 
 from trainer.data.corpus import files_below, shuffled_by_name
-from trainer.data.report import DataReport
+from trainer.data.quality import DataReport
 from trainer.errors import UserError
 
 NOT_THE_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "encodings"})

@@ -15,8 +15,7 @@ from torch import Tensor
 from trainer import data
 from trainer.config import Config
 from trainer.data import parquet
-from trainer.data.quality import Quality, statistics
-from trainer.data.report import DataReport
+from trainer.data.quality import DataReport, Quality, statistics
 from trainer.data.stream import ParquetStream
 from trainer.data.windows import TokenWindows, concatenate
 from trainer.distributed import World

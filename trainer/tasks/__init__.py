@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from trainer.data import hub
 from trainer.data.corpus import split
-from trainer.data.report import DataReport
+from trainer.data.quality import DataReport
 from trainer.errors import UserError
 from trainer.tasks import builtin
 from trainer.tasks.data_config import Source, read_sources

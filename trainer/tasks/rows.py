@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from trainer.data.corpus import files_below
-from trainer.data.quality import Quality
-from trainer.data.report import DataReport
+from trainer.data.quality import DataReport, Quality
 from trainer.errors import UserError
 
 Row = dict[str, Any]
