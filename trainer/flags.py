@@ -13,11 +13,12 @@ A file is TOML: flags at the top hold for every command that has them, those und
 import argparse
 import dataclasses
 import difflib
+import functools
 import os
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -73,10 +74,9 @@ def merged(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
 
 def describe(config: Config) -> str:
     """Every value and where it comes from, one line each."""
-    names = list(config.flags())
-    width = max(map(len, names))
-    values = {name: getattr(config, name) for name in names}
-    return "\n".join(f"{n:<{width}}  {values[n]!r:<28} {config.origins.get(n, 'default')}" for n in names)
+    width = max(map(len, config.flags()))
+    rows = ((name, getattr(config, name), config.origins.get(name, "default")) for name in config.flags())
+    return "\n".join(f"{name:<{width}}  {value!r:<28} {origin}" for name, value, origin in rows)
 
 
 def check(config: Config) -> None:
@@ -106,7 +106,7 @@ def _type(field: Field) -> Any:
     """``int | None`` -> int, ``tuple[str, ...]`` -> tuple."""
     hint: Any = field.type
     if isinstance(hint, types.UnionType):
-        return next(part for part in typing.get_args(hint) if part is not type(None))
+        hint, _ = typing.get_args(hint)
     return typing.get_origin(hint) or hint
 
 
@@ -121,7 +121,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _OneLinePerFlag(argparse.HelpFormatter):
-    """Shows each flag under its own name only, and no usage paragraph that repeats them all."""
+    """Shows each flag under its own name only."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=110)
@@ -132,13 +132,12 @@ class _OneLinePerFlag(argparse.HelpFormatter):
             return name.replace("--", "--no-", 1)  # What a reader may want is the other one.
         return name if action.nargs == 0 else f"{name} {action.metavar}"
 
-    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
-        super().add_usage(f"{self._prog} [flags]", actions, groups, prefix)
-
 
 def _from_command_line(kind: type[Config], command: str, arguments: Sequence[str]) -> tuple[dict[str, Any], str | None]:
     """The flags that were given, and the file."""
-    parser = _Parser(prog=f"python -m trainer {command}", allow_abbrev=False, formatter_class=_OneLinePerFlag)
+    parser = _Parser(
+        f"python -m trainer {command}", "%(prog)s [flags]", allow_abbrev=False, formatter_class=_OneLinePerFlag
+    )
     fields = kind.flags().values()
     groups = {name: parser.add_argument_group(name) for name in dict.fromkeys(f.metadata["group"] for f in fields)}
     for field in fields:
@@ -165,31 +164,19 @@ def _add_flag(group: Any, field: Field) -> None:
         return
     default: Any = field.default
     default = LIST_SEPARATOR.join(default) if kind is tuple else default
+    read = functools.partial(_allowed, meta=meta) if meta["several"] else _list if kind is tuple else kind
     text = meta["help"] if default in (None, "") else f"{meta['help']} [{default}]"
     group.add_argument(
-        *spellings, dest=field.name, type=_reader(kind, meta), default=argparse.SUPPRESS,
-        choices=None if meta["several"] else meta["choices"] or None,
-        metavar={int: "N", float: "X"}.get(kind, "S"), help=text + also,
+        *spellings, dest=field.name, type=read, choices=None if meta["several"] else meta["choices"] or None,
+        default=argparse.SUPPRESS, metavar={int: "N", float: "X"}.get(kind, "S"), help=text + also,
     )  # fmt: skip
 
 
-def _reader(kind: Any, meta: Mapping[str, Any]) -> Callable[[str], Any]:
-    """What makes a value of the word behind the flag."""
-
-    def read_several(text: str) -> str:
-        try:
-            return _allowed(text, meta)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return read_several if meta["several"] else _list if kind is tuple else kind
-
-
 def _allowed(value: Any, meta: Mapping[str, Any]) -> Any:
-    """``value``, if the flag allows it: one of its choices, or ``several`` with commas. Raises ValueError."""
+    """``value``, if the flag allows it: one of its choices, or ``several`` with commas. Raises ArgumentTypeError."""
     words = [word.strip() for word in value.split(",")] if meta["several"] else [value]
     if meta["choices"] and (wrong := [word for word in words if word not in meta["choices"]]):
-        raise ValueError(f"invalid choice: {wrong[0]!r} (choose from {_choices(meta)})")
+        raise argparse.ArgumentTypeError(f"invalid choice: {wrong[0]!r} (choose from {_choices(meta)})")
     return ",".join(dict.fromkeys(words)) if meta["several"] else value
 
 
@@ -284,7 +271,7 @@ def _converted(value: Any, field: Field, where: str) -> Any:
         raise UsageError(f"{where} is {value!r}, which is no {kind.__name__}", "mend it, or leave it out") from error
     try:
         return _allowed(made, meta)
-    except ValueError as error:
+    except argparse.ArgumentTypeError as error:
         raise UsageError(f"{where} is {value!r}", f"choose from {_choices(meta)}") from error
 
 

@@ -99,8 +99,8 @@ def lm_checkpoint(
     lm_config: ModelConfig, weight: str = "full_sft", model: nn.Module | None = None, optimizer: Any = None,
     epoch: int = 0, step: int = 0, wandb: Any = None, save_dir: str = "checkpoints", **more: Any,
 ) -> dict[str, Any] | None:  # fmt: skip
-    """With a model: write all that a resume needs to SAVE_DIR/WEIGHT_WIDTH_resume.pt, atomically, with the id of its run
-    in W&B. Without a model: what is there, or None."""
+    """With a model: write all that a resume needs to SAVE_DIR/WEIGHT_WIDTH_resume.pt, atomically, with its run's id in
+    W&B. Without a model: what is there, or None."""
     path = Path(save_dir) / f"{weight}_{lm_config.n_embd}_resume.pt"
     if model is None:
         return checkpoint.load_file(path) if path.is_file() else None
