@@ -127,8 +127,11 @@ def _join_of(state: RunState, rank: RankState, seq: int, event: wire.Step, own_n
         state.has_flops = True
     loss = metrics.get("train/loss")
     if loss is not None and (type(loss) is float or type(loss) is int):
-        weight = loss_tokens or tokens or 1
-        if metrics.get("train/num_loss_tokens") == 0 and loss - loss == 0:
+        weight: float = loss_tokens or tokens or 1
+        if (given := metrics.get("train/loss_weight")) is not None:
+            if type(given) in (int, float) and 0 < given < 1e300:
+                weight = given
+        elif metrics.get("train/num_loss_tokens") == 0 and loss - loss == 0:
             weight = 0  # A mean over no tokens says nothing. (One that is not finite does.)
         join.loss_sum, join.loss_weight = float(loss) * weight, float(weight)
     if event.datasets:

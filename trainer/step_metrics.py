@@ -17,6 +17,7 @@ class StepMetrics:
         self._numbers: dict[str, list[Any]] = {}
         self._weights: list[int] = []
         self._loss_tokens: int | None = None
+        self._mean_over_samples = False
         self.flops: float | None = None
         """None: flops_per_token times tokens."""
 
@@ -30,6 +31,7 @@ class StepMetrics:
             self._numbers.setdefault(name, []).append(value)
         if batch.loss_tokens is not None:
             self._loss_tokens = (self._loss_tokens or 0) + batch.loss_tokens
+            self._mean_over_samples = weight is None
         if flops is not None:
             self.flops = (self.flops or 0.0) + flops
 
@@ -38,10 +40,13 @@ class StepMetrics:
         return self._mean(self._numbers["train/loss"])
 
     def metrics(self) -> dict[str, Any]:
-        """Means of the stage's metrics, plus train/num_loss_tokens and train/flops if the stage reports them."""
+        """Means of the stage's metrics, plus train/num_loss_tokens and train/flops if the stage reports them, and
+        train/loss_weight if the loss is a mean over samples: several ranks' losses are not to be joined by tokens."""
         found = {name: self._mean(values) for name, values in self._numbers.items() if name != "train/loss"}
         if self._loss_tokens is not None:
             found["train/num_loss_tokens"] = self._loss_tokens
+        if self._mean_over_samples:
+            found["train/loss_weight"] = self.samples
         if self.flops is not None:
             found["train/flops"] = self.flops
         return {name: _plain(value) for name, value in found.items()}

@@ -12,7 +12,9 @@ _texts = partial(table, "text", "trainer")
 _histograms = partial(table, "histogram", "trainer")
 
 TRAINING = _gauges(
-    ("train/loss", "nats", "Training loss; joined over ranks, weighted by tokens", "training_loss"),
+    ("train/loss", "nats", "Training loss; joined over ranks, weighted by train/loss_weight, else by tokens",
+     "training_loss"),
+    ("train/loss_weight", "", "What train/loss is a mean over where that is no tokens, such as pairs; this rank"),
     ("train/learning_rate", "", "Learning rate of optimizer group 0", "training_learning_rate"),
     ("train/learning_rate/{group}", "", "Learning rate of a further optimizer group"),
     ("train/lr_multiplier", "", "Factor on the learning rate; never the rate itself"),

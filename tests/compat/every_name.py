@@ -18,7 +18,8 @@ from sidecar.client.run import Run
 STEPS, STEP_SECONDS = 24, 0.05
 MORE = {
     "train/lr_multiplier": 0.5, "train/learning_rate/1": 0.1, "batch/loss": 2.0, "batch/perplexity": 7.4,
-    "batch/size": 4, "batch/grad_norm": 1.0, "train/num_loss_tokens": 30, "train/skipped_steps": 0,
+    "batch/size": 4, "batch/grad_norm": 1.0, "train/num_loss_tokens": 30, "train/loss_weight": 4,
+    "train/skipped_steps": 0,
     "rewards/chosen": 0.2, "rewards/rejected": 0.1, "rewards/accuracy": 0.6, "rewards/margin": 0.1, "dpo/kl": 0.01,
     "ppo/reward": 0.5, "ppo/response_length": 12.0, "ppo/kl": 0.02, "ppo/kl_weight": 0.2, "ppo/policy_loss": 0.1,
     "ppo/value_loss": 0.3, "ppo/entropy": 1.5, "ppo/clip_fraction": 0.1,

@@ -1,5 +1,7 @@
 """Several ranks, one step: whatever order their records arrive in, the totals are the same."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,6 +57,21 @@ def test_a_rank_none_of_whose_tokens_count_in_the_loss_does_not_dilute_it() -> N
     ]
     _, rows = projected(records, *(p.hello(world_size=2) for p in processes))
     assert derived(rows)[1]["train/loss"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("weights", "joined"),
+    [((1, 3), 2.5), ((0.5, 0.5), 2.0), ((None, math.nan), 1.5), ((0, -1), 1.5), ((True, "many"), 1.5)],
+)
+def test_a_loss_that_is_a_mean_over_something_else_than_tokens_says_its_weight(weights: tuple, joined: float) -> None:
+    """As DPO's is one over pairs. What is no weight is passed over."""
+    processes = [Process(rank, 10 + rank) for rank in (0, 1)]
+    records = [
+        process.step(1, loss=loss, tokens=900, loss_tokens=tokens, **{"train/loss_weight": weight})
+        for process, loss, tokens, weight in zip(processes, (1.0, 3.0), (300, 100), weights, strict=True)
+    ]
+    _, rows = projected(records, *(p.hello(world_size=2) for p in processes))
+    assert derived(rows)[1]["train/loss"] == joined
 
 
 def test_a_loss_that_is_nan_on_one_rank_is_nan_for_the_step() -> None:

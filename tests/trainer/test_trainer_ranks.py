@@ -64,9 +64,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> dict[str, t
 def test_two_ranks_follow_the_gradient_of_all_tokens_together(pairs, stage: str) -> None:
     """A mean of the ranks' means would weigh a token more where its neighbours are few."""
     alone, both = pairs[stage]
-    by = "train/num_loss_tokens" if stage in ("midtrain", "sft") else None
+    by = {"midtrain": "train/num_loss_tokens", "sft": "train/num_loss_tokens", "dpo": "train/loss_weight"}.get(stage)
     assert len(alone) == STEPS
-    if by:
+    if by == "train/num_loss_tokens":
         first, second = (steps[0]["metrics"][by] for steps in both)
         assert first != second, "ranks that learn from equally many tokens would prove nothing"
     for step, parts in zip(alone, zip(*both, strict=True), strict=True):
