@@ -47,11 +47,12 @@ class World:
         """
         if counts[0] is None:
             return [1.0 / len(counts)] * len(counts)
+        if self.size == 1:
+            return [count / max(1, sum(counts)) for count in counts]  # type: ignore[arg-type, operator]
         on_gpu = self.device.type == "cuda"  # There the host waits for nothing: it copies from pinned memory.
         mine = torch.tensor(counts, dtype=torch.float64, pin_memory=on_gpu).to(self.device, non_blocking=True)
         total = mine.sum()
-        if self.size > 1:
-            dist.all_reduce(total)
+        dist.all_reduce(total)
         return list((mine * self.size / total.clamp(min=1)).float())
 
     def gather(self, value: Tensor) -> list[Tensor]:

@@ -32,6 +32,11 @@ def flops_per_token(model: GPT) -> float:
     return 6.0 * model.matmul_params() + attention
 
 
+def forward_flops(model: GPT, tokens: int) -> float:
+    """A third of a training step: the backward pass costs twice as much as the forward pass."""
+    return flops_per_token(model) * tokens / 3
+
+
 def peak_flops(facts: dict[str, Any]) -> float | None:
     """Of one device: as measured, or as the sidecar's table has it; None if it is not known."""
     if "peak_flops" in facts:

@@ -4,6 +4,7 @@ Given: a GPT, logits, rewards. Hands on: tensors of shape (batch, time).
 Never: touches the global random numbers.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,16 @@ from torch import Tensor, nn
 
 from trainer.data.batch import IGNORE
 from trainer.model import GPT, Attention
+
+
+def frozen_copy(model: GPT) -> GPT:
+    """A copy of the model that is not trained."""
+    return copy.deepcopy(model).requires_grad_(False).eval()
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the positions where ``mask`` is True; 0 if there are none."""
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 class ActorCritic(nn.Module):

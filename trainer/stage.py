@@ -4,12 +4,10 @@ Given: the flags and this process' World, when it is made. Hands on: Batches and
 Never: steps an optimizer, or talks to the sidecar: loop.py does that for all stages alike.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +16,6 @@ from trainer.data.batch import IGNORE, Batch, Loader
 from trainer.data.prefetch import Prefetcher
 from trainer.distributed import World
 from trainer.evaluate import evaluate
-from trainer.flops import flops_per_token
 from trainer.model import GPT
 from trainer.precision import Autocast
 
@@ -99,18 +96,3 @@ class Stage:
 
     def load_rank_state(self, state: dict[str, Tensor]) -> None:
         pass
-
-
-def forward_flops(model: GPT, tokens: int) -> float:
-    """A third of a training step: the backward pass costs twice as much as the forward pass."""
-    return flops_per_token(model) * tokens / 3
-
-
-def frozen_copy(model: GPT) -> GPT:
-    """A copy of the model that is not trained."""
-    return copy.deepcopy(model).requires_grad_(False).eval()
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the positions where ``mask`` is True; 0 if there are none."""
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

@@ -12,8 +12,7 @@ import torch
 from benchmarks import numerics
 from trainer.data.batch import IGNORE
 from trainer.distributed import World
-from trainer.policy import ActorCritic
-from trainer.stage import frozen_copy
+from trainer.policy import ActorCritic, frozen_copy
 from trainer.stages.ppo import PolicyTraining, ReplyBatch
 from trainer.task_eval import estimate_pass_at_k
 from trainer.tokenizer import ASSISTANT_END, BOS

@@ -14,9 +14,8 @@ from trainer.data.preferences import PreferencePairs
 from trainer.distributed import World
 from trainer.generate import generate_replies
 from trainer.model import GPT, ModelConfig
-from trainer.policy import ActorCritic, compute_gae, token_logps, token_logps_and_entropies, whiten
+from trainer.policy import ActorCritic, compute_gae, frozen_copy, token_logps, token_logps_and_entropies, whiten
 from trainer.sample_metrics import NgramModel
-from trainer.stage import frozen_copy
 from trainer.stages.dpo import PreferenceTraining
 from trainer.stages.ppo import PolicyTraining, ReplyBatch, _used_width
 from trainer.task_eval import (

@@ -18,9 +18,10 @@ from trainer.data.batch import IGNORE, Batch
 from trainer.data.preferences import PreferencePairs
 from trainer.distributed import World
 from trainer.evaluate import evaluation_mode
+from trainer.flops import forward_flops
 from trainer.model import GPT
-from trainer.policy import logps_of_targets, without_dropout
-from trainer.stage import Stage, forward_flops, frozen_copy, masked_mean
+from trainer.policy import frozen_copy, logps_of_targets, masked_mean, without_dropout
+from trainer.stage import Stage
 from trainer.tasks.example import TaskMixture
 
 

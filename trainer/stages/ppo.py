@@ -22,10 +22,20 @@ from trainer.config import PpoConfig
 from trainer.data.batch import IGNORE, Batch, BatchSampler, batch_width, collate
 from trainer.distributed import World
 from trainer.evaluate import evaluation_mode
+from trainer.flops import forward_flops
 from trainer.generate import generate_replies
 from trainer.model import GPT
-from trainer.policy import ActorCritic, compute_gae, token_logps, token_logps_and_entropies, whiten, without_dropout
-from trainer.stage import Stage, forward_flops, frozen_copy, masked_mean
+from trainer.policy import (
+    ActorCritic,
+    compute_gae,
+    frozen_copy,
+    masked_mean,
+    token_logps,
+    token_logps_and_entropies,
+    whiten,
+    without_dropout,
+)  # fmt: skip
+from trainer.stage import Stage
 from trainer.task_eval import evaluate_tasks
 from trainer.tasks.example import Example, TaskMixture
 from trainer.tasks.formats import is_correct
