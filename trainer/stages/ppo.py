@@ -34,7 +34,7 @@ from trainer.policy import (
     token_logps_and_entropies,
     whiten,
     without_dropout,
-)  # fmt: skip
+)
 from trainer.stage import Stage
 from trainer.task_eval import evaluate_tasks
 from trainer.tasks.example import Example, TaskMixture
