@@ -21,7 +21,7 @@ from sidecar.telemetry import Telemetry
 
 log = logging.getLogger("sidecar.pipeline")
 
-PUBLISH_SECONDS_MIN = 0.25  # A publication of this age is fresh enough, however many read.
+PUBLISH_SECONDS_MIN = 0.25  # What was fetched and published so lately is fresh enough, however many read.
 PUBLISH_SECONDS_MAX = 2.0  # While nobody reads: each one costs training CPU time. A stall is noticed by the next one.
 REFRESH_SECONDS_MAX = 0.5  # A reader waits so long for a publication, then takes the one before.
 CHECKPOINT_EVENTS = 50_000  # About a second of folding: the most that a restart has to do again.
@@ -100,7 +100,8 @@ class Pipeline:
         self.on_checkpoint: Callable[[str, Checkpoint], None] = lambda run_id, checkpoint: None
         self.on_state_changed: Callable[[str], None] = lambda run_id: None
         self._store, self._telemetry, self._snapshot_steps = store, telemetry, snapshot_steps
-        self._published = 0.0
+        self._published = self._published_fetched = 0.0
+        """When anything was published last, and what trainers had been asked for."""
         self._started: dict[str, int] = {}
         self._grown: set[str] = set()
         self._wanted = self._taken_up = self._served = 0
@@ -153,7 +154,7 @@ class Pipeline:
 
     def _is_behind(self) -> bool:
         may_have_news = self._started or self._grown or any(run.dirty or run.is_active for run in self._runs.values())
-        return bool(may_have_news) and time.monotonic() - self._published >= PUBLISH_SECONDS_MIN
+        return bool(may_have_news) and time.monotonic() - self._published_fetched >= PUBLISH_SECONDS_MIN
 
     def _refresh(self) -> None:
         if not self._is_behind():
@@ -224,9 +225,11 @@ class Pipeline:
                     run.advance(self._telemetry)
                 self._ask_for_snapshot(run_id, before, run.state.step)
                 self._save(run_id, CHECKPOINT_EVENTS)
-        now = time.monotonic()
-        if self._taken_up != self._served or now >= self._published + PUBLISH_SECONDS_MAX:
+        now, has_readers = time.monotonic(), self._taken_up != self._served
+        if has_readers or now >= self._published + PUBLISH_SECONDS_MAX:
             self._published = now
+            if has_readers:
+                self._published_fetched = now
             self._publish(time.time_ns())
             with self._news:
                 self._served = self._taken_up

@@ -155,6 +155,21 @@ def test_who_asks_is_shown_what_training_processes_still_held(scene: Scene, monk
     assert shown.step == 1
 
 
+def test_what_the_pipeline_has_published_by_itself_is_not_fresh_to_a_reader(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds what trainers sent when they were asked last, up to a second before."""
+    monkeypatch.setattr(pipeline, "REFRESH_SECONDS_MAX", 30.0)
+    scene.emit("a", step(0))
+    scene.turn()
+    scene.pipeline.fetch = lambda: scene.emit("a", step(1))
+    scene.pipeline.start()
+    scene.views.refresh()
+    shown = scene.views.snapshot("a")
+    assert shown is not None
+    assert shown.step == 1
+
+
 def test_of_many_who_ask_at_once_the_first_has_it_fetched_for_all(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +179,6 @@ def test_of_many_who_ask_at_once_the_first_has_it_fetched_for_all(
     scene.emit("a", *map(step, range(20)))
     scene.turn()
     scene.pipeline.start()
-    scene.pipeline._published -= 2 * pipeline.PUBLISH_SECONDS_MIN
     for _ in range(20):
         scene.views.refresh()  # What those do that had found the views behind, and then waited for a thread.
     assert len(fetches) == 1
