@@ -46,7 +46,7 @@ FLAGS: dict[str, Any] = {
 PROMPTS = [[BYTE + 7 * row for BYTE in b"Once upon a time"] for row in range(4)]
 TEXT = "".join(chr(32 + (7 * i + i * i // 5) % 90) for i in range(20 * SHAPE.seq_len))
 CHOICES = [
-    choice("?", [chr(33 + (n * n + k * n) % 90) * (1 + n % 9) for k in range(4)], LETTERS[:4], LETTERS[n * n % 5 % 4])
+    choice("?", [chr(33 + (n * n + k * n) % 90) * (1 + n % 9 * 4) for k in range(4)], LETTERS[:4], LETTERS[n * n % 5 % 4])
     for n in range(40)
 ]  # fmt: skip
 SOLUTION = {"question": "?", "answer": "5 + 7 = 12\n#### 12"}
