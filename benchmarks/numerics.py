@@ -46,9 +46,10 @@ FLAGS: dict[str, Any] = {
 PROMPTS = [[BYTE + 7 * row for BYTE in b"Once upon a time"] for row in range(4)]
 TEXT = "".join(chr(32 + (7 * i + i * i // 5) % 90) for i in range(20 * SHAPE.seq_len))
 CHOICES = [
-    choice("?", [chr(33 + (n * n + k * n) % 90) * (1 + n % 9 * 4) for k in range(4)], LETTERS[:4], LETTERS[n * n % 5 % 4])
+    choice("?", [chr(33 + (n + k) * n % 90) * (1 + n % 9 * 4) for k in range(4)], LETTERS[:4], LETTERS[n * n % 5 % 4])
     for n in range(40)
-]  # fmt: skip
+]
+"""Some are longer than the context."""
 SOLUTION = {"question": "?", "answer": "5 + 7 = 12\n#### 12"}
 REPLIES = (
     "12", "5 + 7 = 12\n#### 12", "#### 12.", "#### 12,", "#### 1,2", "#### 12%", "#### 12 apples", "#### 12/3",
