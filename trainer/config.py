@@ -72,7 +72,7 @@ class Config:
     n_head: int = flag(4, "attention heads", "model")
     n_embd: int = flag(128, "width", "model")
     seq_len: int = flag(128, "tokens of context", "model", also=("block_size",))
-    dropout: float = flag(0.0, "dropout", "model", range=BELOW_ONE)
+    dropout: float = flag(0.0, "dropout; none in dpo and ppo", "model", range=BELOW_ONE)
     tie_weights: bool = flag(False, "use one matrix for embedding and head", "model")
     from_weight: str | None = flag(None, "start from these weights: a stage's in --out, or a path", "model")
 
