@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
     wanted = {late.run_of(store, word).run_id for word in options.runs}
     bindings = late.bindings(store) if store.directory.is_dir() else []
     bindings = [binding for binding in bindings if not wanted or binding.run_id in wanted]
+    not_online = late.why_not_online(config)
     pairs, said = [], False
     for binding in bindings:
         offline = binding.sink == "wandb" and late.offline_logs(config, binding.run_id)
@@ -42,12 +43,12 @@ def run(options: argparse.Namespace) -> int:
         if binding.paused and binding.lag_rows:
             said = True
             print(f"{binding.sink} of {binding.run_id}: paused; `sidecar sink resume {binding.sink} {binding.run_id}`")
-        elif binding.lag_rows or ((offline or files) and late.wandb_is_online(config)):
+        elif binding.lag_rows or ((offline or files) and not not_online):
             pairs.append((binding.run_id, binding.sink))
         elif offline:
             said = True
-            print(f"wandb of {binding.run_id}: written to {offline[0].parent}, not sent: there is no key; "
-                  "set WANDB_API_KEY or run `wandb login`, then `sidecar sync` again")  # fmt: skip
+            print(f"wandb of {binding.run_id}: written to {offline[0].parent}, not sent ({not_online}); "
+                  "`sidecar sync` sends it once that has changed")  # fmt: skip
     if pairs:
         return deliver(config, store, pairs, options.timeout)
     if not said:
@@ -84,13 +85,15 @@ def _by_the_other(config: "Config", store: "Store", pairs: "list[Pair]", timeout
         late.request(store.directory, run_id, sink)
         targets[run_id, sink] = late.last_row(late.run_of(store, run_id))
     behind = late.wait_for(store.directory, targets, timeout_seconds)
-    unsent = False
+    not_online, unsent = late.why_not_online(config), bool(behind)
     for run_id, sink in targets:
-        reason = "not all sent yet; `sidecar status` says why" if (run_id, sink) in behind else None
-        if sink == "wandb" and late.offline_logs(config, run_id):
-            reason = "that sidecar has no key, so it wrote them offline; `sidecar sync` sends them once it has ended"
-        print(f"{sink} of {run_id}: {reason or 'sent'}")
-        unsent = unsent or reason is not None
+        outcome = "sent"
+        if (run_id, sink) in behind:
+            outcome = "not all sent yet; `sidecar status` says why"
+        elif sink == "wandb" and late.offline_logs(config, run_id):
+            outcome = "written offline by that sidecar; `sidecar sync` sends it, with a key, once that has ended"
+            unsent = unsent or not not_online  # From here it could be sent.
+        print(f"{sink} of {run_id}: {outcome}")
     return Exit.WARNINGS if unsent else Exit.OK
 
 

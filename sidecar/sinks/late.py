@@ -109,8 +109,10 @@ def files_waiting(config: Any, run_id: str) -> int:
     return len(wandb_artifacts.waiting(Path(config.dir), wandb_account.run_id(run_id)))
 
 
-def wandb_is_online(config: Any) -> bool:
-    return wandb_account.choose_mode({"mode": getattr(config, "wandb_mode", None)}, os.environ).mode == "online"
+def why_not_online(config: Any) -> str | None:
+    """Why W&B would get nothing from here, in one line; None: it would."""
+    choice = wandb_account.choose_mode({"mode": getattr(config, "wandb_mode", None)}, os.environ)
+    return None if choice.mode == "online" else choice.reason
 
 
 def deliver_now(

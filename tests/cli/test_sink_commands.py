@@ -119,6 +119,21 @@ def test_a_live_sidecar_is_asked_to_send_and_never_overtaken(
     assert lines_of(data) == list(range(10))
 
 
+def test_an_outlet_that_a_live_sidecar_writes_offline_is_added_unless_this_shell_could_send_it(
+    data: Path, sidecar: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sidecar("serve", SIDECAR_DIR=str(data), WANDB_MODE="offline")
+    wait_until_ready(data)
+    assert main(["sink", "add", "wandb", "run-1", "--timeout", "30"]) == 0
+    assert "wandb of run-1: written offline by that sidecar" in capsys.readouterr().out
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert main(["sync", "run-1", "--timeout", "30"]) == 1
+    assert "wandb of run-1: written offline by that sidecar" in capsys.readouterr().out
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert main(["sync", "run-1"]) == 0
+    assert "not sent (offline: WANDB_MODE=offline); `sidecar sync` sends it once" in capsys.readouterr().out
+
+
 def test_a_run_written_offline_needs_a_key_and_is_then_sent_once(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +142,7 @@ def test_a_run_written_offline_needs_a_key_and_is_then_sent_once(
     assert main(["sink", "add", "wandb", "run-1"]) == 0
     assert "wandb of run-1: offline (no key" in capsys.readouterr().out
     assert main(["sync"]) == 0
-    assert "there is no key; set WANDB_API_KEY" in capsys.readouterr().out
+    assert "not sent (offline: no key; set WANDB_API_KEY or run `wandb login`)" in capsys.readouterr().out
     assert main(["privacy", "audit", "run-1"]) == 0
     out = capsys.readouterr().out
     assert "wandb: 1 logs read again, 10 rows" in out
