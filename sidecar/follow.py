@@ -67,7 +67,9 @@ class Follower:
             return
         self._greet_first()
         for record in self.reader.records(self.row, last - self.row):
-            speaker = record.event.session if type(record.event) is wire.RankEnded else record.session
+            speaker = record.session
+            if record.rank == wire.SIDECAR_RANK and type(record.event) is wire.RankEnded:
+                speaker = record.event.session
             if speaker not in self._greeted:
                 self._greet(speaker)
             try:

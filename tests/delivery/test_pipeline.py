@@ -234,6 +234,16 @@ def test_a_fault_of_ours_with_one_run_holds_up_no_other_and_is_logged_once(
     assert scene.telemetry.frames_rejected_total == {"internal_error": 3}
 
 
+def test_an_end_that_names_a_session_which_no_journal_can_hold_does_not_freeze_its_run(scene: Scene) -> None:
+    """Such an end can only be a training process' own invention."""
+    scene.emit("a", step(0), wire.RankEnded(1, 1, rank=0, session=2**63), step(1))
+    scene.turn()
+    shown = scene.views.snapshot("a")
+    assert shown is not None
+    assert shown.step == 1
+    assert scene.telemetry.frames_rejected_total == {}
+
+
 def test_a_run_that_cannot_be_taken_up_keeps_no_other_from_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     def follow(store: Store, run_id: str) -> followed.FollowedRun | None:
         if run_id == "a":
