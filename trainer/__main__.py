@@ -12,6 +12,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
@@ -38,6 +39,7 @@ COMMANDS = {
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+RANK_0_SECONDS = 5.0  # To print its error; then torchrun ends the others, who need not wait to the end.
 PR_SET_PDEATHSIG = 1  # Of prctl(2): the signal to get when the parent dies.
 
 
@@ -98,6 +100,12 @@ def die_with_torchrun() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def let_rank_0_speak() -> None:
+    """Wait on every other rank: torchrun ends rank 0 as soon as one of them has failed, maybe before it has printed."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and not is_main_process():
+        time.sleep(RANK_0_SECONDS)
+
+
 def share_the_cpu() -> None:
     """Let torch's CPU threads sleep while they wait for one another, unless the user chose otherwise.
 
@@ -118,7 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run_command(arguments)
     except UserError as error:
         say(f"trainer: {error.cause}\n  try: {error.remedy}", sys.stderr)
-        if not (is_main_process() or isinstance(error, UsageError)):  # Only flags are sure to be wrong on every rank.
+        if isinstance(error, UsageError):
+            let_rank_0_speak()
+        elif not is_main_process():  # Only flags are sure to be wrong on every rank.
             print(f"trainer: rank {os.environ['RANK']}: {error.cause}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:

@@ -208,6 +208,19 @@ def test_an_error_of_one_rank_is_said_by_that_rank(monkeypatch, capsys, tmp_path
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(("rank", "waited"), [("0", []), ("1", [5.0])])
+def test_under_torchrun_a_wrong_flag_is_said_before_another_rank_fails(
+    rank: str, waited: list[float], monkeypatch, capsys
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("trainer.__main__.time.sleep", slept.append)
+    monkeypatch.setattr("trainer.__main__.die_with_torchrun", lambda: None)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("RANK", rank)
+    assert main(["pretrain", "--steps", "0"]) == 2
+    assert (slept, bool(capsys.readouterr().err)) == (waited, rank == "0")
+
+
 def test_a_pipeline_that_is_told_to_resume_from_nothing_does_not_begin_again(tmp_path: Path, capsys) -> None:
     assert main(["pipeline", "--out", str(tmp_path), "--resume", str(tmp_path / "typo"), "--steps", "1"]) == 2
     assert "no stage has a checkpoint in" in capsys.readouterr().err
