@@ -118,12 +118,15 @@ class Intake:
     def _busy_runs(self) -> set[str]:
         return self._pending.keys() | {self._sessions[session].run_id for session in self._replies}
 
-    def write(self, run_id: str, kind: str, write: Write) -> None:
-        """Have something written beside the events in the next round (this thread owns the journals). Thread-safe.
+    def write(self, run_id: str, kind: str, write: Write, *, at_once: bool = False) -> None:
+        """Have something written beside the events (this thread owns the journals): with a trainer's next batch, or
+        ``at_once``. Thread-safe.
 
         Only the last of each ``kind`` is written.
         """
-        self._submissions.put_write(run_id, kind, write, time.monotonic())
+        self._submissions.put_write(run_id, kind, write, time.monotonic(), at_once=at_once)
+        if at_once:
+            self._waker.wake()
 
     def journals(self) -> list[tuple[str, Journal]]:
         """The open journals. For this thread only."""

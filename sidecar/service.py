@@ -315,10 +315,10 @@ class Service:
             pass
 
     def _store_summary(self, run_id: str) -> None:
-        """For `sidecar runs`, which reads the journals alone."""
+        """For `sidecar runs`, which reads the journals alone. At once: it must not say less than /status does."""
         blob = self._pipeline.summary_of(run_id)
         if blob is not None:
-            self._intake.write(run_id, "summary", lambda journal: journal.put_summary(blob))
+            self._intake.write(run_id, "summary", lambda journal: journal.put_summary(blob), at_once=True)
 
 
 def _cannot_listen(endpoint: str, error: OSError | zmq.ZMQError) -> UserError:

@@ -46,10 +46,10 @@ class Submissions:
             waiting.append((run_id, event))
         return had_room
 
-    def put_write(self, run_id: str, kind: str, write: Write, now: float) -> None:
-        """Replaces a queued write of the same run and kind: only the last one counts."""
+    def put_write(self, run_id: str, kind: str, write: Write, now: float, *, at_once: bool = False) -> None:
+        """Replaces a queued write of the same run and kind: only the last one counts. ``at_once``: without a batch."""
         with self._lock:
-            self._since = min(self._since, now)
+            self._since = -math.inf if at_once else min(self._since, now)
             self._writes[run_id, kind] = write
 
     def are_due(self, now: float) -> bool:

@@ -91,6 +91,10 @@ def test_serve_and_a_trainer_started_by_hand_give_the_same(sidecar: Command, scr
     subprocess.run([sys.executable, str(script)], env=env, check=True, timeout=60)
     status = status_until(tmp_path / "data", "step")
     assert (status["project"], status["total_steps"]) == ("tests", 5)
+    while status["state"] != "finished":
+        status = status_until(tmp_path / "data", "step")
+    _, out, _ = finish(sidecar("runs", "--json"))  # Reads the journal, which had this two seconds later once.
+    assert [(run["state"], run["last_step"]) for run in json.loads(out)] == [("finished", 5)]
     serving.send_signal(signal.SIGTERM)
     code, _, err = finish(serving)
     assert code == 0

@@ -165,6 +165,17 @@ def test_what_the_sidecar_adds_itself_stays_bounded_while_the_disk_hangs_and_the
     assert written == [READINGS_MAX + 99]
 
 
+def test_what_is_to_be_written_at_once_waits_for_no_batch(bench: Bench) -> None:
+    bench.send(wire.encode(hello()))
+    written: list[str] = []
+    bench.intake.write("r", "checkpoint", lambda journal: written.append("later"))
+    bench.rounds(2)
+    assert written == []
+    bench.intake.write("r", "summary", lambda journal: written.append("at once"), at_once=True)
+    bench.rounds(1)
+    assert written == ["later", "at once"]
+
+
 def test_no_fault_of_who_listens_holds_up_the_delivery(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     """For example a sink that can start no thread, because the container may have no more processes."""
     told: list[str] = []
