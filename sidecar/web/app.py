@@ -271,12 +271,8 @@ def _add_api(app: FastAPI, views: Views, reader: Reader, dispatcher: Dispatcher)
         await dispatcher.refresh()
         return Json({"runs": await dispatcher.run(reader.runs)})
 
-    @app.get("/api/v1/runs/{run_id}")
-    async def run(run_id: str) -> Response:
-        """One run, as /status shows it."""
-        return Json(await dispatcher.run_for(run_id, reader.encoded, run_id))
-
-    @app.get("/api/v1/runs/{run_id}/history")
+    # An id may contain a slash, which arrives decoded. So this route goes before the next one, which takes all paths.
+    @app.get("/api/v1/runs/{run_id:path}/history")
     async def history(
         run_id: str,
         names: str = "",
@@ -295,6 +291,11 @@ def _add_api(app: FastAPI, views: Views, reader: Reader, dispatcher: Dispatcher)
         if not wanted:
             return Json({"names": await dispatcher.run(series.names)})
         return Json(await dispatcher.run(series.query, wanted, points, x))
+
+    @app.get("/api/v1/runs/{run_id:path}")
+    async def run(run_id: str) -> Response:
+        """One run, as /status shows it."""
+        return Json(await dispatcher.run_for(run_id, reader.encoded, run_id))
 
     @app.get("/api/v1/stream", response_class=Response)
     async def stream(request: Request, run: Annotated[str | None, Query(max_length=500)] = None) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -146,6 +147,15 @@ def test_a_run_of_an_earlier_day_is_listed(views: FakeViews, client: Client) -> 
                                      last_step=7, started_ns=1)]
     listed = client.get("/api/v1/runs").json()["runs"]
     assert [(run["run_id"], run["last_step"]) for run in listed] == [("nanochat-d12-1", 12_840), ("old-1", 7)]
+
+
+@pytest.mark.parametrize("run_id", ["team/d12", "../../etc/passwd", "a//b", "100 %?#"])
+def test_a_run_is_found_whatever_its_id_contains(run_id: str) -> None:
+    client = Client(FakeViews(make_snapshot(run_id=run_id)))
+    address = f"/api/v1/runs/{quote(run_id, safe='')}"
+    assert client.get(address).json()["run_id"] == run_id
+    assert client.get(f"{address}/history").status_code == 200
+    assert client.get("/api/v1/runs/team").status_code == 404
 
 
 def test_livez_does_not_judge_a_run_that_only_the_journal_knows() -> None:
