@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from trainer import data
+from trainer import data, tasks
 from trainer.data import parquet
 from trainer.data.batch import Batch
 from trainer.data.corpus import shuffled_by_name
@@ -175,6 +175,18 @@ def test_links_to_folders_are_followed_and_no_folder_is_read_twice(suffix: str, 
     else:
         loaded = load(folder)
         assert sorted(loaded.train + loaded.val) == [b"elsewhere", b"elsewhere", b"sets", b"sets"]
+
+
+@pytest.mark.parametrize("pattern", ["sets", "sets/**/*.jsonl", "sets/*"])
+def test_a_link_that_leads_back_gives_a_data_config_no_row_twice(pattern: str, tmp_path: Path) -> None:
+    (tmp_path / "sets/sub").mkdir(parents=True)
+    (tmp_path / "sets/sub/up").symlink_to(tmp_path / "sets")
+    for name in ("a", "b"):
+        (tmp_path / f"sets/sub/{name}.jsonl").write_text('{"question": "1?", "answer": "#### 1"}\n' * 5)
+    config = tmp_path / "data.toml"
+    config.write_text(f'datasets = [{{name = "sums", format = "gsm8k", path = "{pattern}"}}]')
+    [task] = tasks.load("ppo", None, str(config), DataReport(), 0.2)
+    assert len(task.train) + len(task.val) == 10
 
 
 def test_the_size_of_the_texts_is_theirs_also_behind_columns_of_many_parts(tmp_path: Path) -> None:

@@ -184,7 +184,8 @@ def _files(where: str | None) -> dict[Path, str]:
         found = {file: file.name for match in matches for file in files_of(Path(match))}
     else:
         found = {file: str(file.relative_to(root)) if file != root else file.name for file in files_of(root)}
-    return {file: found[file] for file in map(Path, hub.without_copies(map(str, found)))}
+    once = {file.parent.resolve() / file.name: file for file in reversed(found)}  # A pattern may have followed a loop.
+    return {file: found[file] for file in map(Path, hub.without_copies(str(file) for file in reversed(once.values())))}
 
 
 def is_held_out(path: str) -> bool:
