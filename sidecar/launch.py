@@ -7,7 +7,6 @@ of the user's, or waits for anything without a limit.
 
 import contextlib
 import os
-import secrets
 import socket
 import sys
 import time
@@ -18,6 +17,7 @@ from sidecar import banner, card, command_end, drain, launched, live, rendezvous
 from sidecar.child import Child, resolve
 from sidecar.config import Config, Loaded, default_data_directory
 from sidecar.errors import Exit, UserError, one_line
+from sidecar.launch_identity import identify, lacks_common_id
 from sidecar.live import Live
 from sidecar.numbering import numbered
 
@@ -42,10 +42,11 @@ class Launch:
         self._command, self._environ, self._quiet = command, environ, quiet
         self._service: supervise.Service | None = None
         self._at: Live
+        self._is_anothers = False
+        """The sidecar in use was started by another launch, and ends with that one."""
         self._began_ns = time.time_ns()
-        self.run_id = self._config.run_id or new_run_id(time.time())
+        self.run_id, self._launch_id = identify(self._config.run_id, environ, time.time())
         self._linked: set[str] = set()
-        self._launch_id = environ.get("SIDECAR_LAUNCH_ID") or secrets.token_hex(8)
 
     def run(self) -> int:
         """Raises UserError before the command has started; afterwards the exit code is the command's."""
@@ -58,6 +59,8 @@ class Launch:
             self._stop()
             raise
         self._say(self._banner())
+        if lacks_common_id(self._config.run_id, self._command, self._environ):
+            self._say(["several nodes: with the same --run-id on each they are one run; this one's is its own"])
         code = self._accompany(child)
         try:
             self._end(child, code)
@@ -71,6 +74,7 @@ class Launch:
         found = live.find(self._config)
         if found is not None:
             self._say([f"using the sidecar that already serves {self._config.dir} (pid {found.pid})"])
+            self._is_anothers = _belongs_to_a_launch(found, self._config)
         return found
 
     def _start(self) -> Live:
@@ -99,8 +103,8 @@ class Launch:
             code = child.wait(TICK_SECONDS)
             if code is not None:
                 return code
-            if self._service is not None and self._service.revive(time.monotonic()):
-                self._say(["the sidecar ended by itself and was started again; training goes on, nothing is lost"])
+            if self._restart_sidecar():
+                self._say(["the sidecar had ended and was started again; training goes on, nothing is lost"])
             if not self._quiet and time.monotonic() >= next_news:
                 next_news = time.monotonic() + period
                 status = self._status()
@@ -111,8 +115,39 @@ class Launch:
                 if line:
                     to_stderr(one_line_keeping_columns(line), over_bar=True)
 
+    def _restart_sidecar(self) -> bool:
+        """If it has ended: by itself, or with another launch that had started it for itself. Of several launches the
+        quickest starts the next one, and the others use that."""
+        now = time.monotonic()
+        if self._service is None:
+            if not self._is_anothers or live.is_alive(self._at.pid):
+                return False
+            self._service = supervise.Service(self._loaded, self._at.events, self._environ, of_before=self._at)
+        elif self._service.is_running():
+            return False
+        if (found := live.find(self._config)) is not None:
+            self._service, self._at, self._is_anothers = None, found, _belongs_to_a_launch(found, self._config)
+            return False
+        return self._service.revive(now)
+
+    def _outlast_others(self) -> None:
+        """Of a launch that uses another's sidecar: if that one is ending now, what this launch left needs the next."""
+        deadline = time.monotonic() + supervise.STOP_SECONDS_MAX
+        while self._is_anothers and self._service is None and time.monotonic() < deadline:
+            if live.find(self._config) is not None:
+                return
+            if self._restart_sidecar() and self._service is not None:
+                try:
+                    self._at = self._service.wait_until_ready()
+                except UserError as error:
+                    self._service = None
+                    if error.exit_code != Exit.BUSY:
+                        raise
+            time.sleep(supervise.POLL_SECONDS)
+
     def _end(self, child: Child, code: int) -> None:
         """Wait for what is in flight, read the last status, stop the sidecar, print the summary card."""
+        self._outlast_others()
         ours = self._service is not None
         news = self._leave_news(child, code)
         status = drain.wait(
@@ -188,6 +223,14 @@ class Launch:
         to_stderr(one_line_keeping_columns(line))
 
 
+def _belongs_to_a_launch(at: Live, config: Config) -> bool:
+    """False under ``sidecar serve``: whoever has started that one starts it again."""
+    try:
+        return bool((live.status(at, config).get("sidecar") or {}).get("launcher_pid"))
+    except live.Unreachable:
+        return False
+
+
 def for_trainer(config: Config, endpoint: str, run_id: str, launch_id: str) -> dict[str, str]:
     """The variables that a training command is given beside its own."""
     given = {
@@ -215,11 +258,6 @@ def to_stderr(line: str, *, over_bar: bool = False) -> None:
 def one_line_keeping_columns(text: str) -> str:
     """Control characters made visible; blanks kept."""
     return "".join(char if char.isprintable() else one_line(f"{char}") for char in text)
-
-
-def new_run_id(now_seconds: float) -> str:
-    """For people to read and say, and to sort by start: 20261121-181512-a1b2c3 (UTC)."""
-    return time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_seconds)) + "-" + secrets.token_hex(3)
 
 
 def endpoint_for(directory: str, default_directory: str) -> str:

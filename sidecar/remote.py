@@ -5,7 +5,6 @@ Never: starts a sidecar here, or gives up what a dead trainer left: its ring sta
 """
 
 import ipaddress
-import secrets
 import socket
 import time
 from urllib.parse import urlsplit
@@ -14,7 +13,8 @@ from sidecar import recovery, replay
 from sidecar.child import Child, resolve
 from sidecar.config import Loaded
 from sidecar.errors import UserError, one_line
-from sidecar.launch import for_trainer, new_run_id, to_stderr
+from sidecar.launch import for_trainer, to_stderr
+from sidecar.launch_identity import identify
 from sidecar.rendezvous import NoKeys
 
 REPLAY_SECONDS_MAX = 10.0
@@ -38,11 +38,10 @@ def run(
 ) -> int:
     """Raises UserError before the command has started; afterwards the exit code is the command's."""
     config, endpoint = loaded.config, loaded.config.endpoint or ""
-    run_id = config.run_id or new_run_id(time.time())
+    run_id, launch_id = identify(config.run_id, environ, time.time())
     resolved = resolve(command, environ)
     _require_keys(environ)
     _replay(endpoint, environ, config.grace_seconds, quiet)
-    launch_id = environ.get("SIDECAR_LAUNCH_ID") or secrets.token_hex(8)
     child = Child(command, resolved | for_trainer(config, endpoint, run_id, launch_id) | (capture or {}))
     _say(f"run {run_id} is sent to the sidecar at {endpoint}; its page, /metrics and journal are on that host", quiet)
     while (code := child.wait(TICK_SECONDS)) is None:

@@ -80,7 +80,8 @@ class Service:
         self._stopping = Waker()
         self._store = Store(config.data_directory)
         self._telemetry = Telemetry(
-            started_ns=time.time_ns(), version=sidecar.__version__, pid=os.getpid(), data_dir=config.dir
+            started_ns=time.time_ns(), version=sidecar.__version__, pid=os.getpid(), data_dir=config.dir,
+            launcher_pid=_launcher_pid(os.environ) if not config.keep else None,
         )
         self._intake = Intake(self._store, self._telemetry, streams_max=config.streams_max, runs_max=config.runs_max)
         self._pipeline = Pipeline(self._store, self._telemetry, snapshot_steps=config.snapshot_steps)
@@ -259,8 +260,8 @@ class Service:
         self._ended_commands.take(commands)
 
     def _launcher_is_gone(self) -> bool:
-        launcher = os.environ.get(LAUNCHER_VARIABLE, "")
-        return launcher.isdigit() and not self._config.keep and not is_alive(int(launcher))
+        launcher = self._telemetry.launcher_pid
+        return launcher is not None and not is_alive(launcher)
 
     def _enforce_retention(self) -> None:
         """Journals that outgrew their bound give up what every sink has; more only when they must, counted."""
@@ -319,6 +320,11 @@ class Service:
         blob = self._pipeline.summary_of(run_id)
         if blob is not None:
             self._intake.write(run_id, "summary", lambda journal: journal.put_summary(blob), at_once=True)
+
+
+def _launcher_pid(environ: Mapping[str, str]) -> int | None:
+    launcher = environ.get(LAUNCHER_VARIABLE, "")
+    return int(launcher) if launcher.isdecimal() else None
 
 
 def _cannot_listen(endpoint: str, error: OSError | zmq.ZMQError) -> UserError:

@@ -31,14 +31,17 @@ LAUNCHER_VARIABLE = "SIDECAR_LAUNCHER_PID"
 class Service:
     """One ``sidecar serve`` and its log, DIR/sidecar.log."""
 
-    def __init__(self, loaded: Loaded, endpoint: str, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, loaded: Loaded, endpoint: str, environ: Mapping[str, str], *, of_before: Live | None = None
+    ) -> None:
+        """``of_before``: the sidecar whose place this one takes when it is revived."""
         self._config = loaded.config
         self._environ = settings_as_variables(loaded, environ)
         self._environ["SIDECAR_ENDPOINT"] = endpoint
         self._environ[LAUNCHER_VARIABLE] = str(os.getpid())
         self._process: subprocess.Popen[bytes] | None = None
         self._restarts: list[float] = []
-        self._port: int | None = None
+        self._port = urlsplit(of_before.http).port if of_before is not None else None
         self.log_path = self._config.data_directory / "sidecar.log"
 
     def start(self) -> None:
@@ -99,12 +102,15 @@ class Service:
         self._port = urlsplit(found.http).port
         return found
 
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def revive(self, now: float) -> bool:
         """Restart it if it has ended by itself. False: it is alive, or has died too often in the last hour.
 
         ``now``: monotonic seconds.
         """
-        if self._process is None or self._process.poll() is None:
+        if self.is_running():
             return False
         self._restarts = [at for at in self._restarts if now - at < RESTARTS_SECONDS]
         if len(self._restarts) >= RESTARTS_MAX:

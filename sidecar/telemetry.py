@@ -68,6 +68,8 @@ class Telemetry(msgspec.Struct):
     started_ns: int = 0
     version: str = ""
     pid: int = 0
+    launcher_pid: int | None = None
+    """Of the ``sidecar run`` that it was started for; None under ``sidecar serve``."""
     data_dir: str = ""
     http_url: str | None = None
     events_endpoint: str = ""

@@ -63,6 +63,8 @@ class JournalView(msgspec.Struct):
 class SidecarView(msgspec.Struct):
     version: str = ""
     pid: int = 0
+    launcher_pid: int | None = None
+    """Of the `sidecar run` that it ends with; null under `sidecar serve`."""
     uptime_seconds: float | None = None
     data_dir: str = ""
     http: str | None = None
@@ -149,7 +151,8 @@ def _sidecar(telemetry: Telemetry, now_ns: int) -> SidecarView:
     journal = telemetry.journal
     started = telemetry.started_ns
     return SidecarView(
-        version=telemetry.version, pid=telemetry.pid, data_dir=telemetry.data_dir, http=telemetry.http_url,
+        version=telemetry.version, pid=telemetry.pid, launcher_pid=telemetry.launcher_pid,
+        data_dir=telemetry.data_dir, http=telemetry.http_url,
         uptime_seconds=max(0.0, (now_ns - started) / 1e9) if started else None, events=telemetry.events_endpoint,
         scrapes_total=telemetry.scrapes_total, events_total=telemetry.events_total,
         events_lost_total=sum(dict(telemetry.events_lost_total).values()),
