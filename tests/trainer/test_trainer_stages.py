@@ -20,7 +20,7 @@ OWN = {
     "sft": {"train/num_loss_tokens"},
     "dpo": {
         "train/num_loss_tokens", "train/flops", "rewards/chosen", "rewards/rejected", "rewards/accuracy",
-        "rewards/margin", "dpo/kl",
+        "rewards/margin", "dpo/kl", "train/loss_weight",
     },
     "ppo": {
         "train/num_loss_tokens", "train/flops", "ppo/reward", "ppo/response_length", "ppo/kl", "ppo/kl_weight",
