@@ -34,6 +34,7 @@ SILENCE_SECONDS_MAX = 5.0
 HELLO_SECONDS = 0.5
 REFUSED_SECONDS = 30.0
 REWIND_SECONDS = 0.1  # At most one rewind in this time: each duplicate frame in a burst asks for one.
+FAULT_SECONDS = 1.0  # Before another attempt, so that a fault that lasts costs training next to nothing.
 DESCRIPTORS_SECONDS = 0.25  # Between two looks, while the process has no file descriptor left.
 HEARTBEAT_MILLISECONDS = 5_000  # Of libzmq, over tcp: a connection can die without either end being told.
 HEARTBEATS_MISSED = 3  # Then libzmq connects anew. What was on its way is sent again.
@@ -57,7 +58,7 @@ class Pump:
         self._flush_until: float | None = None
         self._is_asked = False
         """A frame is to be sent, if only an empty one: the sidecar waits for it, or may not know that we are here."""
-        self._stopping = False
+        self._stopping = self._has_failed = False
         self._waker: Waker | None = None
         """There while the thread has a socket."""
         self._idle = threading.Event()
@@ -95,9 +96,12 @@ class Pump:
 
     def _run(self) -> None:
         try:
-            socket = self._open_socket()
-            if socket is not None:
-                self._converse(socket)
+            while (socket := self._open_socket()) is not None:
+                try:
+                    self._connect(socket)
+                    self._converse(socket)
+                finally:
+                    socket.context.destroy(linger=0)
         except Exception as error:  # noqa: BLE001 - Task boundary: the training process must not notice, the ring keeps everything.
             warn("sidecar: events stay in the ring, the pump stopped: %s", error)
         finally:
@@ -121,18 +125,25 @@ class Pump:
             time.sleep(DESCRIPTORS_SECONDS)
         return None
 
+    def _connect(self, socket: "zmq.Socket[bytes]") -> None:
+        """Raises NoKeys, or zmq.ZMQError for an impossible endpoint. There is no use in trying that again."""
+        self._configure(socket, self._endpoint)
+        secure_client(socket, self._endpoint, os.environ)
+        socket.connect(self._endpoint)
+        self._greeting_until = time.monotonic() + GREETING_SECONDS
+
     def _converse(self, socket: "zmq.Socket[bytes]") -> None:
+        """Until the end of the run, or a fault such as a lack of memory: then another socket may do better."""
+        poller = self._poller(socket)
         try:
-            self._configure(socket, self._endpoint)
-            secure_client(socket, self._endpoint, os.environ)
-            socket.connect(self._endpoint)
-            self._greeting_until = time.monotonic() + GREETING_SECONDS
-            poller = self._poller(socket)
             while not self._stopping:
                 self._tick(socket, time.monotonic())
                 self._pause(socket, poller)
-        finally:
-            socket.context.destroy(linger=0)
+        except Exception as error:  # noqa: BLE001 - Task boundary: a run of weeks must not go dark for one fault.
+            if not self._has_failed:
+                warn("sidecar: a fault while events were sent, they wait in the ring for the next attempt: %r", error)
+            self._has_failed, self.connected = True, False
+            time.sleep(FAULT_SECONDS)
 
     @staticmethod
     def _configure(socket: "zmq.Socket[bytes]", endpoint: str) -> None:

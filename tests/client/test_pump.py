@@ -233,7 +233,8 @@ class Sidecar:
         """None: nothing came."""
         if not self._router.poll(1000 * seconds):
             return None
-        return wire.decode_from_trainer(self._router.recv_multipart()[1])
+        self._peer, message = self._router.recv_multipart()
+        return wire.decode_from_trainer(message)
 
 
 @pytest.fixture
@@ -276,6 +277,28 @@ def test_a_sleeping_pump_sends_when_it_is_asked_and_takes_acknowledgements_witho
     assert far.hear().first_seq == 1
     far.say(wire.Resend(far.session, 1))
     assert far.hear().first_seq == 1
+
+
+def test_a_pump_goes_on_after_a_fault_that_passes(
+    far: Sidecar, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pumps, "FAULT_SECONDS", 0.01)
+    read, left = rings.Ring.read, [1, 2]
+
+    def read_or_fail(*given: Any, **named: Any) -> Any:
+        if left:
+            left.pop()
+            raise MemoryError
+        return read(*given, **named)
+
+    monkeypatch.setattr(rings.Ring, "read", read_or_fail)
+    far.run.step(0, loss=1.0)
+    far.say(wire.Fetch(far.session))
+    while isinstance(heard := far.hear(), wire.Hello):  # Over another connection each time.
+        far.say(wire.Ack(far.session, 0))
+    assert left == []
+    assert len(heard.records) == 1
+    assert len(caplog.records) == 1
 
 
 def test_a_pump_that_has_ended_can_be_woken_and_keeps_no_descriptors(far: Sidecar) -> None:
