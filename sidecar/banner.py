@@ -60,18 +60,26 @@ def _how_to_stop(config: Config, live: Live, ours: bool) -> str:
     return "Ctrl-C ends the training; the sidecar ends by itself after it"
 
 
-def sink_lines(config: Config, status: Mapping[str, Any], environ: Mapping[str, str]) -> list[str]:
-    """Each sink with its state and reason, as the sidecar reports them or, before a run, as the settings imply."""
+def sink_lines(config: Config, status: Mapping[str, Any], environ: Mapping[str, str] | None) -> list[str]:
+    """Each sink with its state and reason, as the sidecar reports them or, before a run, as the settings imply.
+
+    ``environ`` is None after a run: what has not started by then did not.
+    """
     found = status.get("sinks") or {}
     names = list(dict.fromkeys([*config.sinks, *found]))
     return [_sink(name, found.get(name), config, environ) for name in names]
 
 
-def _sink(name: str, health: Mapping[str, Any] | None, config: Config, environ: Mapping[str, str]) -> str:
+def _sink(
+    name: str, health: Mapping[str, Any] | None, config: Config, environ: Mapping[str, str] | None
+) -> str:
     if health and health.get("state") not in (None, "starting"):
         state, reason = str(health["state"]), str(health.get("reason") or "").removeprefix(f"{health['state']}: ")
         link = f" {health['url']}" if health.get("url") else ""
         return f"{name}: {state}" + (f" ({reason})" if reason else "") + link
+    if environ is None:
+        idle = health is not None and health.get("lag_events") == 0
+        return f"{name}: {'had nothing to send' if idle else 'did not start'}"
     if name == "wandb":
         from sidecar.sinks.wandb_account import choose_mode
 

@@ -32,7 +32,7 @@ def card(
         ("goodput", _goodput(status)),
         ("alerts", _alerts(status)),
         ("lost", _lost(status)),
-        *(("sink", line) for line in sink_lines(config, status, {})),
+        *(("sink", line) for line in sink_lines(config, status, None)),
         ("data", _data(config, status)),
         ("export", _command("export", str(status.get("run_id", "latest")), config) + " --format csv -o run.csv"),
         ("sync", sync),

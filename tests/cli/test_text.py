@@ -123,6 +123,14 @@ def test_banner_says_why_wandb_is_offline_before_the_run_has_begun() -> None:
     assert banner.sink_lines(config, {}, {"WANDB_API_KEY": "k" * 40}) == ["wandb: online"]
 
 
+def test_the_card_says_of_a_sink_that_never_started_no_more_than_that() -> None:
+    config = load({"sinks": "wandb"}, {}).config
+    idle = {"wandb": {"state": "starting", "lag_events": 0}}
+    for sinks, words in (({}, "did not start"), (idle, "had nothing to send")):
+        lines = card(config, STATUS | {"run_id": "r", "sinks": sinks}, 4.0, None)
+        assert f"sink     wandb: {words}" in lines
+
+
 def test_a_sink_with_a_page_of_its_own_is_shown_with_the_link() -> None:
     health = {"state": "ok", "reason": "W&B initialized: demo/d12", "url": "https://w.example/team/demo/runs/r1"}
     status = {"sinks": {"wandb": health, "jsonl": {"state": "ok", "reason": None, "url": None}}}
