@@ -162,6 +162,8 @@ class RunSnapshot(msgspec.Struct):
     """Of the command under ``sidecar run``, when it was not 0 and the run is what ended with it."""
     started_at: str | None = None
     started_ns: int | None = None
+    last_started_ns: int | None = None
+    """When its newest training process began; later than ``started_ns`` in a run that was resumed."""
     elapsed_seconds: float | None = None
     last_step_age_seconds: float | None = None
     last_step_ns: int | None = None
@@ -246,12 +248,20 @@ class RunSummary(msgspec.Struct, frozen=True):
     state: str = ""
     last_step: int | None = None
     started_ns: int | None = None
+    last_started_ns: int | None = None
+    """When its newest training process began."""
+
+    @property
+    def order_ns(self) -> int:
+        """Where it is in lists of runs: the one last started comes first."""
+        return self.last_started_ns or self.started_ns or 0
 
 
 def summary(shown: RunSnapshot) -> RunSummary:
     """The line of a list of runs that says of a run what its snapshot does."""
     return RunSummary(
-        shown.run_id, shown.project or "", shown.name, shown.stage, shown.state, shown.step, shown.started_ns
+        shown.run_id, shown.project or "", shown.name, shown.stage, shown.state, shown.step, shown.started_ns,
+        shown.last_started_ns,
     )
 
 

@@ -130,7 +130,7 @@ class Store:
             found = {path: self._entry(path) for path in self._runs.glob(f"*{SUFFIX}")}
             self._entries = {path: known for path, known in self._entries.items() if path in found}
         entries = [entry for entry in found.values() if entry is not None]
-        return sorted(entries, key=lambda entry: entry.started_ns or 0, reverse=True)
+        return sorted(entries, key=lambda entry: entry.order_ns, reverse=True)
 
     def find(self, word: str) -> RunEntry | None:
         """A run by its id, else the newest of that name, else for "latest" the one last started."""
@@ -190,5 +190,6 @@ def _read_entry(path: Path, *, is_settled: bool) -> RunEntry | None:
     if not hellos:
         return None
     first = hellos[0]
-    named = RunSummary(first.run_id, first.project, first.name, first.stage, "starting", None, first.time_ns)
+    last_ns = max(hello.time_ns for hello in hellos)
+    named = RunSummary(first.run_id, first.project, first.name, first.stage, "starting", None, first.time_ns, last_ns)
     return RunEntry(**msgspec.structs.asdict(named), path=path)

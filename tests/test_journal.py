@@ -80,6 +80,25 @@ def test_a_damaged_summary_costs_the_list_of_runs_one_entry(tmp_path: Path) -> N
     assert sorted(entry.state for entry in store.runs()) == ["damaged", "finished"]
 
 
+@pytest.mark.parametrize("is_summarised", [True, False])
+def test_the_latest_run_is_the_one_last_started_though_it_began_before_others(
+    tmp_path: Path, is_summarised: bool
+) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    for run_id, *starts in (("resumed", 1, 3), ("between", 2)):
+        journal = store.journal(run_id)
+        for session, time_ns in enumerate(starts):
+            stream = {"run_id": run_id, "rank": 0, "session": session, "project": "p", "name": "d12"}
+            journal.greet(wire.Hello(**stream, time_ns=time_ns, mono_ns=0), time_ns)
+        if is_summarised:
+            summary = RunSummary(run_id, "p", "d12", None, "finished", 3, starts[0], starts[-1])
+            journal.put_summary(msgspec.msgpack.encode(summary))
+        journal.close()
+    assert [entry.run_id for entry in store.runs()] == ["resumed", "between"]
+    assert [found.run_id for word in ("latest", "d12") if (found := store.find(word))] == ["resumed"] * 2
+
+
 def test_the_list_of_runs_reads_again_only_what_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def snapshot(state: RunState, *, now_ns: int) -> RunSnapshot:
     out = RunSnapshot(
         state.run_id, state.project, state.name, state.stage, state.group, list(state.tags),
         started_at=_iso(state.started_ns), started_ns=state.started_ns or None,
+        last_started_ns=max((rank.started_ns for rank in state.ranks.values()), default=state.started_ns) or None,
         total_steps=state.total_steps, config=dict(state.config), model_facts=dict(state.facts),
         summary=dict(state.summary),
         notes=state.notes, entity=state.entity, world_size=state.world_size, events=state.events,

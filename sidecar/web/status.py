@@ -122,7 +122,7 @@ def compose(snapshot: RunSnapshot | None, telemetry: Telemetry, runs: Sequence[R
 def summaries(entries: Iterable[RunSummary]) -> list[RunSummary]:
     """Runs as the API lists them (without their paths), newest first, at most RUNS_MAX."""
     listed = [msgspec.convert(run, RunSummary, from_attributes=True) for run in entries]
-    listed.sort(key=lambda run: run.started_ns or 0, reverse=True)
+    listed.sort(key=lambda run: run.order_ns, reverse=True)
     return listed[:RUNS_MAX]
 
 

@@ -52,6 +52,13 @@ def test_silence_beyond_sixty_seconds_is_a_stall() -> None:
     assert [alert.name for alert in shown.alerts] == ["stalled"]
 
 
+def test_a_resumed_run_says_when_it_began_and_when_it_was_last_started() -> None:
+    first, second = Process(session=2), Process(session=3, at=100.0)
+    records = [first.step(1), second.step(2)]
+    shown = snapshot(projected(records, first.hello(), second.hello())[0].state, now_ns=second.wall_ns)
+    assert (shown.started_ns, shown.last_started_ns) == (first.started[0], second.started[0])
+
+
 def test_a_resumed_run_says_what_its_time_to_go_waits_for() -> None:
     first, second = Process(), Process(session=8, at=60.0, mono=160.0)
     hello = first.hello(total_steps=100)
