@@ -26,7 +26,7 @@ TICK_SECONDS = 2.0  # While the sidecar does not ask: it is busy, gone, or too o
 BACKLOG_TICK_SECONDS = 0.002
 GREETING_TICK_SECONDS = 0.02  # Until the first answer, so that a new run is soon seen ...
 GREETING_SECONDS = 2.0  # ... but no longer: there may be no sidecar.
-FLUSH_TICK_SECONDS = 0.005
+FLUSH_TICK_SECONDS = 0.05  # Acknowledgements end the wait anyway; all ranks of a node flush at the same time.
 FRAMES_PER_TICK_MAX = 8  # About 1 ms of work: the training thread shares the interpreter lock with us.
 FRAMES_IN_FLIGHT_MAX = 64
 SILENCE_SECONDS_MIN = 2.0  # Nothing acknowledged for this long: greet again. Doubles up to the maximum.
@@ -199,8 +199,10 @@ class Pump:
             seconds = ends - now
 
     def _seconds_to_tick(self) -> float:
-        if self._flush_until is not None:
-            return FLUSH_TICK_SECONDS
+        seconds = self._seconds_to_usual_tick()
+        return seconds if self._flush_until is None else min(seconds, FLUSH_TICK_SECONDS)
+
+    def _seconds_to_usual_tick(self) -> float:
         if not self.connected:
             return GREETING_TICK_SECONDS if time.monotonic() < self._greeting_until else HELLO_SECONDS
         if self._ring.is_half_full and self._unsent_events and len(self._in_flight) < FRAMES_IN_FLIGHT_MAX:

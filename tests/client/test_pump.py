@@ -124,6 +124,8 @@ def test_a_pump_rests_the_less_the_more_waits_and_not_at_all_when_half_of_the_ri
     assert len(bench.tick()) <= 4
     bench.emit(events // 4)
     assert bench.pump._seconds_to_tick() == rest
+    bench.pump._flush_until = bench.now + 10.0
+    assert bench.pump._seconds_to_tick() == min(rest, pumps.FLUSH_TICK_SECONDS)
 
 
 @pytest.mark.parametrize(("seconds_left", "rest"), [(100.0, pumps.GREETING_TICK_SECONDS), (-1.0, pumps.HELLO_SECONDS)])
@@ -203,6 +205,18 @@ def test_what_answers_in_another_language_is_asked_seldom_and_named_once(caplog:
         "sidecar: what answers at ipc://nowhere cannot be understood: expected protocol version 1, got another protocol"
     ]
     bench.ring.close()
+
+
+def test_a_flush_ends_with_the_acknowledgement_not_with_a_tick(far: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All ranks of a node flush at once. While each looked 200 times a second, 64 of them kept two cores busy."""
+    monkeypatch.setattr(pumps, "FLUSH_TICK_SECONDS", 3600.0)
+    far.run.step(0, loss=1.0)
+    flushed = threading.Thread(target=far.run._emitter.pump.flush, args=(30.0,))
+    flushed.start()
+    assert len(far.hear().records) == 1
+    far.say(wire.Ack(far.session, 1))
+    flushed.join(10.0)
+    assert not flushed.is_alive()
 
 
 def test_an_acknowledgement_of_what_was_never_sent_frees_nothing(bench: Bench) -> None:
