@@ -92,13 +92,14 @@ class FollowedRun:
         return self.is_live and time.monotonic() - self.heard < SILENT_SECONDS
 
     def publish_if_due(self, now_ns: int) -> bool:
-        """True when the run's state (running, finished, ...) is another than before."""
+        """True when `sidecar runs` is to be told: of another state (running, finished, ...), and of news of a run that has
+        ended, since no batch comes after them that would take its line along."""
         if not (self.dirty or self.is_live):
             return False
         before = self.snapshot
         self.snapshot = snapshot(self.state, now_ns=now_ns)
         self.dirty = False
-        return before is None or before.state != self.snapshot.state
+        return before is None or before.state != self.snapshot.state or not self.is_live
 
     def checkpoint(self, events_min: int) -> Checkpoint | None:
         """The fold so far, when at least ``events_min`` events have come since the last one was taken."""

@@ -379,3 +379,8 @@ def test_the_list_of_runs_on_disk_learns_of_each_change_of_state(scene: Scene) -
     scene.turn()
     assert changed == ["a", "a"]
     assert b"finished" in (scene.pipeline.summary_of("a") or b"")
+    scene.turn()
+    assert changed == ["a", "a"]
+    scene.emit("a", step(3), finished(4))  # Resumed, and over again before anybody looked.
+    scene.turn()
+    assert changed == ["a", "a", "a"]
