@@ -92,8 +92,8 @@ class FollowedRun:
         return self.is_live and time.monotonic() - self.heard < SILENT_SECONDS
 
     def publish_if_due(self, now_ns: int) -> bool:
-        """True when `sidecar runs` is to be told: of another state (running, finished, ...), and of news of a run that has
-        ended, since no batch comes after them that would take its line along."""
+        """True when `sidecar runs` is to be told: of another state (running, finished, ...), or of news of a run that
+        has ended, because no later batch would take its line along."""
         if not (self.dirty or self.is_live):
             return False
         before = self.snapshot
