@@ -151,8 +151,17 @@ def load(
         if value is not None:
             flag = option_of(field)
             values[field], origins[field] = _typed(field, value, flag), f"option {flag}"
-    values["dir"] = os.path.abspath(os.path.expanduser(values["dir"]))
+    values["dir"] = _absolute(values["dir"])
     return Loaded(Config(**values), origins)
+
+
+def _absolute(directory: str) -> str:
+    expanded = os.path.expanduser(directory)
+    if expanded.startswith("~"):  # As in a container that runs under a user id of its own.
+        raise UserError(
+            f"no home directory is known for {directory}", "set HOME, or choose a directory with --dir or SIDECAR_DIR"
+        )
+    return os.path.abspath(expanded)
 
 
 def default_data_directory(environ: Mapping[str, str]) -> str:

@@ -172,7 +172,7 @@ class IsolatedSink(Sink):
                 stdout=log,
                 stderr=log,
                 cwd=directory,
-                env=child_environment(os.environ, self._environment),
+                env=with_a_home(child_environment(os.environ, self._environment), directory),
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C is for the trainer; and one kill reaches all it started.
             )
@@ -242,6 +242,13 @@ def child_environment(environ: Mapping[str, str], globs: Iterable[str]) -> dict[
     if clean:
         kept["PYTHONPATH"] = os.pathsep.join(clean)
     return kept
+
+
+def with_a_home(environ: dict[str, str], folder: Path) -> dict[str, str]:
+    """``folder`` for a user without a home, as in a container with a user id of its own: wandb needs one."""
+    if environ.get("HOME") or os.path.expanduser("~") != "~":
+        return environ
+    return {**environ, "HOME": str(folder)}
 
 
 def is_stand_in(folder: str) -> bool:

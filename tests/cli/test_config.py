@@ -1,6 +1,7 @@
 """Settings: which source wins, and what a mistake says."""
 
 import os
+import pwd
 import re
 from pathlib import Path
 
@@ -141,6 +142,14 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not UTF-8"):
         read({}, {}, str(tmp_path / "binary.toml"))
+
+
+def test_a_user_without_a_home_is_asked_for_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    with pytest.raises(UserError, match=r"no home directory is known for ~/\.local"):
+        load({}, {})
+    assert load({"dir": "/data"}, {}).config.dir == "/data"
 
 
 def test_settings_handed_to_the_service_come_out_the_same() -> None:

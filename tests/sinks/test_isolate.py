@@ -1,6 +1,7 @@
 """A sink in a child of its own: it may hang, die or be left alone, and nothing is lost and nothing stays behind."""
 
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -64,6 +65,13 @@ def test_the_child_sees_only_what_it_needs(tmp_path: Path, monkeypatch: pytest.M
     assert not {"WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY"} & environ.keys()
     assert str(stand_in) not in environ["PYTHONPATH"]
     assert capture not in environ["PYTHONPATH"]
+
+
+def test_a_user_without_a_home_gets_one_for_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isolate.with_a_home({"HOME": "/home/me"}, tmp_path) == {"HOME": "/home/me"}
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    assert isolate.with_a_home({}, tmp_path) == {"HOME": str(tmp_path)}
 
 
 def test_a_hung_child_is_killed_within_its_limit(tmp_path: Path) -> None:
