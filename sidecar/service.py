@@ -56,6 +56,7 @@ PORTS_TRIED = 20
 STOP_SECONDS_MAX = 3.0  # Of one thread.
 INTAKE_DRAIN_SECONDS_MAX = 1.0
 DRAIN_SECONDS_MAX = 5.0
+FAULT_SECONDS = 0.05  # After a round that failed: a fault that lasts must not use up a core beside the training.
 LAUNCHER_VARIABLE = "SIDECAR_LAUNCHER_PID"
 SWITCH_SECONDS = 0.0005  # See _shorten_switch_interval.
 
@@ -236,9 +237,10 @@ class Service:
                 self._intake.round()
             except Exception as error:  # noqa: BLE001 - task boundary: one fault must not end the intake of all others
                 self._telemetry.frames_rejected_total["internal_error"] += 1
-                if str(error) != logged:  # Once for each condition, not for each round.
-                    logged = str(error)
+                if repr(error) != logged:  # Once for each condition, not for each round.
+                    logged = repr(error)
                     log.exception("a round of the intake failed")
+                self._stop.wait(FAULT_SECONDS)
 
     def _check_trainers(self) -> None:
         self._note_ends()

@@ -33,6 +33,28 @@ def test_stopping_ends_beside_trainers_that_send_without_end(made: Service, monk
     made._drain_intake()
 
 
+def test_an_intake_that_keeps_failing_rests_between_its_rounds_and_is_logged_once(
+    made: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rests: list[float] = []
+
+    def failing() -> bool:
+        raise MemoryError
+
+    def rest(seconds: float) -> bool:
+        rests.append(seconds)
+        if len(rests) == 3:
+            made._stop.set()
+        return False
+
+    made._connect_parts(f"ipc://{made._config.dir}/s")
+    monkeypatch.setattr(made._intake, "round", failing)
+    monkeypatch.setattr(made._stop, "wait", rest)
+    made._serve_events()
+    assert rests == [service.FAULT_SECONDS] * 3
+    assert sum("round of the intake" in record.message for record in caplog.records) == 1
+
+
 def test_a_service_that_starts_on_a_full_disk_announces_itself_when_there_is_space(
     made: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
