@@ -54,7 +54,7 @@ def _page(config: Config, live: Live, environ: Mapping[str, str], token: bool, o
 
 def _how_to_stop(config: Config, live: Live, ours: bool) -> str:
     if not ours:
-        return f"Ctrl-C ends the training; the sidecar was there before (pid {live.pid}) and stays"
+        return f"Ctrl-C ends the training; the sidecar was there before (pid {live.pid}) and is left alone"
     if config.keep:
         return f"Ctrl-C ends the training; the sidecar stays: kill {live.pid}"
     return "Ctrl-C ends the training; the sidecar ends by itself after it"
