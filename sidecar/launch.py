@@ -51,7 +51,7 @@ class Launch:
     def run(self) -> int:
         """Raises UserError before the command has started; afterwards the exit code is the command's."""
         environ = resolve(self._command, self._environ)
-        self._at = self._attach() or self._start()
+        self._use(self._attach() or self._start())
         try:
             given = for_trainer(self._config, self._at.events, self.run_id, self._launch_id)
             child = Child(self._command, environ | given | self._capture)
@@ -74,11 +74,15 @@ class Launch:
         found = live.find(self._config)
         if found is not None:
             self._say([f"using the sidecar that already serves {self._config.dir} (pid {found.pid})"])
-            self._is_anothers = _belongs_to_a_launch(found, self._config)
         return found
 
-    def _start(self) -> Live:
-        self._service = supervise.Service(self._loaded, self._endpoint(), self._environ)
+    def _use(self, at: Live) -> None:
+        self._at = at
+        self._is_anothers = self._service is None and _belongs_to_a_launch(at, self._config)
+
+    def _start(self, before: Live | None = None) -> Live:
+        """Our own sidecar, at the addresses of the one ``before``; or another launch's, if that was quicker."""
+        self._service = self._new_service(before)
         self._service.start()
         try:
             return self._service.wait_until_ready()
@@ -88,6 +92,10 @@ class Launch:
             if other is None:
                 raise
             return other
+
+    def _new_service(self, before: Live | None) -> supervise.Service:
+        endpoint = self._endpoint() if before is None else before.events
+        return supervise.Service(self._loaded, endpoint, self._environ, of_before=before)
 
     def _endpoint(self) -> str:
         """The configured endpoint; else the default one, or for a non-default data directory a private one."""
@@ -118,31 +126,26 @@ class Launch:
     def _restart_sidecar(self) -> bool:
         """If it has ended: by itself, or with another launch that had started it for itself. Of several launches the
         quickest starts the next one, and the others use that."""
-        now = time.monotonic()
         if self._service is None:
             if not self._is_anothers or live.is_alive(self._at.pid):
                 return False
-            self._service = supervise.Service(self._loaded, self._at.events, self._environ, of_before=self._at)
         elif self._service.is_running():
             return False
         if (found := live.find(self._config)) is not None:
-            self._service, self._at, self._is_anothers = None, found, _belongs_to_a_launch(found, self._config)
+            self._service = None
+            self._use(found)
             return False
-        return self._service.revive(now)
+        self._is_anothers = False
+        self._service = self._service or self._new_service(self._at)
+        return self._service.revive(time.monotonic())
 
     def _outlast_others(self) -> None:
         """Of a launch that uses another's sidecar: if that one is ending now, what this launch left needs the next."""
         deadline = time.monotonic() + supervise.STOP_SECONDS_MAX
-        while self._is_anothers and self._service is None and time.monotonic() < deadline:
-            if live.find(self._config) is not None:
+        while self._is_anothers and live.find(self._config) is None and time.monotonic() < deadline:
+            if not live.is_alive(self._at.pid):
+                self._use(self._start(self._at))
                 return
-            if self._restart_sidecar() and self._service is not None:
-                try:
-                    self._at = self._service.wait_until_ready()
-                except UserError as error:
-                    self._service = None
-                    if error.exit_code != Exit.BUSY:
-                        raise
             time.sleep(supervise.POLL_SECONDS)
 
     def _end(self, child: Child, code: int) -> None:

@@ -33,12 +33,9 @@ def lacks_common_id(run_id: str | None, command: Sequence[str], environ: Mapping
     """Does torchrun start this command on several nodes, which cannot know each other's run id?"""
     if run_id or _slurm_step(environ):
         return False
-    after = dict(zip(command, command[1:], strict=False))
-    nodes = after.get("--nnodes") or environ.get("PET_NNODES", "1")
-    for word in command:
-        if word.startswith("--nnodes="):
-            nodes = word.partition("=")[2]
-    return nodes not in ("1", "1:1")
+    words = [part for word in command for part in word.split("=", 1)]
+    after = dict(zip(words, words[1:], strict=False))
+    return after.get("--nnodes", environ.get("PET_NNODES", "1")) not in ("1", "1:1")
 
 
 def _slurm_step(environ: Mapping[str, str]) -> str | None:
@@ -48,4 +45,5 @@ def _slurm_step(environ: Mapping[str, str]) -> str | None:
         return None
     # Job numbers repeat between clusters, whose runs may share a project at W&B.
     cluster = "\0".join(environ.get(name, "") for name in ("SLURM_CLUSTER_NAME", "SLURM_SUBMIT_HOST"))
-    return f"slurm-{job}.{step}-{hashlib.blake2s(cluster.encode(), digest_size=3).hexdigest()}"
+    digest = hashlib.blake2s(cluster.encode(errors="surrogatepass"), digest_size=3).hexdigest()
+    return f"slurm-{job}.{step}-{digest}"

@@ -46,6 +46,8 @@ class Service:
 
     def start(self) -> None:
         """Raises UserError when the data directory cannot be used, or no process can be started."""
+        if self._port:  # Scrapers and open pages know that of the one before.
+            self._environ["SIDECAR_PORT"] = str(self._port)
         try:
             self._config.data_directory.mkdir(parents=True, exist_ok=True)
             if self.log_path.exists():
@@ -116,8 +118,6 @@ class Service:
         if len(self._restarts) >= RESTARTS_MAX:
             return False
         self._restarts.append(now)
-        if self._port:  # Scrapers and open pages know the old one.
-            self._environ["SIDECAR_PORT"] = str(self._port)
         try:
             self.start()
         except UserError:

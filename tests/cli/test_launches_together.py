@@ -4,9 +4,13 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from cli_helpers import Command, wait_until_ready
 
-from sidecar import live
+from sidecar import live, supervise
+from sidecar.config import load
+from sidecar.errors import Exit, UserError
+from sidecar.launch import Launch
 
 STEP = {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}
 
@@ -57,3 +61,31 @@ def test_a_sidecar_that_nobody_launched_is_not_replaced_when_it_ends(
     again.terminate()
     finish(again)
     assert emitted_steps(sidecar) == {0: list(range(1, 151))}
+
+
+class LostRace:
+    """A service that finds the directory taken when it starts, and free later."""
+
+    def __init__(self, *given: object, of_before: live.Live | None) -> None:
+        self.of_before = of_before
+
+    def start(self) -> None: ...
+
+    def wait_until_ready(self) -> live.Live:
+        raise UserError("taken", "use that one", Exit.BUSY)
+
+    def revive(self, now: float) -> bool:
+        return True
+
+
+def test_a_launch_that_was_too_slow_to_start_the_sidecar_replaces_it_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = live.Live("http://127.0.0.1:9", "ipc:///of-the-first", 2**22 + 1)  # No process has such a pid.
+    monkeypatch.setattr(supervise, "Service", LostRace)
+    monkeypatch.setattr(supervise, "owner_of", lambda config, seconds: ended)
+    monkeypatch.setattr(live, "status", lambda at, config: {"sidecar": {"launcher_pid": 1}})
+    launch = Launch(load({"dir": str(tmp_path)}, {}), ["true"], {}, quiet=True)
+    launch._use(launch._start())
+    assert launch._restart_sidecar()
+    assert launch._service.of_before == ended
